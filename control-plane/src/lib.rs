@@ -1,0 +1,1 @@
+//! Holds the master copy of all instances' data and the services around it.

@@ -1,0 +1,1 @@
+//! Starts real daemons and real QEMU guests, and waits for observable conditions.
