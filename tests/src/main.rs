@@ -1,2 +1,79 @@
-//! The `lab` command.
-fn main() {}
+//! The `lab` command: sets the machine up and runs what needs guests.
+
+#![forbid(unsafe_code)]
+
+use anyhow::{Context, Result, ensure};
+use clap::{Parser, Subcommand};
+use moorline_lab::image::{Busybox, Image};
+use moorline_lab::setup::{self, tools};
+use std::process::ExitCode;
+
+/// Real daemons and real guests, on one machine and without anything to set up by hand.
+#[derive(Debug, Parser)]
+#[command(name = "lab", bin_name = "cargo lab")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Set up what tests need, then run every test of the workspace.
+    Test,
+    /// Build a guest image and print where it is.
+    Image {
+        /// What the image is made from.
+        #[arg(value_enum, default_value_t)]
+        recipe: Recipe,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Default, clap::ValueEnum)]
+enum Recipe {
+    /// A stock Debian kernel with a busybox initramfs.
+    #[default]
+    Busybox,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let outcome = match Arguments::parse().task {
+        Task::Test => test().await,
+        Task::Image { recipe } => print_image(recipe).await,
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("lab: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sets up first and by itself, so that a test's time is the test's, then leaves the terminal to cargo.
+async fn test() -> Result<()> {
+    setup::ready().await?;
+    let mut command = tools::cargo();
+    command
+        .args(["test", "--workspace"])
+        .current_dir(tools::workspace());
+    let status = command.status().await.context("run cargo test")?;
+    ensure!(status.success(), "cargo test ended with {status}");
+    Ok(())
+}
+
+async fn print_image(recipe: Recipe) -> Result<()> {
+    let tools = setup::ready().await?;
+    let Image {
+        kernel,
+        initrd,
+        command_line,
+        ..
+    } = match recipe {
+        Recipe::Busybox => Busybox::new().build(tools).await?,
+    };
+    println!("kernel        {}", kernel.display());
+    println!("initrd        {}", initrd.display());
+    println!("command line  {command_line}");
+    Ok(())
+}

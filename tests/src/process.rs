@@ -1,0 +1,126 @@
+//! Child processes that end with the lab, and commands whose failure explains itself.
+
+use anyhow::{Context, Result, bail};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+use tokio::process::{Child, Command};
+
+/// How much of a log an error shows.
+const LINES_SHOWN: usize = 30;
+
+/// A command line for a process that dies when the thread that starts it does, however that happens.
+///
+/// Start it from the thread that runs the test, never from one of tokio's blocking threads: those end when they
+/// were idle for a while.
+pub fn tied(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--pdeathsig", "KILL", "--"])
+        .arg(program)
+        .kill_on_drop(true)
+        .stdin(Stdio::null());
+    command
+}
+
+/// Runs a command to its end and answers with its standard output.
+///
+/// Fails when it can't be started or exits with anything but 0; the error then ends with what it said last.
+pub async fn finish(command: &mut Command) -> Result<String> {
+    let shown = show(command);
+    let output = command
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .with_context(|| format!("run `{shown}`"))?;
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    if !output.status.success() {
+        let said = format!("{stdout}{}", String::from_utf8_lossy(&output.stderr));
+        bail!("`{shown}` ended with {}:\n{}", output.status, last_lines(&said));
+    }
+    Ok(stdout.into_owned())
+}
+
+/// A process that runs until it is told to end, with its output in a file; dropping it kills it by its id.
+#[derive(Debug)]
+pub struct Running {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Starts `command`, which should come from [`tied`]; `log` takes what it says.
+    pub fn start(name: &'static str, command: &mut Command, log: PathBuf) -> Result<Self> {
+        let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
+        let errors = file
+            .try_clone()
+            .with_context(|| format!("share {}", log.display()))?;
+        let child = command
+            .kill_on_drop(true)
+            .stdout(file)
+            .stderr(errors)
+            .spawn()
+            .with_context(|| format!("start {name}: `{}`", show(command)))?;
+        Ok(Self { name, child, log })
+    }
+
+    /// Its process id, as long as it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Its end, whenever that comes. Cancel-safe.
+    pub async fn ended(&mut self) -> Result<ExitStatus> {
+        self.child
+            .wait()
+            .await
+            .with_context(|| format!("wait for {}", self.name))
+    }
+
+    /// Kills it and waits until it is gone; a process that has ended already is fine too.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.child
+            .kill()
+            .await
+            .with_context(|| format!("kill {}", self.name))
+    }
+
+    /// The last lines that it said, for an error.
+    pub fn last_words(&self) -> String {
+        format!("{} said last:\n{}", self.name, last_lines_of(&self.log))
+    }
+}
+
+impl Drop for Running {
+    /// Blocks for the moment that the kernel needs to clear a killed process away: one that nobody waited for
+    /// would stay in the process table, and its files in use.
+    fn drop(&mut self) {
+        let killed = self.child.start_kill();
+        while killed.is_ok() && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The last lines of a file, or why it can't be read.
+pub(crate) fn last_lines_of(file: &Path) -> String {
+    match std::fs::read(file) {
+        Ok(bytes) => last_lines(&String::from_utf8_lossy(&bytes)),
+        Err(error) => format!("({}: {error})", file.display()),
+    }
+}
+
+fn last_lines(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES_SHOWN)..].join("\n")
+}
+
+fn show(command: &Command) -> String {
+    let command = command.as_std();
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words.map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}

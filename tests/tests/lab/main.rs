@@ -1,0 +1,4 @@
+//! Tests with real processes and real guests: one binary, so that they share what is slow to make and take
+//! turns at the machine.
+
+mod guests;
