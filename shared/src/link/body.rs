@@ -1,0 +1,330 @@
+//! The body of each kind of frame, in postcard. A body never changes; see the rule in [`super`].
+//!
+//! Bodies that a hot path reads borrow from the receive buffer. The pieces of a value, of a relayed body and of a
+//! batch (kinds `DATA` and `PART`) are plain bytes.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+
+use super::kind::KindSet;
+use crate::digest::Digest;
+use crate::entry::Value;
+use crate::id::InstanceId;
+use crate::path::{EntryPath, PathPrefix};
+use crate::revision::Revision;
+
+/// `CHALLENGE`: what the proof in HELLO is made over. Frozen for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Challenge {
+    /// Fresh random bytes for this connection.
+    pub nonce: [u8; 16],
+}
+
+/// `HELLO`. Frozen for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The kinds the guest understands.
+    pub kinds: KindSet,
+    /// The agent's name and version, for people; 128 bytes at most.
+    pub build: String,
+    /// The kernel's boot id.
+    pub boot_id: [u8; 16],
+    /// The VM generation id, where the machine has one.
+    pub vmgenid: Option<[u8; 16]>,
+    /// The incarnation the guest last spoke as.
+    pub incarnation: Option<u64>,
+    /// The revision its mirror stands at.
+    pub applied: Option<Revision>,
+    /// How far its execution journal is confirmed.
+    pub journal: u64,
+    /// HMAC-SHA-256 of the challenge's nonce under the link key, where a key was given.
+    pub proof: Option<[u8; 32]>,
+}
+
+/// `HELLO_ACK`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HelloAck {
+    /// The kinds the host understands.
+    pub kinds: KindSet,
+    /// The session's number, for people and logs.
+    pub session: u64,
+    /// The instance the host takes the guest for.
+    pub instance: InstanceId,
+    /// This life of the instance's VM. Another than the guest's last means: drop credentials, reseed, sync again.
+    pub incarnation: u64,
+    /// The deployment whose revisions these are; a mirror of another deployment is dropped.
+    pub authority: String,
+    /// What the host allows on this connection.
+    pub limits: Limits,
+    /// The host's boot-time clock, in milliseconds.
+    pub boottime_ms: u64,
+    /// How often the guest says PING, in milliseconds; a side that hears nothing for three of these hangs up.
+    pub heartbeat_ms: u32,
+}
+
+/// What the host allows on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The longest body of a frame, in bytes.
+    pub body: u32,
+    /// The most watches and relays open at once.
+    pub streams: u16,
+    /// The most requests in flight.
+    pub requests: u16,
+    /// How many bytes of `DATA` and `PART` may be sent on a stream before the first `CREDIT`.
+    pub credit: u32,
+    /// The longest content of a batch, in bytes.
+    pub batch: u32,
+}
+
+/// `PING` and `PONG`: the answer carries the question's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beat {
+    /// Any number.
+    pub number: u64,
+}
+
+/// `GOAWAY`: the connection ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GoAway {
+    /// Why, for people.
+    pub reason: String,
+    /// When to dial again, in milliseconds from now.
+    pub reconnect_after_ms: u32,
+}
+
+/// `BUSY`: the request on this stream was not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Busy {
+    /// When to ask again, in milliseconds from now.
+    pub retry_after_ms: u32,
+}
+
+/// `CREDIT`: so many more bytes of `DATA` and `PART` may come on this stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credit {
+    /// Bytes, 1 or more.
+    pub bytes: u32,
+}
+
+/// `CANCEL` and `RESET`: why the stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// One of [`Code`], as its number.
+    pub code: u16,
+}
+
+/// `BEGIN`: a batch of changes to what the guest mirrors (stream 0) or watches (any other stream).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// What the batch builds on; `None` for a snapshot, which replaces everything.
+    pub from: Option<Revision>,
+    /// Where the mirror stands once it is applied.
+    pub to: Revision,
+    /// The length of the content, in bytes: what all `PART`s together have.
+    pub length: u32,
+}
+
+/// `COMMIT`: the batch is whole. A guest whose bytes have another digest resets the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Commit {
+    /// The same as in BEGIN.
+    pub to: Revision,
+    /// SHA-256 of the content.
+    pub digest: Digest,
+}
+
+/// `APPLIED`: the guest's mirror stands at this revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// The batch's `to`.
+    pub revision: Revision,
+}
+
+/// The content of a batch is a postcard sequence of these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Item {
+    /// Which entry.
+    pub path: EntryPath,
+    /// What it is now; `None` if it is gone or no longer to be seen.
+    pub entry: Option<Mirrored>,
+}
+
+/// An entry as a guest has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mirrored {
+    /// When it last changed.
+    pub revision: Revision,
+    /// What the bytes are.
+    pub content_type: String,
+    /// For how many milliseconds from now it is valid; `None` for ever.
+    pub valid_for_ms: Option<u64>,
+    /// The bytes.
+    pub value: Value,
+}
+
+/// `GET`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Get<'a> {
+    /// Whose entry; `None` for the guest's own.
+    pub instance: Option<InstanceId>,
+    /// Which entry.
+    #[serde(borrow)]
+    pub path: Cow<'a, str>,
+    /// The oldest answer that serves, in milliseconds; `None` for any that is not stale.
+    pub max_age_ms: Option<u32>,
+}
+
+/// `LIST`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct List {
+    /// Whose entries; `None` for the guest's own.
+    pub instance: Option<InstanceId>,
+    /// Which of them.
+    pub prefix: PathPrefix,
+    /// Only paths after this one, in byte order: the last of the page before.
+    pub after: Option<EntryPath>,
+}
+
+/// `WATCH`: batches come on this stream until it is cancelled.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Whose entries; `None` for the guest's own.
+    pub instance: Option<InstanceId>,
+    /// Which of them.
+    pub prefix: PathPrefix,
+}
+
+/// How far an answer can be trusted to be the present state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Freshness {
+    /// Kept in step with the master copy.
+    Fresh,
+    /// The control plane is out of reach; by policy the last known state is served.
+    Stale,
+}
+
+/// `FOUND`: an entry. A value that doesn't fit goes on in `DATA`; the last frame of the answer ends the stream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found<'a> {
+    /// When it last changed.
+    pub revision: Revision,
+    /// How long ago the host last knew that this is the present state, in milliseconds.
+    pub age_ms: u32,
+    /// Whether it is kept in step.
+    pub freshness: Freshness,
+    /// What the bytes are.
+    #[serde(borrow)]
+    pub content_type: Cow<'a, str>,
+    /// The value's whole length in bytes.
+    pub length: u32,
+    /// The first piece of it.
+    #[serde(borrow)]
+    pub value: Cow<'a, [u8]>,
+}
+
+/// `LISTING`: a page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The state the page shows.
+    pub revision: Revision,
+    /// As in FOUND.
+    pub age_ms: u32,
+    /// As in FOUND.
+    pub freshness: Freshness,
+    /// The entries in byte order of their paths.
+    pub entries: Vec<Listed>,
+    /// Whether there are more after the last.
+    pub more: bool,
+}
+
+/// An entry in a listing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its path.
+    pub path: EntryPath,
+    /// When it last changed.
+    pub revision: Revision,
+    /// What the bytes are.
+    pub content_type: String,
+    /// How many there are.
+    pub length: u32,
+}
+
+/// `REFUSED`: the request on this stream was not done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// One of [`Code`], as its number.
+    pub code: u16,
+    /// What is wrong and what to do, for people.
+    pub message: String,
+    /// When asking again may help, in milliseconds from now.
+    pub retry_after_ms: Option<u32>,
+}
+
+/// `RELAY`: a request for the control plane. A body that doesn't fit goes on in `DATA`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relay {
+    /// `GET`, `PUT`, `POST` or `DELETE`.
+    pub method: String,
+    /// The path and query, as the guest wrote them.
+    pub target: String,
+    /// The headers, as the guest wrote them.
+    pub headers: Vec<(String, String)>,
+    /// The body's whole length in bytes.
+    pub length: u32,
+    /// The first piece of it.
+    pub body: Value,
+}
+
+/// `RELAYED`: the control plane's answer. A body that doesn't fit goes on in `DATA`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relayed {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers a guest may see.
+    pub headers: Vec<(String, String)>,
+    /// The body's whole length in bytes.
+    pub length: u32,
+    /// The first piece of it.
+    pub body: Value,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $name:ident = $number:literal,)*) => {
+        /// Why a stream ended or a request was refused. Numbers stay; a reader takes an unknown one for `Internal`.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u16)]
+        pub enum Code {
+            $($(#[$doc])* $name = $number,)*
+        }
+
+        impl Code {
+            /// The code with this number.
+            pub const fn from_number(number: u16) -> Self {
+                match number {
+                    $($number => Self::$name,)*
+                    _ => Self::Internal,
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Something failed that the other side can't mend.
+    Internal = 1,
+    /// The request is not well formed.
+    Invalid = 2,
+    /// There is no such entry, or the guest may not know of it.
+    NotFound = 3,
+    /// The guest may know of it and may not do this.
+    Denied = 4,
+    /// Over a bound; asking less helps.
+    TooMuch = 5,
+    /// What would answer is out of reach; asking later may help.
+    Unavailable = 6,
+    /// The asker no longer wants it.
+    Cancelled = 7,
+}
