@@ -19,7 +19,11 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Set up what tests need, then run every test of the workspace.
-    Test,
+    Test {
+        /// Passed on to `cargo test`, after `--`: the name of a test, `--test NAME`, and so on.
+        #[arg(last = true)]
+        options: Vec<String>,
+    },
     /// Build a guest image and print where it is.
     Image {
         /// What the image is made from.
@@ -38,24 +42,25 @@ enum Recipe {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
-        Task::Test => test().await,
+        Task::Test { options } => test(&options).await,
         Task::Image { recipe } => print_image(recipe).await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("lab: {error:?}");
+            eprintln!("lab: {error:#}");
             ExitCode::FAILURE
         }
     }
 }
 
 /// Sets up first and by itself, so that a test's time is the test's, then leaves the terminal to cargo.
-async fn test() -> Result<()> {
+async fn test(options: &[String]) -> Result<()> {
     setup::ready().await?;
     let mut command = tools::cargo();
     command
         .args(["test", "--workspace"])
+        .args(options)
         .current_dir(tools::workspace());
     let status = command.status().await.context("run cargo test")?;
     ensure!(status.success(), "cargo test ended with {status}");

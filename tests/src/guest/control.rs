@@ -15,12 +15,15 @@ use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::wait;
 
 /// How long [`Control::run`] waits for a command. What is to take longer is for [`Control::lines`].
 pub const RUN_PATIENCE: Duration = Duration::from_mins(1);
+
+/// Between two runs of a command that is waited for: an emulated guest has other things to do as well.
+const BETWEEN_RUNS: Duration = Duration::from_millis(20);
 
 /// A command line for the guest's `/bin/sh -c`, and who runs it. A plain string is run by root.
 #[derive(Debug, Clone)]
@@ -187,6 +190,7 @@ impl Control {
             if output.succeeded() || Instant::now() >= deadline {
                 return output.text();
             }
+            sleep(BETWEEN_RUNS).await;
         }
     }
 

@@ -83,7 +83,7 @@ pub struct Guest {
     vsock_device: Running,
     vsock: PathBuf,
     boot_time: Duration,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Guest {
@@ -127,13 +127,21 @@ impl Guest {
             vsock_device,
             vsock,
             boot_time: begun.elapsed(),
-            _folder: folder,
+            folder,
         })
     }
 
     /// The channel to the lab's helper inside.
     pub fn control(&self) -> &Control {
         &self.control
+    }
+
+    /// Ends the session with the helper inside, with all that it runs, and begins another.
+    pub async fn reconnect(self) -> Result<Self> {
+        // QEMU serves one connection at a time: the old one has to be closed first.
+        drop(self.control);
+        let control = Control::connect(&self.folder.path().join(CONTROL), BOOT_PATIENCE).await?;
+        Ok(Self { control, ..self })
     }
 
     /// [`Control::run`] of this guest.

@@ -4,10 +4,11 @@
 //! read from where they come from: the `depends=` field that every module carries.
 
 use crate::setup::unpack::Unpacked;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// A kernel package that was unpacked.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl Kernel {
     /// Fails when the package holds no kernel, which means that the cache is damaged.
     pub(super) fn open(package: &Unpacked) -> Result<Self> {
         let image = only_entry(&package.root.join("boot"), "vmlinuz-")?;
-        let folder = only_entry(&package.root.join("lib/modules"), "")?;
+        let folder = only_entry(&package.find(&["usr/lib/modules", "lib/modules"])?, "")?;
         let built_in = folder.join("modules.builtin");
         let built_in =
             fs::read_to_string(&built_in).with_context(|| format!("read {}", built_in.display()))?;
@@ -63,7 +64,7 @@ impl Kernel {
         let Some(path) = self.modules.get(&name) else {
             bail!("the guest's kernel has no module {name}");
         };
-        let bytes = fs::read(path).with_context(|| format!("read {}", path.display()))?;
+        let bytes = read_module(path)?;
         for dependency in dependencies(&bytes) {
             self.append(&dependency, order)?;
         }
@@ -113,7 +114,28 @@ fn collect(folder: &Path, modules: &mut HashMap<String, PathBuf>) -> std::io::Re
 }
 
 fn module_name(path: &Path) -> Option<String> {
-    Some(canonical(path.file_name()?.to_str()?.strip_suffix(".ko")?))
+    let name = path.file_name()?.to_str()?;
+    Some(canonical(
+        name.strip_suffix(".xz").unwrap_or(name).strip_suffix(".ko")?,
+    ))
+}
+
+/// Debian 13 compresses modules; busybox loads only plain ones.
+fn read_module(path: &Path) -> Result<Vec<u8>> {
+    if path.extension().is_none_or(|ending| ending != "xz") {
+        return fs::read(path).with_context(|| format!("read {}", path.display()));
+    }
+    let unpacked = Command::new("xz")
+        .args(["--decompress", "--stdout"])
+        .arg(path)
+        .output();
+    let unpacked = unpacked.context("run xz")?;
+    ensure!(
+        unpacked.status.success(),
+        "xz could not decompress {}",
+        path.display()
+    );
+    Ok(unpacked.stdout)
 }
 
 /// The kernel takes `-` and `_` in names of modules for the same.

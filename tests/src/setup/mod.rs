@@ -15,10 +15,11 @@ use std::path::PathBuf;
 use tokio::sync::OnceCell;
 use unpack::Unpacked;
 
-/// What must be installed: the machine emulator, and curl to be copied into guests.
-const PACKAGES: &[&str] = &["qemu-system-x86", "curl"];
+/// What must be installed: the machine emulator, curl to be copied into guests, and what the kernel's modules
+/// are compressed with.
+const PACKAGES: &[&str] = &["qemu-system-x86", "curl", "xz-utils"];
 
-/// What [`tools`](ready) of a machine that is set up are, and where.
+/// What a machine that is set up has for the lab, and where.
 #[derive(Debug, Clone)]
 pub struct Tools {
     /// The folder for what is slow to make.
@@ -51,8 +52,7 @@ async fn set_up() -> Result<Tools> {
         kernel: unpack::kernel(&cache).await?,
         busybox: unpack::package(&cache, "busybox-static")
             .await?
-            .root
-            .join("bin/busybox"),
+            .find(&["usr/bin/busybox", "bin/busybox"])?,
         vsock_device: tools::vsock_device(&cache).await?,
         guest_helper: tools::guest_program("moorline-lab-guest", "lab-guest").await?,
         cache,

@@ -19,6 +19,18 @@ pub struct Unpacked {
 }
 
 impl Unpacked {
+    /// The first of some paths (without the leading slash) that is in the package: Debian moved folders
+    /// beneath `usr` from one release to the next.
+    pub fn find(&self, paths: &[&str]) -> Result<PathBuf> {
+        let mut places = paths.iter().map(|path| self.root.join(path));
+        places.find(|place| place.exists()).with_context(|| {
+            format!(
+                "none of {paths:?} is in {}; remove it, to have it fetched again",
+                self.root.display()
+            )
+        })
+    }
+
     /// A command line for a program of the package, named by its path without the leading slash.
     ///
     /// It finds the package's own libraries; it ends with the thread that starts it, as [`process::tied`] says.

@@ -101,3 +101,24 @@ async fn a_guest_runs_commands_side_by_side() -> Result<()> {
 
     guest.kill().await
 }
+
+#[tokio::test]
+async fn a_new_session_ends_what_the_one_before_left() -> Result<()> {
+    let tools = setup::ready().await?;
+    let image = Busybox::new().build(tools).await?;
+    let seats = seats(1).await;
+    let guest = Guest::boot(&seats, tools, GuestOptions::new(&image)).await?;
+    println!("a guest alone was up after {:.1?}", guest.boot_time());
+
+    let mut left = guest.lines("echo $$; exec sleep 1000")?;
+    let process = left.wait_for("the process id", PATIENCE, |_| true).await?;
+    let boot_id = guest.control().boot_id().to_owned();
+    // Forgotten, not dropped: dropping it would end the command in the old session.
+    std::mem::forget(left);
+    let guest = guest.reconnect().await?;
+    assert_eq!(guest.control().boot_id(), boot_id, "the guest did not reboot");
+    guest
+        .wait_for(format!("! kill -0 {process} 2>/dev/null"), PATIENCE)
+        .await?;
+    Ok(())
+}
