@@ -1,8 +1,8 @@
 //! Guest images: a stock Debian kernel and an initramfs with busybox.
 //!
-//! The initramfs is a [`cpio`] archive, made in memory from its parts: the `init` script beside this file,
-//! busybox and its applets, the [`modules`] that the guest's devices need, `curl` with its shared
-//! [`libraries`], the lab's helper, and what the caller puts in. The image is named by the digest of the
+//! The initramfs is a `cpio` archive, made in memory from its parts: the `init` script beside this file,
+//! busybox and its applets, the `modules` that the guest's devices need, `curl` with its shared
+//! `libraries`, the lab's helper, and what the caller puts in. The image is named by the digest of the
 //! archive and the kernel, so that the cache can't hold an outdated one.
 
 mod cpio;
