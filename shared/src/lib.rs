@@ -19,12 +19,16 @@ pub mod entry;
 pub mod host;
 pub mod id;
 pub mod link;
+#[cfg(feature = "openapi")]
+mod openapi;
 pub mod path;
 pub mod revision;
+pub mod time;
 pub mod ttl;
 
 pub use digest::Digest;
 pub use id::{AccountId, HostId, InstanceId, OperationId, Principal};
 pub use path::{EntryPath, PathPrefix};
 pub use revision::Revision;
+pub use time::Timestamp;
 pub use ttl::Ttl;

@@ -1,0 +1,208 @@
+//! The feed: one stream from the control plane to each host, a line of JSON per message.
+//!
+//! A *view* is what a reader may see of an instance. Every instance on a host reads itself, so the host has the view
+//! `(i, i)` of each; where a guest reads another instance's data, the host asks for the view `(reader, instance)` too.
+//! A view holds only what the reader may read, so a right that is withdrawn arrives as a removal.
+
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::instances::{Desired, Driver};
+use crate::entry::{ContentType, Value};
+use crate::id::{HostId, ImageName, InstanceId};
+use crate::path::EntryPath;
+use crate::revision::Revision;
+
+/// `OpenFeed`: where the host stands, and what it wants beside its own instances.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct OpenFeed {
+    /// The last revision the host applied, of a batch or a bookmark; absent for everything anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<Revision>,
+    /// The views it wants beside those of its own instances on themselves, 65,536 at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub interests: Vec<ViewId>,
+}
+
+/// `SetInterests`: adds and removes views while the feed is open.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct SetInterests {
+    /// The feed's session, from its `hello`.
+    pub session: u64,
+    /// Views wanted from now on; each arrives whole in the stream.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<ViewId>,
+    /// Views no longer wanted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<ViewId>,
+}
+
+/// Which view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ViewId {
+    /// Who reads; an instance on this host.
+    pub reader: InstanceId,
+    /// Whose entries.
+    pub instance: InstanceId,
+}
+
+impl ViewId {
+    /// What an instance sees of itself.
+    pub const fn own(instance: InstanceId) -> Self {
+        Self {
+            reader: instance,
+            instance,
+        }
+    }
+}
+
+/// A line of the feed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum FeedMessage {
+    /// The first line.
+    Hello {
+        /// The host the feed is for.
+        host: HostId,
+        /// This feed's number.
+        session: u64,
+        /// The deployment's name, which the revisions belong to.
+        deployment: String,
+        /// How often a bookmark comes at least, in seconds; three missed ones mean that the feed is dead.
+        bookmark_seconds: u32,
+    },
+    /// What changed in `(from, to]`, whole: apply all of it or none.
+    Batch {
+        /// What the batch builds on; absent for everything anew: what is not in it is no more.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<Revision>,
+        /// Where the host stands then.
+        to: Revision,
+        /// What changed, each thing once.
+        items: Vec<FeedItem>,
+    },
+    /// Nothing that concerns this host happened up to here.
+    Bookmark {
+        /// Where the host stands.
+        revision: Revision,
+    },
+    /// Changes of this view were dropped: ask for the view, with the digest of what the host has.
+    Resync {
+        /// Which view.
+        view: ViewId,
+    },
+}
+
+/// One thing that changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "item", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum FeedItem {
+    /// An instance of this host, new or changed.
+    Instance(InstanceSpec),
+    /// An instance that is no longer this host's.
+    InstanceGone {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// A view, whole: what is not in it is not to be seen.
+    View(View),
+    /// An entry of a view.
+    Entry {
+        /// Of which view.
+        view: ViewId,
+        /// Which entry.
+        path: EntryPath,
+        /// What it is now; absent if it is gone or may no longer be read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        entry: Option<FeedEntry>,
+    },
+}
+
+/// A view, whole. Its ETag in `GetFeedView` is its digest; see [`View::digest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct View {
+    /// Which.
+    pub view: ViewId,
+    /// The state it shows.
+    pub revision: Revision,
+    /// Its entries, in byte order of their paths.
+    pub entries: Vec<ViewEntry>,
+}
+
+/// An entry of a whole view.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct ViewEntry {
+    /// Its path.
+    pub path: EntryPath,
+    /// The rest of it.
+    #[serde(flatten)]
+    pub entry: FeedEntry,
+}
+
+/// An entry as a host keeps it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct FeedEntry {
+    /// When it last changed.
+    pub revision: Revision,
+    /// What the bytes are.
+    pub content_type: ContentType,
+    /// The bytes.
+    pub value: Value,
+    /// When it stops being valid; absent for never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+}
+
+impl View {
+    /// SHA-256 over the paths and revisions of `entries` in byte order of the paths: equal digests, equal views.
+    ///
+    /// An entry's revision changes with its value, so values need not be hashed.
+    pub fn digest<'a>(entries: impl IntoIterator<Item = (&'a EntryPath, Revision)>) -> crate::Digest {
+        let mut text = String::new();
+        for (path, revision) in entries {
+            text.push_str(path);
+            text.push(' ');
+            text.push_str(&revision.to_string());
+            text.push('\n');
+        }
+        crate::Digest::of(text.as_bytes())
+    }
+}
+
+/// What a host has to know of an instance to run it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InstanceSpec {
+    /// Which.
+    pub instance: InstanceId,
+    /// When this last changed; a host ignores an older one than it has.
+    pub revision: Revision,
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Who runs its VM.
+    pub driver: Driver,
+    /// What it boots from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<ImageName>,
+    /// How many vCPUs it has.
+    pub vcpus: u32,
+    /// How much memory it has, in MiB.
+    pub memory_mib: u64,
+    /// What is wanted of it.
+    pub desired: Desired,
+    /// How often a reboot was asked for; a host that has done fewer reboots the VM.
+    pub reboots: u64,
+    /// The life of its VM that the host last reported; the next one it begins has a higher number.
+    pub incarnation: u64,
+}
