@@ -1,4 +1,4 @@
-//! Measures the embedded store against bare SQLite on the same disk, interleaved, and prints the medians.
+//! Measures the embedded store against bare `SQLite` on the same disk, interleaved, and prints the medians.
 //!
 //! `cargo run --release -p moorline-control --example store_bench [DIRECTORY [SECONDS]]`
 //!

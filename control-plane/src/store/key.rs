@@ -26,8 +26,8 @@ impl Key {
         Self(Bytes::copy_from_slice(&self.0))
     }
 
-    /// The smallest key above this one; `None` never occurs in a bound, so it is plain bytes.
-    pub(super) fn successor(&self) -> Bytes {
+    /// The smallest bytes above this key; they can be longer than a key.
+    pub(crate) fn successor(&self) -> Bytes {
         let mut next = Vec::with_capacity(self.0.len() + 1);
         next.extend_from_slice(&self.0);
         next.push(0);
@@ -156,7 +156,7 @@ impl Range {
 
     /// The rest of the span, from this key on.
     #[must_use]
-    pub fn from(self, start: Bytes) -> Self {
+    pub fn resume_at(self, start: Bytes) -> Self {
         Self { start, ..self }
     }
 

@@ -50,7 +50,7 @@ pub struct Page {
     /// Keys in ascending order with their values. There may be fewer than the limit, even none, although
     /// more follow: only `next` tells.
     pub entries: Vec<(Key, Versioned)>,
-    /// Where the rest begins (see [`Range::from`]); `None` means that this page ends the range.
+    /// Where the rest begins (see [`Range::resume_at`]); `None` means that this page ends the range.
     pub next: Option<Bytes>,
 }
 
@@ -140,7 +140,7 @@ impl Store {
             let page = self.range(at, &range).await?;
             entries.extend(page.entries);
             match page.next {
-                Some(next) => range = range.from(next),
+                Some(next) => range = range.resume_at(next),
                 None => return Ok(entries),
             }
         }

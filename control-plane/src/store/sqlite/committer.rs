@@ -1,8 +1,11 @@
 //! The one thread that writes.
 //!
-//! It takes every transaction that is waiting, up to a bound, puts them into one SQLite transaction, and so
+//! It takes every transaction that is waiting, up to a bound, puts them into one `SQLite` transaction, and so
 //! makes all of them durable with one fsync; while that runs, the next ones gather. Only then it publishes
 //! them to readers and watches, and answers the callers. Between groups it compacts and checkpoints.
+//!
+//! It doesn't wait for a group to become larger: tried with pauses of 10 to 100 us, which brought 7 % more
+//! throughput where callers came back at once, and cost up to 12 % where they came back later.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,8 +31,14 @@ const GROUP_BYTES: usize = 8 << 20;
 /// How many versions a compaction step passes besides a group, at least, and in a transaction of its own.
 const STEP_BESIDE: usize = 64;
 const STEP_ALONE: usize = 1024;
-/// The write-ahead log is moved into the database once it has this many pages (of 4 KiB).
-const CHECKPOINT_PAGES: usize = 8192;
+/// The write-ahead log is moved into the database once it has this many pages, of 4 KiB each.
+///
+/// Nobody commits meanwhile, so the log shouldn't be long; but a page that changed in several commits is
+/// moved once, so it shouldn't be short. Measured with 32 callers that each put 5 values of 300 bytes, all
+/// the time: 54,000 puts/s and a p99 of 10 ms at 1,000 pages, 61,000 and 16 ms at 4,000, and 65,000 at
+/// 16,000 with pauses four times as long. A thread of its own for this couldn't end a log that is being
+/// written, and so the log would grow for as long as the load lasts.
+const CHECKPOINT_PAGES: usize = 4096;
 
 /// What callers send.
 pub(super) enum Job {
@@ -60,7 +69,7 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     sweep: Sweep,
     compactions: Vec<Compaction>,
-    /// Pages in the write-ahead log, as SQLite counts them at each commit.
+    /// Pages in the write-ahead log, as `SQLite` counts them at each commit.
     log_pages: Arc<AtomicUsize>,
     health: Health,
     /// Who waits for the end; nobody does while the store is open.
@@ -297,7 +306,7 @@ impl Drop for Committer {
 
 impl Failure {
     /// A commit that found the disk full wrote no end to the log, so it can't come back. After any other
-    /// failure the end may be on disk although SQLite took the transaction back, and a crash before the next
+    /// failure the end may be on disk although `SQLite` took the transaction back, and a crash before the next
     /// commit could bring it to light.
     fn of_commit(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {

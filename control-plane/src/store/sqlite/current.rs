@@ -106,7 +106,7 @@ impl Current {
         if shard.changed == ticket.0 && !shard.slots.contains_key(key) {
             let modified = found.map_or(0, |stored| stored.id.n());
             let value = found.and_then(|stored| stored.value.clone());
-            shard.keep(key, modified, value, self.shard_bytes);
+            shard.keep(&key.detached(), modified, value, self.shard_bytes);
         }
     }
 

@@ -12,13 +12,13 @@ use crate::store::key::Key;
 use crate::store::transaction::{Guard, Transaction, Versioned, Write};
 use crate::store::watch::{Batch, Event};
 
-/// Transactions on their way into one SQLite transaction. Each sees those before it.
+/// Transactions on their way into one `SQLite` transaction. Each sees those before it.
 pub(super) struct Group<'a> {
     db: &'a Connection,
     current: &'a Current,
     head: u64,
-    /// What the group wrote so far: `current` learns of it only when it is durable.
-    written: HashMap<Key, Option<Stamp>>,
+    /// What the group wrote or looked up so far: `current` learns of writes only when they are durable.
+    seen: HashMap<Key, Option<Stamp>>,
     batches: Vec<Batch>,
 }
 
@@ -37,7 +37,7 @@ impl<'a> Group<'a> {
             db,
             current,
             head,
-            written: HashMap::new(),
+            seen: HashMap::new(),
             batches: Vec::new(),
         }
     }
@@ -60,7 +60,7 @@ impl<'a> Group<'a> {
                     event.key.as_bytes(),
                     event.value.as_ref(),
                 )?;
-                self.written
+                self.seen
                     .insert(event.key.clone(), event.value.as_ref().map(Stamp::from));
                 events.push(event);
             }
@@ -81,7 +81,7 @@ impl<'a> Group<'a> {
         self.batches
     }
 
-    fn first_broken(&self, guards: &[Guard]) -> rusqlite::Result<Option<usize>> {
+    fn first_broken(&mut self, guards: &[Guard]) -> rusqlite::Result<Option<usize>> {
         for (place, guard) in guards.iter().enumerate() {
             if !holds(guard, self.stamp(guard.key())?) {
                 return Ok(Some(place));
@@ -91,7 +91,7 @@ impl<'a> Group<'a> {
     }
 
     /// The change that the write makes; a deletion of nothing makes none.
-    fn event(&self, n: u64, write: &Write) -> rusqlite::Result<Option<Event>> {
+    fn event(&mut self, n: u64, write: &Write) -> rusqlite::Result<Option<Event>> {
         let before = self.stamp(write.key())?;
         let value = match (write, before) {
             (Write::Put(_, value), before) => Some(version(n, value, before)),
@@ -104,14 +104,16 @@ impl<'a> Group<'a> {
         }))
     }
 
-    fn stamp(&self, key: &Key) -> rusqlite::Result<Option<Stamp>> {
-        if let Some(stamp) = self.written.get(key) {
+    fn stamp(&mut self, key: &Key) -> rusqlite::Result<Option<Stamp>> {
+        if let Some(stamp) = self.seen.get(key) {
             return Ok(*stamp);
         }
-        match self.current.stamp(key) {
-            FoundStamp::Here(stamp) => Ok(stamp),
-            FoundStamp::Elsewhere => rows::stamp(self.db, key.as_bytes()),
-        }
+        let stamp = match self.current.stamp(key) {
+            FoundStamp::Here(stamp) => stamp,
+            FoundStamp::Elsewhere => rows::stamp(self.db, key.as_bytes())?,
+        };
+        self.seen.insert(key.clone(), stamp);
+        Ok(stamp)
     }
 }
 

@@ -1,7 +1,7 @@
-//! The embedded backend: one SQLite file, one thread that writes, readers in their callers' threads.
+//! The embedded backend: one `SQLite` file, one thread that writes, readers in their callers' threads.
 //!
-//! * [`Sqlite::commit`] hands its transaction to the `committer` thread through a queue that is bounded in
-//!   bytes. It answers after the fsync of the `group` that the transaction became part of.
+//! * A commit hands its transaction to the `committer` thread through a queue that is bounded in
+//!   bytes, and returns after the fsync of the `group` that the transaction became part of.
 //! * `reader` answers from `current` (the newest values in use, in memory) or from the file; `scan` reads
 //!   ranges and stretches of the log.
 //! * [`Tail`] follows the head through `recent`, the last transactions in memory, or from the file.
@@ -57,7 +57,7 @@ pub struct Options {
     /// theirs. At least the size of one transaction. Default: 32 MiB.
     pub waiting_bytes: usize,
     /// The bound of the database file, in bytes; its write-ahead log comes on top. At the bound commits fail
-    /// as on a full disk. Default: none but SQLite's, 16 TiB.
+    /// as on a full disk. Default: none but `SQLite`'s, 16 TiB.
     pub max_bytes: u64,
     /// How many threads can read the file at once. Default: 4.
     pub readers: usize,
@@ -95,6 +95,10 @@ impl Sqlite {
     pub(super) fn open(path: &Path, options: &Options) -> Result<Self, OpenError> {
         let lock = schema::lock(path)?;
         let opened = schema::open(path, options.max_bytes)?;
+        Self::start(path, lock, opened, options)
+    }
+
+    fn start(path: &Path, lock: File, opened: Opened, options: &Options) -> Result<Self, OpenError> {
         let readers: Result<_, _> = (0..options.readers.max(1))
             .map(|_| schema::reader(path))
             .collect();

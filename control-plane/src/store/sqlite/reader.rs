@@ -1,6 +1,6 @@
 //! Reading, in the calling thread.
 //!
-//! A read answers from memory, or asks SQLite under a short lock on one of a few connections. That blocks
+//! A read answers from memory, or asks `SQLite` under a short lock on one of a few connections. That blocks
 //! the caller for microseconds when the pages are in the system's cache; handing the read to another thread
 //! would cost more than the read itself. Only a page that must come from the disk takes longer, and a
 //! range, whose size is bounded for that reason.

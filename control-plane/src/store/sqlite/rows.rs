@@ -72,7 +72,7 @@ pub(super) fn newest(db: &Connection, key: &[u8], before: RowId) -> rusqlite::Re
     db.prepare_cached(
         "SELECT id, created, version, value FROM versions WHERE key = ?1 AND id < ?2 ORDER BY id DESC LIMIT 1",
     )?
-    .query_row((key, before.stored()), |row| stored(row))
+    .query_row((key, before.stored()), stored)
     .optional()
 }
 

@@ -153,7 +153,7 @@ impl<'a> Scan<'a> {
         let stored = self
             .db
             .prepare_cached("SELECT id, created, version, value FROM versions WHERE id = ?1")?
-            .query_row([id.stored()], |row| rows::stored(row))?;
+            .query_row([id.stored()], rows::stored)?;
         self.show(candidate.key, Some(stored));
         Ok(())
     }

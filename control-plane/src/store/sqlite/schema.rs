@@ -11,12 +11,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::rows::{self, RowId};
 use crate::store::error::OpenError;
 
-/// Marks the file as a store of this project ("MOOR"), in the field that SQLite keeps for that.
+/// Marks the file as a store of this project ("MOOR"), in the field that `SQLite` keeps for that.
 const APPLICATION_ID: i32 = 0x4d4f_4f52;
 /// The newest schema version that this release reads and writes.
 const SCHEMA: u64 = 1;
@@ -52,7 +53,7 @@ pub(super) struct Opened {
 
 /// Takes the file for this process alone, until the result is dropped.
 ///
-/// SQLite would let several processes write in turn, but each would miss the others' commits in its memory.
+/// `SQLite` would let several processes write in turn, but each would miss the others' commits in its memory.
 pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
     let inaccessible = |source| OpenError::Inaccessible {
         path: path.to_owned(),
@@ -74,7 +75,8 @@ pub(super) fn open(path: &Path, max_bytes: u64) -> Result<Opened, OpenError> {
         path: path.to_owned(),
         source,
     })?;
-    let mut writer = connect(path).map_err(|source| refusal(path, source))?;
+    let mut writer = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE, WRITER_CACHE_KIB)
+        .map_err(|source| refusal(path, source))?;
     recognise(path, &mut writer)?;
     limit_size(&writer, max_bytes)
         .and_then(|()| describe(&writer))
@@ -90,16 +92,11 @@ pub(super) fn open(path: &Path, max_bytes: u64) -> Result<Opened, OpenError> {
 
 /// A connection that can only read.
 pub(super) fn reader(path: &Path) -> Result<Connection, OpenError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    Connection::open_with_flags(path, flags)
-        .and_then(|reader| {
-            reader.pragma_update(None, "cache_size", -READER_CACHE_KIB)?;
-            Ok(reader)
-        })
-        .map_err(|source| refusal(path, source))
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    connect(path, flags, READER_CACHE_KIB).map_err(|source| refusal(path, source))
 }
 
-/// Makes the file if there is none, readable by its owner only (SQLite gives its other files the same
+/// Makes the file if there is none, readable by its owner only (`SQLite` gives its other files the same
 /// mode), and makes the directory remember it.
 fn prepare(path: &Path) -> io::Result<()> {
     private(path)?;
@@ -123,11 +120,13 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let writer = Connection::open_with_flags(path, flags)?;
-    writer.pragma_update(None, "cache_size", -WRITER_CACHE_KIB)?;
-    Ok(writer)
+/// A connection for one thread at a time, with statements whose plans never depend on what is bound to
+/// them: otherwise `SQLite`, as it is built here, plans them anew for each new key.
+fn connect(path: &Path, flags: OpenFlags, cache_kib: i64) -> rusqlite::Result<Connection> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    connection.pragma_update(None, "cache_size", -cache_kib)?;
+    Ok(connection)
 }
 
 /// Checks that the file is a store, or makes an empty file one.
@@ -177,6 +176,7 @@ fn make_durable(writer: &Connection) -> rusqlite::Result<()> {
 }
 
 fn create(writer: &mut Connection) -> rusqlite::Result<()> {
+    let swept = RowId::after(0).stored().cast_unsigned();
     let transaction = writer.transaction()?;
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
@@ -184,7 +184,7 @@ fn create(writer: &mut Connection) -> rusqlite::Result<()> {
         ("schema", SCHEMA),
         ("epoch", new_epoch()),
         ("floor", 0),
-        ("swept", 0),
+        ("swept", swept),
     ] {
         transaction.execute("INSERT INTO meta VALUES (?1, ?2)", (name, value.cast_signed()))?;
     }
@@ -217,13 +217,14 @@ fn number(writer: &Connection, name: &str) -> rusqlite::Result<u64> {
     })
 }
 
-/// Sorts SQLite's errors by what can be done about them.
+/// Sorts `SQLite`'s errors by what can be done about them.
 fn refusal(path: &Path, source: rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     match source.sqlite_error_code() {
-        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => OpenError::Damaged { path, source },
-        // Tables or rows that a store has are missing.
-        None | Some(ErrorCode::Unknown) => OpenError::Damaged { path, source },
+        // Without a code, or with a general one, tables or rows that a store has are missing.
+        None | Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt | ErrorCode::Unknown) => {
+            OpenError::Damaged { path, source }
+        }
         Some(_) => OpenError::Failed { path, source },
     }
 }
