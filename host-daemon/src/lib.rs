@@ -1,1 +1,20 @@
 //! Keeps the data of each instance on this host and serves each instance what it may have, and nothing more.
+//!
+//! The daemon has two halves. The first is a few *shards*, one thread each, that own the guests: [`channel`] binds the
+//! socket of each guest and says whose connection it is, [`cache`] holds what the guests may see, and [`link`] answers
+//! them from it, without a lock, an allocation or a timer per request. The second is one thread for everything that
+//! waits: [`uplink`] keeps the cache in step with the control plane and asks it what the cache can't answer, [`vm`]
+//! starts and stops the machines, [`admin`] serves the two local sockets.
+//!
+//! Who tells whom: the feed's batches go from [`uplink`] to the shards, whole, and what they say of an instance's VM
+//! goes on to [`vm`]; [`vm`] begins and ends the incarnations that a channel belongs to, and reports what became of
+//! the machines through [`uplink`]. [`config`] is read and checked before anything binds.
+#![forbid(unsafe_code)]
+
+pub mod admin;
+pub mod cache;
+pub mod channel;
+pub mod config;
+pub mod link;
+pub mod uplink;
+pub mod vm;

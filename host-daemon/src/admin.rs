@@ -1,0 +1,1 @@
+//! The two local sockets: `register.sock` for VM managers, `admin.sock` for root.

@@ -1,0 +1,1 @@
+//! What the guests of a shard may see.

@@ -1,0 +1,317 @@
+//! The configuration: one TOML file, read and checked before anything binds.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use moorline_shared::entry::{MAX_ENTRIES, MAX_INSTANCE_BYTES};
+use moorline_shared::id::{HostId, ZoneName};
+use moorline_shared::link::body::Limits;
+use moorline_shared::link::session::DEFAULT_LIMITS;
+use serde::Deserialize;
+
+use crate::vm::config::{self as machines, ExternalConfig, Images, QemuConfig, VmConfig};
+
+/// Everything the daemon is told. A key that is not here is refused.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The host's name.
+    pub host: HostId,
+    /// The failure domain it is in.
+    pub zone: ZoneName,
+    /// Where what must survive a restart of the daemon is kept.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// The control plane.
+    pub control: ControlConfig,
+    /// What the host gives to instances.
+    pub capacity: CapacityConfig,
+    /// The local sockets.
+    #[serde(default)]
+    pub sockets: SocketConfig,
+    /// The guests' connections.
+    #[serde(default)]
+    pub link: LinkConfig,
+    /// What is kept of instances' data.
+    #[serde(default)]
+    pub cache: CacheConfig,
+    /// What holds for all machines that the daemon starts.
+    #[serde(default)]
+    pub vm: VmConfig,
+    /// How it starts them.
+    #[serde(default)]
+    pub qemu: QemuConfig,
+    /// What they boot from.
+    #[serde(default)]
+    pub images: Images,
+    /// The machines that others start.
+    #[serde(default)]
+    pub external: ExternalConfig,
+}
+
+fn default_state_dir() -> PathBuf {
+    "/var/lib/moorline/host".into()
+}
+
+/// The table `[control]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlConfig {
+    /// Where it is, such as `http://127.0.0.1:8471`.
+    pub url: String,
+    /// The file that holds the host's token.
+    pub token_file: PathBuf,
+}
+
+/// The table `[capacity]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CapacityConfig {
+    /// How many vCPUs instances may have together.
+    pub vcpus: u32,
+    /// How much memory they may have together, in MiB.
+    pub memory_mib: u64,
+}
+
+/// The table `[sockets]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SocketConfig {
+    /// For VM managers.
+    pub register: PathBuf,
+    /// For root.
+    pub admin: PathBuf,
+}
+
+impl Default for SocketConfig {
+    fn default() -> Self {
+        Self {
+            register: "/run/moorline/host/register.sock".into(),
+            admin: "/run/moorline/host/admin.sock".into(),
+        }
+    }
+}
+
+/// The table `[link]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LinkConfig {
+    /// How many threads serve guests, 1 to 64; as many as there are cores if absent.
+    pub shards: Option<NonZeroUsize>,
+    /// Whether guests may come over `AF_VSOCK`.
+    pub vsock: VsockUse,
+    /// The most watches and relays a guest has open at once, 1 to 256.
+    pub streams: u16,
+    /// The most requests of a guest that wait for the control plane at once, 1 to 1,024.
+    pub requests: u16,
+    /// How often a guest may connect: so many times at once, 1 to 1,000.
+    pub connect_burst: u32,
+    /// And once more each so many milliseconds, 10 to 60,000.
+    pub connect_interval_ms: u32,
+    /// How many requests a guest may have passed on to the control plane per second, 1 to 10,000.
+    pub upstream_per_second: u32,
+}
+
+/// Whether the daemon listens on `AF_VSOCK`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VsockUse {
+    /// If the kernel can.
+    #[default]
+    Auto,
+    /// Yes; the daemon doesn't start without it.
+    On,
+    /// No.
+    Off,
+}
+
+impl Default for LinkConfig {
+    fn default() -> Self {
+        Self {
+            shards: None,
+            vsock: VsockUse::Auto,
+            streams: DEFAULT_LIMITS.streams,
+            requests: DEFAULT_LIMITS.requests,
+            connect_burst: 10,
+            connect_interval_ms: 1_000,
+            upstream_per_second: 50,
+        }
+    }
+}
+
+impl LinkConfig {
+    /// How many threads serve guests.
+    pub fn shard_count(&self) -> usize {
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        self.shards.map_or_else(cores, NonZeroUsize::get)
+    }
+
+    /// What a guest is told that it may do.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            streams: self.streams,
+            requests: self.requests,
+            ..DEFAULT_LIMITS
+        }
+    }
+}
+
+/// The table `[cache]`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// The most entries of a view, 1 to 1,024.
+    pub entries: usize,
+    /// The most bytes of a view, 4,096 to 2 MiB: values, paths and content types.
+    pub bytes: usize,
+    /// How many other instances a guest may have views of at once, 0 to 256.
+    pub foreign_views: usize,
+    /// The most bytes of all those views together, at most 64 MiB.
+    pub foreign_bytes: usize,
+    /// After how long without a read such a view is let go, in seconds, 1 to 86,400.
+    pub foreign_idle_seconds: u32,
+    /// For how long such a view is served without a word from the control plane, in seconds, 0 to 3,600.
+    pub foreign_stale_after_seconds: u32,
+    /// For how long the control plane's no is remembered, in milliseconds, 0 to 60,000.
+    pub refusal_ms: u32,
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        Self {
+            entries: MAX_ENTRIES,
+            bytes: MAX_INSTANCE_BYTES * 2,
+            foreign_views: 16,
+            foreign_bytes: 4 * MAX_INSTANCE_BYTES,
+            foreign_idle_seconds: 300,
+            foreign_stale_after_seconds: 60,
+            refusal_ms: 2_000,
+        }
+    }
+}
+
+impl CacheConfig {
+    /// After how long without a read a foreign view is let go.
+    pub fn foreign_idle(&self) -> Duration {
+        Duration::from_secs(u64::from(self.foreign_idle_seconds))
+    }
+}
+
+/// Why the configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("can't read the configuration {}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not TOML, or has a key or a value that is not allowed.
+    #[error("the configuration {} is not valid", path.display())]
+    Parse {
+        /// Which file.
+        path: PathBuf,
+        /// Where and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A number is out of its bounds.
+    #[error("{key} is {value}; allowed is {least} to {most}")]
+    Bound {
+        /// Which key.
+        key: &'static str,
+        /// What it is.
+        value: u64,
+        /// The least allowed.
+        least: u64,
+        /// The most allowed.
+        most: u64,
+    },
+    /// Something about the machines can't be.
+    #[error(transparent)]
+    Machines(#[from] machines::ConfigError),
+    /// The address of the control plane is of a kind that the daemon doesn't speak.
+    #[error("control.url is '{0}'; write http://HOST:PORT")]
+    Url(String),
+}
+
+impl Config {
+    /// Reads and checks the file.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source: Box::new(source),
+        })?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether every number is within its bounds; [`Self::read`] has asked.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !self.control.url.starts_with("http://") {
+            return Err(ConfigError::Url(self.control.url.clone()));
+        }
+        self.link.check()?;
+        self.cache.check()?;
+        Ok(self.machines().check()?)
+    }
+
+    /// What the drivers need.
+    pub fn machines(&self) -> machines::Tables {
+        machines::Tables {
+            vm: self.vm.clone(),
+            qemu: self.qemu.clone(),
+            images: self.images.clone(),
+            external: self.external.clone(),
+        }
+    }
+}
+
+fn bound(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), ConfigError> {
+    if (least..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(ConfigError::Bound {
+            key,
+            value,
+            least,
+            most,
+        })
+    }
+}
+
+impl LinkConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        bound("link.shards", self.shard_count() as u64, 1, 64)?;
+        bound("link.streams", self.streams.into(), 1, 256)?;
+        bound("link.requests", self.requests.into(), 1, 1_024)?;
+        bound("link.connect_burst", self.connect_burst.into(), 1, 1_000)?;
+        let interval = self.connect_interval_ms.into();
+        bound("link.connect_interval_ms", interval, 10, 60_000)?;
+        let upstream = self.upstream_per_second.into();
+        bound("link.upstream_per_second", upstream, 1, 10_000)
+    }
+}
+
+impl CacheConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        let instance = MAX_INSTANCE_BYTES as u64;
+        bound("cache.entries", self.entries as u64, 1, MAX_ENTRIES as u64)?;
+        bound("cache.bytes", self.bytes as u64, 4_096, 2 * instance)?;
+        bound("cache.foreign_views", self.foreign_views as u64, 0, 256)?;
+        bound("cache.foreign_bytes", self.foreign_bytes as u64, 0, 64 * instance)?;
+        let idle = self.foreign_idle_seconds.into();
+        bound("cache.foreign_idle_seconds", idle, 1, 86_400)?;
+        let stale = self.foreign_stale_after_seconds.into();
+        bound("cache.foreign_stale_after_seconds", stale, 0, 3_600)?;
+        bound("cache.refusal_ms", self.refusal_ms.into(), 0, 60_000)
+    }
+}
