@@ -1,1 +1,35 @@
 //! A typed client of the control plane and of the host's sockets, and the moorline command.
+//!
+//! A [`Client`] is made of an [`Endpoint`]: where the control plane is, the token to show there, and, for a host
+//! daemon, the host's name. Each operation of the API is one method, named after it: [`Client::run_instances`],
+//! [`Client::put_instance_data`]. Bodies are those of `moorline_shared::api`. What goes wrong is a [`ClientError`],
+//! which tells "it was not done" from "nobody knows", because a caller has to act differently on the two.
+//!
+//! Every change carries an idempotency key, so that it can be sent again when a connection is lost; [`Retries`] says
+//! how often the client does that by itself. Streams ([`Client::watch_instance_data`], [`Client::open_feed`]) are
+//! lines of JSON taken apart by [`ndjson`], and end where the connection ends: whoever reads them resumes, or lets
+//! [`Client::follow`] do it. [`Client::relay`] sends what a guest asked for byte for byte in the guest's name.
+//!
+//! The feature `cli` adds the module `cli`, which is the `moorline` command.
+#![forbid(unsafe_code)]
+
+mod calls;
+mod endpoint;
+mod error;
+mod follow;
+pub mod ndjson;
+mod relay;
+mod stream;
+mod terms;
+mod token;
+mod transport;
+
+pub use calls::feed::FeedView;
+pub use endpoint::{BaseUrl, BaseUrlError, Endpoint, Retries};
+pub use error::ClientError;
+pub use follow::{Follow, Followed};
+pub use relay::{GuestRequest, RawReply, RelayRefusal};
+pub use stream::EventStream;
+pub use terms::{Terms, fresh_key};
+pub use token::{Token, TokenError};
+pub use transport::{Client, MAX_REPLY_BYTES};

@@ -1,0 +1,7 @@
+//! The operations of the API, each one method of the client.
+
+mod data;
+pub(crate) mod feed;
+mod hosts;
+mod instances;
+mod operations;

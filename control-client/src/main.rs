@@ -1,0 +1,4 @@
+//! The moorline command.
+#![forbid(unsafe_code)]
+
+fn main() {}

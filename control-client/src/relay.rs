@@ -1,0 +1,247 @@
+//! What a guest asks the control plane, sent byte for byte in the guest's name by its host.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
+use moorline_shared::{EntryPath, InstanceId};
+
+use crate::error::ClientError;
+use crate::transport::Client;
+
+/// The longest target, in bytes.
+const MAX_TARGET_BYTES: usize = 2048;
+
+/// A guest's request, checked: its method and target are of the operations on instance data, and its headers are
+/// those that such a request may have. Nothing in it was changed.
+#[derive(Clone, Debug)]
+pub struct GuestRequest {
+    method: Method,
+    target: Box<str>,
+    headers: HeaderMap,
+}
+
+impl GuestRequest {
+    /// Checks the head of a guest's request.
+    ///
+    /// Allowed are get, list, put, append, delete, batch, describe, history and access of any instance: whether the
+    /// guest may do that is the control plane's decision. A watch is not, since a host answers it from its cache.
+    ///
+    /// # Errors
+    /// [`RelayRefusal`], which says what is not allowed; the guest may see it.
+    pub fn new(method: &str, target: &str, headers: &[(String, String)]) -> Result<Self, RelayRefusal> {
+        let method = Method::from_bytes(method.as_bytes());
+        let method = method.map_err(|_| RelayRefusal::Method)?;
+        check_target(&method, target)?;
+        let headers = headers.iter().map(|(name, value)| allowed_header(name, value));
+        Ok(Self {
+            method,
+            target: target.into(),
+            headers: headers.collect::<Result<_, _>>()?,
+        })
+    }
+}
+
+/// Why a guest's request is not sent on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RelayRefusal {
+    /// Not a method at all.
+    #[error("the method is not one of GET, PUT, POST and DELETE")]
+    Method,
+    /// Not a target that a guest may ask for with this method.
+    #[error(
+        "this method and target can't be relayed: a guest may ask for /v1/instances/ID/ with data, batch, \
+         describe, history or access behind it, unescaped and in at most {MAX_TARGET_BYTES} bytes"
+    )]
+    Target,
+    /// A header that a guest may not set.
+    #[error("the header '{0}' can't be relayed")]
+    Header(String),
+}
+
+/// What the control plane answered, whatever it says.
+#[derive(Clone, Debug)]
+pub struct RawReply {
+    /// The HTTP status.
+    pub status: u16,
+    /// The headers that a guest may see.
+    pub headers: Vec<(String, String)>,
+    /// The body, of at most [`crate::MAX_REPLY_BYTES`].
+    pub body: Bytes,
+}
+
+impl Client {
+    /// Sends a guest's request as it stands in the name of `instance`, and gives the answer as it stands.
+    ///
+    /// # Errors
+    /// Only those without an answer; a problem is an answer, and its reader is the guest.
+    pub async fn relay(
+        &self,
+        instance: InstanceId,
+        request: &GuestRequest,
+        body: Bytes,
+    ) -> Result<RawReply, ClientError> {
+        let call = self
+            .on_behalf_of(instance)
+            .call(request.method.clone(), &request.target)?;
+        let reply = self
+            .exchange(call.headers(request.headers.clone()).body(body))
+            .await?;
+        Ok(RawReply {
+            status: reply.status.as_u16(),
+            headers: shown_headers(&reply.headers),
+            body: reply.body,
+        })
+    }
+}
+
+fn check_target(method: &Method, target: &str) -> Result<(), RelayRefusal> {
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let plain_query = query.bytes().all(|b| b.is_ascii_graphic() && b != b'#');
+    if target.len() > MAX_TARGET_BYTES || !plain_query || !is_allowed(method, path) {
+        return Err(RelayRefusal::Target);
+    }
+    Ok(())
+}
+
+/// Ids and paths are parsed here by the rules of their types, which have no escapes in them: what the control plane
+/// takes apart later can't come out as anything else.
+fn is_allowed(method: &Method, path: &str) -> bool {
+    let Some((id, rest)) = path
+        .strip_prefix("/v1/instances/")
+        .and_then(|rest| rest.split_once('/'))
+    else {
+        return false;
+    };
+    let (of, entry) = rest
+        .split_once('/')
+        .map_or((rest, None), |(of, entry)| (of, Some(entry)));
+    let entry_is_path = entry.is_none_or(|entry| EntryPath::check(entry).is_ok());
+    let operation = matches!(
+        (of, entry, method.as_str()),
+        ("data", Some(_), "GET" | "PUT" | "POST" | "DELETE")
+            | ("data" | "describe", None, "GET")
+            | ("batch", None, "POST")
+            | ("history", Some(_), "GET")
+            | ("access", Some(_), "PUT")
+    );
+    operation && entry_is_path && id.parse::<InstanceId>().is_ok()
+}
+
+fn allowed_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), RelayRefusal> {
+    const ALLOWED: [HeaderName; 5] = [
+        header::ACCEPT,
+        header::CONTENT_TYPE,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        HeaderName::from_static(IDEMPOTENCY_KEY),
+    ];
+    let refuse = || RelayRefusal::Header(name.chars().take(64).filter(|c| !c.is_control()).collect());
+    let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse())?;
+    let value = HeaderValue::from_str(value).map_err(|_| refuse())?;
+    if ALLOWED.contains(&header) {
+        Ok((header, value))
+    } else {
+        Err(refuse())
+    }
+}
+
+fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
+    let shown = [
+        header::CONTENT_TYPE.as_str(),
+        header::ETAG.as_str(),
+        header::RETRY_AFTER.as_str(),
+        OPERATION,
+        REVISION,
+    ];
+    let pair = |name: &str| {
+        let value = headers.get(name)?.to_str().ok()?;
+        Some((name.to_owned(), value.to_owned()))
+    };
+    shown.into_iter().filter_map(pair).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GuestRequest, RelayRefusal};
+
+    const ID: &str = "i-0123456789abcdef0123456789abcdef";
+
+    fn ask(method: &str, rest: &str) -> Result<GuestRequest, RelayRefusal> {
+        GuestRequest::new(method, &format!("/v1/instances/{ID}/{rest}"), &[])
+    }
+
+    #[test]
+    fn the_operations_on_data_are_relayed() {
+        for (method, rest) in [
+            ("GET", "data"),
+            ("GET", "data?prefix=net&values=true"),
+            ("GET", "data/net/mac"),
+            ("PUT", "data/net/mac"),
+            ("POST", "data/log"),
+            ("DELETE", "data/log"),
+            ("POST", "batch"),
+            ("GET", "describe"),
+            ("GET", "history/log?limit=5"),
+            ("PUT", "access/log"),
+        ] {
+            assert!(ask(method, rest).is_ok(), "{method} {rest} was refused");
+        }
+    }
+
+    #[test]
+    fn nothing_else_is() {
+        for (method, rest) in [
+            ("GET", ""),
+            ("GET", "watch"),
+            ("PATCH", "data/x"),
+            ("POST", "data"),
+            ("GET", "data/"),
+            ("GET", "data/../x"),
+            ("GET", "data/%2e%2e/x"),
+            ("GET", "data/a b"),
+            ("GET", "data/x?a#b"),
+            ("GET", "data?a b"),
+            ("POST", "../terminate"),
+            ("G ET", "data"),
+        ] {
+            assert!(ask(method, rest).is_err(), "{method} {rest} was taken");
+        }
+        for target in [
+            "",
+            "/",
+            "/v1/hosts",
+            "/v1/instances/terminate",
+            "http://elsewhere/v1/instances/x/data",
+        ] {
+            assert!(
+                GuestRequest::new("POST", target, &[]).is_err(),
+                "{target} was taken"
+            );
+        }
+        assert!(ask("GET", &format!("data?{}", "x".repeat(2048))).is_err());
+    }
+
+    #[test]
+    fn a_guest_sets_no_header_of_its_host() {
+        let ask = |name: &str, value: &str| {
+            let target = format!("/v1/instances/{ID}/data");
+            GuestRequest::new("GET", &target, &[(name.to_owned(), value.to_owned())])
+        };
+        assert!(ask("If-None-Match", "*").is_ok());
+        for name in [
+            "authorization",
+            "Moorline-Instance",
+            "moorline-host",
+            "host",
+            "connection",
+            "a b",
+            "",
+        ] {
+            assert!(
+                matches!(ask(name, "x"), Err(RelayRefusal::Header(_))),
+                "{name} was taken"
+            );
+        }
+        assert!(ask("accept", "a\r\nmoorline-host: b").is_err());
+    }
+}

@@ -1,0 +1,253 @@
+//! Requests sent, answers read and bounded, and both sent again where that is safe.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use moorline_shared::InstanceId;
+use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails};
+use reqwest::{RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+
+use crate::endpoint::{BaseUrl, Endpoint, Retries};
+use crate::error::ClientError;
+use crate::ndjson::Lines;
+use crate::stream::{EventStream, events};
+
+/// The longest answer that is read, in bytes. Streams have a bound for each line instead.
+pub const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// From the request to the answer's last byte; for a stream, to the answer's head.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a stream's connection is probed, and how long the answer may take: a peer that is gone without a word
+/// is noticed within half a minute.
+const PROBE: Duration = Duration::from_secs(15);
+
+/// The control plane, as one caller sees it. Cloning is cheap and shares the connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    wires: Arc<Wires>,
+    on_behalf_of: Option<InstanceId>,
+    retries: Retries,
+}
+
+#[derive(Debug)]
+struct Wires {
+    base: BaseUrl,
+    /// Requests with one answer: HTTP/1.1, a connection for each that is in flight.
+    calls: reqwest::Client,
+    /// Streams: HTTP/2 with prior knowledge, so that all of them share one connection that is probed.
+    streams: reqwest::Client,
+}
+
+impl Client {
+    /// A client of `endpoint`. It connects when the first request is made.
+    ///
+    /// # Errors
+    /// [`ClientError::Request`] if the HTTP library can't be set up.
+    pub fn new(endpoint: Endpoint) -> Result<Self, ClientError> {
+        let headers = standing_headers(&endpoint);
+        let build = |builder: reqwest::ClientBuilder| {
+            let built = builder.build();
+            built.map_err(|error| ClientError::request(&endpoint.url, error))
+        };
+        let wires = Wires {
+            calls: build(basics(headers.clone()))?,
+            streams: build(probed(basics(headers)))?,
+            base: endpoint.url,
+        };
+        Ok(Self {
+            wires: Arc::new(wires),
+            on_behalf_of: endpoint.on_behalf_of,
+            retries: endpoint.retries,
+        })
+    }
+
+    /// The same client, asking in the name of one of its host's instances.
+    #[must_use]
+    pub fn on_behalf_of(&self, instance: InstanceId) -> Self {
+        Self {
+            on_behalf_of: Some(instance),
+            ..self.clone()
+        }
+    }
+
+    /// Where the control plane is.
+    pub fn url(&self) -> &BaseUrl {
+        &self.wires.base
+    }
+
+    /// A request with one answer. `path` begins with a slash and needs no escaping.
+    pub(crate) fn call(&self, method: Method, path: &str) -> Result<RequestBuilder, ClientError> {
+        let request = self.begin(&self.wires.calls, method, path)?;
+        Ok(request.timeout(REQUEST_TIMEOUT))
+    }
+
+    /// A request that a stream answers.
+    pub(crate) fn stream(&self, method: Method, path: &str) -> Result<RequestBuilder, ClientError> {
+        self.begin(&self.wires.streams, method, path)
+    }
+
+    fn begin(
+        &self,
+        client: &reqwest::Client,
+        method: Method,
+        path: &str,
+    ) -> Result<RequestBuilder, ClientError> {
+        let url = self.wires.base.join(path);
+        let url = url.map_err(|error| ClientError::request(&self.wires.base, error))?;
+        let request = client.request(method, url);
+        Ok(match self.on_behalf_of {
+            Some(instance) => request.header(ON_BEHALF_OF, instance.to_string()),
+            None => request,
+        })
+    }
+
+    /// Sends a request and reads its answer into a `T`.
+    pub(crate) async fn answer<T: DeserializeOwned>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<T, ClientError> {
+        let reply = succeeded(self.exchange(request).await?)?;
+        let parsed = serde_json::from_slice(&reply.body);
+        parsed.map_err(|error| ClientError::unparsable(&reply.url, "an unknown body", error))
+    }
+
+    /// Sends a request and reads its answer, whatever it says, as often as the retries allow. Only requests that
+    /// may be made twice come here: reads, and changes under a key.
+    pub(crate) async fn exchange(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
+        let request = request.build();
+        let request = request.map_err(|error| ClientError::of_transport(&self.wires.base, error))?;
+        let mut attempt = 0;
+        loop {
+            // Bodies are bytes in memory, so a request can always be copied.
+            let copy = request.try_clone().expect("a body in memory can be copied");
+            let failure = match self.exchange_once(copy).await {
+                Err(error) if error.is_silence() => error,
+                settled => return settled,
+            };
+            let Some(wait) = self.retries.wait(attempt) else {
+                return Err(failure);
+            };
+            tokio::time::sleep(wait).await;
+            attempt += 1;
+        }
+    }
+
+    async fn exchange_once(&self, request: reqwest::Request) -> Result<Reply, ClientError> {
+        let url = request.url().to_string();
+        let response = self.wires.calls.execute(request).await;
+        Reply::read(response.map_err(|error| ClientError::of_transport(&url, error))?).await
+    }
+
+    /// Sends a request and gives the lines of its answer. It is sent once: whoever follows a stream has to begin
+    /// again anyhow when it ends.
+    pub(crate) async fn lines<T: DeserializeOwned + Send + 'static>(
+        &self,
+        request: RequestBuilder,
+    ) -> Result<EventStream<T>, ClientError> {
+        let url = &self.wires.base;
+        let sent = tokio::time::timeout(REQUEST_TIMEOUT, request.send()).await;
+        let response = sent
+            .map_err(|late| ClientError::lost(url, late))?
+            .map_err(|error| ClientError::of_transport(url, error))?;
+        if response.status().is_success() {
+            return Ok(events(response, Lines::default()));
+        }
+        let read = tokio::time::timeout(REQUEST_TIMEOUT, Reply::read(response)).await;
+        let reply = read.map_err(|late| ClientError::lost(url, late))??;
+        Err(refused(&reply))
+    }
+}
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) url: String,
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Reply {
+    async fn read(mut response: Response) -> Result<Self, ClientError> {
+        let url = response.url().to_string();
+        let mut body = BytesMut::new();
+        while let Some(piece) = next_piece(&url, &mut response).await? {
+            if body.len() + piece.len() > MAX_REPLY_BYTES {
+                let what = format!("more than {MAX_REPLY_BYTES} bytes");
+                return Err(ClientError::protocol(url, what));
+            }
+            body.extend_from_slice(&piece);
+        }
+        Ok(Self {
+            url,
+            status: response.status(),
+            headers: std::mem::take(response.headers_mut()),
+            body: body.freeze(),
+        })
+    }
+}
+
+async fn next_piece(url: &str, response: &mut Response) -> Result<Option<Bytes>, ClientError> {
+    let piece = response.chunk().await;
+    piece.map_err(|error| ClientError::of_transport(url, error))
+}
+
+/// The reply itself if it says that the request was done.
+pub(crate) fn succeeded(reply: Reply) -> Result<Reply, ClientError> {
+    if reply.status.is_success() {
+        Ok(reply)
+    } else {
+        Err(refused(&reply))
+    }
+}
+
+/// The problem that a reply states.
+pub(crate) fn refused(reply: &Reply) -> ClientError {
+    let kind = reply.headers.get(header::CONTENT_TYPE);
+    let is_problem = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/problem+json"));
+    if !is_problem {
+        return ClientError::protocol(
+            &reply.url,
+            format!("status {} and no problem details", reply.status),
+        );
+    }
+    match serde_json::from_slice::<ProblemDetails>(&reply.body) {
+        Ok(problem) => ClientError::Problem(Box::new(problem)),
+        Err(error) => ClientError::unparsable(&reply.url, format!("status {}", reply.status), error),
+    }
+}
+
+fn standing_headers(endpoint: &Endpoint) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(token) = &endpoint.token {
+        headers.insert(header::AUTHORIZATION, token.header());
+    }
+    if let Some(host) = &endpoint.host {
+        let name = HeaderValue::from_str(host.as_str()).expect("a host's name is ASCII");
+        headers.insert(HeaderName::from_static(HOST), name);
+    }
+    headers
+}
+
+/// No proxy and no redirect: a token goes to the address it was given for, and nowhere else.
+fn basics(headers: HeaderMap) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
+        .default_headers(headers)
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+}
+
+fn probed(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
+    builder
+        .http2_prior_knowledge()
+        .http2_keep_alive_interval(PROBE)
+        .http2_keep_alive_timeout(PROBE)
+        .http2_adaptive_window(true)
+}
