@@ -31,6 +31,7 @@ macro_rules! conformance {
             reading::pages_fit_together_while_writes_go_on,
             reading::large_values_end_a_page,
             reading::readers_see_exactly_their_revision_while_writes_go_on,
+            reading::readers_are_told_when_compaction_overtakes_them,
             following::watches_see_whole_transactions,
             following::watches_resume,
             following::watches_wait,

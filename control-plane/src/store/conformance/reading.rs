@@ -136,3 +136,36 @@ pub(in crate::store) async fn readers_see_exactly_their_revision_while_writes_go
     }
     assert!(readers.join_all().await.into_iter().all(|reads| reads > 0));
 }
+
+/// As above, but what is read may be compacted at any moment: then the reader is told, and never misled.
+pub(in crate::store) async fn readers_are_told_when_compaction_overtakes_them(store: Store) {
+    const LAST: u64 = 300;
+    commit(&store, [put("a", "1")]).await;
+    let mut readers = JoinSet::new();
+    for _ in 0..4 {
+        let store = store.clone();
+        readers.spawn(async move {
+            loop {
+                let head = store.head().await.unwrap();
+                let at = head.saturating_sub(1).max(1);
+                match store.read(at, &[key("other"), key("a")]).await {
+                    Ok(found) => assert_eq!(found[1].as_ref().unwrap().modified, at),
+                    Err(error) => assert!(matches!(error, ReadError::Compacted { .. }), "{error}"),
+                }
+                match store.range(at, &Range::prefix("a")).await {
+                    Ok(page) => assert_eq!(page.entries[0].1.modified, at),
+                    Err(error) => assert!(matches!(error, ReadError::Compacted { .. }), "{error}"),
+                }
+                if head == LAST {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    for n in 2..=LAST {
+        commit(&store, [put("a", &n.to_string())]).await;
+        store.compact(n).await.unwrap();
+    }
+    readers.join_all().await;
+}

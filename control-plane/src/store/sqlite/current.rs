@@ -190,3 +190,72 @@ impl Held {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::store::sqlite::rows::RowId;
+
+    fn version(modified: u64) -> Versioned {
+        Versioned {
+            value: Bytes::from_static(b"x"),
+            created: 1,
+            modified,
+            version: modified,
+        }
+    }
+
+    fn batch(n: u64, keys: impl IntoIterator<Item = Key>) -> Batch {
+        let events = keys.into_iter().map(|key| Event {
+            key,
+            value: Some(version(n)),
+        });
+        Batch {
+            n,
+            events: events.collect::<Arc<[_]>>(),
+        }
+    }
+
+    #[test]
+    fn a_reader_that_was_overtaken_leaves_nothing() {
+        let current = Current::new(16 << 10);
+        let key = Key::try_from("key").unwrap();
+        let Found::Elsewhere(ticket) = current.get(&key, 1) else {
+            panic!("it isn't empty")
+        };
+        // The key changes, and enough others do for it to be dropped again.
+        current.apply(&batch(2, [key.clone()]));
+        current.apply(&batch(
+            3,
+            (0..2000).map(|i| Key::try_from(format!("k{i}")).unwrap()),
+        ));
+        assert!(matches!(current.get(&key, 3), Found::Elsewhere(_)));
+        let old = Stored {
+            id: RowId::new(1, 0),
+            value: Some(version(1)),
+        };
+        current.offer(&key, ticket, Some(&old));
+        assert!(matches!(current.get(&key, 3), Found::Elsewhere(_)));
+    }
+
+    #[test]
+    fn what_is_used_stays() {
+        let current = Current::new(16 << 10);
+        let key = Key::try_from("key").unwrap();
+        current.apply(&batch(1, [key.clone()]));
+        for i in 0..2000 {
+            current.apply(&batch(2, [Key::try_from(format!("k{i}")).unwrap()]));
+            assert!(matches!(current.get(&key, 2), Found::Here(Some(_))), "{i}");
+        }
+        let bytes: usize = current
+            .shards
+            .iter()
+            .map(|shard| shard.lock().unwrap().bytes)
+            .sum();
+        assert!(bytes <= 16 << 10, "{bytes}");
+    }
+}

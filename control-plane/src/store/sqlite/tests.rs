@@ -94,6 +94,29 @@ async fn everything_is_there_after_reopening() {
     drop(home);
 }
 
+fn rows(path: &Path) -> i64 {
+    let file = Connection::open(path).unwrap();
+    file.query_row("SELECT count(*) FROM versions", [], |row| row.get(0))
+        .unwrap()
+}
+
+#[tokio::test]
+async fn compaction_leaves_one_version_of_a_key() {
+    let (_home, path) = home();
+    let store = Store::open_sqlite(&path, &Options::default()).unwrap();
+    for n in 1..5 {
+        assert_eq!(commit(&store, [put("a", "x"), put("b", "x")]).await, n);
+        assert_eq!(rows(&path), 4 - 2 * i64::from(n == 1));
+        store.compact(n).await.unwrap();
+        assert_eq!(rows(&path), 2);
+    }
+    commit(&store, []).await;
+    commit(&store, [delete("a")]).await;
+    assert_eq!(rows(&path), 4);
+    store.compact(6).await.unwrap();
+    assert_eq!(rows(&path), 1);
+}
+
 #[tokio::test]
 async fn the_head_stays_when_everything_is_compacted() {
     let (_home, path) = home();
@@ -102,12 +125,7 @@ async fn the_head_stays_when_everything_is_compacted() {
     commit(&store, [delete("a")]).await;
     store.compact(2).await.unwrap();
     drop(store);
-    let rows = |path| {
-        Connection::open(path)
-            .unwrap()
-            .query_row("SELECT count(*) FROM versions", [], |row| row.get(0))
-    };
-    assert_eq!(rows(&path), Ok(0_i64));
+    assert_eq!(rows(&path), 0);
     let store = Store::open_sqlite(&path, &Options::default()).unwrap();
     assert_eq!(commit(&store, [put("a", "3")]).await, 3);
 }
@@ -257,10 +275,7 @@ async fn retention_moves_the_floor() {
     ));
     assert_eq!(value(&store, 900, "a").await, "899");
     drop(store);
-    let rows: i64 = Connection::open(&path)
-        .unwrap()
-        .query_row("SELECT count(*) FROM versions", [], |row| row.get(0))
-        .unwrap();
+    let rows = rows(&path);
     assert!(
         rows < 300,
         "{rows} rows for 100 revisions of 2 keys each, and 11 keys"
