@@ -465,7 +465,17 @@ impl Guest {
 
     /// When [`Self::tick`] has something to do next, if nothing comes before.
     pub fn next_tick(&self) -> Moment {
-        Moment(self.beat.0 + self.heartbeat_ms)
+        let open = match self.state {
+            State::AwaitChallenge { since } | State::AwaitAck { since } => since.0 + PATIENCE_MS + 1,
+            State::Open { .. } => self.beat.0 + self.heartbeat_ms,
+        };
+        let whole = self.partial.map_or(u64::MAX, |since| since.0 + PATIENCE_MS + 1);
+        let heard = self.heard.0 + DEAD_MS.max(3 * self.heartbeat_ms) + 1;
+        let written = self
+            .outbox
+            .stuck_since()
+            .map_or(u64::MAX, |since| since.0 + DEAD_MS + 1);
+        Moment(open.min(whole).min(heard).min(written))
     }
 
     fn ping(&mut self, now: Moment) {

@@ -97,11 +97,12 @@ impl Outbox {
 
     /// How long something has waited without a byte being written, in milliseconds; 0 if nothing waits.
     pub(super) fn stuck_for(&self, now: Moment) -> u64 {
-        if self.backlog() == 0 {
-            0
-        } else {
-            now.since(self.progress)
-        }
+        self.stuck_since().map_or(0, |since| now.since(since))
+    }
+
+    /// Since when something has waited without a byte being written; `None` if nothing waits.
+    pub(super) fn stuck_since(&self) -> Option<Moment> {
+        (self.backlog() > 0).then_some(self.progress)
     }
 
     fn refill(&mut self) {

@@ -434,3 +434,26 @@ fn list_answers_come() {
     pair.settle(3);
     assert!(matches!(&pair.heard[..], [GuestEvent::Listing(id, _)] if *id == stream));
 }
+
+#[test]
+fn the_guests_next_tick_is_never_in_the_past_once_it_ticked() {
+    let mut guest = Guest::new(Moment(0));
+    let mut wire = BytesMut::new();
+    put_with(&mut wire, Kind::Challenge, Last::No, StreamId::SESSION, |out| {
+        out.extend_from_slice(&[7; 16])
+    });
+    // Challenged late, and answered never: what is due is the end of patience, not a heartbeat.
+    guest.receive(&wire, Moment(9_000)).unwrap();
+    guest.hello(&hello(), Moment(9_000));
+    guest.outbox().output();
+    guest.outbox().wrote(0, Moment(9_000));
+    for _ in 0..10 {
+        let due = guest.next_tick();
+        if guest.tick(due) == Err(Fault::Silent) {
+            assert_eq!(due, Moment(19_001));
+            return;
+        }
+        assert!(guest.next_tick() > due, "a driver would spin");
+    }
+    panic!("the guest waited for ever");
+}
