@@ -1,1 +1,28 @@
 //! Mirrors this instance's data, serves it to local programs, and runs what the host is told to have run.
+//!
+//! One thread does everything. [`link`] dials the host and keeps a session open; what the host pushes goes into the
+//! [`mirror`], whole batches only; [`local`] serves the mirror on a unix socket, passes other questions and all changes
+//! up the link, and wakes those who wait for a change. [`platform`] holds the calls to the guest's operating system.
+//! [`run`] puts these together, and [`cli`] is the command line: the daemon itself, and small clients of its socket.
+//!
+//! | task | waits for | does |
+//! |---|---|---|
+//! | link | the host, local questions, the next heartbeat | applies batches, passes answers on, dials again |
+//! | accept | local connections | bounds them, ends those that do nothing |
+//! | each connection | its client, a change of the mirror, an answer of the host | answers |
+//! | readiness | the first snapshot, for a while | tells the service manager |
+//!
+//! An idle agent wakes for its heartbeat only.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+mod daemon;
+pub mod link;
+pub mod local;
+pub mod mirror;
+pub mod platform;
+
+pub use daemon::{Config, RunError, run};
+
+/// The agent's name and version.
+pub const BUILD: &str = concat!("moorline-agent ", env!("CARGO_PKG_VERSION"));

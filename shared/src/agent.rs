@@ -1,1 +1,218 @@
-//! The bodies of the agent's native local surface, version 1: HTTP and JSON on a unix socket in the guest.
+//! The bodies of the agent's native local surface: HTTP/1.1 on a unix socket inside the guest, version 1.
+//!
+//! | request | for |
+//! |---|---|
+//! | `GET /v1/status` | people and health checks: [`Status`] |
+//! | `GET /v1/data/{path}` | programs: the entry's bytes and nothing else, by any `curl` |
+//! | `GET /v1/data/{prefix}/`, `GET /v1/data?prefix=` | what there is: [`Listing`], with the values by `values=true` |
+//! | `GET /v1/entries/{path}` | one entry with what is known about it: [`EntryReading`] |
+//! | `GET /v1/watch?prefix=&after=` | every change from now on or from a revision on: lines of [`WatchEvent`] |
+//! | `PUT`, `POST`, `DELETE /v1/data/{path}` | the instance's own changes: put, append, delete |
+//! | the same below `/v1/instances/{id}` | another instance's data, as far as its access lists allow |
+//!
+//! **Bytes and listings** carry `ETag`: an entry's revision, the mirror's for a listing, in the form `"EPOCH.N"`;
+//! `If-None-Match` answers 304. They also carry [`AGE_MS`] and [`FRESHNESS`]. `max_age_ms=N` asks for nothing older
+//! than that, which may cost a question to the host. An entry that is absent answers 404 with the `ETag` of its
+//! removal where that is remembered, otherwise `"0.0"`.
+//!
+//! **Long poll**: `wait_for_change=true&last_etag=E&timeout_sec=N` on bytes and listings answers at once if the present
+//! `ETag` isn't E, otherwise with the next change, and after N seconds (1 to 300, 60 by default) with the present state.
+//! Without `last_etag` it waits for the next change.
+//!
+//! **Changes** go to the control plane through the host: `PUT` takes the raw bytes and `Content-Type`, with `ttl=` in
+//! seconds and `visibility=` as parameters; `POST` appends the raw bytes. `If-Match`, `If-None-Match` and
+//! `Idempotency-Key` are passed on, and the control plane's answer comes back as it is.
+//!
+//! Errors are [`crate::api::ProblemDetails`]. Parameters that no request knows are refused, not overlooked.
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Value;
+use crate::id::InstanceId;
+use crate::link::body;
+use crate::path::EntryPath;
+use crate::revision::Revision;
+
+/// Where the agent listens unless its configuration says otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/moorline/agent.sock";
+/// The response header that says how long ago the answer was known to be the present state, in milliseconds.
+pub const AGE_MS: &str = "moorline-age-ms";
+/// The response header that says whether the answer is kept in step: `fresh` or `stale`.
+pub const FRESHNESS: &str = "moorline-freshness";
+
+/// How far an answer can be trusted to be the present state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Freshness {
+    /// Kept in step with the master copy.
+    Fresh,
+    /// The host, or the control plane behind it, is out of reach; this is the last known state.
+    Stale,
+}
+
+impl Freshness {
+    /// The word in [`FRESHNESS`] and in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+impl From<body::Freshness> for Freshness {
+    fn from(wire: body::Freshness) -> Self {
+        match wire {
+            body::Freshness::Fresh => Self::Fresh,
+            body::Freshness::Stale => Self::Stale,
+        }
+    }
+}
+
+/// `GET /v1/status`: who the guest is and how its agent fares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's name and version.
+    pub build: String,
+    /// The connection to the host.
+    pub link: LinkStatus,
+    /// Who the host says this guest is; absent until the first session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<Identity>,
+    /// What the agent holds; absent until the first snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror: Option<MirrorStatus>,
+}
+
+/// The connection to the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// Whether a session is open.
+    pub state: LinkState,
+    /// Where the agent dials.
+    pub endpoint: String,
+    /// For how many milliseconds it has been so.
+    pub for_ms: u64,
+    /// Why the last session ended or the last attempt failed, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+}
+
+/// Whether a session with the host is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkState {
+    /// It is open.
+    Connected,
+    /// The agent dials, or waits before it dials again.
+    Connecting,
+}
+
+/// Who the host says this guest is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The instance.
+    pub instance: InstanceId,
+    /// Which life of the instance's VM this is.
+    pub incarnation: u64,
+    /// The deployment whose revisions the mirror has.
+    pub authority: String,
+    /// The session's number, as in the host's logs.
+    pub session: u64,
+}
+
+/// What the agent holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorStatus {
+    /// Where the mirror stands.
+    pub revision: Revision,
+    /// How many entries there are.
+    pub entries: u64,
+    /// The length of all their values together, in bytes.
+    pub bytes: u64,
+    /// How long ago the host last spoke, in milliseconds.
+    pub age_ms: u64,
+    /// Whether it is kept in step.
+    pub freshness: Freshness,
+}
+
+/// An entry in a listing or in a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Its name within the instance.
+    pub path: EntryPath,
+    /// When it last changed.
+    pub revision: Revision,
+    /// What the bytes are.
+    pub content_type: String,
+    /// How many bytes there are.
+    pub length: u64,
+    /// The bytes; absent in listings that didn't ask for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<Value>,
+}
+
+/// `GET /v1/entries/{path}`: an entry and how far it can be trusted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryReading {
+    /// Its name within the instance.
+    pub path: EntryPath,
+    /// When it last changed.
+    pub revision: Revision,
+    /// What the bytes are.
+    pub content_type: String,
+    /// How many bytes there are.
+    pub length: u64,
+    /// The bytes.
+    pub value: Value,
+    /// How long ago this was known to be the present state, in milliseconds.
+    pub age_ms: u64,
+    /// Whether it is kept in step.
+    pub freshness: Freshness,
+}
+
+/// A listing: one state, never half of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    /// The state it shows.
+    pub revision: Revision,
+    /// How long ago this was known to be the present state, in milliseconds.
+    pub age_ms: u64,
+    /// Whether it is kept in step.
+    pub freshness: Freshness,
+    /// The entries in byte order of their paths.
+    pub entries: Vec<Entry>,
+}
+
+/// A line of `GET /v1/watch`. The first is a bookmark, unless the watch resumes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum WatchEvent {
+    /// Changes that became visible together, as far as they are watched.
+    Changes {
+        /// Where the mirror stands with them.
+        revision: Revision,
+        /// What became of which entry.
+        changes: Vec<EntryChange>,
+    },
+    /// Nothing else happened up to here: the point to resume from.
+    Bookmark {
+        /// Where the mirror stands.
+        revision: Revision,
+    },
+    /// Changes were lost to the watcher: list again, then watch from the listing's revision. The stream ends here.
+    Resync {
+        /// The oldest revision from which a watch can begin.
+        revision: Revision,
+    },
+}
+
+/// What became of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryChange {
+    /// Which entry.
+    pub path: EntryPath,
+    /// What it is now; absent if it is gone or may no longer be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<Entry>,
+}

@@ -1,0 +1,307 @@
+//! The arguments, read into types.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use lexopt::{Arg, Parser, ValueExt as _};
+use moorline_shared::agent::DEFAULT_SOCKET;
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+
+use crate::Config;
+use crate::platform::Level;
+
+const HELP: &str = "\
+moorline-agent: this machine's data, from its host, for its programs
+
+Usage:
+  moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--log LEVEL]
+  moorline-agent get PATH        write an entry's bytes
+  moorline-agent list [PREFIX]   name the entries below a prefix, or all
+  moorline-agent watch [PREFIX]  write every change from now on
+  moorline-agent status          say who this machine is and how its agent fares
+
+For get, list and watch:
+  --instance ID        another instance's data, as far as its access lists allow
+  --json               as JSON: the entry, the listing, a line for each change, the status
+For get:
+  --max-age MS         nothing older than this many milliseconds
+For list:
+  --values             with --json, the values too
+For watch:
+  --after EPOCH.N      from this revision on, as far back as the agent remembers
+For all:
+  --socket PATH        the agent's socket [default: /run/moorline/agent.sock]
+For run:
+  --link WHERE         where the host is: vsock, vsock:CID:PORT or unix:/PATH [default: vsock]
+  --ready-after S      tell the service manager READY after this long even without data [default: 20]
+  --log LEVEL          error, warn, info, debug or trace [default: info]
+
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, 4 agent or host can't be reached.
+Local programs can also ask the socket themselves, by HTTP:
+  curl --unix-socket /run/moorline/agent.sock http://agent/v1/data/PATH
+";
+
+/// What is to be done.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Write this text.
+    Help(&'static str),
+    /// Be the daemon.
+    Run { config: Config, level: Level },
+    /// Ask the daemon.
+    Ask { socket: PathBuf, query: Query },
+}
+
+/// What is asked of the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Query {
+    pub(super) what: What,
+    pub(super) instance: Option<InstanceId>,
+    pub(super) format: Format,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    Get {
+        path: EntryPath,
+        max_age_ms: Option<u32>,
+    },
+    List {
+        prefix: PathPrefix,
+        values: bool,
+    },
+    Watch {
+        prefix: PathPrefix,
+        after: Option<Revision>,
+    },
+    Status,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Plain,
+    Json,
+}
+
+/// The command line is wrong.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UsageError {
+    #[error("{0}; see moorline-agent --help")]
+    Line(#[from] lexopt::Error),
+    #[error("say what to do: run, get, list, watch or status; see moorline-agent --help")]
+    NoCommand,
+    #[error("'{0}' is no command; there is run, get, list, watch and status")]
+    Command(String),
+    #[error("get needs the path of an entry, as in: moorline-agent get net/hostname")]
+    NoPath,
+    #[error("{command} knows no option {option}; see moorline-agent --help")]
+    Option {
+        command: &'static str,
+        option: &'static str,
+    },
+}
+
+/// Everything that was given, before it is known which command it belongs to.
+#[derive(Default)]
+struct Given {
+    words: Vec<String>,
+    socket: Option<PathBuf>,
+    link: Option<crate::link::Endpoint>,
+    ready_after: Option<Duration>,
+    level: Option<Level>,
+    instance: Option<InstanceId>,
+    after: Option<Revision>,
+    max_age_ms: Option<u32>,
+    json: bool,
+    values: bool,
+    help: Option<&'static str>,
+}
+
+/// Reads the arguments, the program's name first.
+pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
+    let given = collect(Parser::from_iter(arguments))?;
+    if let Some(text) = given.help {
+        return Ok(Command::Help(text));
+    }
+    let words: Vec<&str> = given.words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["run"] => given.run(),
+        ["get", path] => {
+            let path = parsed(path)?;
+            let max_age_ms = given.max_age_ms;
+            given
+                .only("get", &["--instance", "--json", "--max-age"])?
+                .ask(What::Get { path, max_age_ms })
+        }
+        ["get"] => Err(UsageError::NoPath),
+        ["list"] | ["list", _] => {
+            let prefix = parsed(words.get(1).copied().unwrap_or(""))?;
+            let values = given.values;
+            given
+                .only("list", &["--instance", "--json", "--values"])?
+                .ask(What::List { prefix, values })
+        }
+        ["watch"] | ["watch", _] => {
+            let prefix = parsed(words.get(1).copied().unwrap_or(""))?;
+            let after = given.after;
+            given
+                .only("watch", &["--instance", "--json", "--after"])?
+                .ask(What::Watch { prefix, after })
+        }
+        ["status"] => given.only("status", &["--json"])?.ask(What::Status),
+        [] => Err(UsageError::NoCommand),
+        ["run" | "get" | "list" | "watch" | "status", .., extra] => {
+            Err(lexopt::Error::UnexpectedArgument(extra.into()).into())
+        }
+        [other, ..] => Err(UsageError::Command(other.to_owned())),
+    }
+}
+
+fn collect(mut parser: Parser) -> Result<Given, UsageError> {
+    let mut given = Given::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Arg::Short('h') | Arg::Long("help") => given.help = Some(HELP),
+            Arg::Short('V') | Arg::Long("version") => {
+                given.help = Some(concat!("moorline-agent ", env!("CARGO_PKG_VERSION"), "\n"));
+            }
+            Arg::Long("socket") => given.socket = Some(parser.value()?.into()),
+            Arg::Long("link") => given.link = Some(parser.value()?.parse()?),
+            Arg::Long("ready-after") => {
+                given.ready_after = Some(Duration::from_secs(parser.value()?.parse::<u32>()?.into()));
+            }
+            Arg::Long("log") => given.level = Some(parser.value()?.parse()?),
+            Arg::Long("instance") => given.instance = Some(parser.value()?.parse()?),
+            Arg::Long("after") => given.after = Some(parser.value()?.parse()?),
+            Arg::Long("max-age") => given.max_age_ms = Some(parser.value()?.parse()?),
+            Arg::Long("json") => given.json = true,
+            Arg::Long("values") => given.values = true,
+            Arg::Value(word) => given.words.push(word.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(given)
+}
+
+fn parsed<T>(text: &str) -> Result<T, UsageError>
+where
+    T: std::str::FromStr<Err: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    OsString::from(text).parse().map_err(UsageError::from)
+}
+
+impl Given {
+    fn run(self) -> Result<Command, UsageError> {
+        let given = self.only("run", &["--link", "--ready-after", "--log"])?;
+        let defaults = Config::default();
+        let config = Config {
+            endpoint: given.link.unwrap_or(defaults.endpoint),
+            socket: given.socket.unwrap_or(defaults.socket),
+            ready_after: given.ready_after.unwrap_or(defaults.ready_after),
+            local: defaults.local,
+        };
+        Ok(Command::Run {
+            config,
+            level: given.level.unwrap_or_default(),
+        })
+    }
+
+    /// Refuses options that mean nothing to the command, so that none is overlooked.
+    fn only(self, command: &'static str, known: &[&str]) -> Result<Self, UsageError> {
+        let present = [
+            ("--link", self.link.is_some()),
+            ("--ready-after", self.ready_after.is_some()),
+            ("--log", self.level.is_some()),
+            ("--instance", self.instance.is_some()),
+            ("--after", self.after.is_some()),
+            ("--max-age", self.max_age_ms.is_some()),
+            ("--json", self.json),
+            ("--values", self.values),
+        ];
+        match present
+            .into_iter()
+            .find(|(option, given)| *given && !known.contains(option))
+        {
+            Some((option, _)) => Err(UsageError::Option { command, option }),
+            None => Ok(self),
+        }
+    }
+
+    fn ask(self, what: What) -> Result<Command, UsageError> {
+        let format = if self.json { Format::Json } else { Format::Plain };
+        let socket = self.socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
+        Ok(Command::Ask {
+            socket,
+            query: Query {
+                what,
+                instance: self.instance,
+                format,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, Format, Query, UsageError, What, parse};
+
+    fn line(line: &str) -> Result<Command, UsageError> {
+        parse(line.split_whitespace().map(Into::into))
+    }
+
+    #[test]
+    fn commands_are_read() {
+        let Ok(Command::Ask { query, socket }) = line("moorline-agent get a/b --json --socket /x") else {
+            panic!("not taken")
+        };
+        let what = What::Get {
+            path: "a/b".parse().unwrap(),
+            max_age_ms: None,
+        };
+        assert_eq!(
+            query,
+            Query {
+                what,
+                instance: None,
+                format: Format::Json
+            }
+        );
+        assert_eq!(socket.to_str(), Some("/x"));
+        let Ok(Command::Run { config, .. }) = line("moorline-agent run --link unix:/h --ready-after 3")
+        else {
+            panic!("not taken")
+        };
+        assert_eq!(
+            (config.endpoint.to_string().as_str(), config.ready_after.as_secs()),
+            ("unix:/h", 3)
+        );
+        assert!(matches!(line("moorline-agent list"), Ok(Command::Ask { .. })));
+        assert!(matches!(
+            line("moorline-agent watch a --after 1.2"),
+            Ok(Command::Ask { .. })
+        ));
+        assert!(matches!(line("moorline-agent --help"), Ok(Command::Help(_))));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        for (text, says) in [
+            ("moorline-agent", "say what to do"),
+            ("moorline-agent fetch", "'fetch' is no command"),
+            ("moorline-agent get", "path of an entry"),
+            ("moorline-agent get a b", "unexpected argument"),
+            ("moorline-agent get ../a", "segment"),
+            ("moorline-agent get a --after 1.2", "get knows no option --after"),
+            (
+                "moorline-agent status --instance i-00000000000000000000000000000001",
+                "status knows no option",
+            ),
+            ("moorline-agent run --link tcp:1", "unix:/PATH"),
+            ("moorline-agent run --log loud", "error, warn, info"),
+        ] {
+            let error = line(text).unwrap_err().to_string();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

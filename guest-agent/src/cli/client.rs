@@ -1,0 +1,169 @@
+//! A client of the agent's socket: one connection, one request.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use moorline_shared::api::ProblemDetails;
+use tokio::net::UnixStream;
+use tokio::task::JoinSet;
+
+use super::args::{Format, Query, What};
+use super::show;
+
+/// Why the daemon didn't give what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ClientError {
+    #[error(
+        "the agent can't be reached at {}: {source}; is it running (moorline-agent run, or systemctl status moorline-agent)?",
+        socket.display()
+    )]
+    NotRunning { socket: PathBuf, source: io::Error },
+    #[error("the connection to the agent broke: {0}")]
+    Broken(#[from] hyper::Error),
+    #[error("{}", .0.detail)]
+    Refused(ProblemDetails),
+    #[error("the agent answered with status {0} and no explanation")]
+    Unexplained(StatusCode),
+    #[error("the agent's answer is not understood: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("can't write the answer: {0}")]
+    Write(#[source] io::Error),
+    #[error("the watch ended: changes were lost; list, then watch again with --after {0}")]
+    Resync(moorline_shared::Revision),
+    #[error("the watch ended: the agent stopped or was restarted")]
+    WatchEnded,
+}
+
+impl ClientError {
+    pub(super) fn exit_code(&self) -> u8 {
+        match self {
+            Self::NotRunning { .. } => 4,
+            Self::Refused(problem) => match problem.status {
+                404 => 3,
+                502..=504 => 4,
+                _ => 1,
+            },
+            _ => 1,
+        }
+    }
+}
+
+/// A connection to the daemon.
+pub(super) struct Client {
+    sender: http1::SendRequest<Empty<Bytes>>,
+    /// Moves the bytes; it ends with the client.
+    _connection: JoinSet<()>,
+}
+
+impl Client {
+    pub(super) async fn connect(socket: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(socket).await;
+        let stream = stream.map_err(|source| ClientError::NotRunning {
+            socket: socket.into(),
+            source,
+        })?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(async move {
+            // What goes wrong here is seen where the answer is read.
+            let _ = connection.await;
+        });
+        Ok(Self {
+            sender,
+            _connection: tasks,
+        })
+    }
+
+    /// Asks and writes the answer to standard output.
+    pub(super) async fn ask(&mut self, query: &Query) -> Result<(), ClientError> {
+        let response = self.send(&target(query)).await?;
+        if let What::Watch { .. } = query.what {
+            return watch(response, query.format).await;
+        }
+        let answer = response.collect().await?.to_bytes();
+        let text = match (&query.what, query.format) {
+            (What::Get { .. }, Format::Plain) => answer.to_vec(),
+            (_, Format::Json) => [&answer[..], b"\n"].concat(),
+            (What::List { .. }, Format::Plain) => show::listing(&serde_json::from_slice(&answer)?),
+            (_, Format::Plain) => show::status(&serde_json::from_slice(&answer)?),
+        };
+        write(&text)
+    }
+
+    async fn send(&mut self, target: &str) -> Result<Incoming, ClientError> {
+        // Paths, ids and revisions have no character that a target can't hold.
+        let request = Request::get(target).header("host", "agent").body(Empty::new());
+        let request = request.expect("a target made of checked parts");
+        let response = self.sender.send_request(request).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response.into_body());
+        }
+        let body = response.into_body().collect().await?.to_bytes();
+        Err(serde_json::from_slice(&body).map_or(ClientError::Unexplained(status), ClientError::Refused))
+    }
+}
+
+fn target(query: &Query) -> String {
+    let of = query
+        .instance
+        .map_or_else(String::new, |id| format!("/instances/{id}"));
+    match &query.what {
+        What::Get { path, max_age_ms } => {
+            let kind = if query.format == Format::Json {
+                "entries"
+            } else {
+                "data"
+            };
+            let age = max_age_ms.map_or_else(String::new, |ms| format!("?max_age_ms={ms}"));
+            format!("/v1{of}/{kind}/{path}{age}")
+        }
+        What::List { prefix, values } => {
+            let values = if *values { "&values=true" } else { "" };
+            format!("/v1{of}/data?prefix={prefix}{values}")
+        }
+        What::Watch { prefix, after } => {
+            let after = after.map_or_else(String::new, |after| format!("&after={after}"));
+            format!("/v1{of}/watch?prefix={prefix}{after}")
+        }
+        What::Status => "/v1/status".to_owned(),
+    }
+}
+
+/// Writes each line as it comes. A watch that ends is a failure: whoever watches has to do something.
+async fn watch(mut lines: Incoming, format: Format) -> Result<(), ClientError> {
+    let mut rest = Vec::new();
+    while let Some(frame) = lines.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            rest.extend_from_slice(&data);
+        }
+        while let Some(end) = rest.iter().position(|b| *b == b'\n') {
+            let line: Vec<u8> = rest.drain(..=end).collect();
+            let event = serde_json::from_slice(&line)?;
+            write(&if format == Format::Json {
+                line
+            } else {
+                show::event(&event)
+            })?;
+            if let moorline_shared::agent::WatchEvent::Resync { revision } = event {
+                return Err(ClientError::Resync(revision));
+            }
+        }
+    }
+    Err(ClientError::WatchEnded)
+}
+
+/// Writes to standard output. A reader that has seen enough is no failure.
+fn write(text: &[u8]) -> Result<(), ClientError> {
+    let mut out = io::stdout();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ClientError::Write(error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,77 @@
+//! Answers for people.
+
+use std::fmt::Write as _;
+
+use moorline_shared::agent::{LinkState, Listing, Status, WatchEvent};
+
+/// A path per line.
+pub(super) fn listing(listing: &Listing) -> Vec<u8> {
+    listing
+        .entries
+        .iter()
+        .flat_map(|entry| [entry.path.as_str(), "\n"])
+        .collect::<String>()
+        .into_bytes()
+}
+
+/// A line per change: the revision, what happened, the path.
+pub(super) fn event(event: &WatchEvent) -> Vec<u8> {
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _ = match event {
+        WatchEvent::Bookmark { revision } => writeln!(text, "{revision} -"),
+        WatchEvent::Resync { revision } => writeln!(text, "{revision} resync"),
+        WatchEvent::Changes { revision, changes } => {
+            changes.iter().try_for_each(|change| match &change.entry {
+                Some(entry) => writeln!(text, "{revision} set {} {} bytes", change.path, entry.length),
+                None => writeln!(text, "{revision} gone {}", change.path),
+            })
+        }
+    };
+    text.into_bytes()
+}
+
+/// The status, a fact per line.
+pub(super) fn status(status: &Status) -> Vec<u8> {
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _ = status_lines(&mut text, status);
+    text.into_bytes()
+}
+
+fn status_lines(text: &mut String, status: &Status) -> std::fmt::Result {
+    let link = &status.link;
+    let state = match link.state {
+        LinkState::Connected => "connected to",
+        LinkState::Connecting => "dialling",
+    };
+    writeln!(text, "agent     {}", status.build)?;
+    writeln!(
+        text,
+        "link      {state} {} for {} s",
+        link.endpoint,
+        link.for_ms / 1_000
+    )?;
+    if let (Some(error), LinkState::Connecting) = (&link.last_error, link.state) {
+        writeln!(text, "          {error}")?;
+    }
+    if let Some(own) = &status.identity {
+        writeln!(
+            text,
+            "instance  {}, incarnation {}, of {}",
+            own.instance, own.incarnation, own.authority
+        )?;
+    }
+    match &status.mirror {
+        None => writeln!(text, "mirror    empty: no data from the host yet"),
+        Some(mirror) => writeln!(
+            text,
+            "mirror    revision {}, {} entries, {} bytes, {}, {} ms old",
+            mirror.revision,
+            mirror.entries,
+            mirror.bytes,
+            mirror.freshness.as_str(),
+            mirror.age_ms
+        ),
+    }
+}

@@ -1,0 +1,270 @@
+//! Moves bytes between a socket and the session core, and acts on what the host says.
+
+use std::io;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use moorline_shared::link::body::{GoAway, HelloAck};
+use moorline_shared::link::session::{Fault, Guest, GuestEvent};
+use moorline_shared::link::{Moment, StreamId};
+use tokio::io::ReadBuf;
+use tokio_util::sync::CancellationToken;
+
+use super::endpoint::Stream;
+use super::line::{Line, WatchBatch};
+use crate::mirror::{Batch, Live, Refusal};
+use crate::platform::now;
+
+/// The most bytes given to the kernel at once: some guests' vsock stalls on larger writes.
+const WRITE_BYTES: usize = 32 * 1024;
+/// A frame and a part of the next one.
+const BUFFER_BYTES: usize = 32 * 1024;
+
+/// Why there is no session with the host.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// Nobody listens there, or there is no such device yet.
+    #[error("the host can't be reached")]
+    Connect(#[source] io::Error),
+    /// Nobody answered.
+    #[error("the host didn't take the connection within 5 s")]
+    ConnectTimeout,
+    /// The connection broke.
+    #[error("the connection to the host broke")]
+    Broken(#[source] io::Error),
+    /// The host closed it.
+    #[error("the host closed the connection")]
+    Closed,
+    /// The host said what it may not say, or nothing for too long.
+    #[error("the session with the host failed")]
+    Fault(#[from] Fault),
+    /// A batch that the mirror can't take.
+    #[error("the host sent changes that don't fit")]
+    Batch(#[from] Refusal),
+    /// The host said goodbye.
+    #[error("the host ended the session: {}", .0.reason)]
+    GoAway(GoAway),
+    /// The agent ends.
+    #[error("the agent stops")]
+    Stopped,
+}
+
+impl Lost {
+    /// How long the host asked the guest to stay away.
+    pub(super) fn asked_wait(&self) -> Duration {
+        match self {
+            Self::GoAway(said) => Duration::from_millis(u64::from(said.reconnect_after_ms)),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// The error and its causes as one text.
+    pub fn with_cause(&self) -> String {
+        match std::error::Error::source(self) {
+            Some(cause) => format!("{self}: {cause}"),
+            None => self.to_string(),
+        }
+    }
+}
+
+/// What came from the socket and is not a whole frame yet. It is used for one session after the other.
+#[derive(Debug)]
+pub(super) struct ReadBuffer {
+    bytes: Box<[u8]>,
+    start: usize,
+    end: usize,
+}
+
+impl Default for ReadBuffer {
+    fn default() -> Self {
+        Self {
+            bytes: vec![0; BUFFER_BYTES].into(),
+            start: 0,
+            end: 0,
+        }
+    }
+}
+
+impl ReadBuffer {
+    fn clear(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
+    fn filled(&self) -> &[u8] {
+        &self.bytes[self.start..self.end]
+    }
+
+    fn take(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.end {
+            self.clear();
+        }
+    }
+
+    /// Room for more. A frame that began far back is moved to the front; it is shorter than the buffer.
+    fn room(&mut self) -> &mut [u8] {
+        if self.end == self.bytes.len() {
+            self.bytes.copy_within(self.start..self.end, 0);
+            (self.start, self.end) = (0, self.end - self.start);
+        }
+        &mut self.bytes[self.end..]
+    }
+}
+
+/// One connection's life.
+pub(super) struct Driver<'a> {
+    stream: Stream,
+    line: &'a Line,
+    live: &'a Live,
+    buffer: &'a mut ReadBuffer,
+    progressed: bool,
+}
+
+impl<'a> Driver<'a> {
+    /// A connection was just made.
+    pub(super) fn begin(stream: Stream, line: &'a Line, live: &'a Live, buffer: &'a mut ReadBuffer) -> Self {
+        buffer.clear();
+        line.begin(Guest::new(now()));
+        Self {
+            stream,
+            line,
+            live,
+            buffer,
+            progressed: false,
+        }
+    }
+
+    /// Whether the session brought anything besides its welcome.
+    pub(super) fn progressed(&self) -> bool {
+        self.progressed
+    }
+
+    /// Runs the session until it ends. Dropping the future cuts the connection.
+    pub(super) async fn run(&mut self, stop: &CancellationToken) -> Lost {
+        let line = self.line;
+        loop {
+            let wait = Duration::from_millis(line.next_tick().since(now()));
+            // Every arm keeps what it has in `self`, so that an arm that loses has lost nothing.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Lost::Stopped,
+                lost = std::future::poll_fn(|cx| self.poll_exchange(cx)) => return lost,
+                () = line.woken() => {}
+                () = tokio::time::sleep(wait) => {
+                    if let Err(fault) = line.tick(now()) {
+                        return fault.into();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes and reads until neither goes on; ready only when the session is over.
+    fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
+        loop {
+            if let Err(error) = self.poll_write(cx) {
+                return Poll::Ready(Lost::Broken(error));
+            }
+            let mut room = ReadBuf::new(self.buffer.room());
+            match self.stream.poll_read(cx, &mut room) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(error)) => return Poll::Ready(Lost::Broken(error)),
+                Poll::Ready(Ok(())) => {}
+            }
+            let count = room.filled().len();
+            if count == 0 {
+                return Poll::Ready(Lost::Closed);
+            }
+            self.buffer.end += count;
+            if let Err(lost) = self.take_frames() {
+                return Poll::Ready(lost);
+            }
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let mut core = self.line.core();
+        loop {
+            let output = core.outbox().output();
+            if output.is_empty() {
+                return Ok(());
+            }
+            let piece = &output[..output.len().min(WRITE_BYTES)];
+            match self.stream.poll_write(cx, piece) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(count)) => core.outbox().wrote(count, now()),
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn take_frames(&mut self) -> Result<(), Lost> {
+        let now = now();
+        loop {
+            let received = self.line.core().receive(self.buffer.filled(), now)?;
+            if received.taken == 0 {
+                break;
+            }
+            self.buffer.take(received.taken);
+            match received.event {
+                Some(event) => self.act(event, now)?,
+                None => {
+                    // A heartbeat's answer, or the end of a stream that was let go.
+                    self.progressed = true;
+                    self.line.freed();
+                }
+            }
+        }
+        if self.line.is_open() {
+            self.live.heard(now);
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, event: GuestEvent, now: Moment) -> Result<(), Lost> {
+        match event {
+            GuestEvent::Challenge(_) => self.line.hello(self.live.read().revision(), now),
+            GuestEvent::Ready(ack) => self.ready(ack, now),
+            GuestEvent::GoAway(said) => return Err(Lost::GoAway(said)),
+            other => {
+                self.progressed = true;
+                self.take(other, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ready(&self, ack: HelloAck, now: Moment) {
+        tracing::info!(instance = %ack.instance, session = ack.session, "session with the host");
+        if self.line.ready(ack, now).is_another_life() {
+            tracing::info!("another life of the machine: dropping the mirror");
+            self.live.forget();
+        }
+    }
+
+    /// Changes go to the mirror or to a watch, answers to whoever asked.
+    fn take(&self, event: GuestEvent, now: Moment) -> Result<(), Lost> {
+        match event {
+            GuestEvent::Batch {
+                stream: StreamId::SESSION,
+                from,
+                to,
+                items,
+            } => {
+                self.live.apply(Batch { from, to, items }, now)?;
+                self.line.core().applied(StreamId::SESSION, to, now);
+            }
+            GuestEvent::Batch {
+                stream,
+                from,
+                to,
+                items,
+            } => {
+                self.line.watched(stream, WatchBatch { from, to, items }, now);
+            }
+            answer => self.line.answered(answer),
+        }
+        Ok(())
+    }
+}

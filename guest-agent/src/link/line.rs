@@ -1,0 +1,462 @@
+//! What local requests and the driver share: the session core, and who waits for which answer.
+
+use std::cell::{RefCell, RefMut};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use moorline_shared::Revision;
+use moorline_shared::agent::{Identity, LinkState, LinkStatus};
+use moorline_shared::link::body::{
+    Code, Found, Get, Hello, HelloAck, Item, List, Listing, Refused, Relay, Relayed, Watch,
+};
+use moorline_shared::link::session::{AskError, Fault, Guest, GuestEvent};
+use moorline_shared::link::{Kind, KindSet, Moment, StreamId};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::driver::Lost;
+use crate::platform::{boot_id, now};
+
+/// How long the host may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The way to the host. It belongs to one thread.
+#[derive(Debug)]
+pub struct Line {
+    state: RefCell<State>,
+    /// The driver has something to write.
+    wake: Notify,
+    /// A request ended, so that another may begin.
+    freed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    endpoint: String,
+    core: Guest,
+    link: LinkState,
+    since: Moment,
+    last_error: Option<String>,
+    identity: Option<Identity>,
+    /// The mirror refused a batch, so the next session asks for a snapshot.
+    distrust: bool,
+    asks: u64,
+    waiting: BTreeMap<StreamId, Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ask: u64,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Reply {
+    Found(oneshot::Sender<Answer<Found<'static>>>),
+    Listing(oneshot::Sender<Answer<Listing>>),
+    Relayed(oneshot::Sender<Answer<Relayed>>),
+    Watch(mpsc::Sender<Answer<WatchBatch>>),
+}
+
+type Answer<T> = Result<T, AskFailure>;
+
+/// Why the host didn't do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AskFailure {
+    /// No session is open, or it ended before the answer came.
+    #[error("the host is out of reach")]
+    Away,
+    /// The host is of an older build.
+    #[error("the host doesn't understand {0:?} frames")]
+    NotUnderstood(Kind),
+    /// The host has too much to do.
+    #[error("the host is busy")]
+    Busy {
+        /// When to ask again, in milliseconds from now.
+        retry_after_ms: u32,
+    },
+    /// The host said no.
+    #[error("{}", .0.message)]
+    Refused(Refused),
+    /// The host ended the stream.
+    #[error("the host broke the answer off")]
+    Ended(Code),
+    /// No answer came in time.
+    #[error("the host didn't answer within 30 s")]
+    NoAnswer,
+}
+
+impl From<AskError> for AskFailure {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::NotOpen => Self::Away,
+            AskError::TooMany => Self::Busy {
+                retry_after_ms: 1_000,
+            },
+            AskError::NotUnderstood(kind) => Self::NotUnderstood(kind),
+        }
+    }
+}
+
+/// A batch of a watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WatchBatch {
+    /// What it builds on; `None` for a snapshot.
+    pub from: Option<Revision>,
+    /// Where the watch stands then.
+    pub to: Revision,
+    /// What changed.
+    pub items: Vec<Item>,
+}
+
+/// Whether the host takes the guest for who it was before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    First,
+    Same,
+    Another,
+}
+
+impl Life {
+    pub(super) fn is_another_life(self) -> bool {
+        self == Self::Another
+    }
+}
+
+impl Line {
+    /// No session yet; `endpoint` is for people.
+    pub fn new(endpoint: &impl ToString) -> Self {
+        let state = State {
+            endpoint: endpoint.to_string(),
+            core: Guest::new(now()),
+            link: LinkState::Connecting,
+            since: now(),
+            last_error: None,
+            identity: None,
+            distrust: false,
+            asks: 0,
+            waiting: BTreeMap::new(),
+        };
+        Self {
+            state: RefCell::new(state),
+            wake: Notify::new(),
+            freed: Notify::new(),
+        }
+    }
+
+    /// Who the host says this guest is; `None` before the first session.
+    pub fn identity(&self) -> Option<Identity> {
+        self.state.borrow().identity.clone()
+    }
+
+    /// Whether no session is open, so that asking is in vain.
+    pub fn is_away(&self) -> bool {
+        !self.is_open()
+    }
+
+    /// How the link fares at `now`.
+    pub fn status(&self, now: Moment) -> LinkStatus {
+        let state = self.state.borrow();
+        LinkStatus {
+            state: state.link,
+            endpoint: state.endpoint.clone(),
+            for_ms: now.since(state.since),
+            last_error: state.last_error.clone(),
+        }
+    }
+
+    /// Asks for an entry. Dropping the future takes the question back, here and below.
+    pub async fn get(&self, get: &Get<'_>) -> Result<Found<'static>, AskFailure> {
+        self.ask(|core, now| core.get(get, now), Reply::Found).await
+    }
+
+    /// Asks for a page of a listing.
+    pub async fn list(&self, list: &List) -> Result<Listing, AskFailure> {
+        self.ask(|core, now| core.list(list, now), Reply::Listing).await
+    }
+
+    /// Has the host pass a request on to the control plane.
+    pub async fn relay(&self, relay: &Relay) -> Result<Relayed, AskFailure> {
+        self.ask(|core, now| core.relay(relay.clone(), now), Reply::Relayed)
+            .await
+    }
+
+    /// Asks for batches of changes. The first is a snapshot.
+    pub async fn watch(self: &Rc<Self>, watch: &Watch) -> Result<Watching, AskFailure> {
+        // The host sends one batch at a time, and a refusal may follow it.
+        let (sender, batches) = mpsc::channel(2);
+        let opening = self.open(|core, now| core.watch(watch, now), Reply::Watch(sender));
+        let (stream, ask) = timeout(ANSWER_TIMEOUT, opening)
+            .await
+            .map_err(|_| AskFailure::NoAnswer)??;
+        Ok(Watching {
+            line: Rc::clone(self),
+            stream,
+            ask,
+            batches,
+        })
+    }
+
+    async fn ask<T>(
+        &self,
+        send: impl FnMut(&mut Guest, Moment) -> Result<StreamId, AskError>,
+        reply: impl FnOnce(oneshot::Sender<Answer<T>>) -> Reply,
+    ) -> Answer<T> {
+        let (sender, answer) = oneshot::channel();
+        let asking = async {
+            let (stream, ask) = self.open(send, reply(sender)).await?;
+            let _ticket = Ticket {
+                line: self,
+                stream,
+                ask,
+            };
+            answer.await.unwrap_or(Err(AskFailure::Away))
+        };
+        timeout(ANSWER_TIMEOUT, asking)
+            .await
+            .unwrap_or(Err(AskFailure::NoAnswer))
+    }
+
+    /// Sends a request as soon as the host's bound on requests allows it.
+    async fn open(
+        &self,
+        mut send: impl FnMut(&mut Guest, Moment) -> Result<StreamId, AskError>,
+        reply: Reply,
+    ) -> Answer<(StreamId, u64)> {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            match send(&mut self.core(), now()) {
+                Ok(stream) => return Ok((stream, self.wait_for(stream, reply))),
+                Err(AskError::TooMany) => freed.await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn wait_for(&self, stream: StreamId, reply: Reply) -> u64 {
+        let mut state = self.state.borrow_mut();
+        state.asks += 1;
+        let ask = state.asks;
+        state.waiting.insert(stream, Waiting { ask, reply });
+        self.wake.notify_one();
+        ask
+    }
+
+    /// Nobody waits for this answer any more.
+    fn take_back(&self, stream: StreamId, ask: u64) {
+        let mut state = self.state.borrow_mut();
+        if state
+            .waiting
+            .get(&stream)
+            .is_some_and(|waiting| waiting.ask == ask)
+        {
+            state.waiting.remove(&stream);
+            state.core.cancel(stream, now());
+            self.wake.notify_one();
+        }
+    }
+}
+
+/// What the driver does with the line.
+impl Line {
+    /// A connection was made.
+    pub(super) fn begin(&self, core: Guest) {
+        self.state.borrow_mut().core = core;
+    }
+
+    pub(super) fn core(&self) -> RefMut<'_, Guest> {
+        RefMut::map(self.state.borrow_mut(), |state| &mut state.core)
+    }
+
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// A stream may have ended: those who wait for one try again.
+    pub(super) fn freed(&self) {
+        self.freed.notify_waiters();
+    }
+
+    pub(super) fn next_tick(&self) -> Moment {
+        self.state.borrow().core.next_tick()
+    }
+
+    pub(super) fn tick(&self, now: Moment) -> Result<(), Fault> {
+        self.core().tick(now)
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.state.borrow().link == LinkState::Connected
+    }
+
+    /// Answers the challenge: who speaks, and where its mirror stands.
+    pub(super) fn hello(&self, applied: Option<Revision>, now: Moment) {
+        let mut state = self.state.borrow_mut();
+        let hello = Hello {
+            kinds: KindSet::ours(),
+            build: crate::BUILD.to_owned(),
+            boot_id: boot_id(),
+            vmgenid: None,
+            incarnation: state.identity.as_ref().map(|identity| identity.incarnation),
+            applied: applied.filter(|_| !state.distrust),
+            journal: 0,
+            proof: None,
+        };
+        state.core.hello(&hello, now);
+    }
+
+    /// The session is open.
+    pub(super) fn ready(&self, ack: HelloAck, now: Moment) -> Life {
+        let mut state = self.state.borrow_mut();
+        let identity = Identity {
+            instance: ack.instance,
+            incarnation: ack.incarnation,
+            authority: ack.authority,
+            session: ack.session,
+        };
+        let life = match &state.identity {
+            None => Life::First,
+            Some(before) if same_life(before, &identity) => Life::Same,
+            Some(_) => Life::Another,
+        };
+        state.identity = Some(identity);
+        state.distrust = false;
+        state.link = LinkState::Connected;
+        state.since = now;
+        life
+    }
+
+    /// The session is over: nobody who waits is answered any more.
+    pub(super) fn lost(&self, lost: &Lost, now: Moment) {
+        let mut state = self.state.borrow_mut();
+        if state.link == LinkState::Connected {
+            state.since = now;
+        }
+        state.link = LinkState::Connecting;
+        state.last_error = Some(lost.with_cause());
+        state.distrust |= matches!(lost, Lost::Batch(_));
+        state.core = Guest::new(now);
+        state.waiting.clear();
+        self.freed.notify_waiters();
+    }
+
+    /// Passes an answer to whoever waits for it.
+    pub(super) fn answered(&self, event: GuestEvent) {
+        match event {
+            GuestEvent::Found(stream, found) => self.reply(stream, |reply| {
+                if let Reply::Found(sender) = reply {
+                    let _ = sender.send(Ok(found));
+                }
+            }),
+            GuestEvent::Listing(stream, listing) => self.reply(stream, |reply| {
+                if let Reply::Listing(sender) = reply {
+                    let _ = sender.send(Ok(listing));
+                }
+            }),
+            GuestEvent::Relayed(stream, relayed) => self.reply(stream, |reply| {
+                if let Reply::Relayed(sender) = reply {
+                    let _ = sender.send(Ok(relayed));
+                }
+            }),
+            GuestEvent::Refused(stream, refused) => self.fail(stream, AskFailure::Refused(refused)),
+            GuestEvent::Busy(stream, retry_after_ms) => {
+                self.fail(stream, AskFailure::Busy { retry_after_ms })
+            }
+            GuestEvent::Ended(stream, code) => self.fail(stream, AskFailure::Ended(code)),
+            GuestEvent::Challenge(_)
+            | GuestEvent::Ready(_)
+            | GuestEvent::Batch { .. }
+            | GuestEvent::GoAway(_) => {}
+        }
+    }
+
+    /// Ends a stream with its answer. A receiver that is gone took its question back at the same moment.
+    fn reply(&self, stream: StreamId, send: impl FnOnce(Reply)) {
+        if let Some(waiting) = self.state.borrow_mut().waiting.remove(&stream) {
+            send(waiting.reply);
+        }
+        self.freed.notify_waiters();
+    }
+
+    fn fail(&self, stream: StreamId, failure: AskFailure) {
+        self.reply(stream, |reply| match reply {
+            Reply::Found(sender) => drop(sender.send(Err(failure))),
+            Reply::Listing(sender) => drop(sender.send(Err(failure))),
+            Reply::Relayed(sender) => drop(sender.send(Err(failure))),
+            Reply::Watch(sender) => drop(sender.try_send(Err(failure))),
+        });
+    }
+
+    /// A batch for a watch. The host sends the next one only when this one was applied; one that doesn't wait for that
+    /// has its watch ended.
+    pub(super) fn watched(&self, stream: StreamId, batch: WatchBatch, now: Moment) {
+        let mut state = self.state.borrow_mut();
+        let taken = match state.waiting.get(&stream) {
+            Some(Waiting {
+                reply: Reply::Watch(sender),
+                ..
+            }) => sender.try_send(Ok(batch)).is_ok(),
+            _ => false,
+        };
+        if !taken {
+            state.waiting.remove(&stream);
+            state.core.cancel(stream, now);
+        }
+    }
+}
+
+fn same_life(before: &Identity, after: &Identity) -> bool {
+    (before.instance, before.incarnation, &before.authority)
+        == (after.instance, after.incarnation, &after.authority)
+}
+
+/// Takes a question back when nobody waits for its answer any more.
+struct Ticket<'a> {
+    line: &'a Line,
+    stream: StreamId,
+    ask: u64,
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        self.line.take_back(self.stream, self.ask);
+    }
+}
+
+/// A watch at the host; dropping it ends it.
+#[derive(Debug)]
+pub struct Watching {
+    line: Rc<Line>,
+    stream: StreamId,
+    ask: u64,
+    batches: mpsc::Receiver<Answer<WatchBatch>>,
+}
+
+impl Watching {
+    /// The next batch. Say [`Self::applied`] once it is dealt with; no other comes before. Dropping the future is
+    /// harmless.
+    pub async fn next(&mut self) -> Result<WatchBatch, AskFailure> {
+        self.batches.recv().await.unwrap_or(Err(AskFailure::Away))
+    }
+
+    /// The batch that led to `revision` is dealt with.
+    pub fn applied(&self, revision: Revision) {
+        let mut state = self.line.state.borrow_mut();
+        if state
+            .waiting
+            .get(&self.stream)
+            .is_some_and(|waiting| waiting.ask == self.ask)
+        {
+            state.core.applied(self.stream, revision, now());
+            self.line.wake.notify_one();
+        }
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.line.take_back(self.stream, self.ask);
+    }
+}

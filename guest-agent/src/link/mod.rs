@@ -1,0 +1,117 @@
+//! The guest's end of the guest link: dials the host, keeps one session open, and comes back when it ends.
+//!
+//! [`keep`] is the one task. It dials an [`Endpoint`], lets a [`driver`] move bytes between the socket and the session
+//! core of `moorline-shared` until that ends, waits as [`Backoff`] says, and dials again. Batches for the mirror go into
+//! [`Live`]; everything else goes over [`Line`], by which local requests ask the host while a session is open.
+//!
+//! The wait grows with every attempt that led nowhere and begins anew once a session brought something; a connection
+//! that is merely accepted changes nothing. A host that says GOAWAY names its own time to come back.
+
+mod backoff;
+mod driver;
+mod endpoint;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::mirror::Live;
+use crate::platform::now;
+use driver::{Driver, ReadBuffer};
+use endpoint::Stream;
+
+pub use backoff::Backoff;
+pub use driver::Lost;
+pub use endpoint::{Endpoint, EndpointError};
+pub use line::{AskFailure, Line, WatchBatch, Watching};
+
+/// How long a connection may take to be made. The kernel sets no limit of its own for AF_VSOCK.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest wait a host can ask for.
+const LONGEST_GOAWAY: Duration = Duration::from_hours(1);
+
+/// Keeps a session with the host open until `stop` is cancelled.
+///
+/// The mirror and the line live on between sessions. Dropping the future cuts the connection.
+pub async fn keep(endpoint: &Endpoint, line: &Line, live: &Live, stop: &CancellationToken) {
+    let mut backoff = Backoff::default();
+    let mut buffer = ReadBuffer::default();
+    loop {
+        let ended = once(endpoint, line, live, &mut buffer, stop).await;
+        line.lost(&ended.lost, now());
+        if stop.is_cancelled() {
+            return;
+        }
+        if ended.progressed {
+            backoff.reset();
+        }
+        let first = backoff.is_reset();
+        let wait = ended.lost.asked_wait().min(LONGEST_GOAWAY) + backoff.next(random());
+        report(&ended.lost, endpoint, wait, first);
+        // Both arms only wait; nothing is lost with either.
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// How an attempt ended, and whether it led anywhere.
+struct Ended {
+    lost: Lost,
+    progressed: bool,
+}
+
+async fn once(
+    endpoint: &Endpoint,
+    line: &Line,
+    live: &Live,
+    buffer: &mut ReadBuffer,
+    stop: &CancellationToken,
+) -> Ended {
+    match stop
+        .run_until_cancelled(dial(endpoint))
+        .await
+        .unwrap_or(Err(Lost::Stopped))
+    {
+        Err(lost) => Ended {
+            lost,
+            progressed: false,
+        },
+        Ok(stream) => {
+            let mut driver = Driver::begin(stream, line, live, buffer);
+            let lost = driver.run(stop).await;
+            Ended {
+                lost,
+                progressed: driver.progressed(),
+            }
+        }
+    }
+}
+
+async fn dial(endpoint: &Endpoint) -> Result<Stream, Lost> {
+    match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) => Err(Lost::Connect(error)),
+        Err(_) => Err(Lost::ConnectTimeout),
+    }
+}
+
+/// Says once that the host is away; the attempts after that are for those who look closely.
+fn report(lost: &Lost, endpoint: &Endpoint, wait: Duration, first: bool) {
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    if first {
+        tracing::warn!(%endpoint, wait_ms, reason = %lost.with_cause(), "no session with the host; dialling again");
+    } else {
+        tracing::debug!(%endpoint, wait_ms, reason = %lost.with_cause(), "still no session with the host");
+    }
+}
+
+fn random() -> u64 {
+    // Without the kernel's random numbers the clock spreads guests well enough.
+    getrandom::u64().unwrap_or_else(|_| now().0)
+}

@@ -1,0 +1,153 @@
+//! Sends a request where it belongs.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use futures_util::future::LocalBoxFuture;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use moorline_shared::agent::{MirrorStatus, Status};
+
+use super::Surface;
+use super::body::Body;
+use super::connection::Busy;
+use super::params::Params;
+use super::problem::Problem;
+use super::respond::{entry_bytes, json};
+use super::route::{Owner, Route};
+use crate::mirror::Lookup;
+use crate::platform::now;
+
+/// What became of a request.
+pub(super) type Outcome = Result<Response<Body>, Problem>;
+
+/// What is asked of a path.
+const READ: &str = "GET, HEAD";
+const READ_AND_CHANGE: &str = "GET, HEAD, PUT, POST, DELETE";
+
+/// An answer that is there, or one that takes time.
+pub(super) enum Answering {
+    Now(Option<Response<Body>>),
+    Later(LocalBoxFuture<'static, Response<Body>>),
+}
+
+impl Answering {
+    pub(super) fn now(response: Response<Body>) -> Self {
+        Self::Now(Some(response))
+    }
+
+    pub(super) fn later(answer: impl Future<Output = Response<Body>> + 'static) -> Self {
+        Self::Later(Box::pin(answer))
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            // Hyper polls an answer until it is ready and no more.
+            Self::Now(response) => response
+                .take()
+                .map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+            Self::Later(answer) => answer.as_mut().poll(cx).map(Ok),
+        }
+    }
+}
+
+impl Surface {
+    /// The answer to the plain read of an entry that the mirror has: what local programs do all the time.
+    pub(super) fn at_once(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+        if request.method() != Method::GET || request.uri().query().is_some() {
+            return None;
+        }
+        let path = request.uri().path().strip_prefix("/v1/data/")?;
+        let now = now();
+        let mirror = self.live.read();
+        let age = mirror.age(now)?;
+        match mirror.get(path, now) {
+            Lookup::Found(entry) => Some(entry_bytes(
+                entry,
+                age.freshness,
+                self.live.age_header(age.ms),
+                request.headers(),
+            )),
+            Lookup::Expired(_) | Lookup::Absent => None,
+        }
+    }
+
+    /// The answer to any request.
+    pub(super) async fn answer(self: Rc<Self>, request: Request<Incoming>, busy: Busy) -> Response<Body> {
+        self.outcome(request, busy)
+            .await
+            .unwrap_or_else(Problem::response)
+    }
+
+    async fn outcome(self: Rc<Self>, request: Request<Incoming>, busy: Busy) -> Outcome {
+        let (head, body) = request.into_parts();
+        let route = Route::parse(head.uri.path())?;
+        let params = Params::parse(head.uri.query())?;
+        let reads = head.method == Method::GET || head.method == Method::HEAD;
+        match route {
+            Route::Data(owner, path) if !reads => match head.method {
+                Method::PUT | Method::POST | Method::DELETE => {
+                    self.change(&head, self.whose(owner)?, path, params, body).await
+                }
+                _ => Err(Problem::wrong_method(READ_AND_CHANGE)),
+            },
+            _ if !reads => Err(Problem::wrong_method(READ)),
+            Route::Status => params.finish().and_then(|()| self.status()),
+            Route::Data(owner, path) => self.read(self.other(owner), path, params, &head.headers).await,
+            Route::Entry(owner, path) => self.describe(self.other(owner), path, params).await,
+            Route::Watch(owner) => self.watch(self.other(owner), params, busy).await,
+        }
+    }
+
+    /// The other instance that is meant; `None` for this one.
+    fn other(&self, owner: Owner) -> Option<moorline_shared::InstanceId> {
+        match owner {
+            Owner::Own => None,
+            Owner::Named(id) => {
+                let own = self.line.identity().map(|identity| identity.instance);
+                (own != Some(id)).then_some(id)
+            }
+        }
+    }
+
+    /// The instance that is meant, by its id; the agent learns its own from the host.
+    fn whose(&self, owner: Owner) -> Result<moorline_shared::InstanceId, Problem> {
+        match owner {
+            Owner::Named(id) => Ok(id),
+            Owner::Own => self
+                .line
+                .identity()
+                .map(|own| own.instance)
+                .ok_or_else(Problem::not_ready),
+        }
+    }
+
+    fn status(&self) -> Outcome {
+        let now = now();
+        let mirror = self.live.read();
+        let mirrored = mirror
+            .revision()
+            .zip(mirror.age(now))
+            .map(|(revision, age)| MirrorStatus {
+                revision,
+                entries: mirror.len() as u64,
+                bytes: mirror.bytes() as u64,
+                age_ms: age.ms,
+                freshness: age.freshness,
+            });
+        let status = Status {
+            build: crate::BUILD.to_owned(),
+            link: self.line.status(now),
+            identity: self.line.identity(),
+            mirror: mirrored,
+        };
+        Ok(json(&status))
+    }
+}

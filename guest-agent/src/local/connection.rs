@@ -1,0 +1,181 @@
+//! One connection: hyper over a socket, and signs of life for whoever ends connections that do nothing.
+
+use std::cell::Cell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use hyper::body::Incoming;
+use hyper::rt::{Read, ReadBufCursor, Write};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use tokio::net::UnixStream;
+
+use super::Surface;
+use super::answer::Answering;
+use super::body::Body;
+
+/// The longest head of a request, and how much of a body is read at once, in bytes.
+const BUFFER_BYTES: usize = 8 * 1024;
+/// The most headers of a request.
+const MOST_HEADERS: usize = 64;
+
+/// Serves a connection until its client leaves. Dropping the future closes it.
+pub(super) async fn run(stream: UnixStream, surface: Rc<Surface>, activity: Rc<Activity>) {
+    let io = Watched {
+        inner: TokioIo::new(stream),
+        activity: Rc::clone(&activity),
+    };
+    let mut http = http1::Builder::new();
+    // A date is of no use on this side of a socket file, and a header timer for each request costs more than the
+    // request: connections that do nothing are ended by the one that accepted them.
+    http.auto_date_header(false)
+        .pipeline_flush(true)
+        .max_buf_size(BUFFER_BYTES)
+        .max_headers(MOST_HEADERS);
+    let served = http.serve_connection(io, Serving { surface, activity }).await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a local connection ended badly");
+    }
+}
+
+struct Serving {
+    surface: Rc<Surface>,
+    activity: Rc<Activity>,
+}
+
+impl Service<Request<Incoming>> for Serving {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn call(&self, request: Request<Incoming>) -> Answering {
+        self.activity.requests.set(self.activity.requests.get() + 1);
+        match self.surface.at_once(&request) {
+            Some(response) => Answering::now(response),
+            None => {
+                let busy = Busy::begin(&self.activity);
+                Answering::later(Rc::clone(&self.surface).answer(request, busy))
+            }
+        }
+    }
+}
+
+/// What a connection did, counted where it happens.
+#[derive(Debug, Default)]
+pub(super) struct Activity {
+    requests: Cell<u64>,
+    written: Cell<u64>,
+    /// The client doesn't take what it is sent.
+    stalled: Cell<bool>,
+    /// Requests that are being answered.
+    busy: Cell<u32>,
+}
+
+/// How far a connection was when it was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Mark {
+    requests: u64,
+    written: u64,
+}
+
+impl Activity {
+    pub(super) fn mark(&self) -> Mark {
+        Mark {
+            requests: self.requests.get(),
+            written: self.written.get(),
+        }
+    }
+
+    /// Whether something is being answered.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy.get() > 0
+    }
+
+    /// Whether the connection got anywhere since `mark`. One that waits for a long poll does; one that takes its time
+    /// over a request's head, or that doesn't read what it asked for, doesn't.
+    pub(super) fn goes_on_since(&self, mark: Mark) -> bool {
+        if self.stalled.get() {
+            return self.written.get() != mark.written;
+        }
+        self.is_busy() || self.requests.get() != mark.requests
+    }
+}
+
+/// A request that is being answered.
+#[derive(Debug)]
+pub(super) struct Busy(Rc<Activity>);
+
+impl Busy {
+    fn begin(activity: &Rc<Activity>) -> Self {
+        activity.busy.set(activity.busy.get() + 1);
+        Self(Rc::clone(activity))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+    }
+}
+
+/// A socket that notes what is written to it.
+struct Watched {
+    inner: TokioIo<UnixStream>,
+    activity: Rc<Activity>,
+}
+
+impl Watched {
+    fn note(&self, written: &Poll<io::Result<usize>>) {
+        self.activity.stalled.set(written.is_pending());
+        if let Poll::Ready(Ok(count)) = written {
+            self.activity
+                .written
+                .set(self.activity.written.get() + *count as u64);
+        }
+    }
+}
+
+impl Read for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl Write for Watched {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.note(&written);
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.note(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,130 @@
+//! Reads of other instances' data: through the host, which decides by the entries' access lists.
+
+use http::HeaderMap;
+use moorline_shared::agent::{Entry, Listing};
+use moorline_shared::entry::MAX_ENTRIES;
+use moorline_shared::link::body::{Item, List, Watch};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+use tokio::time::timeout;
+
+use super::Surface;
+use super::answer::Outcome;
+use super::params::Wait;
+use super::problem::Problem;
+use super::reads::ListAsked;
+use super::respond::{Values, json};
+use crate::link::{AskFailure, Watching};
+use crate::mirror::etag;
+
+/// How often a listing begins anew because a page showed another state than the one before.
+const ATTEMPTS: usize = 4;
+
+impl Surface {
+    /// The bytes of another instance's entry.
+    pub(super) async fn foreign_bytes(
+        &self,
+        id: InstanceId,
+        path: &str,
+        wait: Option<Wait>,
+        max_age_ms: Option<u32>,
+        headers: &HeaderMap,
+    ) -> Outcome {
+        if let Some(wait) = wait {
+            self.until_foreign_changed(id, path, &wait).await?;
+        }
+        let found = self.ask_host(Some(id), path, max_age_ms).await?;
+        Ok(self.found_bytes(found, headers))
+    }
+
+    /// Waits until a watch shows something else than the client has, or for as long as it wants to wait.
+    async fn until_foreign_changed(&self, id: InstanceId, path: &str, wait: &Wait) -> Result<(), Problem> {
+        let path: EntryPath = path.parse().map_err(|error| Problem::invalid("path", error))?;
+        let watch = Watch {
+            instance: Some(id),
+            prefix: path.clone().into(),
+        };
+        let watching = self.line.watch(&watch).await.map_err(Problem::from_host)?;
+        match timeout(wait.timeout, changed(watching, &path, wait.last_etag.as_deref())).await {
+            Ok(watched) => watched.map_err(Problem::from_host),
+            // Running out of time is an answer, too: the present state.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// A listing of another instance's entries.
+    pub(super) async fn foreign_listing(&self, id: InstanceId, asked: ListAsked) -> Outcome {
+        if asked.values == Values::Included {
+            let detail = "another instance's values are read one by one: GET /v1/instances/ID/data/PATH";
+            return Err(Problem::invalid("values", detail));
+        }
+        if asked.wait.is_some() {
+            let detail = "listings of another instance can't be waited for; use GET /v1/instances/ID/watch";
+            return Err(Problem::invalid("wait_for_change", detail));
+        }
+        for _ in 0..ATTEMPTS {
+            if let Some(listing) = self.foreign_pages(id, &asked.prefix).await? {
+                let mut response = json(&listing);
+                response
+                    .headers_mut()
+                    .insert(http::header::ETAG, etag(listing.revision));
+                return Ok(response);
+            }
+        }
+        Err(Problem::unsettled(&asked.prefix))
+    }
+
+    /// All pages of one state; `None` if the state changed between two of them.
+    async fn foreign_pages(&self, id: InstanceId, prefix: &PathPrefix) -> Result<Option<Listing>, Problem> {
+        let mut listing: Option<Listing> = None;
+        let mut after = None;
+        loop {
+            let list = List {
+                instance: Some(id),
+                prefix: prefix.clone(),
+                after,
+            };
+            let page = self.line.list(&list).await.map_err(Problem::from_host)?;
+            let whole = listing.get_or_insert_with(|| Listing {
+                revision: page.revision,
+                age_ms: u64::from(page.age_ms),
+                freshness: page.freshness.into(),
+                entries: Vec::new(),
+            });
+            if whole.revision != page.revision {
+                return Ok(None);
+            }
+            after = page.entries.last().map(|last| last.path.clone());
+            whole.entries.extend(page.entries.into_iter().map(|listed| Entry {
+                path: listed.path,
+                revision: listed.revision,
+                content_type: listed.content_type,
+                length: u64::from(listed.length),
+                value: None,
+            }));
+            // A host that goes on past the bound, or without end, is not followed.
+            if !page.more || after.is_none() || whole.entries.len() >= MAX_ENTRIES {
+                return Ok(listing);
+            }
+        }
+    }
+}
+
+/// Waits until the entry is not what `known` says; without that, until it changes.
+async fn changed(mut watching: Watching, path: &EntryPath, known: Option<&str>) -> Result<(), AskFailure> {
+    let mut known = known.map(str::to_owned);
+    loop {
+        let batch = watching.next().await?;
+        let of_path = |item: &&Item| item.path == *path;
+        let present = match batch.items.iter().rfind(of_path) {
+            Some(item) => Some(item.entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision)),
+            // A snapshot that doesn't name it says that it isn't there; a batch says nothing about it.
+            None => batch.from.is_none().then_some(Revision::ZERO),
+        };
+        if let Some(present) = present.map(|revision| revision.to_string()) {
+            if *known.get_or_insert_with(|| present.clone()) != present {
+                return Ok(());
+            }
+        }
+        watching.applied(batch.to);
+    }
+}

@@ -1,0 +1,238 @@
+//! Errors as local programs see them: problem details, with what to do.
+
+use std::borrow::Cow;
+
+use http::header::{ALLOW, CONTENT_TYPE, ETAG, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use moorline_shared::api::ProblemDetails;
+use moorline_shared::link::body::Code;
+use moorline_shared::{PathPrefix, Revision};
+
+use super::body::Body;
+use crate::link::AskFailure;
+use crate::mirror::etag;
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    detail: String,
+    field: Option<Cow<'static, str>>,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, kind: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            kind,
+            title,
+            detail: detail.into(),
+            field: None,
+            header: None,
+        }
+    }
+
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.header = Some((name, value));
+        self
+    }
+
+    fn retry_after(self, ms: u32) -> Self {
+        self.with(RETRY_AFTER, HeaderValue::from(ms.div_ceil(1_000).max(1)))
+    }
+
+    /// A part of the request is wrong.
+    pub(super) fn invalid(field: impl Into<Cow<'static, str>>, detail: impl ToString) -> Self {
+        let status = StatusCode::BAD_REQUEST;
+        let mut problem = Self::new(
+            status,
+            "invalid-request",
+            "The request is not valid",
+            detail.to_string(),
+        );
+        problem.field = Some(field.into());
+        problem
+    }
+
+    /// No such place in this surface.
+    pub(super) fn unknown_path() -> Self {
+        let detail = "there is /v1/status, /v1/data, /v1/entries, /v1/watch, and the last three below /v1/instances/ID";
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "unknown-path",
+            "There is nothing under this path",
+            detail,
+        )
+    }
+
+    pub(super) fn wrong_method(allowed: &'static str) -> Self {
+        let detail = format!("here one can {allowed}");
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "wrong-method",
+            "This can't be done here",
+            detail,
+        )
+        .with(ALLOW, HeaderValue::from_static(allowed))
+    }
+
+    /// No such entry; `removed` is when it went, as far as that is known.
+    pub(super) fn absent(path: &str, removed: Revision) -> Self {
+        let detail = format!("there is no entry '{path}', or this instance may not read it");
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "entry-not-found",
+            "There is no such entry",
+            detail,
+        )
+        .with(ETAG, etag(removed))
+    }
+
+    pub(super) fn expired(path: &str) -> Self {
+        let detail =
+            format!("the entry '{path}' is past its validity, and the host can't be asked for a newer one");
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "entry-expired",
+            "The entry has expired",
+            detail,
+        )
+        .with(ETAG, etag(Revision::ZERO))
+    }
+
+    pub(super) fn not_ready() -> Self {
+        let detail =
+            "the host has not sent this instance's data yet; see /v1/status for the link to the host";
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "not-ready",
+            "The agent has no data yet",
+            detail,
+        )
+        .retry_after(1_000)
+    }
+
+    pub(super) fn too_old(age_ms: u64) -> Self {
+        let detail = format!(
+            "what is known is {age_ms} ms old, and the host can't be asked; raise max_age_ms or try later"
+        );
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-old",
+            "Nothing as recent as asked for is known",
+            detail,
+        )
+        .retry_after(1_000)
+    }
+
+    pub(super) fn too_large(most: usize) -> Self {
+        let detail = format!("the body is longer than {most} bytes, the most an entry can have");
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::new(status, "too-large", "The value is too large", detail)
+    }
+
+    pub(super) fn slow_body() -> Self {
+        let detail = "the body didn't come in time";
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "slow-body",
+            "The request took too long",
+            detail,
+        )
+    }
+
+    pub(super) fn unsettled(prefix: &PathPrefix) -> Self {
+        let detail =
+            format!("the entries below '{prefix}' changed again and again while they were listed; try again");
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unsettled",
+            "The listing didn't settle",
+            detail,
+        )
+        .retry_after(1_000)
+    }
+
+    /// The host said no or nothing.
+    pub(super) fn from_host(failure: AskFailure) -> Self {
+        let detail = failure.to_string();
+        let unavailable = |detail| {
+            Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "host-unavailable",
+                "The host can't answer now",
+                detail,
+            )
+        };
+        match failure {
+            AskFailure::Away => unavailable(detail).retry_after(1_000),
+            AskFailure::Busy { retry_after_ms } => unavailable(detail).retry_after(retry_after_ms),
+            AskFailure::NotUnderstood(_) => {
+                let title = "The host is too old for this";
+                Self::new(StatusCode::NOT_IMPLEMENTED, "host-too-old", title, detail)
+            }
+            AskFailure::NoAnswer => {
+                let title = "The host didn't answer in time";
+                Self::new(StatusCode::GATEWAY_TIMEOUT, "host-silent", title, detail)
+            }
+            AskFailure::Ended(code) => Self::from_code(code, detail),
+            AskFailure::Refused(refused) => {
+                let problem = Self::from_code(Code::from_number(refused.code), detail);
+                match refused.retry_after_ms {
+                    Some(ms) => problem.retry_after(ms),
+                    None => problem,
+                }
+            }
+        }
+    }
+
+    fn from_code(code: Code, detail: String) -> Self {
+        let (status, kind, title) = match code {
+            Code::Internal => (StatusCode::BAD_GATEWAY, "host-failed", "The host failed"),
+            Code::Invalid => (
+                StatusCode::BAD_REQUEST,
+                "invalid-request",
+                "The request is not valid",
+            ),
+            Code::NotFound => (StatusCode::NOT_FOUND, "entry-not-found", "There is no such entry"),
+            Code::Denied => (
+                StatusCode::FORBIDDEN,
+                "access-denied",
+                "This instance may not do this",
+            ),
+            Code::TooMuch => (StatusCode::PAYLOAD_TOO_LARGE, "too-much", "This is over a bound"),
+            Code::Unavailable | Code::Cancelled => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "host-unavailable",
+                "The host can't answer now",
+            ),
+        };
+        Self::new(status, kind, title, detail)
+    }
+
+    /// The answer.
+    pub(super) fn response(self) -> Response<Body> {
+        let details = ProblemDetails {
+            kind: Cow::Borrowed(self.kind),
+            title: Cow::Borrowed(self.title),
+            status: self.status.as_u16(),
+            detail: self.detail,
+            field: self.field,
+            operation: None,
+        };
+        // Strings and numbers are always JSON.
+        let body = serde_json::to_vec(&details).unwrap_or_default();
+        let mut response = Response::new(Body::Whole(body.into()));
+        *response.status_mut() = self.status;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response
+            .headers_mut()
+            .extend(self.header.map(|(name, value)| (Some(name), value)));
+        response
+    }
+}

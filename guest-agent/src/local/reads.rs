@@ -1,0 +1,346 @@
+//! Reads of the instance's own data: from the mirror, and through the host where the mirror won't do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::ETAG;
+use http::{HeaderMap, HeaderValue};
+use moorline_shared::agent::{EntryReading, FRESHNESS, Listing};
+use moorline_shared::entry::Value;
+use moorline_shared::link::body::{Found, Get};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+use tokio::time::{Instant, timeout};
+
+use super::Surface;
+use super::answer::Outcome;
+use super::params::{Params, Wait};
+use super::problem::Problem;
+use super::respond::{self, Values, entry_bytes, json, json_entry, text};
+use crate::mirror::{Entry, Lookup, Mirror, etag};
+use crate::platform::now;
+
+/// What a listing shows.
+#[derive(Debug)]
+pub(super) struct ListAsked {
+    pub(super) prefix: PathPrefix,
+    pub(super) values: Values,
+    pub(super) wait: Option<Wait>,
+}
+
+/// How a single entry is to be read.
+#[derive(Debug)]
+struct EntryAsked<'a> {
+    path: &'a str,
+    wait: Option<Wait>,
+    max_age_ms: Option<u32>,
+}
+
+/// What there is under a path now.
+enum State {
+    Present(Arc<Entry>),
+    Expired,
+    /// Nothing; since when, as far as that is known.
+    Absent(Revision),
+}
+
+impl State {
+    fn of(mirror: &Mirror, path: &str) -> Self {
+        match mirror.get(path, now()) {
+            Lookup::Found(entry) => Self::Present(Arc::clone(entry)),
+            Lookup::Expired(_) => Self::Expired,
+            Lookup::Absent => Self::Absent(mirror.removed_at(path).unwrap_or(Revision::ZERO)),
+        }
+    }
+
+    fn revision(&self) -> Revision {
+        match self {
+            Self::Present(entry) => entry.revision(),
+            Self::Expired => Revision::ZERO,
+            Self::Absent(removed) => *removed,
+        }
+    }
+
+    /// For how long it stays so if the host says nothing.
+    fn lasts(&self) -> Option<Duration> {
+        match self {
+            Self::Present(entry) => entry
+                .expires_at()
+                .map(|at| Duration::from_millis(at.since(now()))),
+            _ => None,
+        }
+    }
+}
+
+impl Surface {
+    /// `GET /v1/data/...`: an entry's bytes, or a listing.
+    pub(super) async fn read(
+        &self,
+        other: Option<InstanceId>,
+        path: &str,
+        mut params: Params<'_>,
+        headers: &HeaderMap,
+    ) -> Outcome {
+        let recursive = params.flag("recursive")?;
+        if path.is_empty() || path.ends_with('/') || recursive {
+            return self.list(other, path, params).await;
+        }
+        let asked = entry_asked(path, params)?;
+        match other {
+            Some(id) => {
+                self.foreign_bytes(id, path, asked.wait, asked.max_age_ms, headers)
+                    .await
+            }
+            None => self.own_bytes(asked, headers).await,
+        }
+    }
+
+    async fn list(&self, other: Option<InstanceId>, path: &str, mut params: Params<'_>) -> Outcome {
+        let below = |text: &str| text.parse().map_err(|error| Problem::invalid("prefix", error));
+        let prefix = match params.text("prefix") {
+            Some(text) if path.is_empty() => below(&text)?,
+            Some(_) => {
+                return Err(Problem::invalid(
+                    "prefix",
+                    "the path already says which entries are meant",
+                ));
+            }
+            None => below(path)?,
+        };
+        let values = if params.flag("values")? {
+            Values::Included
+        } else {
+            Values::Omitted
+        };
+        let wait = params.wait()?;
+        params.finish()?;
+        let asked = ListAsked { prefix, values, wait };
+        match other {
+            Some(id) => self.foreign_listing(id, asked).await,
+            None => self.own_listing(&asked).await,
+        }
+    }
+
+    /// `GET /v1/entries/{path}`.
+    pub(super) async fn describe(
+        &self,
+        other: Option<InstanceId>,
+        path: &str,
+        params: Params<'_>,
+    ) -> Outcome {
+        let asked = entry_asked(path, params)?;
+        if asked.wait.is_some() {
+            return Err(Problem::invalid(
+                "wait_for_change",
+                "long polls are for /v1/data; watch with /v1/watch",
+            ));
+        }
+        if other.is_some() {
+            return self.reading_from_host(other, path, asked.max_age_ms).await;
+        }
+        self.first_snapshot().await?;
+        let entry = match self.present(&asked)? {
+            Some(entry) => entry,
+            None => return self.reading_from_host(None, path, asked.max_age_ms).await,
+        };
+        let age = self.live.read().age(now()).ok_or_else(Problem::not_ready)?;
+        Ok(json(&EntryReading {
+            path: entry.path().clone(),
+            revision: entry.revision(),
+            content_type: text(entry.content_type()),
+            length: entry.value().len() as u64,
+            value: Value::clone(entry.value()),
+            age_ms: age.ms,
+            freshness: age.freshness,
+        }))
+    }
+
+    async fn reading_from_host(
+        &self,
+        other: Option<InstanceId>,
+        path: &str,
+        max_age_ms: Option<u32>,
+    ) -> Outcome {
+        let found = self.ask_host(other, path, max_age_ms).await?;
+        Ok(json(&EntryReading {
+            path: path.parse().map_err(|error| Problem::invalid("path", error))?,
+            revision: found.revision,
+            content_type: found.content_type.into_owned(),
+            length: u64::from(found.length),
+            value: Value::from(bytes::Bytes::from(found.value.into_owned())),
+            age_ms: u64::from(found.age_ms),
+            freshness: found.freshness.into(),
+        }))
+    }
+
+    /// Waits for the first snapshot for a while: right after the boot it is on its way.
+    pub(super) async fn first_snapshot(&self) -> Result<(), Problem> {
+        let first = self.live.until(|mirror| mirror.revision().map(|_| ()));
+        timeout(self.settings.first_wait, first)
+            .await
+            .map_err(|_| Problem::not_ready())
+    }
+
+    async fn own_bytes(&self, asked: EntryAsked<'_>, headers: &HeaderMap) -> Outcome {
+        self.first_snapshot().await?;
+        if let Some(wait) = &asked.wait {
+            self.until_changed(asked.path, wait).await;
+        }
+        let Some(entry) = self.present(&asked)? else {
+            let found = self.ask_host(None, asked.path, asked.max_age_ms).await?;
+            return Ok(self.found_bytes(found, headers));
+        };
+        let age = self.live.read().age(now()).ok_or_else(Problem::not_ready)?;
+        Ok(entry_bytes(
+            &entry,
+            age.freshness,
+            self.live.age_header(age.ms),
+            headers,
+        ))
+    }
+
+    /// The entry if the mirror's answer will do, `None` if the host must be asked.
+    fn present(&self, asked: &EntryAsked<'_>) -> Result<Option<Arc<Entry>>, Problem> {
+        let mirror = self.live.read();
+        let age = mirror.age(now()).ok_or_else(Problem::not_ready)?;
+        if asked.max_age_ms.is_some_and(|most| age.ms > u64::from(most)) {
+            return if self.line.is_away() {
+                Err(Problem::too_old(age.ms))
+            } else {
+                Ok(None)
+            };
+        }
+        match State::of(&mirror, asked.path) {
+            State::Present(entry) => Ok(Some(entry)),
+            State::Expired if self.line.is_away() => Err(Problem::expired(asked.path)),
+            State::Expired => Ok(None),
+            State::Absent(removed) => Err(Problem::absent(asked.path, removed)),
+        }
+    }
+
+    /// Waits until there is something else under `path` than the client has, or for as long as it wants to wait.
+    async fn until_changed(&self, path: &str, wait: &Wait) {
+        let deadline = Instant::now() + wait.timeout;
+        let known = match &wait.last_etag {
+            Some(known) => known.clone(),
+            None => State::of(&self.live.read(), path).revision().to_string(),
+        };
+        loop {
+            let state = State::of(&self.live.read(), path);
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || state.revision().to_string() != known {
+                return;
+            }
+            // An entry may also change by running out, of which nobody is told.
+            let look_again = state.lasts().map_or(left, |lasts| left.min(lasts));
+            let changed = self
+                .live
+                .until(|mirror| (State::of(mirror, path).revision().to_string() != known).then_some(()));
+            // If the time runs out first, the next round sees why.
+            let _ = timeout(look_again, changed).await;
+        }
+    }
+
+    async fn own_listing(&self, asked: &ListAsked) -> Outcome {
+        self.first_snapshot().await?;
+        if let Some(wait) = &asked.wait {
+            self.until_touched(&asked.prefix, wait).await;
+        }
+        let now = now();
+        let mirror = self.live.read();
+        let (Some(revision), Some(age)) = (mirror.revision(), mirror.age(now)) else {
+            return Err(Problem::not_ready());
+        };
+        let entries = mirror
+            .list(&asked.prefix, now)
+            .map(|entry| json_entry(entry, asked.values))
+            .collect();
+        let listing = Listing {
+            revision,
+            age_ms: age.ms,
+            freshness: age.freshness,
+            entries,
+        };
+        let mut response = json(&listing);
+        let headers = response.headers_mut();
+        headers.insert(ETAG, etag(revision));
+        headers.insert(FRESHNESS, HeaderValue::from_static(age.freshness.as_str()));
+        Ok(response)
+    }
+
+    /// Waits until something below `prefix` changes after what the client has.
+    async fn until_touched(&self, prefix: &PathPrefix, wait: &Wait) {
+        let known = match &wait.last_etag {
+            Some(text) => text.parse().ok(),
+            None => self.live.read().revision(),
+        };
+        let Some(known) = known else {
+            return;
+        };
+        let touched = self
+            .live
+            .until(|mirror| touched_after(mirror, prefix, known).then_some(()));
+        // Running out of time is an answer, too: the present state.
+        let _ = timeout(wait.timeout, touched).await;
+    }
+
+    /// Asks the host for an entry.
+    pub(super) async fn ask_host(
+        &self,
+        other: Option<InstanceId>,
+        path: &str,
+        max_age_ms: Option<u32>,
+    ) -> Result<Found<'static>, Problem> {
+        EntryPath::check(path).map_err(|error| Problem::invalid("path", error))?;
+        let get = Get {
+            instance: other,
+            path: path.into(),
+            max_age_ms,
+        };
+        self.line.get(&get).await.map_err(Problem::from_host)
+    }
+
+    /// What the host found, as bytes.
+    pub(super) fn found_bytes(
+        &self,
+        found: Found<'static>,
+        headers: &HeaderMap,
+    ) -> http::Response<super::body::Body> {
+        let content_type = HeaderValue::from_str(&found.content_type);
+        let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
+        let freshness = found.freshness.into();
+        let age = self.live.age_header(u64::from(found.age_ms));
+        let value = bytes::Bytes::from(found.value.into_owned());
+        respond::bytes(
+            &content_type,
+            &etag(found.revision),
+            &value,
+            (freshness, age),
+            headers,
+        )
+    }
+}
+
+fn entry_asked<'a>(path: &'a str, mut params: Params<'_>) -> Result<EntryAsked<'a>, Problem> {
+    EntryPath::check(path).map_err(|error| Problem::invalid("path", error))?;
+    let (wait, max_age_ms) = (params.wait()?, params.value("max_age_ms")?);
+    params.finish()?;
+    Ok(EntryAsked {
+        path,
+        wait,
+        max_age_ms,
+    })
+}
+
+/// Whether anything below `prefix` changed after `known`; also true where nobody can tell any more.
+fn touched_after(mirror: &Mirror, prefix: &PathPrefix, known: Revision) -> bool {
+    let Ok(mut cursor) = mirror.cursor_after(known) else {
+        return true;
+    };
+    while let Ok(Some((change, next))) = mirror.next_change(cursor) {
+        if change.touches(prefix) {
+            return true;
+        }
+        cursor = next;
+    }
+    false
+}

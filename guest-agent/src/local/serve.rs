@@ -1,0 +1,215 @@
+//! The socket: bound, bounded, and swept of connections that do nothing.
+
+use std::collections::HashMap;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::Surface;
+use super::connection::{self, Activity, Mark};
+
+/// Every local program may connect; what each may see is the access lists' business.
+const SOCKET_MODE: u32 = 0o666;
+const FOLDER_MODE: u32 = 0o755;
+/// How long answers under way may take once the agent stops.
+const GRACE: Duration = Duration::from_secs(1);
+/// What a client hears that comes when all connections are taken.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/problem+json\r\n\
+    Retry-After: 1\r\nContent-Length: 152\r\n\r\n{\"type\":\"too-many-connections\",\"title\":\"Too many connections\",\"status\":503,\
+    \"detail\":\"the agent serves no more connections at once; close some or try later\"}";
+
+/// The socket can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The folder can't be made.
+    #[error("can't make the folder of the socket {}; run as root or choose another with --socket", path.display())]
+    Folder {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another agent answers there.
+    #[error("another agent already serves {}; stop it or choose another socket with --socket", path.display())]
+    Taken {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// It can't be bound.
+    #[error("can't serve the socket {}; run as root or choose another with --socket", path.display())]
+    Bind {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Binds the socket, in place of one that an agent that is gone left behind.
+pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
+    make_folder(path).map_err(|source| BindError::Folder {
+        path: path.into(),
+        source,
+    })?;
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(BindError::Taken { path: path.into() });
+    }
+    bind_anew(path).map_err(|source| BindError::Bind {
+        path: path.into(),
+        source,
+    })
+}
+
+fn make_folder(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
+            std::fs::create_dir_all(folder)?;
+            std::fs::set_permissions(folder, PermissionsExt::from_mode(FOLDER_MODE))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn bind_anew(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, PermissionsExt::from_mode(SOCKET_MODE))?;
+    Ok(listener)
+}
+
+/// Serves local programs until `stop` is cancelled and what was under way is answered, or a second has passed.
+///
+/// Must run on a runtime that takes local tasks. Dropping the future closes all connections.
+pub async fn serve(listener: UnixListener, surface: Rc<Surface>, stop: &CancellationToken) {
+    let mut connections = Connections::new(surface);
+    loop {
+        // Accepting, joining and sleeping all lose nothing when another arm wins.
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            () = connections.sweep(), if !connections.is_empty() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => connections.take(stream),
+                Err(error) => {
+                    tracing::warn!(%error, "can't accept a local connection");
+                    sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    connections.drain().await;
+}
+
+/// The connections that are open.
+struct Connections {
+    surface: Rc<Surface>,
+    tasks: JoinSet<()>,
+    open: HashMap<Id, Open>,
+    next_look: Instant,
+}
+
+struct Open {
+    task: AbortHandle,
+    activity: Rc<Activity>,
+    mark: Mark,
+}
+
+impl Connections {
+    fn new(surface: Rc<Surface>) -> Self {
+        Self {
+            surface,
+            tasks: JoinSet::new(),
+            open: HashMap::new(),
+            next_look: Instant::now(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    fn take(&mut self, stream: UnixStream) {
+        if self.open.len() >= self.surface.settings.connections {
+            // The kernel takes these few bytes of a new connection at once, or the client does without.
+            let _ = stream.into_std().and_then(|mut stream| stream.write(FULL));
+            return;
+        }
+        if self.open.is_empty() {
+            self.next_look = Instant::now() + self.surface.settings.patience;
+        }
+        let activity = Rc::new(Activity::default());
+        let serving = connection::run(stream, Rc::clone(&self.surface), Rc::clone(&activity));
+        let task = self.tasks.spawn_local(serving);
+        let mark = activity.mark();
+        self.open.insert(task.id(), Open { task, activity, mark });
+    }
+
+    /// Waits for a connection to end, or ends those that got nowhere since the last look.
+    async fn sweep(&mut self) {
+        tokio::select! {
+            ended = self.tasks.join_next_with_id() => self.ended(ended),
+            () = sleep_until(self.next_look) => self.look(),
+        }
+    }
+
+    fn ended(&mut self, ended: Option<Result<(Id, ()), JoinError>>) {
+        match ended {
+            Some(Ok((id, ()))) => self.open.remove(&id),
+            Some(Err(error)) => self.open.remove(&error.id()),
+            None => None,
+        };
+    }
+
+    fn look(&mut self) {
+        self.next_look = Instant::now() + self.surface.settings.patience;
+        for open in self.open.values_mut() {
+            if !open.activity.goes_on_since(open.mark) {
+                open.task.abort();
+            }
+            open.mark = open.activity.mark();
+        }
+    }
+
+    async fn drain(&mut self) {
+        for open in self.open.values().filter(|open| !open.activity.is_busy()) {
+            open.task.abort();
+        }
+        let rest = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(GRACE, rest).await.is_err() {
+            tracing::debug!("cutting off local requests that still waited");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_full_answer_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(super::FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let length: usize = head
+            .split("Content-Length: ")
+            .nth(1)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert_eq!(body.len(), length);
+    }
+}

@@ -1,0 +1,217 @@
+//! The stream of changes: whole batches, and never one left out in silence.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, Stream, StreamExt as _};
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Response};
+use moorline_shared::agent::{Entry, EntryChange, WatchEvent};
+use moorline_shared::link::body::{Item, Watch};
+use moorline_shared::{InstanceId, PathPrefix, Revision};
+
+use super::Surface;
+use super::answer::Outcome;
+use super::body::Body;
+use super::connection::Busy;
+use super::params::Params;
+use super::problem::Problem;
+use super::respond::{Values, json_entry};
+use crate::link::{AskFailure, WatchBatch, Watching};
+use crate::mirror::{Change, Compacted, Cursor, Live, Mirror};
+
+impl Surface {
+    /// `GET /v1/watch`. The stream ends with a resync, with the connection, or with the agent.
+    pub(super) async fn watch(
+        &self,
+        other: Option<InstanceId>,
+        mut params: Params<'_>,
+        busy: Busy,
+    ) -> Outcome {
+        let prefix: PathPrefix = params.value("prefix")?.unwrap_or_default();
+        let after: Option<Revision> = params.value("after")?;
+        params.finish()?;
+        match other {
+            None => {
+                self.first_snapshot().await?;
+                let own = Own::begin(Rc::clone(&self.live), prefix, after);
+                Ok(lines(stream::unfold(own, Own::next), busy))
+            }
+            Some(id) => {
+                let watch = Watch {
+                    instance: Some(id),
+                    prefix,
+                };
+                let mut watching = self.line.watch(&watch).await.map_err(Problem::from_host)?;
+                // The first batch is awaited here, so that a refusal becomes a status and not a broken stream.
+                let first = watching.next().await.map_err(Problem::from_host)?;
+                let foreign = Foreign {
+                    watching,
+                    after,
+                    next: Some(first),
+                    begun: Begun::No,
+                };
+                Ok(lines(stream::unfold(Some(foreign), Foreign::step), busy))
+            }
+        }
+    }
+}
+
+fn lines(events: impl Stream<Item = WatchEvent> + 'static, busy: Busy) -> Response<Body> {
+    let lines = events.map(move |event| {
+        let _under_way = &busy;
+        // Events are structs of texts, numbers and lists, which are always JSON.
+        let mut line = serde_json::to_vec(&event).unwrap_or_default();
+        line.push(b'\n');
+        Bytes::from(line)
+    });
+    let mut response = Response::new(Body::Lines(lines.boxed_local()));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
+    response
+}
+
+/// A watch of the instance's own data. It holds a place in the mirror's log and no changes, so a reader that doesn't
+/// read costs nothing but its place, and is told when that is lost.
+struct Own {
+    live: Rc<Live>,
+    prefix: PathPrefix,
+    place: Place,
+}
+
+enum Place {
+    /// A bookmark is due, then changes from here on.
+    Bookmark(Revision, Cursor),
+    At(Cursor),
+    Lost(Compacted),
+    Ended,
+}
+
+impl Own {
+    fn begin(live: Rc<Live>, prefix: PathPrefix, after: Option<Revision>) -> Self {
+        let place = {
+            let mirror = live.read();
+            match after {
+                None => Place::Bookmark(mirror.revision().unwrap_or_default(), mirror.cursor()),
+                Some(after) => mirror.cursor_after(after).map_or_else(Place::Lost, Place::At),
+            }
+        };
+        Self { live, prefix, place }
+    }
+
+    async fn next(mut self) -> Option<(WatchEvent, Self)> {
+        if let Place::At(cursor) = self.place {
+            let prefix = &self.prefix;
+            let (event, place) = self.live.until(|mirror| step(mirror, prefix, cursor)).await;
+            self.place = place;
+            return Some((event, self));
+        }
+        let (event, place) = match std::mem::replace(&mut self.place, Place::Ended) {
+            Place::Bookmark(revision, cursor) => (WatchEvent::Bookmark { revision }, Place::At(cursor)),
+            Place::Lost(Compacted { oldest }) => (WatchEvent::Resync { revision: oldest }, Place::Ended),
+            Place::At(_) | Place::Ended => return None,
+        };
+        self.place = place;
+        Some((event, self))
+    }
+}
+
+/// The next event behind `cursor`: a change of what is watched, or a bookmark behind those that touch nothing of it.
+fn step(mirror: &Mirror, prefix: &PathPrefix, mut cursor: Cursor) -> Option<(WatchEvent, Place)> {
+    let mut passed = None;
+    loop {
+        match mirror.next_change(cursor) {
+            Err(Compacted { oldest }) => {
+                return Some((WatchEvent::Resync { revision: oldest }, Place::Ended));
+            }
+            Ok(None) => {
+                return passed.map(|revision| (WatchEvent::Bookmark { revision }, Place::At(cursor)));
+            }
+            Ok(Some((change, next))) if change.touches(prefix) => {
+                return Some((changes(change, prefix), Place::At(next)));
+            }
+            Ok(Some((change, next))) => {
+                passed = Some(change.revision());
+                cursor = next;
+            }
+        }
+    }
+}
+
+fn changes(change: &Change, prefix: &PathPrefix) -> WatchEvent {
+    let changes = change.below(prefix).map(|(path, entry)| EntryChange {
+        path: path.clone(),
+        entry: entry.map(|entry| json_entry(entry, Values::Included)),
+    });
+    WatchEvent::Changes {
+        revision: change.revision(),
+        changes: changes.collect(),
+    }
+}
+
+/// A watch of another instance's data. The host sends the next batch only when this reader took the last one, and
+/// merges what happens meanwhile.
+struct Foreign {
+    watching: Watching,
+    after: Option<Revision>,
+    next: Option<WatchBatch>,
+    begun: Begun,
+}
+
+/// Whether the state from which the changes go on is known.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Begun {
+    No,
+    At(Revision),
+}
+
+impl Foreign {
+    async fn step(foreign: Option<Self>) -> Option<(WatchEvent, Option<Self>)> {
+        let mut foreign = foreign?;
+        let batch = match foreign.next.take() {
+            Some(batch) => Ok(batch),
+            None => foreign.watching.next().await,
+        };
+        let event = foreign.event(batch);
+        let ends = matches!(event, WatchEvent::Resync { .. });
+        Some((event, (!ends).then_some(foreign)))
+    }
+
+    fn event(&mut self, batch: Result<WatchBatch, AskFailure>) -> WatchEvent {
+        let at = match self.begun {
+            Begun::No => None,
+            Begun::At(revision) => Some(revision),
+        };
+        let Ok(batch) = batch else {
+            return WatchEvent::Resync {
+                revision: at.unwrap_or_default(),
+            };
+        };
+        self.watching.applied(batch.to);
+        self.begun = Begun::At(batch.to);
+        match (at, batch.from) {
+            // The first batch is the state from which changes go on; whoever has another one has to list again.
+            (None, None) if self.after.is_none_or(|after| after == batch.to) => {
+                WatchEvent::Bookmark { revision: batch.to }
+            }
+            (_, None) => WatchEvent::Resync { revision: batch.to },
+            (_, Some(_)) => WatchEvent::Changes {
+                revision: batch.to,
+                changes: batch.items.into_iter().map(change_of).collect(),
+            },
+        }
+    }
+}
+
+fn change_of(item: Item) -> EntryChange {
+    let path = item.path;
+    let entry = item.entry.map(|entry| Entry {
+        path: path.clone(),
+        revision: entry.revision,
+        content_type: entry.content_type,
+        length: entry.value.len() as u64,
+        value: Some(entry.value),
+    });
+    EntryChange { path, entry }
+}

@@ -1,0 +1,332 @@
+//! The local copy of what the instance may read. Pure: batches, paths and the time in, entries and changes out.
+//!
+//! [`Mirror`] stands at one revision. A batch brings it to the next one whole or not at all, so no reader ever sees
+//! half of a change; a batch that builds on another revision than the mirror's is refused, and a revision never goes
+//! back. The last changes stay in a bounded [`log`], from which watches resume; whoever asks for more than the log
+//! holds is told so and never skipped silently.
+//!
+//! Reads go on when the host is away: every answer has an age, which grows from the host's last word on, and is stale
+//! once that is [`STALE_AFTER_MS`] old. An entry past its validity is not given out.
+//!
+//! This module is also for programs that want the mirror inside. [`Live`] adds waiting for changes to it, for the
+//! tasks of one thread.
+
+mod entry;
+mod live;
+mod log;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use moorline_shared::agent::Freshness;
+use moorline_shared::entry::{MAX_ENTRIES, MAX_INSTANCE_BYTES};
+use moorline_shared::link::Moment;
+use moorline_shared::link::body::Item;
+use moorline_shared::link::session::DEAD_MS;
+use moorline_shared::{EntryPath, PathPrefix, Revision};
+
+pub use entry::{Entry, etag};
+pub use live::Live;
+pub use log::{Change, Compacted, Cursor};
+
+use log::ChangeLog;
+
+/// An answer is stale once the host has been silent for so long, in milliseconds: when the link takes it for dead.
+pub const STALE_AFTER_MS: u64 = DEAD_MS;
+
+/// The entries of one instance at one revision, and the last changes.
+#[derive(Debug, Default)]
+pub struct Mirror {
+    entries: BTreeMap<EntryPath, Arc<Entry>>,
+    bytes: usize,
+    position: Option<Position>,
+    log: ChangeLog,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Position {
+    revision: Revision,
+    heard: Moment,
+}
+
+/// A batch as it comes over the guest link.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    /// What it builds on; `None` for a snapshot, which replaces everything.
+    pub from: Option<Revision>,
+    /// Where the mirror stands then.
+    pub to: Revision,
+    /// What changed.
+    pub items: Vec<Item>,
+}
+
+/// Why a batch was not applied. The mirror is as it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Something between is missing.
+    #[error("the batch builds on revision {from}, but the mirror stands at {}", shown(*at))]
+    Gap {
+        /// What the batch builds on.
+        from: Revision,
+        /// Where the mirror stands.
+        at: Option<Revision>,
+    },
+    /// It would bring the past back.
+    #[error("the batch leads back to revision {to}, but the mirror stands at {at}")]
+    Backwards {
+        /// Where the batch leads.
+        to: Revision,
+        /// Where the mirror stands.
+        at: Revision,
+    },
+    /// There would be more than an instance may have.
+    #[error(
+        "the mirror would have {entries} entries with {bytes} bytes; the most are {MAX_ENTRIES} with {MAX_INSTANCE_BYTES}"
+    )]
+    TooMuch {
+        /// How many entries there would be.
+        entries: usize,
+        /// How many bytes their values would have together.
+        bytes: usize,
+    },
+}
+
+fn shown(at: Option<Revision>) -> String {
+    at.map_or_else(|| "no revision yet".to_owned(), |at| at.to_string())
+}
+
+/// What the mirror has under a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lookup<'a> {
+    /// The entry, valid now.
+    Found(&'a Arc<Entry>),
+    /// An entry whose validity has passed.
+    Expired(&'a Arc<Entry>),
+    /// Nothing.
+    Absent,
+}
+
+/// How old an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Age {
+    /// How long ago the host last spoke, in milliseconds.
+    pub ms: u64,
+    /// What follows from that.
+    pub freshness: Freshness,
+}
+
+impl Mirror {
+    /// Applies a batch that came at `now`, whole or not at all.
+    pub fn apply(&mut self, batch: Batch, now: Moment) -> Result<(), Refusal> {
+        self.judge(&batch)?;
+        let to = batch.to;
+        let items = batch.items.into_iter().map(|item| {
+            let entry = item
+                .entry
+                .map(|mirrored| Arc::new(Entry::new(&item.path, mirrored, now)));
+            (item.path, entry)
+        });
+        let items: Vec<_> = items.collect();
+        match batch.from {
+            None => self.replace(items, to)?,
+            Some(_) => self.change(items, to)?,
+        }
+        self.position = Some(Position {
+            revision: to,
+            heard: now,
+        });
+        Ok(())
+    }
+
+    fn judge(&self, batch: &Batch) -> Result<(), Refusal> {
+        let at = self.revision();
+        if let Some(from) = batch.from
+            && Some(from) != at
+        {
+            return Err(Refusal::Gap { from, at });
+        }
+        let to = batch.to;
+        match at {
+            Some(at) if to < at => Err(Refusal::Backwards { to, at }),
+            // A revision names one state, so a change can't lead to where the mirror already stands.
+            Some(at) if to == at && batch.from.is_some() && !batch.items.is_empty() => {
+                Err(Refusal::Backwards { to, at })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A snapshot. What differs from before goes to the log, so that watches live through it.
+    fn replace(&mut self, items: Vec<(EntryPath, Option<Arc<Entry>>)>, to: Revision) -> Result<(), Refusal> {
+        let entries: BTreeMap<_, _> = items
+            .into_iter()
+            .filter_map(|(path, entry)| entry.map(|entry| (path, entry)))
+            .collect();
+        let bytes = entries.values().map(|entry| entry.value().len()).sum();
+        bounded(entries.len(), bytes)?;
+        let before = std::mem::replace(&mut self.entries, entries);
+        self.bytes = bytes;
+        let Some(Position { revision: from, .. }) = self.position else {
+            self.log.begin(to);
+            return Ok(());
+        };
+        let changes = difference(&before, &self.entries);
+        if from == to && !changes.is_empty() {
+            // Two states under one revision: nobody can resume across that.
+            self.log.begin(to);
+        } else if from != to {
+            self.log.push(to, changes);
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, items: Vec<(EntryPath, Option<Arc<Entry>>)>, to: Revision) -> Result<(), Refusal> {
+        let (entries, bytes) = self.size_after(&items);
+        bounded(entries, bytes)?;
+        for (path, entry) in &items {
+            match entry {
+                Some(entry) => self.entries.insert(path.clone(), Arc::clone(entry)),
+                None => self.entries.remove(path),
+            };
+        }
+        self.bytes = bytes;
+        if Some(to) != self.revision() {
+            self.log.push(to, items);
+        }
+        Ok(())
+    }
+
+    /// How many entries and bytes there would be with `items`; of a path that comes twice the last counts.
+    fn size_after(&self, items: &[(EntryPath, Option<Arc<Entry>>)]) -> (usize, usize) {
+        let last: BTreeMap<&EntryPath, _> =
+            items.iter().map(|(path, entry)| (path, entry.as_ref())).collect();
+        let (mut entries, mut bytes) = (self.entries.len(), self.bytes);
+        for (path, after) in last {
+            if let Some(before) = self.entries.get(path) {
+                entries -= 1;
+                bytes -= before.value().len();
+            }
+            if let Some(after) = after {
+                entries += 1;
+                bytes += after.value().len();
+            }
+        }
+        (entries, bytes)
+    }
+
+    /// The host spoke at `now`: what the mirror holds was the present state then.
+    pub fn heard(&mut self, now: Moment) {
+        if let Some(position) = &mut self.position {
+            position.heard = now;
+        }
+    }
+
+    /// Drops everything: these entries belong to another life of the VM or to another deployment.
+    pub fn forget(&mut self) {
+        self.entries.clear();
+        self.bytes = 0;
+        self.position = None;
+        self.log.begin(Revision::ZERO);
+    }
+
+    /// Where the mirror stands; `None` before the first snapshot.
+    pub fn revision(&self) -> Option<Revision> {
+        self.position.map(|position| position.revision)
+    }
+
+    /// How old answers are at `now`; `None` before the first snapshot.
+    pub fn age(&self, now: Moment) -> Option<Age> {
+        let ms = now.since(self.position?.heard);
+        let freshness = if ms > STALE_AFTER_MS {
+            Freshness::Stale
+        } else {
+            Freshness::Fresh
+        };
+        Some(Age { ms, freshness })
+    }
+
+    /// What there is under `path` at `now`.
+    pub fn get(&self, path: &str, now: Moment) -> Lookup<'_> {
+        match self.entries.get(path) {
+            Some(entry) if entry.is_valid(now) => Lookup::Found(entry),
+            Some(entry) => Lookup::Expired(entry),
+            None => Lookup::Absent,
+        }
+    }
+
+    /// The entries below `prefix` that are valid at `now`, in byte order of their paths.
+    pub fn list<'a>(&'a self, prefix: &'a PathPrefix, now: Moment) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let from = self
+            .entries
+            .range::<str, _>((Bound::Included(prefix.as_str()), Bound::Unbounded));
+        let below = from.take_while(|(path, _)| path.starts_with(prefix.as_str()));
+        let covered = below.filter(|(path, _)| prefix.covers(path));
+        covered
+            .map(|(_, entry)| entry)
+            .filter(move |entry| entry.is_valid(now))
+    }
+
+    /// How many entries there are, those past their validity included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The length of all values together, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Where a watch of what comes from now on begins.
+    pub fn cursor(&self) -> Cursor {
+        self.log.end()
+    }
+
+    /// Where a watch of what came after `revision` begins, if the log reaches back so far.
+    pub fn cursor_after(&self, revision: Revision) -> Result<Cursor, Compacted> {
+        self.log.after(revision, self.revision().unwrap_or_default())
+    }
+
+    /// The oldest change behind `cursor`, and the cursor behind it; `None` if there is none yet.
+    pub fn next_change(&self, cursor: Cursor) -> Result<Option<(&Arc<Change>, Cursor)>, Compacted> {
+        self.log.next(cursor)
+    }
+
+    /// The revision at which `path` was removed, as far back as the log goes.
+    pub fn removed_at(&self, path: &str) -> Option<Revision> {
+        self.log.removed_at(path)
+    }
+}
+
+fn bounded(entries: usize, bytes: usize) -> Result<(), Refusal> {
+    if entries > MAX_ENTRIES || bytes > MAX_INSTANCE_BYTES {
+        Err(Refusal::TooMuch { entries, bytes })
+    } else {
+        Ok(())
+    }
+}
+
+/// What leads from one state to another.
+fn difference(
+    before: &BTreeMap<EntryPath, Arc<Entry>>,
+    after: &BTreeMap<EntryPath, Arc<Entry>>,
+) -> Vec<(EntryPath, Option<Arc<Entry>>)> {
+    let gone = before
+        .keys()
+        .filter(|path| !after.contains_key(*path))
+        .map(|path| (path.clone(), None));
+    let changed = after.iter().filter(|(path, entry)| {
+        before
+            .get(*path)
+            .is_none_or(|before| before.revision() != entry.revision())
+    });
+    gone.chain(changed.map(|(path, entry)| (path.clone(), Some(Arc::clone(entry)))))
+        .collect()
+}

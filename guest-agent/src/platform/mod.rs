@@ -1,0 +1,55 @@
+//! Calls to the guest's operating system. Linux only so far; every other module is free of it.
+
+mod log;
+mod notify;
+mod vsock;
+
+pub use log::{Level, start_log};
+pub use notify::{Readiness, notify};
+pub use vsock::{HOST_CID, connect_vsock};
+
+use moorline_shared::link::Moment;
+use nix::time::{ClockId, clock_gettime};
+
+/// The time on the clock that never steps back and counts suspend, in milliseconds since the kernel started.
+pub fn now() -> Moment {
+    // The clock exists in every kernel that has vsock; a call that can't fail needs no error.
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Moment(0), |time| {
+        let (seconds, nanos) = (time.tv_sec().cast_unsigned(), time.tv_nsec().cast_unsigned());
+        Moment(seconds * 1_000 + nanos / 1_000_000)
+    })
+}
+
+/// The kernel's boot id; zeros where it can't be read, for example without /proc.
+pub fn boot_id() -> [u8; 16] {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+    let mut id = [0; 16];
+    if digits.len() == 32 {
+        for (byte, pair) in id.iter_mut().zip(digits.chunks(2)) {
+            *byte = u8::try_from(pair[0] << 4 | pair[1]).unwrap_or(0);
+        }
+    }
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_boot_id_is_the_kernels() {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let hex: String = super::boot_id()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        if !text.is_empty() {
+            assert_eq!(hex, text.trim().replace('-', ""));
+        }
+    }
+
+    #[test]
+    fn the_clock_goes_on() {
+        let before = super::now();
+        assert!(before.0 > 0 && super::now() >= before);
+    }
+}

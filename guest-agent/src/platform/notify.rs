@@ -1,0 +1,26 @@
+//! Words to the service manager. Without one (`NOTIFY_SOCKET` unset) nothing happens.
+
+use sd_notify::NotifyState;
+
+/// What the service manager is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// The socket is bound and the first snapshot is applied.
+    Ready,
+    /// The socket is bound; the first snapshot didn't come in time, and the boot goes on without it.
+    Degraded,
+    /// The agent ends.
+    Stopping,
+}
+
+/// Tells the service manager.
+pub fn notify(readiness: Readiness) {
+    let states: &[NotifyState<'_>] = match readiness {
+        Readiness::Ready => &[NotifyState::Ready, NotifyState::Status("mirroring")],
+        Readiness::Degraded => &[NotifyState::Ready, NotifyState::Status("waiting for the host")],
+        Readiness::Stopping => &[NotifyState::Stopping],
+    };
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::warn!(%error, "the service manager can't be told");
+    }
+}
