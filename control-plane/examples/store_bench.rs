@@ -65,7 +65,7 @@ impl Measure {
             ..Options::default()
         };
         let compacting = Options {
-            retention: Retention::Last(1_000),
+            retention: Retention::Last(10_000),
             ..Options::default()
         };
         let with = self.store(&kept);
@@ -75,14 +75,14 @@ impl Measure {
         vec![
             ("puts, 32 callers", with.puts),
             ("puts, 32 callers, no values in memory", without.puts),
-            ("puts, 32 callers, last 1,000 revisions kept", retained.puts),
+            ("puts, 32 callers, last 10,000 revisions kept", retained.puts),
             ("puts, bare SQLite", bare),
             ("share of bare, 32 callers", with.puts / bare),
-            ("share of bare, last 1,000 revisions kept", retained.puts / bare),
+            ("share of bare, last 10,000 revisions kept", retained.puts / bare),
             ("puts, 1 caller", with.alone),
             ("commit p50 ms, 32 callers", with.p50),
             ("commit p99 ms, 32 callers", with.p99),
-            ("commit p99 ms, last 1,000 revisions kept", retained.p99),
+            ("commit p99 ms, last 10,000 revisions kept", retained.p99),
             ("point reads", with.reads),
             ("point reads, no values in memory", without.reads),
             ("conflicts per 1,000", with.conflicts),
