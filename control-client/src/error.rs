@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 
+use http::Method;
 use moorline_shared::api::ProblemDetails;
 
 /// Why there is no answer, or not the one that was hoped for.
@@ -15,9 +16,11 @@ pub enum ClientError {
         /// What the connection said.
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// The request was sent and no whole answer came: it may have been done. Send it again with the same key, or look.
-    #[error("no answer came from {url}, and what was asked may have been done: ask again with the same key")]
+    /// The request was sent and no whole answer came: a change may have been made. Ask again with the same key.
+    #[error("the connection was lost before {method} {url} was answered in full")]
     Lost {
+        /// How it was asked for.
+        method: Method,
         /// What was asked for.
         url: String,
         /// What the connection said.
@@ -55,12 +58,13 @@ impl ClientError {
         }
     }
 
-    /// Whether what was asked may have been done all the same, so that a caller has to ask again with the same key,
-    /// or look, before it says that nothing happened. True as well for an answer that can't be understood, and for
-    /// a server error (RFC 9110, 15.6), since it may come from a proxy in between.
+    /// Whether a change may have been made all the same, so that a caller has to ask again with the same key, or
+    /// look, before it says that nothing happened. True as well for an answer that can't be understood, and for a
+    /// server error (RFC 9110, 15.6), since it may come from a proxy in between.
     pub fn may_have_happened(&self) -> bool {
         match self {
-            Self::Lost { .. } | Self::Protocol { .. } => true,
+            Self::Lost { method, .. } => !method.is_safe(),
+            Self::Protocol { .. } => true,
             Self::Problem(problem) => problem.status >= 500,
             Self::Unreachable { .. } | Self::Request { .. } => false,
         }
@@ -71,48 +75,56 @@ impl ClientError {
         matches!(self, Self::Unreachable { .. } | Self::Lost { .. })
     }
 
-    pub(crate) fn request(url: impl ToString, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub(crate) fn request(url: &impl ToString, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Request {
             url: url.to_string(),
             source: source.into(),
         }
     }
+}
 
-    pub(crate) fn lost(url: impl ToString, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::Lost {
-            url: url.to_string(),
+/// What was asked: what an error about its answer names.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    pub(crate) url: String,
+}
+
+impl Asked {
+    pub(crate) fn lost(&self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> ClientError {
+        ClientError::Lost {
+            method: self.method.clone(),
+            url: self.url.clone(),
             source: source.into(),
         }
     }
 
-    pub(crate) fn protocol(url: impl ToString, what: impl Into<String>) -> Self {
-        Self::Protocol {
-            url: url.to_string(),
+    pub(crate) fn protocol(&self, what: impl Into<String>) -> ClientError {
+        ClientError::Protocol {
+            url: self.url.clone(),
             what: what.into(),
             source: None,
         }
     }
 
-    pub(crate) fn unparsable(url: impl ToString, what: impl Into<String>, source: serde_json::Error) -> Self {
-        Self::Protocol {
-            url: url.to_string(),
+    pub(crate) fn unparsable(&self, what: impl Into<String>, source: serde_json::Error) -> ClientError {
+        ClientError::Protocol {
+            url: self.url.clone(),
             what: what.into(),
             source: Some(source.into()),
         }
     }
 
     /// Sorts what the HTTP library says by what is known about the request's fate.
-    pub(crate) fn of_transport(url: impl ToString, error: reqwest::Error) -> Self {
-        let (url, error) = (url.to_string(), error.without_url());
-        if error.is_builder() {
-            Self::request(url, error)
-        } else if error.is_connect() {
-            Self::Unreachable {
-                url,
+    pub(crate) fn failed(&self, error: reqwest::Error) -> ClientError {
+        let error = error.without_url();
+        if error.is_connect() {
+            ClientError::Unreachable {
+                url: self.url.clone(),
                 source: error.into(),
             }
         } else {
-            Self::lost(url, error)
+            self.lost(error)
         }
     }
 }

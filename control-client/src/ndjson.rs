@@ -99,7 +99,7 @@ mod tests {
             lines in proptest::collection::vec("[a-z{}\u{e9} ]{0,20}", 0..8),
             cuts in proptest::collection::vec(1..7_usize, 1..40),
         ) {
-            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            let text: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
             let (mut rest, mut cuts) = (text.as_bytes(), cuts.iter().cycle());
             let (mut decoder, mut got) = (Lines::default(), Vec::new());
             while !rest.is_empty() {

@@ -7,11 +7,11 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use moorline_shared::InstanceId;
 use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails};
-use reqwest::{RequestBuilder, Response};
+use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::{BaseUrl, Endpoint, Retries};
-use crate::error::ClientError;
+use crate::error::{Asked, ClientError};
 use crate::ndjson::Lines;
 use crate::stream::{EventStream, events};
 
@@ -24,6 +24,10 @@ pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often a stream's connection is probed, and how long the answer may take: a peer that is gone without a word
 /// is noticed within half a minute.
 const PROBE: Duration = Duration::from_secs(15);
+/// How many bytes of streams may wait unread: 4 MiB. The HTTP/2 library ends a connection on which many small frames
+/// wait: each counts 256 bytes less its length, and half of this window is too many. With the standard's 64 KiB a
+/// burst of some 150 bookmarks would end a feed, with this it takes some 9,900.
+const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// The control plane, as one caller sees it. Cloning is cheap and shares the connections.
 #[derive(Clone, Debug)]
@@ -110,16 +114,13 @@ impl Client {
         &self,
         request: RequestBuilder,
     ) -> Result<T, ClientError> {
-        let reply = succeeded(self.exchange(request).await?)?;
-        let parsed = serde_json::from_slice(&reply.body);
-        parsed.map_err(|error| ClientError::unparsable(&reply.url, "an unknown body", error))
+        succeeded(self.exchange(request).await?)?.parsed()
     }
 
     /// Sends a request and reads its answer, whatever it says, as often as the retries allow. Only requests that
     /// may be made twice come here: reads, and changes under a key.
     pub(crate) async fn exchange(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
-        let request = request.build();
-        let request = request.map_err(|error| ClientError::of_transport(&self.wires.base, error))?;
+        let request = self.built(request)?;
         let mut attempt = 0;
         loop {
             // Bodies are bytes in memory, so a request can always be copied.
@@ -136,10 +137,10 @@ impl Client {
         }
     }
 
-    async fn exchange_once(&self, request: reqwest::Request) -> Result<Reply, ClientError> {
-        let url = request.url().to_string();
+    async fn exchange_once(&self, request: Request) -> Result<Reply, ClientError> {
+        let asked = asked(&request);
         let response = self.wires.calls.execute(request).await;
-        Reply::read(response.map_err(|error| ClientError::of_transport(&url, error))?).await
+        Reply::read(&asked, response.map_err(|error| asked.failed(error))?).await
     }
 
     /// Sends a request and gives the lines of its answer. It is sent once: whoever follows a stream has to begin
@@ -148,52 +149,64 @@ impl Client {
         &self,
         request: RequestBuilder,
     ) -> Result<EventStream<T>, ClientError> {
-        let url = &self.wires.base;
-        let sent = tokio::time::timeout(REQUEST_TIMEOUT, request.send()).await;
+        let request = self.built(request)?;
+        let asked = asked(&request);
+        let sent = tokio::time::timeout(REQUEST_TIMEOUT, self.wires.streams.execute(request)).await;
         let response = sent
-            .map_err(|late| ClientError::lost(url, late))?
-            .map_err(|error| ClientError::of_transport(url, error))?;
+            .map_err(|late| asked.lost(late))?
+            .map_err(|error| asked.failed(error))?;
         if response.status().is_success() {
-            return Ok(events(response, Lines::default()));
+            return Ok(events(asked, response, Lines::default()));
         }
-        let read = tokio::time::timeout(REQUEST_TIMEOUT, Reply::read(response)).await;
-        let reply = read.map_err(|late| ClientError::lost(url, late))??;
+        let read = tokio::time::timeout(REQUEST_TIMEOUT, Reply::read(&asked, response)).await;
+        let reply = read.map_err(|late| asked.lost(late))??;
         Err(refused(&reply))
+    }
+
+    fn built(&self, request: RequestBuilder) -> Result<Request, ClientError> {
+        let request = request.build();
+        request.map_err(|error| ClientError::request(&self.wires.base, error.without_url()))
+    }
+}
+
+fn asked(request: &Request) -> Asked {
+    Asked {
+        method: request.method().clone(),
+        url: request.url().to_string(),
     }
 }
 
 /// An answer, read whole.
 #[derive(Debug)]
 pub(crate) struct Reply {
-    pub(crate) url: String,
+    pub(crate) asked: Asked,
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
 impl Reply {
-    async fn read(mut response: Response) -> Result<Self, ClientError> {
-        let url = response.url().to_string();
+    async fn read(asked: &Asked, mut response: Response) -> Result<Self, ClientError> {
         let mut body = BytesMut::new();
-        while let Some(piece) = next_piece(&url, &mut response).await? {
+        while let Some(piece) = response.chunk().await.map_err(|error| asked.failed(error))? {
             if body.len() + piece.len() > MAX_REPLY_BYTES {
-                let what = format!("more than {MAX_REPLY_BYTES} bytes");
-                return Err(ClientError::protocol(url, what));
+                return Err(asked.protocol(format!("more than {MAX_REPLY_BYTES} bytes")));
             }
             body.extend_from_slice(&piece);
         }
         Ok(Self {
-            url,
+            asked: asked.clone(),
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
             body: body.freeze(),
         })
     }
-}
 
-async fn next_piece(url: &str, response: &mut Response) -> Result<Option<Bytes>, ClientError> {
-    let piece = response.chunk().await;
-    piece.map_err(|error| ClientError::of_transport(url, error))
+    /// The body as a `T`.
+    pub(crate) fn parsed<T: DeserializeOwned>(&self) -> Result<T, ClientError> {
+        let parsed = serde_json::from_slice(&self.body);
+        parsed.map_err(|error| self.asked.unparsable("an unknown body", error))
+    }
 }
 
 /// The reply itself if it says that the request was done.
@@ -210,14 +223,13 @@ pub(crate) fn refused(reply: &Reply) -> ClientError {
     let kind = reply.headers.get(header::CONTENT_TYPE);
     let is_problem = kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/problem+json"));
     if !is_problem {
-        return ClientError::protocol(
-            &reply.url,
-            format!("status {} and no problem details", reply.status),
-        );
+        return reply
+            .asked
+            .protocol(format!("status {} and no problem details", reply.status));
     }
     match serde_json::from_slice::<ProblemDetails>(&reply.body) {
         Ok(problem) => ClientError::Problem(Box::new(problem)),
-        Err(error) => ClientError::unparsable(&reply.url, format!("status {}", reply.status), error),
+        Err(error) => reply.asked.unparsable(format!("status {}", reply.status), error),
     }
 }
 
@@ -249,5 +261,6 @@ fn probed(builder: reqwest::ClientBuilder) -> reqwest::ClientBuilder {
         .http2_prior_knowledge()
         .http2_keep_alive_interval(PROBE)
         .http2_keep_alive_timeout(PROBE)
-        .http2_adaptive_window(true)
+        .http2_initial_stream_window_size(STREAM_WINDOW)
+        .http2_initial_connection_window_size(STREAM_WINDOW)
 }

@@ -54,9 +54,7 @@ impl Client {
         let reply = self.exchange(request).await?;
         match reply.status {
             StatusCode::NOT_MODIFIED => Ok(FeedView::Same),
-            status if status.is_success() => serde_json::from_slice(&reply.body)
-                .map(FeedView::Whole)
-                .map_err(|error| ClientError::unparsable(&reply.url, "an unknown body", error)),
+            status if status.is_success() => reply.parsed().map(FeedView::Whole),
             _ => Err(refused(&reply)),
         }
     }

@@ -1,0 +1,1 @@
+//! The command itself, as a process.
