@@ -234,7 +234,11 @@ impl Tables {
         if self.vm.starts_at_once == 0 {
             return Err(ConfigError::NoStarts);
         }
-        if let Some(base) = self.qemu.user_base.filter(|base| !(65_536..u32::MAX - 65_536).contains(base)) {
+        if let Some(base) = self
+            .qemu
+            .user_base
+            .filter(|base| !(65_536..u32::MAX - 65_536).contains(base))
+        {
             return Err(ConfigError::UserBase(base));
         }
         let relative = self.external.directories.iter().find(|path| path.is_relative());
@@ -267,6 +271,9 @@ mod tests {
         tables.qemu.first_cid = 2;
         assert_eq!(tables.check(), Err(ConfigError::FirstCid(2)));
         tables.images.insert("empty".parse().unwrap(), Image::default());
-        assert_eq!(tables.check(), Err(ConfigError::NothingToBoot("empty".parse().unwrap())));
+        assert_eq!(
+            tables.check(),
+            Err(ConfigError::NothingToBoot("empty".parse().unwrap()))
+        );
     }
 }

@@ -224,7 +224,10 @@ mod tests {
     fn a_vm_that_was_told_to_end_is_killed_at_last_whatever_is_wanted() {
         for want in wants() {
             let mut told = Told::Guest;
-            for (expected, after) in [(super::Action::Quit, Told::Vmm), (super::Action::Kill, Told::Killed)] {
+            for (expected, after) in [
+                (super::Action::Quit, Told::Vmm),
+                (super::Action::Kill, Told::Killed),
+            ] {
                 let late = Observed::Ending {
                     told,
                     ago: Duration::from_mins(1),

@@ -1,0 +1,158 @@
+//! What the daemon keeps of each registration on disk, so that it holds through a restart of the daemon.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use moorline_shared::InstanceId;
+use moorline_shared::host::Channel;
+use serde::{Deserialize, Serialize};
+
+use crate::vm::file::{self, FileError, failed};
+use crate::vm::process::Identity;
+
+/// The version of the record's form that this daemon writes.
+const VERSION: u32 = 1;
+const EXTENSION: &str = "json";
+
+/// What is known of an instance whose VM somebody else runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Record {
+    version: u32,
+    /// Which instance.
+    pub(super) instance: InstanceId,
+    /// The last life that was begun.
+    pub(super) incarnation: u64,
+    /// The registration, while there is one.
+    pub(super) active: Option<Active>,
+}
+
+/// A registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Active {
+    /// The host's boot in which it was made: no VM outlives that.
+    pub(super) boot: String,
+    /// How the guest reaches the host, as it was registered.
+    pub(super) channel: Channel,
+    /// Who may connect where the channel is a socket.
+    pub(super) peer: Peer,
+    /// The VMM whose end ends the registration; absent for an unsupervised one.
+    pub(super) vmm: Option<Identity>,
+}
+
+/// Who may connect to a hybrid vsock socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(super) enum Peer {
+    /// This process.
+    Process(Identity),
+    /// This user: that of whoever registered the VM.
+    User(u32),
+}
+
+impl Record {
+    pub(super) fn new(instance: InstanceId, incarnation: u64, active: Option<Active>) -> Self {
+        Self {
+            version: VERSION,
+            instance,
+            incarnation,
+            active,
+        }
+    }
+
+    fn check(&self, instance: InstanceId) -> Result<(), String> {
+        if self.version != VERSION {
+            return Err(format!(
+                "its version is {}, and this daemon knows {VERSION}",
+                self.version
+            ));
+        }
+        if self.instance != instance {
+            return Err(format!("it is the record of {}", self.instance));
+        }
+        Ok(())
+    }
+}
+
+/// The folder with a record for each instance whose VM somebody else runs.
+#[derive(Clone, Debug)]
+pub(super) struct Registrations {
+    folder: PathBuf,
+}
+
+impl Registrations {
+    /// The folder `external` beneath the daemon's state folder; created where it is missing.
+    pub(super) fn open(state: &Path) -> Result<Self, FileError> {
+        let folder = state.join("external");
+        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        Ok(Self { folder })
+    }
+
+    fn path(&self, instance: InstanceId) -> PathBuf {
+        self.folder.join(instance.to_string()).with_extension(EXTENSION)
+    }
+
+    /// The instances that have a record, in no order.
+    pub(super) fn instances(&self) -> Result<Vec<InstanceId>, FileError> {
+        let entries = fs::read_dir(&self.folder).map_err(failed("list", &self.folder))?;
+        let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+        let ours = paths.filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION));
+        Ok(ours
+            .filter_map(|path| path.file_stem()?.to_str()?.parse().ok())
+            .collect())
+    }
+
+    /// The record of an instance, if there is one. One that can't be read is set aside and is an error once.
+    pub(super) fn load(&self, instance: InstanceId) -> Result<Option<Record>, FileError> {
+        file::load(&self.path(instance), |record: &Record| record.check(instance))
+    }
+
+    /// Keeps a record; it is on disk when this returns.
+    pub(super) fn save(&self, record: &Record) -> Result<(), FileError> {
+        file::save(&self.path(record.instance), record)
+    }
+
+    /// Removes a record; it is fine if there is none.
+    pub(super) fn remove(&self, instance: InstanceId) -> Result<(), FileError> {
+        let path = self.path(instance);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Active, Peer, Record, Registrations};
+    use crate::vm::process::Identity;
+    use moorline_shared::InstanceId;
+    use moorline_shared::host::Channel;
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let folder = tempfile::tempdir().unwrap();
+        let registrations = Registrations::open(folder.path()).unwrap();
+        let instance = InstanceId::from_bytes([7; 16]);
+        assert_eq!(registrations.load(instance).unwrap(), None);
+        let vmm = Identity { pid: 7, started: 77 };
+        let active = Active {
+            boot: "7f0c".to_owned(),
+            channel: Channel::Vsock { cid: 7 },
+            peer: Peer::Process(vmm),
+            vmm: Some(vmm),
+        };
+        for record in [
+            Record::new(instance, 3, Some(active)),
+            Record::new(instance, 3, None),
+        ] {
+            registrations.save(&record).unwrap();
+            assert_eq!(registrations.load(instance).unwrap(), Some(record));
+        }
+        assert_eq!(registrations.instances().unwrap(), [instance]);
+        registrations.remove(instance).unwrap();
+        registrations.remove(instance).unwrap();
+        assert_eq!(registrations.instances().unwrap(), []);
+    }
+}

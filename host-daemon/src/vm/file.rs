@@ -1,0 +1,112 @@
+//! A JSON document on disk that is replaced in one step, and set aside under another name when it can't be read.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Larger than any document kept here; what is larger is not one.
+const MAX_BYTES: u64 = 64 * 1024;
+
+/// Why a document can't be had or kept.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The file system refused.
+    #[error("can't {what} {}", path.display())]
+    Io {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{} can't be used ({why}) and was set aside as {}", path.display(), aside.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Where it is now.
+        aside: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Gives an error of the file system its context.
+pub(super) fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> FileError + 'a {
+    move |source| FileError::Io {
+        what,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// The document, if there is a file. One that isn't a `T`, or that `check` finds wrong, is set aside: it is an error
+/// once, and absent from then on.
+pub(super) fn load<T: DeserializeOwned>(
+    path: &Path,
+    check: impl FnOnce(&T) -> Result<(), String>,
+) -> Result<Option<T>, FileError> {
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            return Err(set_aside(path, error.to_string()));
+        }
+        Err(error) => return Err(failed("read", path)(error)),
+    };
+    let parsed = serde_json::from_str(&text).map_err(|error| error.to_string());
+    match parsed.and_then(|document| check(&document).map(|()| document)) {
+        Ok(document) => Ok(Some(document)),
+        Err(why) => Err(set_aside(path, why)),
+    }
+}
+
+/// Keeps the document; it is on disk when this returns. Only the daemon's user can read it.
+pub(super) fn save<T: Serialize>(path: &Path, document: &T) -> Result<(), FileError> {
+    replace(path, document).map_err(failed("write", path))
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() > MAX_BYTES {
+        let why = format!("it has more than {MAX_BYTES} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    io::read_to_string(file)
+}
+
+/// Moves a file that can't be used out of the way under a name that is free, so that a person can look at it.
+fn set_aside(path: &Path, why: String) -> FileError {
+    let name = |n: u32| path.with_added_extension(format!("corrupt-{n}"));
+    let aside = (1..)
+        .map(name)
+        .find(|name| !name.exists())
+        .unwrap_or_else(|| name(0));
+    match fs::rename(path, &aside) {
+        Ok(()) => FileError::Corrupt {
+            path: path.to_owned(),
+            aside,
+            why,
+        },
+        Err(source) => failed("set aside", path)(source),
+    }
+}
+
+fn replace<T: Serialize>(path: &Path, document: &T) -> io::Result<()> {
+    let beside = path.with_added_extension("new");
+    let mut file = File::create(&beside)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    serde_json::to_writer_pretty(&mut file, document)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    match path.parent() {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,262 @@
+//! Processes that outlive the daemon: started in a session of their own, found again by what can't be reused.
+//!
+//! A process id alone names another process sooner or later. Together with the moment at which the process
+//! started and the host's boot it names one process for ever: that is its [`Identity`], and it is what is kept in
+//! the state file. From then on the process is held by a descriptor, so that a signal can't go to another one.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use serde::{Deserialize, Serialize};
+
+use tokio::io::unix::AsyncFd;
+
+use super::kernel;
+
+/// Which process, as long as the host isn't booted anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Its id.
+    pub pid: i32,
+    /// When it started, in clock ticks since the host's boot, as in field 22 of `/proc/PID/stat`.
+    pub started: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It exited with this status.
+    Exited(i32),
+    /// This signal ended it.
+    Killed(i32),
+    /// Another process was its parent, and only that one was told.
+    Unseen,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "ended with status {status}"),
+            Self::Killed(signal) => write!(f, "was ended by signal {signal}"),
+            Self::Unseen => f.write_str("ended"),
+        }
+    }
+}
+
+/// A process, held so that its id can't come to mean another one. Dropping this leaves the process alone.
+#[derive(Debug)]
+pub struct Process {
+    identity: Identity,
+    descriptor: AsyncFd<OwnedFd>,
+    ending: Option<Ending>,
+}
+
+impl Process {
+    /// Starts `command` without tying it to this process's life.
+    ///
+    /// Fails when it can't be started. Must be called within a runtime.
+    pub fn spawn(command: &mut Command) -> io::Result<Self> {
+        // The child is reaped by its descriptor in `ended`, so the id is its own until then.
+        let child = command.spawn()?;
+        let pid = Pid::from_child(&child);
+        Self::hold(pid)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    /// The process with this identity, unless it has ended. Must be called within a runtime.
+    pub fn find(identity: Identity) -> io::Result<Option<Self>> {
+        let Some(pid) = Pid::from_raw(identity.pid) else {
+            return Ok(None);
+        };
+        Ok(Self::hold(pid)?.filter(|process| process.identity == identity))
+    }
+
+    /// The process that has this id now, unless there is none. Must be called within a runtime.
+    pub fn with_id(pid: i32) -> io::Result<Option<Self>> {
+        Pid::from_raw(pid).map_or(Ok(None), Self::hold)
+    }
+
+    fn hold(pid: Pid) -> io::Result<Option<Self>> {
+        let descriptor = match rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK) {
+            Ok(descriptor) => descriptor,
+            Err(rustix::io::Errno::SRCH) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        // Read after the descriptor was opened: if the id was reused before that, both are of the new process.
+        let Some(started) = started(pid)? else {
+            return Ok(None);
+        };
+        let pid = pid.as_raw_nonzero().get();
+        Ok(Some(Self {
+            identity: Identity { pid, started },
+            descriptor: kernel::readable(descriptor)?,
+            ending: None,
+        }))
+    }
+
+    /// Which process this is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Waits for its end. Cancel-safe; once it has ended, every call gives the same answer at once.
+    pub async fn ended(&mut self) -> Ending {
+        if let Some(ending) = self.ending {
+            return ending;
+        }
+        // A descriptor of a process can't fail to be polled; if it did, there'd be nothing left to watch.
+        let _readable = self.descriptor.readable().await;
+        let ending = self.reap();
+        self.ending = Some(ending);
+        ending
+    }
+
+    /// Takes the ending from the kernel if this process is the parent, which also clears it away.
+    fn reap(&self) -> Ending {
+        use std::os::fd::AsFd;
+        let of = WaitId::PidFd(self.descriptor.get_ref().as_fd());
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let Ok(Some(status)) = rustix::process::waitid(of, options) else {
+            return Ending::Unseen;
+        };
+        let exited = status.exit_status().map(Ending::Exited);
+        let killed = status.terminating_signal().map(Ending::Killed);
+        exited.or(killed).unwrap_or(Ending::Unseen)
+    }
+
+    /// Ends it at once. One that has ended already is fine.
+    pub fn kill(&self) -> io::Result<()> {
+        match rustix::process::pidfd_send_signal(self.descriptor.get_ref(), Signal::KILL) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// When a process started; nothing if it is gone or has ended and only waits for its parent to notice.
+fn started(pid: Pid) -> io::Result<Option<u64>> {
+    let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    let stat = match std::fs::read_to_string(&path) {
+        Ok(stat) => stat,
+        // A process that ends while its file is read gives ESRCH.
+        Err(error) if matches!(error.raw_os_error(), Some(2 | 3)) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    parse_stat(&stat).ok_or_else(|| io::Error::other(format!("{path} is not as proc(5) describes it")))
+}
+
+/// The start time from a line of `/proc/PID/stat`; the inner answer is nothing for a process that has ended.
+fn parse_stat(stat: &str) -> Option<Option<u64>> {
+    // The command in parentheses may hold spaces and parentheses itself; the last one ends it (proc(5)).
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_ascii_whitespace();
+    let state = fields.next()?;
+    let started = fields.nth(18)?.parse().ok()?;
+    Some((!matches!(state, "Z" | "X")).then_some(started))
+}
+
+/// The kernel's name for the host's boot: identities are good for one boot only.
+pub fn boot_id() -> io::Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    Ok(id.trim().to_owned())
+}
+
+/// The processes whose standard output is this file; none if there is no such file.
+///
+/// The daemon opens a log for each process that it starts, so this finds one that was started and not recorded.
+pub fn writing_to(log: &Path) -> io::Result<Vec<Process>> {
+    let wanted = match rustix::fs::openat(CWD, log, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => rustix::fs::fstat(&file)?,
+        Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
+        Err(error) => return Err(error.into()),
+    };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // Processes of other users and those that end meanwhile can't be looked at, and aren't ours.
+        let Ok(stdout) = rustix::fs::stat(format!("/proc/{pid}/fd/1")) else {
+            continue;
+        };
+        if (stdout.st_dev, stdout.st_ino) == (wanted.st_dev, wanted.st_ino) {
+            found.extend(Process::with_id(pid)?);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ending, Identity, Process, parse_stat, writing_to};
+    use std::fs::File;
+    use std::process::{Command, Stdio};
+
+    fn cat() -> (std::process::ChildStdin, Process) {
+        let mut command = Command::new("cat");
+        let (reader, writer) = std::io::pipe().unwrap();
+        let process = Process::spawn(command.stdin(reader)).unwrap();
+        drop(command);
+        (
+            std::process::ChildStdin::from(std::os::fd::OwnedFd::from(writer)),
+            process,
+        )
+    }
+
+    #[tokio::test]
+    async fn a_process_is_found_again_until_it_ends() {
+        let (stdin, mut process) = cat();
+        let identity = process.identity();
+        assert_eq!(Process::find(identity).unwrap().unwrap().identity(), identity);
+        let reused = Identity {
+            started: identity.started + 1,
+            ..identity
+        };
+        assert!(
+            Process::find(reused).unwrap().is_none(),
+            "another process with the same id is not it"
+        );
+        drop(stdin);
+        assert_eq!(process.ended().await, Ending::Exited(0));
+        assert_eq!(process.ended().await, Ending::Exited(0));
+        assert!(Process::find(identity).unwrap().is_none());
+        process.kill().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_killed_process_says_so() {
+        let (_stdin, mut process) = cat();
+        process.kill().unwrap();
+        assert_eq!(process.ended().await, Ending::Killed(9));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_was_not_recorded_is_found_by_its_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        assert!(writing_to(&log).unwrap().is_empty());
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut command = Command::new("cat");
+        command
+            .stdin(reader)
+            .stdout(Stdio::from(File::create(&log).unwrap()));
+        let mut process = Process::spawn(&mut command).unwrap();
+        let found: Vec<_> = writing_to(&log).unwrap().iter().map(Process::identity).collect();
+        assert_eq!(found, [process.identity()]);
+        drop((command, writer));
+        process.ended().await;
+        assert!(writing_to(&log).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_command_with_spaces_and_parentheses_hides_nothing() {
+        let rest = "1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1000 1";
+        assert_eq!(parse_stat(&format!("7 (a) b (c)) S {rest}")), Some(Some(4242)));
+        assert_eq!(parse_stat(&format!("7 (cat) Z {rest}")), Some(None));
+        assert_eq!(parse_stat("7 (cat) S 1 1"), None);
+        assert_eq!(parse_stat(""), None);
+    }
+}

@@ -1,0 +1,457 @@
+//! The driver that runs VMs by itself, with QEMU.
+//!
+//! [`Qemu::vsock`] prepares the guest's way to the host, so that the channel can be bound before there is a guest;
+//! [`Qemu::boot`] then starts QEMU ([`command`] is its command line) and waits until it answers. [`Qemu::adopt`]
+//! finds a VM of an earlier daemon again, and [`Qemu::clear`] ends whatever runs in an instance's name. A [`vm::Vm`]
+//! is what one talks with from then on.
+
+mod accel;
+mod command;
+mod launch;
+pub(super) mod vm;
+mod vsock;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use moorline_shared::InstanceId;
+use moorline_shared::api::feed::InstanceSpec;
+use moorline_shared::id::ImageName;
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use self::command::{Engine, Machine};
+use self::launch::{Launch, last_line};
+use self::vm::{Device, Vm, again};
+use self::vsock::Cids;
+use super::config::{Image, Images, QemuConfig, VsockDevice};
+use super::file::FileError;
+use super::process::{Process, boot_id, writing_to};
+use super::qmp::Qmp;
+use super::record::{Processes, Reach, Records, Vsock};
+use crate::channel::{ChannelSpec, ExpectedPeer};
+
+pub use self::vsock::LeaseError;
+
+/// For a process to make its socket. An idle machine takes some 50 ms.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two looks at whether it has.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// A vsock device of its own knows one guest only, so they may all have the same CID.
+const SAME_CID: u32 = 3;
+/// How many users the VMs have between them.
+const USERS: u32 = 65_536;
+
+/// Why a VM could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The instance names no image.
+    #[error("the instance has no image to boot")]
+    NoImage,
+    /// The instance names an image that this host doesn't have.
+    #[error("this host has no image '{0}': its configuration needs a table images.{0}")]
+    UnknownImage(ImageName),
+    /// Its folder or its record can't be made.
+    #[error("can't keep what belongs to the VM")]
+    Record(#[from] FileError),
+    /// No CID.
+    #[error("can't lease a CID")]
+    Lease(#[from] LeaseError),
+    /// Something of it can't be started or looked at.
+    #[error("can't {what}")]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// One of its processes ended at once.
+    #[error("{what} {ending}: {said}")]
+    EndedEarly {
+        /// Which.
+        what: &'static str,
+        /// How.
+        ending: super::process::Ending,
+        /// The last line that it wrote.
+        said: String,
+    },
+    /// One of its processes hangs.
+    #[error("{what} took more than {PATIENCE:?} to come up: {said}")]
+    Late {
+        /// Which.
+        what: &'static str,
+        /// The last line that it wrote, or what it answers.
+        said: String,
+    },
+    /// All users that VMs may have are taken.
+    #[error("all {USERS} users from qemu.user_base on have a VM")]
+    NoUser,
+    /// The guest's channel can't be bound.
+    #[error("can't bind the guest's channel")]
+    Channel(#[from] crate::link::BeginError),
+}
+
+fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
+    move |source| StartError::Io { what, source }
+}
+
+/// Starts VMs with QEMU, and finds them again.
+#[derive(Debug)]
+pub struct Qemu {
+    config: QemuConfig,
+    images: Images,
+    records: Records,
+    engine: OnceCell<Engine>,
+    cids: Cids,
+    users: std::sync::Mutex<()>,
+}
+
+/// A guest's vsock that is ready for a QEMU.
+#[derive(Debug)]
+pub(super) struct Ready {
+    way: Way,
+    folder: PathBuf,
+}
+
+#[derive(Debug)]
+enum Way {
+    Kernel { cid: u32, device: OwnedFd },
+    Process(Process),
+}
+
+impl Ready {
+    /// Where the guest's connections will arrive, and from whom.
+    pub(super) fn channel(&self) -> ChannelSpec {
+        match &self.way {
+            Way::Kernel { cid, .. } => ChannelSpec::Vsock { cid: *cid },
+            Way::Process(process) => hybrid(&self.folder, process),
+        }
+    }
+}
+
+fn hybrid(folder: &Path, device: &Process) -> ChannelSpec {
+    ChannelSpec::HybridVsock {
+        uds_path: folder.join("vsock.sock"),
+        peer: ExpectedPeer::Process(device.identity().pid.unsigned_abs()),
+    }
+}
+
+/// What an adopted VM is.
+#[derive(Debug)]
+pub(super) struct Adopted {
+    pub(super) vm: Vm,
+    /// Where its guest's connections arrive; none if its vsock device is no more.
+    pub(super) channel: Option<ChannelSpec>,
+}
+
+impl Qemu {
+    /// A driver for these images; it keeps what it has to in `records`.
+    pub fn new(config: QemuConfig, images: Images, records: Records) -> Self {
+        let cids = Cids::from(config.first_cid);
+        Self {
+            config,
+            images,
+            records,
+            engine: OnceCell::new(),
+            cids,
+            users: std::sync::Mutex::default(),
+        }
+    }
+
+    /// Makes the folders of an instance's VM, with a user of its own if that is configured.
+    pub(super) fn prepare(&self, instance: InstanceId) -> Result<(), StartError> {
+        // Held until the user's folder is there: that is what marks the user as taken.
+        let _one_at_a_time = self
+            .users
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let reach = match self.config.user_base {
+            None => Reach::Daemon,
+            Some(base) => Reach::User(self.user(instance, base)?),
+        };
+        Ok(self.records.prepare(instance, reach)?)
+    }
+
+    /// The user that the instance's VM has had so far, or else the first that no VM has.
+    fn user(&self, instance: InstanceId, base: u32) -> Result<u32, StartError> {
+        let users = base..base + USERS;
+        let own = self.records.user(instance).filter(|user| users.contains(user));
+        if let Some(own) = own {
+            return Ok(own);
+        }
+        let others = self.records.instances()?.into_iter();
+        let taken: std::collections::BTreeSet<_> =
+            others.filter_map(|other| self.records.user(other)).collect();
+        users
+            .into_iter()
+            .find(|user| !taken.contains(user))
+            .ok_or(StartError::NoUser)
+    }
+
+    /// Prepares the guest's vsock. Cancelled or failed, it may leave a process, which [`Self::clear`] ends.
+    pub(super) async fn vsock(&self, instance: InstanceId) -> Result<Ready, StartError> {
+        let folder = self.records.run_folder(instance);
+        let kernels = match self.config.vsock {
+            VsockDevice::Vhost => true,
+            VsockDevice::VhostUser => false,
+            VsockDevice::Auto => vsock::kernel_has_it(),
+        };
+        let way = if kernels {
+            let vsock::Lease { cid, device } = self.cids.lease()?;
+            Way::Kernel { cid, device }
+        } else {
+            Way::Process(self.start_device(instance, &folder).await?)
+        };
+        Ok(Ready { way, folder })
+    }
+
+    async fn start_device(&self, instance: InstanceId, folder: &Path) -> Result<Process, StartError> {
+        let socket = command::device_socket(folder);
+        remove_if_there(&socket).map_err(cannot("remove an old socket of the vsock device"))?;
+        let log = self.device_log(instance);
+        let launch = self.launch(instance, "vsock", &self.config.vsock_device, &log, folder);
+        // In its own folder names are short enough for a socket, whatever the path of the state folder.
+        let vm = format!("guest-cid={SAME_CID},socket=device.sock,uds-path=vsock.sock");
+        let mut device = launch
+            .start(["--vm", &vm], Stdio::null())
+            .map_err(cannot("start the vsock device"))?;
+        let there = async || socket.exists().then_some(());
+        come_up("the vsock device", &mut device, &log, there).await?;
+        Ok(device)
+    }
+
+    /// Starts QEMU and waits until it answers. Cancelled or failed, it may leave processes, which [`Self::clear`]
+    /// ends.
+    pub(super) async fn boot(
+        &self,
+        spec: &InstanceSpec,
+        ready: Ready,
+    ) -> Result<(Vm, Processes), StartError> {
+        let instance = spec.instance;
+        let image = self.image(spec)?;
+        let engine = *self
+            .engine
+            .get_or_init(|| accel::choose(&self.config, &self.images))
+            .await;
+        let (stdin, device, vsock) = match ready.way {
+            Way::Kernel { cid, device } => (Stdio::from(device), Device::Kernel, Vsock::Kernel { cid }),
+            Way::Process(process) => {
+                let identity = process.identity();
+                (
+                    Stdio::null(),
+                    Device::Process(process),
+                    Vsock::Process { process: identity },
+                )
+            }
+        };
+        let machine = Machine {
+            instance,
+            config: &self.config,
+            image,
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            engine,
+            device: match vsock {
+                Vsock::Kernel { cid } => command::Device::Kernel { cid },
+                Vsock::Process { .. } => command::Device::Process,
+            },
+            folder: &ready.folder,
+        };
+        self.make_overlay(&machine).await?;
+        let (vmm, qmp) = self.start_qemu(&machine, stdin).await?;
+        let boot = boot_id().map_err(cannot("read the host's boot id"))?;
+        let processes = Processes {
+            boot,
+            vmm: vmm.identity(),
+            vsock,
+        };
+        let socket = command::qmp_socket(&ready.folder);
+        let qmp = Some(qmp);
+        Ok((
+            Vm {
+                vmm,
+                device,
+                socket,
+                qmp,
+            },
+            processes,
+        ))
+    }
+
+    fn image(&self, spec: &InstanceSpec) -> Result<&Image, StartError> {
+        let name = spec.image.as_ref().ok_or(StartError::NoImage)?;
+        self.images
+            .get(name)
+            .ok_or_else(|| StartError::UnknownImage(name.clone()))
+    }
+
+    async fn start_qemu(&self, machine: &Machine<'_>, stdin: Stdio) -> Result<(Process, Qmp), StartError> {
+        let socket = command::qmp_socket(machine.folder);
+        remove_if_there(&socket).map_err(cannot("remove an old socket of QEMU"))?;
+        let log = self.qemu_log(machine.instance);
+        let launch = self.launch(
+            machine.instance,
+            "qemu",
+            &self.config.binary,
+            &log,
+            machine.folder,
+        );
+        let mut vmm = launch
+            .start(machine.arguments(), stdin)
+            .map_err(cannot("start QEMU"))?;
+        let answers = async || again(&socket).await.ok();
+        let (qmp, _) = come_up("QEMU", &mut vmm, &log, answers).await?;
+        Ok((vmm, qmp))
+    }
+
+    /// An empty layer over the image's disk, unless the instance has one already.
+    async fn make_overlay(&self, machine: &Machine<'_>) -> Result<(), StartError> {
+        let Some(disk) = &machine.image.disk else {
+            return Ok(());
+        };
+        let overlay = command::overlay(machine.folder);
+        if overlay.exists() {
+            return Ok(());
+        }
+        let log = self.records.folder(machine.instance).join("qemu-img.log");
+        let launch = self.launch(
+            machine.instance,
+            "disk",
+            &self.config.qemu_img,
+            &log,
+            machine.folder,
+        );
+        // Under another name until it is whole, since a half-made one would be taken for the disk.
+        let new = machine.folder.join("disk.new");
+        let format = machine.image.disk_format.as_str();
+        let mut arguments: Vec<&std::ffi::OsStr> = Vec::new();
+        arguments.extend(["create", "-q", "-f", "qcow2", "-F", format, "-b"].map(std::ffi::OsStr::new));
+        arguments.extend([disk.as_os_str(), new.as_os_str()]);
+        let mut process = launch
+            .start(arguments, Stdio::null())
+            .map_err(cannot("start qemu-img"))?;
+        let ending = process.ended().await;
+        if ending != super::process::Ending::Exited(0) {
+            let said = last_line(&log);
+            let what = "qemu-img";
+            return Err(StartError::EndedEarly { what, ending, said });
+        }
+        std::fs::rename(&new, &overlay).map_err(cannot("name the VM's disk"))
+    }
+
+    fn launch<'a>(
+        &self,
+        instance: InstanceId,
+        part: &str,
+        program: &'a Path,
+        log: &'a Path,
+        folder: &'a Path,
+    ) -> Launch<'a> {
+        Launch {
+            program,
+            user: self.config.user_base.and_then(|_| self.records.user(instance)),
+            scope: format!("moorline-{instance}-{part}"),
+            folder,
+            log,
+        }
+    }
+
+    fn qemu_log(&self, instance: InstanceId) -> PathBuf {
+        self.records.folder(instance).join("qemu.log")
+    }
+
+    fn device_log(&self, instance: InstanceId) -> PathBuf {
+        self.records.folder(instance).join("vsock-device.log")
+    }
+
+    /// Finds the VM of these processes again, if it still runs and answers.
+    pub(super) async fn adopt(
+        &self,
+        instance: InstanceId,
+        processes: &Processes,
+    ) -> Result<Option<Adopted>, StartError> {
+        if another_boot(processes)? {
+            return Ok(None);
+        }
+        let Some(vmm) = Process::find(processes.vmm).map_err(cannot("look for QEMU"))? else {
+            return Ok(None);
+        };
+        let folder = self.records.run_folder(instance);
+        let (device, channel) = find_device(processes.vsock, &folder)?;
+        let socket = command::qmp_socket(&folder);
+        // Without a conversation yet: the first thing the VM's events do is to begin one and ask how it is.
+        let qmp = None;
+        let vm = Vm {
+            vmm,
+            device,
+            socket,
+            qmp,
+        };
+        Ok(Some(Adopted { vm, channel }))
+    }
+
+    /// Ends everything that was ever started for the instance and still runs.
+    pub(super) async fn clear(&self, instance: InstanceId) -> io::Result<()> {
+        for log in [self.qemu_log(instance), self.device_log(instance)] {
+            for mut process in writing_to(&log)? {
+                process.kill()?;
+                process.ended().await;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether these processes were of an earlier boot of the host.
+pub(super) fn another_boot(processes: &Processes) -> Result<bool, StartError> {
+    let boot = boot_id().map_err(cannot("read the host's boot id"))?;
+    Ok(processes.boot != boot)
+}
+
+fn find_device(vsock: Vsock, folder: &Path) -> Result<(Device, Option<ChannelSpec>), StartError> {
+    let process = match vsock {
+        Vsock::Kernel { cid } => return Ok((Device::Kernel, Some(ChannelSpec::Vsock { cid }))),
+        Vsock::Process { process } => process,
+    };
+    let found = Process::find(process).map_err(cannot("look for the vsock device"))?;
+    Ok(found.map_or((Device::Lost, None), |process| {
+        let channel = hybrid(folder, &process);
+        (Device::Process(process), Some(channel))
+    }))
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Looks again and again until the process is up, it ends, or it takes too long.
+async fn come_up<T, L>(
+    what: &'static str,
+    process: &mut Process,
+    log: &Path,
+    mut look: impl FnMut() -> L,
+) -> Result<T, StartError>
+where
+    L: Future<Output = Option<T>>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    let up = async {
+        loop {
+            if let Some(up) = look().await {
+                return up;
+            }
+            sleep(BETWEEN_LOOKS).await;
+        }
+    };
+    // Cancel-safe: whichever branch ends first decides, and the other's half-made connection is of no use then.
+    tokio::select! {
+        up = timeout_at(deadline, up) => up.map_err(|_| StartError::Late { what, said: last_line(log) }),
+        ending = process.ended() => Err(StartError::EndedEarly { what, ending, said: last_line(log) }),
+    }
+}

@@ -1,0 +1,148 @@
+//! A VM that runs: its processes and the conversation with its QEMU.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::vm::process::{Ending, Process};
+use crate::vm::qmp::{Event, Qmp, QmpError, RunState};
+
+/// Between two tries to get a lost conversation back.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
+
+/// What happened to a VM by itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::vm) enum VmEvent {
+    /// The guest ended; its QEMU waits to be told to quit.
+    GuestEnded {
+        /// In QEMU's word.
+        reason: String,
+    },
+    /// QEMU ended.
+    VmmEnded(Ending),
+    /// The vsock device's process ended: the guest can't reach the host in this life any more.
+    DeviceEnded(Ending),
+    /// Something else that is only worth a line in the log.
+    Noted(Event),
+}
+
+/// A VM that runs. Dropping it leaves the VM alone.
+#[derive(Debug)]
+pub(in crate::vm) struct Vm {
+    pub(super) vmm: Process,
+    pub(super) device: Device,
+    pub(super) socket: PathBuf,
+    pub(super) qmp: Option<Qmp>,
+}
+
+/// The guest's vsock device, where that is a process.
+#[derive(Debug)]
+pub(super) enum Device {
+    Kernel,
+    Process(Process),
+    Lost,
+}
+
+impl Device {
+    /// Its end, once; for ever pending where there is nothing that could end.
+    async fn ended(&mut self) -> Ending {
+        match self {
+            Self::Process(process) => process.ended().await,
+            Self::Kernel | Self::Lost => std::future::pending().await,
+        }
+    }
+}
+
+impl Vm {
+    /// The next thing that happens. Cancel-safe: what was begun and not finished is begun anew.
+    pub(in crate::vm) async fn event(&mut self) -> VmEvent {
+        // Cancel-safe: ends are remembered by the processes, and unread bytes by the conversation.
+        tokio::select! {
+            biased;
+            ending = self.vmm.ended() => VmEvent::VmmEnded(ending),
+            ending = self.device.ended() => {
+                self.device = Device::Lost;
+                VmEvent::DeviceEnded(ending)
+            }
+            event = heard(&mut self.qmp, &self.socket) => match event {
+                Event::Shutdown { reason } => VmEvent::GuestEnded { reason },
+                other => VmEvent::Noted(other),
+            },
+        }
+    }
+
+    /// QEMU's process id.
+    pub(in crate::vm) fn pid(&self) -> u32 {
+        self.vmm.identity().pid.unsigned_abs()
+    }
+
+    /// Presses the guest's power button.
+    pub(in crate::vm) async fn power_down(&mut self) -> Result<(), QmpError> {
+        self.qmp().await?.power_down().await
+    }
+
+    /// Asks QEMU to end.
+    pub(in crate::vm) async fn quit(&mut self) -> Result<(), QmpError> {
+        self.qmp().await?.quit().await
+    }
+
+    /// Kills QEMU; its end arrives as an event.
+    pub(in crate::vm) fn kill(&mut self) -> io::Result<()> {
+        self.vmm.kill()
+    }
+
+    /// Ends what is left once QEMU has ended.
+    pub(in crate::vm) async fn clear(self) -> io::Result<()> {
+        if let Device::Process(mut device) = self.device {
+            device.kill()?;
+            device.ended().await;
+        }
+        Ok(())
+    }
+
+    async fn qmp(&mut self) -> Result<&mut Qmp, QmpError> {
+        if self.qmp.is_none() {
+            self.qmp = Some(Qmp::connect(&self.socket).await?);
+        }
+        // Just made sure of; an absent one would be the closed one.
+        self.qmp.as_mut().ok_or_else(|| QmpError::Closed {
+            path: self.socket.clone(),
+        })
+    }
+}
+
+/// The next event, over a new conversation whenever the old one breaks. QEMU says only once that the guest ended, so
+/// a new conversation begins with asking.
+async fn heard(qmp: &mut Option<Qmp>, socket: &std::path::Path) -> Event {
+    loop {
+        let failed = match qmp {
+            Some(qmp) => match qmp.event().await {
+                Ok(event) => return event,
+                Err(error) => error,
+            },
+            None => match again(socket).await {
+                Ok((fresh, state)) => {
+                    *qmp = Some(fresh);
+                    if state == RunState::Shutdown {
+                        let reason = "guest-shutdown".to_owned();
+                        return Event::Shutdown { reason };
+                    }
+                    continue;
+                }
+                Err(error) => error,
+            },
+        };
+        tracing::debug!(error = %failed, "lost the conversation with QEMU");
+        *qmp = None;
+        sleep(BETWEEN_TRIES).await;
+    }
+}
+
+/// A new conversation, and what the VM is doing.
+pub(super) async fn again(socket: &std::path::Path) -> Result<(Qmp, RunState), QmpError> {
+    let mut qmp = Qmp::connect(socket).await?;
+    let state = qmp.status().await?;
+    Ok((qmp, state))
+}

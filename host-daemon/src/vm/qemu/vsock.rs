@@ -1,0 +1,105 @@
+//! A guest's vsock: the kernel's device with a leased CID, or a process beside QEMU.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::vm::kernel::set_guest_cid;
+
+const DEVICE: &str = "/dev/vhost-vsock";
+/// How many CIDs in a row may be others' before the search is given up.
+const TRIES: u32 = 65_536;
+
+/// A CID that is a guest's for as long as anybody holds the descriptor.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) cid: u32,
+    pub(super) device: OwnedFd,
+}
+
+/// Why no CID can be leased.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    /// The device can't be used.
+    #[error("can't {what} {DEVICE}; `modprobe vhost_vsock` may help, or qemu.vsock = \"vhost-user\"")]
+    Device {
+        /// What was tried, as a verb.
+        what: &'static str,
+        /// Why not.
+        source: Errno,
+    },
+    /// All are taken.
+    #[error("{TRIES} CIDs in a row are taken, from {from} on")]
+    NoneFree {
+        /// The first that was tried.
+        from: u32,
+    },
+}
+
+/// The CIDs that are leased next. Going round makes it long until one is used again.
+#[derive(Debug)]
+pub(super) struct Cids {
+    first: u32,
+    next: AtomicU32,
+}
+
+impl Cids {
+    pub(super) fn from(first: u32) -> Self {
+        Self {
+            first,
+            next: AtomicU32::new(first),
+        }
+    }
+
+    /// The next CID that nobody on this host has; the kernel decides who has one.
+    pub(super) fn lease(&self) -> Result<Lease, LeaseError> {
+        let device = open(Path::new(DEVICE)).map_err(|source| LeaseError::Device { what: "open", source })?;
+        let from = self.next.load(Ordering::Relaxed);
+        for _ in 0..TRIES {
+            let cid = self.candidate();
+            match set_guest_cid(device.as_fd(), cid) {
+                Ok(()) => return Ok(Lease { cid, device }),
+                Err(Errno::ADDRINUSE) => (),
+                Err(source) => {
+                    let what = "set the CID of";
+                    return Err(LeaseError::Device { what, source });
+                }
+            }
+        }
+        Err(LeaseError::NoneFree { from })
+    }
+
+    /// Every number from the first on, but for the last: that one means any.
+    fn candidate(&self) -> u32 {
+        let following = |cid: u32| if cid >= u32::MAX - 1 { self.first } else { cid + 1 };
+        let taken = self
+            .next
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |cid| Some(following(cid)));
+        taken.unwrap_or(self.first)
+    }
+}
+
+/// Whether the kernel's device can be used. That its node exists proves nothing: it is there before the module is.
+pub(super) fn kernel_has_it() -> bool {
+    open(Path::new(DEVICE)).is_ok()
+}
+
+fn open(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(CWD, path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Cids;
+
+    #[test]
+    fn candidates_go_round_and_never_reach_the_last_number() {
+        let cids = Cids::from(3);
+        assert_eq!([cids.candidate(), cids.candidate()], [3, 4]);
+        let cids = Cids::from(u32::MAX - 1);
+        assert_eq!([cids.candidate(), cids.candidate()], [u32::MAX - 1, u32::MAX - 1]);
+    }
+}

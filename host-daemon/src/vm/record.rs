@@ -1,0 +1,317 @@
+//! What the daemon keeps of each VM on disk, so that a daemon that starts anew finds the VMs that run on.
+//!
+//! `vms/INSTANCE/vm.json` is the record and is the daemon's alone; `vms/INSTANCE/run/` is the VMM's folder. A record
+//! is replaced in one step and synced before what it announces is done: a life is recorded as beginning before
+//! its first process is started, so that a daemon that dies in between finds something to clean up.
+
+use std::fs::{self, DirBuilder, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use moorline_shared::InstanceId;
+use serde::{Deserialize, Serialize};
+
+use super::file::{self, FileError, failed};
+use super::process::Identity;
+
+/// The version of the record's form that this daemon writes. A changed form is a new version, and old ones stay
+/// readable.
+const VERSION: u32 = 1;
+const FILE: &str = "vm.json";
+
+/// What is known of an instance's VM beyond the daemon's own life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    version: u32,
+    /// Whose VM.
+    pub instance: InstanceId,
+    /// The last life that was begun, whether or not it came to anything.
+    pub incarnation: u64,
+    /// Up to which reboot it has been rebooted.
+    pub reboots: u64,
+    /// How it is with that life.
+    pub life: Life,
+}
+
+/// How it is with a life of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state", deny_unknown_fields)]
+pub enum Life {
+    /// Its processes are being started; some may run.
+    Beginning,
+    /// It runs, or did when this was written.
+    Running(Processes),
+    /// It ended as wanted.
+    Off,
+    /// It ended without having been told to.
+    Ended {
+        /// Whether the guest did so or the host lost it.
+        how: Ended,
+        /// What a person is told of it.
+        reason: String,
+    },
+}
+
+/// Who ended a VM that nobody had told to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// The guest powered itself off.
+    ByGuest,
+    /// Its VMM ended or was killed.
+    Lost,
+}
+
+/// The processes of a running VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Processes {
+    /// The host's boot in which they run, as in `/proc/sys/kernel/random/boot_id`.
+    pub boot: String,
+    /// The VMM.
+    pub vmm: Identity,
+    /// The guest's way to the host.
+    pub vsock: Vsock,
+}
+
+/// A VM's vsock device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "device", deny_unknown_fields)]
+pub enum Vsock {
+    /// The kernel's; the guest is known by its CID.
+    Kernel {
+        /// Leased for this life.
+        cid: u32,
+    },
+    /// A process beside the VMM, at whose socket in the VMM's folder the guest's connections arrive.
+    Process {
+        /// That process.
+        process: Identity,
+    },
+}
+
+impl Record {
+    /// A record in the form of today.
+    pub fn new(instance: InstanceId, incarnation: u64, reboots: u64, life: Life) -> Self {
+        Self {
+            version: VERSION,
+            instance,
+            incarnation,
+            reboots,
+            life,
+        }
+    }
+
+    fn check(&self, instance: InstanceId) -> Result<(), String> {
+        if self.version != VERSION {
+            return Err(format!(
+                "its version is {}, and this daemon knows {VERSION}",
+                self.version
+            ));
+        }
+        if self.instance != instance {
+            return Err(format!("it is the record of {}", self.instance));
+        }
+        Ok(())
+    }
+}
+
+/// The folder with a folder for each instance's VM.
+#[derive(Clone, Debug)]
+pub struct Records {
+    folder: PathBuf,
+}
+
+/// Who may look into the folder of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// The daemon's user only: the VMM runs as the same user.
+    Daemon,
+    /// This user gets through to the VMM's folder, and owns that.
+    User(u32),
+}
+
+impl Records {
+    /// The folder `vms` beneath the daemon's state folder; created where it is missing.
+    pub fn open(state: &Path) -> Result<Self, FileError> {
+        let folder = state.join("vms");
+        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        Ok(Self { folder })
+    }
+
+    /// The folder of an instance's VM.
+    pub fn folder(&self, instance: InstanceId) -> PathBuf {
+        self.folder.join(instance.to_string())
+    }
+
+    /// The folder in which the instance's VMM works. What lies in it is not to be trusted.
+    pub fn run_folder(&self, instance: InstanceId) -> PathBuf {
+        self.folder(instance).join("run")
+    }
+
+    /// The user whose the VMM's folder is, if there is one.
+    pub fn user(&self, instance: InstanceId) -> Option<u32> {
+        use std::os::unix::fs::MetadataExt;
+        let folder = fs::symlink_metadata(self.run_folder(instance)).ok()?;
+        Some(folder.uid())
+    }
+
+    /// The instances that have a folder, in no order. What has another name is not ours and stays.
+    pub fn instances(&self) -> Result<Vec<InstanceId>, FileError> {
+        let entries = fs::read_dir(&self.folder).map_err(failed("list", &self.folder))?;
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter_map(|name| name.parse().ok()).collect())
+    }
+
+    /// The record of an instance's VM, if there is one. One that can't be read is set aside and is an error once.
+    pub fn load(&self, instance: InstanceId) -> Result<Option<Record>, FileError> {
+        file::load(&self.folder(instance).join(FILE), |record: &Record| {
+            record.check(instance)
+        })
+    }
+
+    /// Makes the folders of an instance's VM where they are missing, for its user alone.
+    pub fn prepare(&self, instance: InstanceId, reach: Reach) -> Result<(), FileError> {
+        let folder = self.folder(instance);
+        let run = self.run_folder(instance);
+        let mode = match reach {
+            Reach::Daemon => 0o700,
+            Reach::User(_) => 0o711,
+        };
+        make_folder(&folder, mode)?;
+        make_folder(&run, 0o700)?;
+        if let Reach::User(user) = reach {
+            std::os::unix::fs::lchown(&run, Some(user), Some(user)).map_err(failed("hand over", &run))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps a record, in one step and on disk when this returns. The instance's folder must be there.
+    pub fn save(&self, record: &Record) -> Result<(), FileError> {
+        file::save(&self.folder(record.instance).join(FILE), record)
+    }
+
+    /// Removes all that is kept of an instance's VM; it is fine if there is nothing.
+    pub fn remove(&self, instance: InstanceId) -> Result<(), FileError> {
+        let folder = self.folder(instance);
+        match fs::remove_dir_all(&folder) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &folder)(error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), FileError> {
+    match DirBuilder::new().mode(mode).create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(failed("create", path)(error));
+        }
+        _ => (),
+    }
+    fs::set_permissions(path, Permissions::from_mode(mode)).map_err(failed("set the mode of", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ended, Life, Processes, Reach, Record, Records, Vsock};
+    use crate::vm::file::FileError;
+    use crate::vm::process::Identity;
+    use moorline_shared::InstanceId;
+    use std::os::unix::fs::PermissionsExt;
+
+    const INSTANCE: InstanceId = InstanceId::from_bytes([7; 16]);
+
+    fn records() -> (tempfile::TempDir, Records) {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        records.prepare(INSTANCE, Reach::Daemon).unwrap();
+        (folder, records)
+    }
+
+    fn lives() -> [Life; 5] {
+        let process = Identity { pid: 7, started: 77 };
+        let running = |vsock| {
+            Life::Running(Processes {
+                boot: "7f0c".to_owned(),
+                vmm: process,
+                vsock,
+            })
+        };
+        [
+            Life::Beginning,
+            running(Vsock::Kernel { cid: 7 }),
+            running(Vsock::Process { process }),
+            Life::Off,
+            Life::Ended {
+                how: Ended::ByGuest,
+                reason: "the guest powered off".to_owned(),
+            },
+        ]
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded() {
+        let (_folder, records) = records();
+        assert_eq!(records.load(INSTANCE).unwrap(), None);
+        for life in lives() {
+            let record = Record::new(INSTANCE, 3, 1, life);
+            records.save(&record).unwrap();
+            assert_eq!(records.load(INSTANCE).unwrap(), Some(record));
+        }
+        assert_eq!(records.instances().unwrap(), [INSTANCE]);
+        records.remove(INSTANCE).unwrap();
+        records.remove(INSTANCE).unwrap();
+        assert_eq!(records.instances().unwrap(), []);
+    }
+
+    #[test]
+    fn the_form_of_version_1_stays() {
+        let forms: Vec<_> = lives()
+            .into_iter()
+            .map(|life| Record::new(INSTANCE, 3, 1, life))
+            .collect();
+        insta::assert_json_snapshot!(forms);
+    }
+
+    #[test]
+    fn what_is_not_a_record_is_named_and_set_aside() {
+        let (_folder, records) = records();
+        let path = records.folder(INSTANCE).join("vm.json");
+        let other = Record::new(InstanceId::from_bytes([8; 16]), 1, 0, Life::Off);
+        let newer = r#"{"version":2,"instance":"i-07070707070707070707070707070707","incarnation":1,"reboots":0,"life":{"state":"off"}}"#;
+        let contents = [
+            String::new(),
+            "{\"version\":1".to_owned(),
+            "\u{0}\u{0}".to_owned(),
+            "x".repeat(100_000),
+            newer.to_owned(),
+            serde_json::to_string(&other).unwrap(),
+        ];
+        for content in &contents {
+            std::fs::write(&path, content).unwrap();
+            let error = records.load(INSTANCE).unwrap_err();
+            let FileError::Corrupt { aside, .. } = &error else {
+                panic!("{error:?}");
+            };
+            assert_eq!(std::fs::read(aside).unwrap(), content.as_bytes());
+            assert!(error.to_string().contains("vm.json"), "{error}");
+            assert_eq!(records.load(INSTANCE).unwrap(), None, "it is an error once");
+        }
+    }
+
+    #[test]
+    fn nobody_else_gets_into_the_folders() {
+        let (_folder, records) = records();
+        records
+            .save(&Record::new(INSTANCE, 1, 0, Life::Beginning))
+            .unwrap();
+        let mode = |path: std::path::PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(records.folder(INSTANCE)), 0o700);
+        assert_eq!(mode(records.run_folder(INSTANCE)), 0o700);
+        assert_eq!(mode(records.folder(INSTANCE).join("vm.json")), 0o600);
+        records.prepare(INSTANCE, Reach::Daemon).unwrap();
+        assert_eq!(records.load(INSTANCE).unwrap().unwrap().incarnation, 1);
+    }
+}

@@ -1,0 +1,168 @@
+//! Brings what runs on this host into agreement with what the control plane wants to run on it.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::path::Path;
+use std::sync::Arc;
+
+use moorline_shared::InstanceId;
+use moorline_shared::api::feed::InstanceSpec;
+use moorline_shared::api::instances::Driver;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::config::Tables;
+use super::file::FileError;
+use super::instance::{Parts, Task, Wanted};
+use super::plan::Want;
+use super::qemu::Qemu;
+use super::record::Records;
+use super::table::Table;
+use crate::link::ShardsHandle;
+use crate::uplink::{Reports, SpecChange};
+
+/// Owns a task for each instance whose VM this host runs.
+#[derive(Debug)]
+pub struct Supervisor {
+    parts: Arc<Parts>,
+    wanted: BTreeMap<InstanceId, watch::Sender<Wanted>>,
+    tasks: JoinSet<InstanceId>,
+    cancel: CancellationToken,
+}
+
+impl Supervisor {
+    /// A supervisor that keeps its records beneath the daemon's state folder. Nothing is done before [`Self::run`].
+    pub fn new(
+        tables: &Tables,
+        state: &Path,
+        shards: ShardsHandle,
+        reports: Reports,
+        table: Table,
+    ) -> Result<Self, FileError> {
+        let records = Records::open(state)?;
+        let qemu = Qemu::new(tables.qemu.clone(), tables.images.clone(), records.clone());
+        let starts = Semaphore::new(tables.vm.starts_at_once as usize);
+        Ok(Self {
+            parts: Arc::new(Parts {
+                qemu,
+                records,
+                shards,
+                reports,
+                table,
+                config: tables.vm.clone(),
+                starts,
+            }),
+            wanted: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            cancel: CancellationToken::new(),
+        })
+    }
+
+    /// Adopts what an earlier daemon left running, and then follows the changes until there are no more or it is
+    /// cancelled. VMs run on after that.
+    ///
+    /// Fails when the records can't be listed.
+    pub async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<SpecChange>,
+        cancel: CancellationToken,
+    ) -> Result<(), FileError> {
+        self.cancel = cancel.child_token();
+        for instance in self.parts.records.instances()? {
+            self.want(instance, Wanted::Unknown);
+        }
+        loop {
+            // Cancel-safe: a change or an ended task that wasn't taken is there the next time.
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                change = changes.recv() => match change {
+                    Some(change) => self.change(change),
+                    None => break,
+                },
+                Some(ended) = self.tasks.join_next() => self.ended(ended),
+            }
+        }
+        self.cancel.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        Ok(())
+    }
+
+    fn change(&mut self, change: SpecChange) {
+        match change {
+            SpecChange::Set(spec) if spec.driver == Driver::Qemu => self.set(spec),
+            SpecChange::Set(_) => (),
+            SpecChange::Gone(instance) => self.gone(instance),
+            SpecChange::Complete => self.complete(),
+        }
+    }
+
+    fn set(&mut self, spec: InstanceSpec) {
+        let known = self
+            .wanted
+            .get(&spec.instance)
+            .map(|sender| sender.borrow().clone());
+        let older = |known: &InstanceSpec| spec.revision < known.revision;
+        if matches!(&known, Some(Wanted::Spec(known)) if older(known)) {
+            return;
+        }
+        self.want(spec.instance, Wanted::Spec(Arc::new(spec)));
+    }
+
+    fn gone(&mut self, instance: InstanceId) {
+        if self.wanted.contains_key(&instance) {
+            self.want(instance, Wanted::Gone);
+        }
+    }
+
+    /// What nobody spoke for by now is no longer this host's.
+    fn complete(&mut self) {
+        let unknown = |sender: &watch::Sender<Wanted>| matches!(*sender.borrow(), Wanted::Unknown);
+        for (instance, sender) in self.wanted.iter().filter(|(_, sender)| unknown(sender)) {
+            tracing::warn!(%instance, "ending a VM whose instance the control plane doesn't know on this host");
+            sender.send_replace(Wanted::Gone);
+        }
+    }
+
+    fn want(&mut self, instance: InstanceId, wanted: Wanted) {
+        match self.wanted.entry(instance) {
+            Entry::Occupied(entry) => {
+                entry.get().send_replace(wanted);
+            }
+            Entry::Vacant(entry) => {
+                let (sender, receiver) = watch::channel(wanted);
+                entry.insert(sender);
+                self.spawn(instance, receiver);
+            }
+        }
+    }
+
+    fn spawn(&mut self, instance: InstanceId, wanted: watch::Receiver<Wanted>) {
+        let task = Task::new(instance, Arc::clone(&self.parts), wanted);
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            task.run(cancel).await;
+            instance
+        });
+    }
+
+    /// A task ends when its instance is no more, unless something else came to be wanted at that very moment.
+    fn ended(&mut self, ended: Result<InstanceId, tokio::task::JoinError>) {
+        let instance = match ended {
+            Ok(instance) => instance,
+            Err(error) => {
+                tracing::error!(%error, "the task of an instance failed; its VM is left alone");
+                return;
+            }
+        };
+        let Some(sender) = self.wanted.get(&instance) else {
+            return;
+        };
+        let want = sender.borrow().want();
+        if matches!(want, Want::Terminated | Want::Gone) {
+            self.wanted.remove(&instance);
+        } else {
+            self.spawn(instance, sender.subscribe());
+        }
+    }
+}
