@@ -83,6 +83,18 @@ impl Rights {
         Self(self.0 | other.0)
     }
 
+    /// The rights of both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// The set less this right.
+    #[must_use]
+    pub const fn without(self, right: Right) -> Self {
+        Self(self.0 & !(1 << right as u8))
+    }
+
     /// Whether `right` is in the set.
     pub const fn has(self, right: Right) -> bool {
         self.0 & (1 << right as u8) != 0

@@ -1,0 +1,65 @@
+//! The routes of operation records.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use moorline_shared::OperationId;
+use moorline_shared::api::operations::{Operation, OperationPage, OperationQuery};
+
+use super::model::{Model, Op};
+use crate::http::extract::{Query, segment};
+use crate::http::problem::Failure;
+use crate::http::{Control, stamp};
+use crate::model::Caller;
+
+const MAX_PAGE: u32 = 1_000;
+const DEFAULT_PAGE: u32 = 50;
+
+/// The routes.
+pub fn routes() -> Router<Control> {
+    Router::new()
+        .route("/v1/operations", get(list_operations))
+        .route("/v1/operations/{operation}", get(describe_operation))
+}
+
+/// Shows operation records, the newest first.
+#[utoipa::path(get, path = "/v1/operations", operation_id = "ListOperations", tag = "operations", params(OperationQuery),
+    responses((status = 200, body = OperationPage), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn list_operations(
+    State(control): State<Control>,
+    caller: Caller,
+    Query(query): Query<OperationQuery>,
+) -> Result<Response, Failure> {
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Failure::invalid(
+            "limit",
+            format!("it is {limit}; it must be 1 to {MAX_PAGE}"),
+        ));
+    }
+    let op = Op::ListOperations {
+        instance: query.instance,
+        before: query.cursor,
+        limit,
+    };
+    let done = control.look(&Model, op, caller, None).await?;
+    Ok((stamp(&done), axum::Json(done.reply)).into_response())
+}
+
+/// Shows one operation record.
+#[utoipa::path(get, path = "/v1/operations/{operation}", operation_id = "DescribeOperation", tag = "operations",
+    params(("operation" = OperationId, Path)),
+    responses((status = 200, body = Operation), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn describe_operation(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(operation): Path<String>,
+) -> Result<Response, Failure> {
+    let operation = segment("operation", &operation)?;
+    let done = control
+        .look(&Model, Op::DescribeOperation { operation }, caller, None)
+        .await?;
+    let headers = stamp(&done);
+    Ok((headers, axum::Json(done.reply.operations.into_iter().next())).into_response())
+}

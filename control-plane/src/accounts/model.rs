@@ -1,0 +1,218 @@
+//! The operations on operation records.
+
+use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::operations::{
+    Effect as ShownEffect, Operation as Shown, OperationPage, Outcome as ShownOutcome,
+};
+use moorline_shared::{InstanceId, OperationId, Principal, Revision};
+use serde::{Deserialize, Serialize};
+
+use crate::model::journal::{ChangedTo, Outcome, TimelineRow, timeline_prefix};
+use crate::model::operation::Effect;
+use crate::model::{
+    Content, Env, Intent, Kept, Operation, OperationRecord, Page, Problem, Role, ServiceModel, Stop, View,
+};
+use crate::services::AnyOp;
+use crate::store::Key;
+
+/// The operations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "api", content = "parameters")]
+pub enum Op {
+    /// Shows one operation record.
+    DescribeOperation {
+        /// Which.
+        operation: OperationId,
+    },
+    /// Shows operation records, the newest first.
+    ListOperations {
+        /// Only those about this instance.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<InstanceId>,
+        /// Only those before the one whose row this is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<String>,
+        /// The most.
+        limit: u32,
+    },
+}
+
+impl Operation for Op {
+    fn api(&self) -> &'static str {
+        match self {
+            Self::DescribeOperation { .. } => "DescribeOperation",
+            Self::ListOperations { .. } => "ListOperations",
+        }
+    }
+
+    fn effect(&self) -> Effect {
+        Effect::Read
+    }
+
+    fn instances(&self) -> Vec<InstanceId> {
+        match self {
+            Self::DescribeOperation { .. } => Vec::new(),
+            Self::ListOperations { instance, .. } => instance.iter().copied().collect(),
+        }
+    }
+
+    fn contents(&mut self) -> Vec<&mut Content> {
+        Vec::new()
+    }
+}
+
+impl From<Op> for AnyOp {
+    fn from(op: Op) -> Self {
+        Self::Accounts(op)
+    }
+}
+
+/// Why an operation is not done.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such record, or it is another account's.
+    #[error("there is no operation {0}")]
+    Unknown(OperationId),
+    /// The caller may not look.
+    #[error("{0} may not do this: it takes an administrator of the account")]
+    NotAdministrator(Principal),
+    /// A cursor is not one of ours.
+    #[error("the cursor is not one that an earlier page gave")]
+    Cursor,
+}
+
+impl Problem for Refusal {
+    fn problem(&self) -> ProblemDetails {
+        let (kind, title, status, field) = match self {
+            Self::Unknown(_) => ("operation-not-found", "No such operation", 404, None),
+            Self::NotAdministrator(_) => ("access-denied", "Not allowed", 403, None),
+            Self::Cursor => (
+                "invalid-cursor",
+                "The cursor is not well formed",
+                422,
+                Some("cursor"),
+            ),
+        };
+        ProblemDetails {
+            kind: kind.into(),
+            title: title.into(),
+            status,
+            detail: self.to_string(),
+            field: field.map(Into::into),
+            operation: None,
+        }
+    }
+}
+
+/// The rules for operation records.
+#[derive(Clone, Copy, Debug)]
+pub struct Model;
+
+type Step<T> = Result<T, Stop<Refusal>>;
+
+impl ServiceModel for Model {
+    type Op = Op;
+    type Reply = OperationPage;
+    type Refusal = Refusal;
+
+    fn step(&self, v: &mut View<'_>, op: &Op, env: &Env) -> Step<OperationPage> {
+        if env.caller.role == Role::Member {
+            return Err(Stop::Refused(Refusal::NotAdministrator(
+                env.caller.principal.clone(),
+            )));
+        }
+        match op {
+            Op::DescribeOperation { operation } => {
+                let found = v
+                    .get::<OperationRecord>(operation)?
+                    .filter(|record| is_visible(record, env));
+                let Some(record) = found else {
+                    return Err(Stop::Refused(Refusal::Unknown(*operation)));
+                };
+                Ok(OperationPage {
+                    operations: vec![shown(record)],
+                    next: None,
+                })
+            }
+            Op::ListOperations {
+                instance,
+                before,
+                limit,
+            } => list(v, env, *instance, before.as_deref(), *limit as usize),
+        }
+    }
+
+    fn predict(&self, _: &mut View<'_>, _: &Intent, _: &Env) -> Step<Vec<(u64, AnyOp)>> {
+        Ok(Vec::new())
+    }
+}
+
+/// Administrators see what was done in their account, and what the provider did for it.
+fn is_visible(record: &OperationRecord, env: &Env) -> bool {
+    let provider = env.caller.role == Role::Provider || record.caller.role == Role::Provider;
+    provider || record.caller.account == env.caller.account
+}
+
+fn list(
+    v: &mut View<'_>,
+    env: &Env,
+    instance: Option<InstanceId>,
+    before: Option<&str>,
+    limit: usize,
+) -> Step<OperationPage> {
+    let prefix = timeline_prefix(instance);
+    let after = before.map(|row| cursor(&prefix, row)).transpose()?;
+    let rows = v.scan::<TimelineRow>(
+        &instance,
+        &Page {
+            after,
+            limit: limit + 1,
+        },
+    )?;
+    let next = rows
+        .get(limit.wrapping_sub(1))
+        .filter(|_| rows.len() > limit)
+        .map(|row| row.cursor());
+    let mut operations = Vec::new();
+    for row in rows.iter().take(limit) {
+        let record = v.get::<OperationRecord>(&row.operation)?;
+        operations.extend(record.filter(|record| is_visible(record, env)).map(shown));
+    }
+    Ok(OperationPage { operations, next })
+}
+
+fn cursor(prefix: &str, row: &str) -> Step<Key> {
+    let plain = row.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') && row.len() <= 128;
+    Key::try_from(format!("{prefix}{row}"))
+        .ok()
+        .filter(|_| plain)
+        .ok_or(Stop::Refused(Refusal::Cursor))
+}
+
+fn shown(record: Kept<OperationRecord>) -> Shown {
+    let revision = record.revision.unwrap_or_default();
+    let record = record.into_inner();
+    let asked = serde_json::to_value(&record.asked).unwrap_or_default();
+    Shown {
+        id: record.id,
+        api: record.asked.api().to_owned(),
+        principal: record.caller.principal,
+        at: record.at,
+        revision,
+        parameters: asked.get("parameters").cloned().unwrap_or_default(),
+        outcome: match record.outcome {
+            Outcome::Done(_) => ShownOutcome::Done,
+            Outcome::Refused { problem, .. } => ShownOutcome::Refused { problem: *problem },
+            Outcome::Failed { problem } => ShownOutcome::Failed { problem: *problem },
+        },
+        effects: record
+            .effects
+            .into_iter()
+            .map(|changed| ShownEffect {
+                key: changed.key,
+                before: changed.before.map(|n| Revision::new(revision.epoch, n)),
+                after: (changed.to == ChangedTo::Put).then_some(revision),
+            })
+            .collect(),
+    }
+}

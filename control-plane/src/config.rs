@@ -1,0 +1,145 @@
+//! The configuration file, parsed into types before anything is opened.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::settings::Settings;
+
+/// What the control plane is told by its configuration file, in TOML.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where the API listens. Only loopback addresses: requests carry a token in the clear.
+    pub listen: SocketAddr,
+    /// The folder of the store and the administrator's token; made if it isn't there.
+    pub state: PathBuf,
+    /// The deployment's name, which guests know their mirror by.
+    pub deployment: String,
+    /// How many transactions are kept for watches, feeds and reads of the past.
+    pub keep_revisions: u64,
+    /// What the rules depend on.
+    pub settings: Settings,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8471)),
+            state: "/var/lib/moorline/control".into(),
+            deployment: "moorline".into(),
+            keep_revisions: 1_000_000,
+            settings: Settings::default(),
+        }
+    }
+}
+
+/// Why a configuration is not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("configuration {}: it can't be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The file is not well formed, or holds a key that nobody knows.
+    #[error("configuration {}: {reason}", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, where, and what is allowed there.
+        reason: String,
+    },
+    /// A key's value is out of bounds.
+    #[error("configuration: {key} {reason}")]
+    Value {
+        /// Which key.
+        key: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads the configuration at `path`.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let malformed = |error: toml::de::Error| ConfigError::Malformed {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        };
+        let config: Self = toml::from_str(&text).map_err(malformed)?;
+        config.checked()
+    }
+
+    /// The configuration, if every value is within its bounds.
+    pub fn checked(self) -> Result<Self, ConfigError> {
+        if !self.listen.ip().is_loopback() {
+            let reason = format!(
+                "is {}; it must be a loopback address such as 127.0.0.1:8471",
+                self.listen
+            );
+            return Err(ConfigError::Value {
+                key: "listen",
+                reason,
+            });
+        }
+        if !(1_000..=100_000_000).contains(&self.keep_revisions) {
+            let reason = format!("is {}; it must be 1000 to 100000000", self.keep_revisions);
+            return Err(ConfigError::Value {
+                key: "keep_revisions",
+                reason,
+            });
+        }
+        if self.deployment.parse::<moorline_shared::AccountId>().is_err() {
+            let reason = format!("is '{}'; it must be 1 to 63 of a-z 0-9 . _ -", self.deployment);
+            return Err(ConfigError::Value {
+                key: "deployment",
+                reason,
+            });
+        }
+        self.settings
+            .check()
+            .map_err(|(key, reason)| ConfigError::Value { key, reason })?;
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, ConfigError};
+
+    #[test]
+    fn a_misspelt_key_is_named_with_what_is_allowed() {
+        let error = toml::from_str::<Config>("lisen = '127.0.0.1:1'")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("lisen") && error.contains("listen"), "{error}");
+    }
+
+    #[test]
+    fn a_public_address_is_refused_while_there_is_no_tls() {
+        let config = Config {
+            listen: ([0, 0, 0, 0], 8471).into(),
+            ..Config::default()
+        };
+        assert!(matches!(
+            config.checked(),
+            Err(ConfigError::Value { key: "listen", .. })
+        ));
+    }
+
+    #[test]
+    fn bounds_can_only_be_lowered() {
+        let config: Config = toml::from_str("[settings.limits]\nentries = 2000").unwrap();
+        assert!(config.checked().unwrap_err().to_string().contains("1024"));
+    }
+}

@@ -1,0 +1,110 @@
+//! Requests parsed into types, with problems that name the field.
+
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+use bytes::Bytes;
+use moorline_shared::api::data::EntryGuard;
+use serde::de::DeserializeOwned;
+
+use super::problem::Failure;
+
+/// A JSON body.
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        let bytes = Bytes::from_request(request, state).await.map_err(unread)?;
+        parse(&bytes).map(Self)
+    }
+}
+
+fn unread(rejection: BytesRejection) -> Failure {
+    if let BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_)) = rejection {
+        let detail = format!(
+            "the body is too long; the most is {} bytes",
+            super::MAX_BODY_BYTES
+        );
+        return Failure::new(
+            "body-too-long",
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "The body is too long",
+            detail,
+        );
+    }
+    Failure::new(
+        "invalid-request",
+        StatusCode::BAD_REQUEST,
+        "The request is not well formed",
+        "the body could not be read",
+    )
+}
+
+/// Parses a JSON body; the problem names the field by its path.
+pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let field = error.path().to_string();
+        Failure::invalid(
+            if field == "." { "body".to_owned() } else { field },
+            error.into_inner().to_string(),
+        )
+    })?;
+    json.end()
+        .map_err(|error| Failure::invalid("body", error.to_string()))?;
+    Ok(parsed)
+}
+
+/// The query of a request.
+#[derive(Debug)]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let query = parts.uri.query().unwrap_or_default();
+        let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
+        serde_path_to_error::deserialize(pairs)
+            .map(Self)
+            .map_err(|error| {
+                let field = error.path().to_string();
+                Failure::invalid(
+                    if field == "." { "query".to_owned() } else { field },
+                    error.into_inner().to_string(),
+                )
+            })
+    }
+}
+
+/// A part of the path that must parse.
+pub fn segment<T: std::str::FromStr<Err: std::fmt::Display>>(
+    name: &'static str,
+    text: &str,
+) -> Result<T, Failure> {
+    text.parse()
+        .map_err(|error: T::Err| Failure::invalid(name, error.to_string()))
+}
+
+/// The guard that `If-Match` and `If-None-Match` say: a revision in quotes, or `*` for *If-None-Match*.
+pub fn guard(headers: &HeaderMap) -> Result<Option<EntryGuard>, Failure> {
+    const HELP: &str =
+        "write If-Match: \"EPOCH.N\" for a revision, or If-None-Match: * for an entry that must not exist";
+    match (headers.get(header::IF_MATCH), headers.get(header::IF_NONE_MATCH)) {
+        (None, None) => Ok(None),
+        (None, Some(star)) if star == "*" => Ok(Some(EntryGuard::Absent)),
+        (Some(tag), None) => {
+            let text = tag
+                .to_str()
+                .ok()
+                .and_then(|text| text.strip_prefix('"')?.strip_suffix('"')?.parse().ok());
+            text.map(|revision| Some(EntryGuard::Revision(revision)))
+                .ok_or_else(|| Failure::header("if-match", HELP))
+        }
+        _ => Err(Failure::header("if-none-match", HELP)),
+    }
+}

@@ -1,0 +1,312 @@
+//! The one task that tails the store for all hosts.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use moorline_shared::api::feed::{InstanceSpec, OpenFeed, ViewId};
+use moorline_shared::api::instances::InstanceState;
+use moorline_shared::{HostId, InstanceId, Revision};
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::index::{Change, Index, PerHost, Told, changes, spec};
+use super::queue::Queue;
+use super::views::Views;
+use crate::settings::AccessControl;
+use crate::store::{Batch, ReadError, Store, Watch, WatchError};
+
+/// What the dispatcher is asked.
+#[derive(Debug)]
+enum Command {
+    Open {
+        host: HostId,
+        open: OpenFeed,
+        reply: oneshot::Sender<Opened>,
+    },
+    Close {
+        host: HostId,
+        session: u64,
+    },
+    SetInterests {
+        host: HostId,
+        session: u64,
+        add: Vec<ViewId>,
+        remove: Vec<ViewId>,
+        reply: oneshot::Sender<Interest>,
+    },
+}
+
+/// A feed that was opened: everything after `at` comes by the queue.
+#[derive(Debug)]
+pub struct Opened {
+    /// The feed's number.
+    pub session: u64,
+    /// The revision where the queue begins.
+    pub at: u64,
+    /// The host's instances there.
+    pub instances: Vec<InstanceSpec>,
+    /// Those that were its and are terminated.
+    pub ended: Vec<InstanceId>,
+    /// The views that the host wants beside those, and may have.
+    pub interests: BTreeSet<ViewId>,
+    /// What comes after.
+    pub queue: Arc<Queue>,
+}
+
+/// What became of a change of interests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interest {
+    /// It is in force.
+    Set,
+    /// The host has no such feed.
+    NoFeed,
+    /// A view's reader is not on the host.
+    NotYours(InstanceId),
+}
+
+/// Where the rest of the control plane asks the dispatcher.
+#[derive(Clone, Debug)]
+pub struct FeedHandle {
+    commands: mpsc::Sender<Command>,
+    position: Arc<AtomicU64>,
+}
+
+/// The dispatcher has ended.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the feed is shutting down")]
+pub struct Ended;
+
+impl FeedHandle {
+    /// Opens a host's feed; an open one of the same host ends.
+    pub async fn open(&self, host: HostId, open: OpenFeed) -> Result<Opened, Ended> {
+        let (reply, opened) = oneshot::channel();
+        self.commands
+            .send(Command::Open { host, open, reply })
+            .await
+            .map_err(|_| Ended)?;
+        opened.await.map_err(|_| Ended)
+    }
+
+    /// Changes what a feed carries.
+    pub async fn set_interests(
+        &self,
+        host: HostId,
+        session: u64,
+        add: Vec<ViewId>,
+        remove: Vec<ViewId>,
+    ) -> Result<Interest, Ended> {
+        let (reply, set) = oneshot::channel();
+        self.commands
+            .send(Command::SetInterests {
+                host,
+                session,
+                add,
+                remove,
+                reply,
+            })
+            .await
+            .map_err(|_| Ended)?;
+        set.await.map_err(|_| Ended)
+    }
+
+    /// Forgets a feed that ended. Never waits; a full queue of commands only means that it is forgotten later.
+    pub fn close(&self, host: HostId, session: u64) {
+        let _ = self.commands.try_send(Command::Close { host, session });
+    }
+
+    /// Up to which transaction every queue has been told what concerns it.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::Acquire)
+    }
+}
+
+/// The task.
+#[derive(Debug)]
+pub struct Dispatcher {
+    epoch: u64,
+    watch: Watch,
+    index: Index,
+    feeds: HashMap<HostId, Feed>,
+    sessions: u64,
+    commands: mpsc::Receiver<Command>,
+    position: Arc<AtomicU64>,
+    /// The revision at which each instance last changed, for the specs of a feed that opens.
+    revisions: HashMap<InstanceId, Revision>,
+}
+
+#[derive(Debug)]
+struct Feed {
+    session: u64,
+    queue: Arc<Queue>,
+    interests: BTreeSet<ViewId>,
+}
+
+impl Dispatcher {
+    /// Reads where everything is, and is ready to [`Self::run`].
+    pub async fn new(store: &Store, control: AccessControl) -> Result<(Self, FeedHandle), ReadError> {
+        let at = store.head().await?;
+        let watch = store.watch(at).await?;
+        let (mut index, mut revisions) = (Index::new(control), HashMap::new());
+        for (record, revision) in Views::new(store.clone(), control).instances(at).await? {
+            revisions.insert(record.id, revision);
+            index.load(record);
+        }
+        let (sender, commands) = mpsc::channel(256);
+        let position = Arc::new(AtomicU64::new(at));
+        let handle = FeedHandle {
+            commands: sender,
+            position: position.clone(),
+        };
+        let (epoch, feeds) = (store.epoch(), HashMap::new());
+        Ok((
+            Self {
+                epoch,
+                watch,
+                index,
+                feeds,
+                sessions: 0,
+                commands,
+                position,
+                revisions,
+            },
+            handle,
+        ))
+    }
+
+    /// Tells hosts what concerns them until cancelled.
+    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), WatchError> {
+        loop {
+            tokio::select! {
+                // Every arm is cancel-safe: a watch and a channel keep what was not taken.
+                () = cancel.cancelled() => break,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => break,
+                },
+                batch = self.watch.next() => self.dispatch(&batch?),
+            }
+        }
+        self.feeds.values().for_each(|feed| feed.queue.close());
+        Ok(())
+    }
+
+    fn dispatch(&mut self, batch: &Batch) {
+        let changes = changes(self.epoch, &batch.events);
+        for change in &changes {
+            if let Change::Instance(record, revision) = change {
+                self.revisions.insert(record.id, *revision);
+            }
+        }
+        let told = self.index.apply(changes);
+        self.tell(batch.n, told);
+        self.position.store(batch.n, Ordering::Release);
+    }
+
+    fn tell(&self, n: u64, told: PerHost) {
+        for (host, told) in told {
+            if let Some(feed) = self.feeds.get(&host) {
+                feed.queue.push(n, told);
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Open { host, open, reply } => {
+                let opened = self.open(host, open);
+                // A caller that went away is told by its stream's end; see Close.
+                let _ = reply.send(opened);
+            }
+            Command::Close { host, session } => {
+                if self.feeds.get(&host).is_some_and(|feed| feed.session == session) {
+                    self.end(&host);
+                }
+            }
+            Command::SetInterests {
+                host,
+                session,
+                add,
+                remove,
+                reply,
+            } => {
+                let _ = reply.send(self.set_interests(&host, session, add, &remove));
+            }
+        }
+    }
+
+    fn open(&mut self, host: HostId, open: OpenFeed) -> Opened {
+        self.end(&host);
+        self.sessions += 1;
+        let wanted = open
+            .interests
+            .into_iter()
+            .filter(|view| self.index.may_want(&host, *view));
+        let interests: BTreeSet<ViewId> = wanted.collect();
+        interests.iter().for_each(|view| self.index.add_reader(*view));
+        let queue = Arc::new(Queue::default());
+        let feed = Feed {
+            session: self.sessions,
+            queue: queue.clone(),
+            interests: interests.clone(),
+        };
+        let (ended, instances) = self.specs(&host);
+        self.feeds.insert(host, feed);
+        let at = self.position.load(Ordering::Acquire);
+        Opened {
+            session: self.sessions,
+            at,
+            instances,
+            ended,
+            interests,
+            queue,
+        }
+    }
+
+    fn specs(&self, host: &HostId) -> (Vec<InstanceId>, Vec<InstanceSpec>) {
+        let (ended, live): (Vec<_>, Vec<_>) = self
+            .index
+            .on(host)
+            .partition(|record| record.state == InstanceState::Terminated);
+        let revision = |id: &InstanceId| self.revisions.get(id).copied().unwrap_or_default();
+        let specs = live.into_iter().map(|record| spec(record, revision(&record.id)));
+        (
+            ended.into_iter().map(|record| record.id).collect(),
+            specs.collect(),
+        )
+    }
+
+    fn end(&mut self, host: &HostId) {
+        if let Some(feed) = self.feeds.remove(host) {
+            feed.interests
+                .iter()
+                .for_each(|view| self.index.remove_reader(*view));
+            feed.queue.close();
+        }
+    }
+
+    fn set_interests(
+        &mut self,
+        host: &HostId,
+        session: u64,
+        add: Vec<ViewId>,
+        remove: &[ViewId],
+    ) -> Interest {
+        if let Some(view) = add.iter().find(|view| !self.index.may_want(host, **view)) {
+            return Interest::NotYours(view.reader);
+        }
+        let Some(feed) = self.feeds.get_mut(host).filter(|feed| feed.session == session) else {
+            return Interest::NoFeed;
+        };
+        for view in remove.iter().filter(|view| feed.interests.remove(view)) {
+            self.index.remove_reader(*view);
+        }
+        for view in add {
+            feed.interests.insert(view);
+            self.index.add_reader(view);
+            feed.queue
+                .push(self.position.load(Ordering::Acquire), vec![Told::Reread(view)]);
+        }
+        Interest::Set
+    }
+}

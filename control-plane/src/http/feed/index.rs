@@ -1,0 +1,302 @@
+//! Who is concerned by an event, and what they are told. Pure: events in, items per host out.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use moorline_shared::access::Right;
+use moorline_shared::api::feed::{FeedEntry, FeedItem, InstanceSpec, ViewId};
+use moorline_shared::api::instances::InstanceState;
+use moorline_shared::entry::Value;
+use moorline_shared::{EntryPath, HostId, InstanceId, Principal, Revision};
+
+use crate::instance_data::access::{Asker, Owner, rights};
+use crate::instance_data::records::EntryRecord;
+use crate::instances::records::InstanceRecord;
+use crate::model::content::LongValue;
+use crate::model::{Content, Role};
+use crate::settings::AccessControl;
+use crate::store::Event;
+
+/// What a change of the store is about, as far as hosts are concerned.
+#[derive(Debug)]
+pub enum Change {
+    /// An instance is new or changed.
+    Instance(InstanceRecord, Revision),
+    /// An entry is new or changed; its value where it is short or came in the same transaction.
+    Entry(EntryRecord, Revision, Option<Value>),
+    /// An entry is gone.
+    EntryGone(InstanceId, EntryPath),
+}
+
+/// What concerns hosts among the events of a transaction.
+pub fn changes(epoch: u64, events: &[Event]) -> Vec<Change> {
+    let long: HashMap<_, _> = events.iter().filter_map(long_value).collect();
+    events
+        .iter()
+        .filter_map(|event| change(epoch, event, &long))
+        .collect()
+}
+
+fn long_value(event: &Event) -> Option<((InstanceId, EntryPath), Value)> {
+    event.key.as_bytes().strip_prefix(b"value/")?;
+    let long: LongValue = serde_json::from_slice(&event.value.as_ref()?.value).ok()?;
+    Some(((long.instance, long.path), long.value))
+}
+
+fn change(epoch: u64, event: &Event, long: &HashMap<(InstanceId, EntryPath), Value>) -> Option<Change> {
+    let key = std::str::from_utf8(event.key.as_bytes()).ok()?;
+    match (key.split_once('/')?, &event.value) {
+        (("instance", _), Some(kept)) => {
+            let record = serde_json::from_slice(&kept.value).ok()?;
+            Some(Change::Instance(record, Revision::new(epoch, kept.modified)))
+        }
+        (("entry", _), Some(kept)) => {
+            let record: EntryRecord = serde_json::from_slice(&kept.value).ok()?;
+            let value = match &record.content {
+                Content::Inline(value) => Some(value.clone()),
+                Content::Named { .. } => long.get(&(record.instance, record.path.clone())).cloned(),
+            };
+            Some(Change::Entry(record, Revision::new(epoch, kept.modified), value))
+        }
+        (("entry", rest), None) => {
+            let (instance, path) = rest.split_once('/')?;
+            Some(Change::EntryGone(instance.parse().ok()?, path.parse().ok()?))
+        }
+        _ => None,
+    }
+}
+
+/// What a host is told of a transaction. A view that must be read as a whole is named, to be read at its revision.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    /// This changed.
+    Item(FeedItem),
+    /// This view is to be read anew: what its reader may see changed, or a value is not at hand.
+    Reread(ViewId),
+}
+
+/// Which instances are where, and who reads whom.
+#[derive(Debug, Default)]
+pub struct Index {
+    instances: HashMap<InstanceId, InstanceRecord>,
+    by_host: HashMap<HostId, BTreeSet<InstanceId>>,
+    readers: HashMap<InstanceId, BTreeSet<InstanceId>>,
+    control: AccessControl,
+}
+
+/// What one transaction tells each host.
+pub type PerHost = BTreeMap<HostId, Vec<Told>>;
+
+impl Index {
+    /// An index of no instances.
+    pub fn new(control: AccessControl) -> Self {
+        Self {
+            control,
+            ..Self::default()
+        }
+    }
+
+    /// The instance's record.
+    pub fn instance(&self, id: &InstanceId) -> Option<&InstanceRecord> {
+        self.instances.get(id)
+    }
+
+    /// The instances of a host.
+    pub fn on(&self, host: &HostId) -> impl Iterator<Item = &InstanceRecord> {
+        self.by_host
+            .get(host)
+            .into_iter()
+            .flatten()
+            .filter_map(|id| self.instances.get(id))
+    }
+
+    /// Whether `view`'s reader is on `host`: no host asks for another's guests.
+    pub fn may_want(&self, host: &HostId, view: ViewId) -> bool {
+        self.instances
+            .get(&view.reader)
+            .is_some_and(|reader| reader.host == *host)
+    }
+
+    /// The reader's host is told of the instance's entries from now on.
+    pub fn add_reader(&mut self, view: ViewId) {
+        self.readers.entry(view.instance).or_default().insert(view.reader);
+    }
+
+    /// No longer.
+    pub fn remove_reader(&mut self, view: ViewId) {
+        if let Some(readers) = self.readers.get_mut(&view.instance) {
+            readers.remove(&view.reader);
+            if readers.is_empty() {
+                self.readers.remove(&view.instance);
+            }
+        }
+    }
+
+    /// Takes an instance in without telling anybody.
+    pub fn load(&mut self, record: InstanceRecord) {
+        self.by_host
+            .entry(record.host.clone())
+            .or_default()
+            .insert(record.id);
+        self.instances.insert(record.id, record);
+    }
+
+    /// Takes the changes of one transaction in, and says who is told what.
+    pub fn apply(&mut self, changes: Vec<Change>) -> PerHost {
+        let mut told = PerHost::new();
+        // Instances come first: an entry of a new instance concerns the host that the instance is on.
+        let (instances, entries): (Vec<_>, Vec<_>) = changes
+            .into_iter()
+            .partition(|change| matches!(change, Change::Instance(..)));
+        for change in instances.into_iter().chain(entries) {
+            match change {
+                Change::Instance(record, revision) => self.apply_instance(record, revision, &mut told),
+                Change::Entry(record, revision, value) => {
+                    self.apply_entry(&record, revision, value.as_ref(), &mut told)
+                }
+                Change::EntryGone(instance, path) => {
+                    for (host, view) in self.concerned(instance) {
+                        let item = FeedItem::Entry {
+                            view,
+                            path: path.clone(),
+                            entry: None,
+                        };
+                        told.entry(host).or_default().push(Told::Item(item));
+                    }
+                }
+            }
+        }
+        told
+    }
+
+    fn apply_instance(&mut self, record: InstanceRecord, revision: Revision, told: &mut PerHost) {
+        let old = self.instances.get(&record.id);
+        let tags_changed = old.is_some_and(|old| old.tags != record.tags);
+        let item = if record.state == InstanceState::Terminated {
+            FeedItem::InstanceGone { instance: record.id }
+        } else {
+            FeedItem::Instance(spec(&record, revision))
+        };
+        told.entry(record.host.clone())
+            .or_default()
+            .push(Told::Item(item));
+        if tags_changed {
+            let read: Vec<_> = self.read_by(record.id).collect();
+            told.entry(record.host.clone())
+                .or_default()
+                .extend(read.into_iter().map(Told::Reread));
+        }
+        self.load(record);
+    }
+
+    /// The views of a reader: of itself and of those it reads.
+    fn read_by(&self, reader: InstanceId) -> impl Iterator<Item = ViewId> {
+        let others = self
+            .readers
+            .iter()
+            .filter(move |(_, readers)| readers.contains(&reader));
+        let others = others.map(move |(instance, _)| ViewId {
+            reader,
+            instance: *instance,
+        });
+        std::iter::once(ViewId::own(reader)).chain(others)
+    }
+
+    /// The views that show an instance's entries, each with the host that has it.
+    fn concerned(&self, instance: InstanceId) -> Vec<(HostId, ViewId)> {
+        let readers = self.readers.get(&instance).into_iter().flatten().copied();
+        std::iter::once(instance)
+            .chain(readers)
+            .filter_map(|reader| {
+                Some((
+                    self.instances.get(&reader)?.host.clone(),
+                    ViewId { reader, instance },
+                ))
+            })
+            .collect()
+    }
+
+    fn apply_entry(
+        &self,
+        record: &EntryRecord,
+        revision: Revision,
+        value: Option<&Value>,
+        told: &mut PerHost,
+    ) {
+        for (host, view) in self.concerned(record.instance) {
+            let told = told.entry(host).or_default();
+            if !self.may_read(view, record) {
+                told.push(Told::Item(FeedItem::Entry {
+                    view,
+                    path: record.path.clone(),
+                    entry: None,
+                }));
+            } else if let Some(value) = value {
+                let entry = Some(shown(record, revision, value.clone()));
+                told.push(Told::Item(FeedItem::Entry {
+                    view,
+                    path: record.path.clone(),
+                    entry,
+                }));
+            } else {
+                told.push(Told::Reread(view));
+            }
+        }
+    }
+
+    /// Whether the view shows the entry.
+    pub fn may_read(&self, view: ViewId, entry: &EntryRecord) -> bool {
+        let (Some(reader), Some(owner)) = (
+            self.instances.get(&view.reader),
+            self.instances.get(&view.instance),
+        ) else {
+            return false;
+        };
+        may_read(reader, owner, entry, self.control)
+    }
+}
+
+/// Whether an instance may read an entry: the same decision as an operation's.
+pub fn may_read(
+    reader: &InstanceRecord,
+    owner: &InstanceRecord,
+    entry: &EntryRecord,
+    control: AccessControl,
+) -> bool {
+    let asker = Asker {
+        principal: Principal::Instance(reader.id),
+        account: reader.account.clone(),
+        role: Role::Member,
+        tags: reader.tags.clone(),
+    };
+    let owner = Owner {
+        instance: owner.id,
+        account: &owner.account,
+    };
+    rights(&asker, owner, entry, control).has(Right::Read)
+}
+
+/// An entry as hosts keep it.
+pub fn shown(record: &EntryRecord, revision: Revision, value: Value) -> FeedEntry {
+    FeedEntry {
+        revision,
+        content_type: record.content_type.clone(),
+        value,
+        expires_at: record.expires_at,
+    }
+}
+
+/// An instance as its host must know it.
+pub fn spec(record: &InstanceRecord, revision: Revision) -> InstanceSpec {
+    InstanceSpec {
+        instance: record.id,
+        revision,
+        name: record.name.clone(),
+        driver: record.driver,
+        image: record.image.clone(),
+        vcpus: record.vcpus,
+        memory_mib: record.memory_mib,
+        desired: record.desired,
+        reboots: record.reboots,
+        incarnation: record.incarnation,
+    }
+}

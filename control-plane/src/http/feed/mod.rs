@@ -1,0 +1,14 @@
+//! The feed: each host hears what concerns its instances and their readers, in whole batches, from one stream.
+//!
+//! One [`dispatcher`] tails the store. Its [`index`] says which hosts an event concerns and what each is told; every
+//! open feed has a bounded [`queue`], so that a host that doesn't read holds nobody up. Each feed's [`stream`] brings
+//! its host up to the point where the queue begins, and then passes on what the queue gives. [`views`] reads what a
+//! reader may see of an instance at a revision.
+
+pub mod dispatcher;
+pub mod index;
+pub mod queue;
+pub mod stream;
+pub mod views;
+
+pub use dispatcher::{Dispatcher, FeedHandle};

@@ -1,0 +1,231 @@
+//! What waits for one host: whole batches, merged into one when there are too many, and named instead of kept when
+//! they are too large. Nothing here ever waits for the host.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Mutex;
+
+use moorline_shared::api::feed::{FeedItem, ViewId};
+use moorline_shared::{EntryPath, InstanceId};
+use tokio::sync::Notify;
+
+use super::index::Told;
+
+/// The most batches that wait one by one.
+const MAX_BATCHES: usize = 64;
+/// The most bytes that wait; over it, changes of entries are dropped and their views named.
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// What waits for a host.
+#[derive(Debug, Default)]
+pub struct Queue {
+    pending: Mutex<Pending>,
+    news: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    batches: VecDeque<Waiting>,
+    bytes: usize,
+    closed: bool,
+}
+
+/// A batch that waits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Waiting {
+    /// The last transaction it holds.
+    pub to: u64,
+    /// What changed.
+    pub told: Vec<Told>,
+    /// Views whose changes were dropped.
+    pub resync: BTreeSet<ViewId>,
+}
+
+/// What the queue has.
+#[derive(Debug, PartialEq)]
+pub enum Next {
+    /// A batch.
+    Batch(Waiting),
+    /// Nothing at present.
+    Empty,
+    /// Nothing any more: another feed of the same host took over, or the control plane ends.
+    Closed,
+}
+
+impl Queue {
+    /// Puts a transaction's batch at the end.
+    pub fn push(&self, to: u64, told: Vec<Told>) {
+        let mut pending = self.lock();
+        pending.bytes += told.iter().map(weight).sum::<usize>();
+        pending.batches.push_back(Waiting {
+            to,
+            told,
+            resync: BTreeSet::new(),
+        });
+        if pending.batches.len() > MAX_BATCHES || pending.bytes > MAX_BYTES {
+            pending.merge();
+        }
+        drop(pending);
+        self.news.notify_one();
+    }
+
+    /// Ends the feed once what waits is sent.
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.news.notify_one();
+    }
+
+    /// Takes the first batch.
+    pub fn take(&self) -> Next {
+        let mut pending = self.lock();
+        match pending.batches.pop_front() {
+            Some(batch) => {
+                pending.bytes = pending.bytes.saturating_sub(batch.told.iter().map(weight).sum());
+                Next::Batch(batch)
+            }
+            None if pending.closed => Next::Closed,
+            None => Next::Empty,
+        }
+    }
+
+    /// Waits until there may be something to take. Cancel-safe: news that nobody took is kept.
+    pub async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pending> {
+        // A panic while the lock is held leaves a queue that is whole: every change is one push or pop.
+        self.pending
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What an item is about: of several, the last one counts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum About {
+    Instance(InstanceId),
+    View(ViewId),
+    Entry(ViewId, EntryPath),
+}
+
+fn about(told: &Told) -> About {
+    match told {
+        Told::Item(FeedItem::Instance(spec)) => About::Instance(spec.instance),
+        Told::Item(FeedItem::InstanceGone { instance }) => About::Instance(*instance),
+        Told::Item(FeedItem::View(view)) => About::View(view.view),
+        Told::Item(FeedItem::Entry { view, path, .. }) => About::Entry(*view, path.clone()),
+        Told::Reread(view) => About::View(*view),
+    }
+}
+
+/// About what an item takes in memory, in bytes.
+fn weight(told: &Told) -> usize {
+    let value = match told {
+        Told::Item(FeedItem::Entry { path, entry, .. }) => {
+            path.len() + entry.as_ref().map_or(0, |e| e.value.len())
+        }
+        _ => 0,
+    };
+    size_of::<Told>() + value
+}
+
+impl Pending {
+    /// Makes one batch of all; where that is too large still, names the views instead of their entries.
+    fn merge(&mut self) {
+        let Some(to) = self.batches.back().map(|last| last.to) else {
+            return;
+        };
+        let mut merged: BTreeMap<About, Told> = BTreeMap::new();
+        let mut resync = BTreeSet::new();
+        for batch in self.batches.drain(..) {
+            resync.extend(batch.resync);
+            for told in batch.told {
+                add(&mut merged, told);
+            }
+        }
+        self.bytes = merged.values().map(weight).sum();
+        if self.bytes > MAX_BYTES {
+            resync.extend(drop_entries(&mut merged));
+            self.bytes = merged.values().map(weight).sum();
+        }
+        self.batches.push_back(Waiting {
+            to,
+            told: merged.into_values().collect(),
+            resync,
+        });
+    }
+}
+
+/// A view that is to be read anew makes its entries before it superfluous.
+fn add(merged: &mut BTreeMap<About, Told>, told: Told) {
+    if let About::View(view) = about(&told) {
+        merged.retain(|about, _| !matches!(about, About::Entry(of, _) if *of == view));
+    }
+    merged.insert(about(&told), told);
+}
+
+fn drop_entries(merged: &mut BTreeMap<About, Told>) -> BTreeSet<ViewId> {
+    let views = merged.keys().filter_map(|about| match about {
+        About::Entry(view, _) | About::View(view) => Some(*view),
+        About::Instance(_) => None,
+    });
+    let views: BTreeSet<ViewId> = views.collect();
+    merged.retain(|about, _| matches!(about, About::Instance(_)));
+    views
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_BATCHES, Next, Queue};
+    use crate::http::feed::index::Told;
+    use moorline_shared::api::feed::{FeedEntry, FeedItem, ViewId};
+    use moorline_shared::entry::Value;
+    use moorline_shared::{InstanceId, Revision};
+
+    fn put(n: u64, path: &str, size: usize) -> Vec<Told> {
+        let view = ViewId::own(InstanceId::from_bytes([1; 16]));
+        let value = Value::from(bytes::Bytes::from(vec![b'x'; size]));
+        let entry = FeedEntry {
+            revision: Revision::new(1, n),
+            content_type: Default::default(),
+            value,
+            expires_at: None,
+        };
+        vec![Told::Item(FeedItem::Entry {
+            view,
+            path: path.parse().unwrap(),
+            entry: Some(entry),
+        })]
+    }
+
+    #[test]
+    fn batches_stay_whole_until_there_are_too_many_and_then_the_last_value_counts() {
+        let queue = Queue::default();
+        for n in 1..=MAX_BATCHES as u64 {
+            queue.push(n, put(n, if n % 2 == 0 { "even" } else { "odd" }, 1));
+        }
+        assert!(matches!(queue.take(), Next::Batch(batch) if batch.to == 1 && batch.told.len() == 1));
+        for n in 65..=67 {
+            queue.push(n, put(n, "more", 1));
+        }
+        let Next::Batch(batch) = queue.take() else {
+            panic!("nothing waits")
+        };
+        assert_eq!((batch.to, batch.told.len(), batch.resync.len()), (66, 3, 0));
+        assert!(matches!(queue.take(), Next::Batch(batch) if batch.to == 67));
+        assert_eq!(queue.take(), Next::Empty);
+    }
+
+    #[test]
+    fn too_much_is_named_instead_of_kept() {
+        let queue = Queue::default();
+        for n in 1..=30 {
+            queue.push(n, put(n, &format!("p{n}"), 200_000));
+        }
+        let mut resync = 0;
+        while let Next::Batch(batch) = queue.take() {
+            resync += batch.resync.len();
+        }
+        assert_eq!(resync, 1);
+    }
+}

@@ -1,0 +1,134 @@
+//! What a reader may see of an instance, read from the store at a revision.
+
+use moorline_shared::api::feed::{View, ViewEntry, ViewId};
+use moorline_shared::api::instances::Instance;
+use moorline_shared::entry::Value;
+use moorline_shared::{InstanceId, Revision};
+
+use super::index::{may_read, shown};
+use crate::instance_data::records::EntryRecord;
+use crate::instances::records::InstanceRecord;
+use crate::model::content::LongValue;
+use crate::model::{Content, Record};
+use crate::settings::AccessControl;
+use crate::store::{Key, Range, ReadError, Store, Versioned};
+
+/// Reads views from the store.
+#[derive(Clone, Debug)]
+pub struct Views {
+    store: Store,
+    control: AccessControl,
+}
+
+impl Views {
+    /// Views of what is in `store`.
+    pub const fn new(store: Store, control: AccessControl) -> Self {
+        Self { store, control }
+    }
+
+    /// The view at revision `at`, empty if either instance doesn't exist.
+    pub async fn read(&self, at: u64, view: ViewId) -> Result<View, ReadError> {
+        let revision = Revision::new(self.store.epoch(), at);
+        let mut entries = Vec::new();
+        if let (Some(reader), Some(owner)) = (
+            self.instance(at, view.reader).await?,
+            self.instance(at, view.instance).await?,
+        ) {
+            for (key, kept) in self.all(at, &EntryRecord::prefix(&view.instance)).await? {
+                let Some(record) = decode::<EntryRecord>(&key, &kept) else {
+                    continue;
+                };
+                if may_read(&reader, &owner, &record, self.control) {
+                    let value = self.value(at, &record).await?;
+                    let entry = shown(&record, Revision::new(self.store.epoch(), kept.modified), value);
+                    entries.push(ViewEntry {
+                        path: record.path,
+                        entry,
+                    });
+                }
+            }
+        }
+        Ok(View {
+            view,
+            revision,
+            entries,
+        })
+    }
+
+    /// An instance's record at revision `at`.
+    pub async fn instance(&self, at: u64, id: InstanceId) -> Result<Option<InstanceRecord>, ReadError> {
+        let key = InstanceRecord::key(&id);
+        let found = self
+            .store
+            .read(at, std::slice::from_ref(&key))
+            .await?
+            .into_iter()
+            .next()
+            .flatten();
+        Ok(found.and_then(|kept| decode(&key, &kept)))
+    }
+
+    /// An instance as its account sees it, at revision `at`.
+    pub async fn shown_instance(&self, at: u64, id: InstanceId) -> Result<Option<Instance>, ReadError> {
+        let key = InstanceRecord::key(&id);
+        let found = self
+            .store
+            .read(at, std::slice::from_ref(&key))
+            .await?
+            .into_iter()
+            .next()
+            .flatten();
+        let Some(kept) = found else { return Ok(None) };
+        let revision = Revision::new(self.store.epoch(), kept.modified);
+        Ok(decode::<InstanceRecord>(&key, &kept).map(|record| record.shown(Some(revision))))
+    }
+
+    /// Every instance at revision `at`, with the revision at which it last changed.
+    pub async fn instances(&self, at: u64) -> Result<Vec<(InstanceRecord, Revision)>, ReadError> {
+        let found = self.all(at, &InstanceRecord::prefix(&())).await?;
+        let epoch = self.store.epoch();
+        Ok(found
+            .iter()
+            .filter_map(|(key, kept)| Some((decode(key, kept)?, Revision::new(epoch, kept.modified))))
+            .collect())
+    }
+
+    async fn value(&self, at: u64, record: &EntryRecord) -> Result<Value, ReadError> {
+        let digest = match &record.content {
+            Content::Inline(value) => return Ok(value.clone()),
+            Content::Named { digest, .. } => *digest,
+        };
+        let key = LongValue::key(&(record.instance, record.path.clone(), digest));
+        let found = self
+            .store
+            .read(at, std::slice::from_ref(&key))
+            .await?
+            .into_iter()
+            .next()
+            .flatten();
+        Ok(found
+            .and_then(|kept| decode::<LongValue>(&key, &kept))
+            .map(|long| long.value)
+            .unwrap_or_default())
+    }
+
+    async fn all(&self, at: u64, prefix: &str) -> Result<Vec<(Key, Versioned)>, ReadError> {
+        let mut found = Vec::new();
+        let mut range = Range::prefix(prefix);
+        loop {
+            let page = self.store.range(at, &range).await?;
+            found.extend(page.entries);
+            match page.next {
+                Some(next) => range = range.resume_at(next),
+                None => return Ok(found),
+            }
+        }
+    }
+}
+
+fn decode<T: Record>(key: &Key, kept: &Versioned) -> Option<T> {
+    let decoded = serde_json::from_slice(&kept.value);
+    decoded
+        .inspect_err(|error| tracing::error!(%key, %error, "a record can't be read and is left out"))
+        .ok()
+}

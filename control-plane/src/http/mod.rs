@@ -1,0 +1,133 @@
+//! The HTTP API: routing, authentication, problem errors, the OpenAPI document, the feed.
+//!
+//! Each service has its routes in its own `api.rs`; [`router`] joins them. A request is authenticated by [`auth`],
+//! parsed by [`extract`] into types that can't be invalid, and run by the executor; whatever goes wrong leaves as a
+//! problem ([`problem`]). [`openapi`] is the document of all this, and a test compares it with the server.
+
+pub mod auth;
+pub mod extract;
+pub mod feed;
+pub mod feed_api;
+pub mod openapi;
+pub mod problem;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::http::HeaderMap;
+use moorline_shared::OperationId;
+use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
+use moorline_shared::id::IdempotencyKey;
+use tokio_util::sync::CancellationToken;
+
+use self::auth::Tokens;
+use self::feed::FeedHandle;
+use self::feed::views::Views;
+use self::problem::Failure;
+use crate::model::{Attempt, Caller, Done, ExecuteError, Executor, ServiceModel};
+use crate::services::Services;
+use crate::{accounts, instance_data, instances};
+
+/// The longest body of a request, in bytes: a batch of values in base64 with room for the rest.
+pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
+
+/// What every request is served with.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// Runs operations.
+    pub executor: Arc<Executor>,
+    /// The rules.
+    pub services: Arc<Services>,
+    /// Who may come in.
+    pub tokens: Arc<Tokens>,
+    /// The feed to hosts.
+    pub feed: FeedHandle,
+    /// What readers may see.
+    pub views: Views,
+    /// The deployment's name.
+    pub deployment: Arc<str>,
+    /// Ends long answers when the control plane ends.
+    pub cancel: CancellationToken,
+}
+
+/// Every route.
+pub fn router(control: Control) -> Router {
+    Router::new()
+        .merge(instances::api::routes())
+        .merge(instance_data::api::routes())
+        .merge(accounts::api::routes())
+        .merge(feed_api::routes())
+        .merge(openapi::routes())
+        .fallback(problem::no_such_route)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .with_state(control)
+}
+
+impl Control {
+    /// Runs a change for a caller, under the idempotency key of the request or a fresh one.
+    pub async fn change<M: ServiceModel>(
+        &self,
+        model: &M,
+        op: M::Op,
+        caller: Caller,
+        key: Option<IdempotencyKey>,
+    ) -> Result<Done<M::Reply>, Failure> {
+        let id = operation_id(&caller, key);
+        Ok(self.executor.execute(model, Attempt::new(op, caller, id)).await?)
+    }
+
+    /// Runs an operation that only looks, at the head or at revision `at`.
+    pub async fn look<M: ServiceModel>(
+        &self,
+        model: &M,
+        op: M::Op,
+        caller: Caller,
+        at: Option<u64>,
+    ) -> Result<Done<M::Reply>, ExecuteError> {
+        let id = operation_id(&caller, None);
+        self.executor.read(model, Attempt::new(op, caller, id), at).await
+    }
+}
+
+fn operation_id(caller: &Caller, key: Option<IdempotencyKey>) -> OperationId {
+    OperationId::derive(&caller.principal, &key.unwrap_or_else(fresh_key))
+}
+
+/// A key that nobody used: 128 bits from a generator that was seeded by the kernel.
+fn fresh_key() -> IdempotencyKey {
+    uuid::Uuid::new_v4()
+        .to_string()
+        .parse()
+        .expect("a UUID is 36 printable characters")
+}
+
+/// The headers that name the operation and the revision of an answer.
+pub fn stamp<R>(done: &Done<R>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let texts = [
+        (OPERATION, done.operation.to_string()),
+        (REVISION, done.revision.to_string()),
+    ];
+    for (name, text) in texts {
+        if let Ok(value) = text.parse() {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+/// The idempotency key of a request, if it has one.
+pub fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Failure> {
+    let Some(header) = headers.get(IDEMPOTENCY_KEY) else {
+        return Ok(None);
+    };
+    let key = header.to_str().ok().and_then(|text| text.parse().ok());
+    key.map(Some).ok_or_else(|| {
+        Failure::header(
+            IDEMPOTENCY_KEY,
+            "an idempotency key is 1 to 128 printable ASCII characters without spaces",
+        )
+    })
+}

@@ -1,0 +1,59 @@
+//! The OpenAPI document: made of the handlers and types that serve, checked in as `control-plane/openapi.json`.
+
+use axum::Router;
+use axum::routing::get;
+use moorline_shared::access::{Clause, Right, Rights, Subject};
+use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+
+use super::{Control, feed_api};
+use crate::{accounts, instance_data, instances};
+
+/// The document.
+#[derive(Debug, OpenApi)]
+#[openapi(
+    info(title = "Moorline control plane", version = "1", description = "The master copy of all instances' data and the services around it.", license(name = "MIT OR Apache-2.0")),
+    paths(
+        instances::api::run_instances, instances::api::register_instance, instances::api::describe_instances,
+        instances::api::start_instances, instances::api::stop_instances, instances::api::reboot_instances,
+        instances::api::terminate_instances, instances::api::modify_instance_attribute,
+        instances::api::describe_hosts, instances::api::register_host, instances::api::report_instance_state,
+        instance_data::api::put_instance_data, instance_data::api::append_instance_data,
+        instance_data::api::delete_instance_data, instance_data::api::batch_instance_data,
+        instance_data::api::set_entry_access, instance_data::api::get_instance_data,
+        instance_data::api::list_instance_data, instance_data::api::describe_instance_data,
+        instance_data::api::get_instance_data_history, instance_data::api::watch_instance_data,
+        accounts::api::list_operations, accounts::api::describe_operation,
+        feed_api::open_feed, feed_api::set_interests, feed_api::get_feed_view,
+    ),
+    components(schemas(Clause, Subject, Right, Rights)),
+    modifiers(&Bearer),
+    security(("token" = []))
+)]
+struct Document;
+
+/// Every operation takes the bearer's token.
+struct Bearer;
+
+impl utoipa::Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        components.add_security_scheme("token", bearer);
+    }
+}
+
+/// The document as it is served and checked in: JSON, indented, with a newline at its end.
+pub fn document() -> String {
+    let mut text = Document::openapi().to_pretty_json().unwrap_or_default();
+    text.push('\n');
+    text
+}
+
+/// The route of the document; it needs no token.
+pub fn routes() -> Router<Control> {
+    Router::new().route(
+        "/v1/openapi.json",
+        get(|| async { ([("content-type", "application/json")], document()) }),
+    )
+}

@@ -1,0 +1,378 @@
+//! The routes of instances' data.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use moorline_shared::api::data::{
+    AppendEntry, Batch, Changed, Description, Entry, EntryPage, History, ListQuery, PutEntry, SetAccess,
+    WatchEvent, WatchQuery,
+};
+use moorline_shared::{EntryPath, InstanceId, Revision};
+use serde::{Deserialize, Serialize};
+
+use super::model::{Model, More, Op, Reply, Values};
+use super::watch::Watching;
+use crate::http::extract::{Json, Query, guard, segment};
+use crate::http::problem::Failure;
+use crate::http::{Control, idempotency_key, stamp};
+use crate::model::Caller;
+
+const MAX_PAGE: u32 = 1_000;
+const DEFAULT_PAGE: u32 = 100;
+/// The longest long poll, in seconds.
+const MAX_WAIT: u32 = 300;
+
+/// The routes.
+pub fn routes() -> Router<Control> {
+    Router::new()
+        .route("/v1/instances/{instance}/data", get(list_instance_data))
+        .route(
+            "/v1/instances/{instance}/data/{*path}",
+            get(get_instance_data)
+                .put(put_instance_data)
+                .post(append_instance_data)
+                .delete(delete_instance_data),
+        )
+        .route("/v1/instances/{instance}/batch", post(batch_instance_data))
+        .route("/v1/instances/{instance}/watch", get(watch_instance_data))
+        .route("/v1/instances/{instance}/describe", get(describe_instance_data))
+        .route(
+            "/v1/instances/{instance}/history/{*path}",
+            get(get_instance_data_history),
+        )
+        .route("/v1/instances/{instance}/access/{*path}", put(set_entry_access))
+}
+
+/// Which entry a path of the API names.
+fn entry((instance, path): &(String, String)) -> Result<(InstanceId, EntryPath), Failure> {
+    Ok((segment("instance", instance)?, segment("path", path)?))
+}
+
+async fn changed(
+    control: &Control,
+    caller: Caller,
+    headers: &HeaderMap,
+    op: Op,
+) -> Result<Response, Failure> {
+    let done = control
+        .change(&Model, op, caller, idempotency_key(headers)?)
+        .await?;
+    let body = Changed {
+        revision: done.revision,
+        operation: done.operation,
+    };
+    Ok((stamp(&done), axum::Json(body)).into_response())
+}
+
+/// Gives an entry another value, or makes it.
+#[utoipa::path(put, path = "/v1/instances/{instance}/data/{path}", operation_id = "PutInstanceData", tag = "data",
+    request_body = PutEntry,
+    params(("instance" = InstanceId, Path), ("path" = EntryPath, Path), ("if-match" = Option<String>, Header),
+        ("if-none-match" = Option<String>, Header), ("idempotency-key" = Option<String>, Header)),
+    responses((status = 200, body = Changed), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn put_instance_data(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(which): Path<(String, String)>,
+    headers: HeaderMap,
+    Json(new): Json<PutEntry>,
+) -> Result<Response, Failure> {
+    let (instance, path) = entry(&which)?;
+    let op = Op::PutInstanceData {
+        instance,
+        path,
+        guard: guard(&headers)?,
+        new: new.into(),
+    };
+    changed(&control, caller, &headers, op).await
+}
+
+/// Adds to the end of an entry's value.
+#[utoipa::path(post, path = "/v1/instances/{instance}/data/{path}", operation_id = "AppendInstanceData", tag = "data",
+    request_body = AppendEntry,
+    params(("instance" = InstanceId, Path), ("path" = EntryPath, Path), ("if-match" = Option<String>, Header),
+        ("idempotency-key" = Option<String>, Header)),
+    responses((status = 200, body = Changed), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn append_instance_data(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(which): Path<(String, String)>,
+    headers: HeaderMap,
+    Json(more): Json<AppendEntry>,
+) -> Result<Response, Failure> {
+    let (instance, path) = entry(&which)?;
+    let op = Op::AppendInstanceData {
+        instance,
+        path,
+        guard: guard(&headers)?,
+        content: more.value.into(),
+    };
+    changed(&control, caller, &headers, op).await
+}
+
+/// Removes an entry.
+#[utoipa::path(delete, path = "/v1/instances/{instance}/data/{path}", operation_id = "DeleteInstanceData", tag = "data",
+    params(("instance" = InstanceId, Path), ("path" = EntryPath, Path), ("if-match" = Option<String>, Header),
+        ("idempotency-key" = Option<String>, Header)),
+    responses((status = 200, body = Changed), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn delete_instance_data(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(which): Path<(String, String)>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let (instance, path) = entry(&which)?;
+    let op = Op::DeleteInstanceData {
+        instance,
+        path,
+        guard: guard(&headers)?,
+    };
+    changed(&control, caller, &headers, op).await
+}
+
+/// Makes several changes, all or none.
+#[utoipa::path(post, path = "/v1/instances/{instance}/batch", operation_id = "BatchInstanceData", tag = "data",
+    request_body = Batch, params(("instance" = InstanceId, Path), ("idempotency-key" = Option<String>, Header)),
+    responses((status = 200, body = Changed), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn batch_instance_data(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(instance): Path<String>,
+    headers: HeaderMap,
+    Json(batch): Json<Batch>,
+) -> Result<Response, Failure> {
+    let changes = batch.changes.into_iter().map(Into::into).collect();
+    let op = Op::BatchInstanceData {
+        instance: segment("instance", &instance)?,
+        changes,
+    };
+    changed(&control, caller, &headers, op).await
+}
+
+/// Says who may do what with an entry.
+#[utoipa::path(put, path = "/v1/instances/{instance}/access/{path}", operation_id = "SetEntryAccess", tag = "data",
+    request_body = SetAccess,
+    params(("instance" = InstanceId, Path), ("path" = EntryPath, Path), ("if-match" = Option<String>, Header),
+        ("idempotency-key" = Option<String>, Header)),
+    responses((status = 200, body = Changed), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn set_entry_access(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(which): Path<(String, String)>,
+    headers: HeaderMap,
+    Json(set): Json<SetAccess>,
+) -> Result<Response, Failure> {
+    let (instance, path) = entry(&which)?;
+    let op = Op::SetEntryAccess {
+        instance,
+        path,
+        guard: guard(&headers)?,
+        access: set.access,
+    };
+    changed(&control, caller, &headers, op).await
+}
+
+/// Shows an entry.
+#[utoipa::path(get, path = "/v1/instances/{instance}/data/{path}", operation_id = "GetInstanceData", tag = "data",
+    params(("instance" = InstanceId, Path), ("path" = EntryPath, Path)),
+    responses((status = 200, body = Entry), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn get_instance_data(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(which): Path<(String, String)>,
+) -> Result<Response, Failure> {
+    let (instance, path) = entry(&which)?;
+    let done = control
+        .look(&Model, Op::GetInstanceData { instance, path }, caller, None)
+        .await?;
+    let mut headers = stamp(&done);
+    let Reply::Entry(entry) = done.reply else {
+        return Err(not_this());
+    };
+    if let Ok(tag) = HeaderValue::try_from(format!("\"{}\"", entry.revision)) {
+        headers.insert(header::ETAG, tag);
+    }
+    Ok((headers, axum::Json(entry)).into_response())
+}
+
+/// The model answered with something else than was asked for: a bug here.
+fn not_this() -> Failure {
+    Failure::new(
+        "internal",
+        StatusCode::INTERNAL_SERVER_ERROR,
+        "Something failed here",
+        "the answer is of another kind",
+    )
+}
+
+/// Shows a page of the entries that the caller may read.
+#[utoipa::path(get, path = "/v1/instances/{instance}/data", operation_id = "ListInstanceData", tag = "data",
+    params(("instance" = InstanceId, Path), ListQuery),
+    responses((status = 200, body = EntryPage), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn list_instance_data(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(instance): Path<String>,
+    Query(query): Query<ListQuery>,
+) -> Result<Response, Failure> {
+    let limit = limit(query.limit)?;
+    let (at, after) = match &query.cursor {
+        Some(text) => page_cursor(text).map(|(at, after)| (Some(at), Some(after)))?,
+        None => (query.revision, None),
+    };
+    let at = at.map(|revision| in_epoch(&control, revision)).transpose()?;
+    let values = if query.values {
+        Values::Shown
+    } else {
+        Values::LeftOut
+    };
+    let instance = segment("instance", &instance)?;
+    let op = Op::ListInstanceData {
+        instance,
+        prefix: query.prefix,
+        after,
+        limit,
+        values,
+    };
+    let done = control.look(&Model, op, caller, at).await?;
+    let headers = stamp(&done);
+    let Reply::Page { entries, more } = done.reply else {
+        return Err(not_this());
+    };
+    let last = entries.last().filter(|_| more == More::Yes);
+    let next = last.map(|last| format!("{}~{}", done.revision, last.path));
+    Ok((
+        headers,
+        axum::Json(EntryPage {
+            revision: done.revision,
+            entries,
+            next,
+        }),
+    )
+        .into_response())
+}
+
+fn limit(asked: Option<u32>) -> Result<u32, Failure> {
+    let limit = asked.unwrap_or(DEFAULT_PAGE);
+    if (1..=MAX_PAGE).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(Failure::invalid(
+        "limit",
+        format!("it is {limit}; it must be 1 to {MAX_PAGE}"),
+    ))
+}
+
+/// A page's cursor: the revision of the first page, and the last path of the page before.
+fn page_cursor(text: &str) -> Result<(Revision, EntryPath), Failure> {
+    let parsed = text
+        .split_once('~')
+        .and_then(|(at, path)| Some((at.parse().ok()?, path.parse().ok()?)));
+    parsed.ok_or_else(|| Failure::invalid("cursor", "the cursor is not one that an earlier page gave"))
+}
+
+fn in_epoch(control: &Control, revision: Revision) -> Result<u64, Failure> {
+    if revision.epoch == control.executor.store().epoch() {
+        return Ok(revision.n);
+    }
+    let detail = format!("revision {revision} is of another epoch; list again without a revision");
+    Err(Failure::new(
+        "revision-compacted",
+        StatusCode::GONE,
+        "The revision is gone",
+        detail,
+    )
+    .field("revision"))
+}
+
+/// Shows the published listing.
+#[utoipa::path(get, path = "/v1/instances/{instance}/describe", operation_id = "DescribeInstanceData", tag = "data",
+    params(("instance" = InstanceId, Path)),
+    responses((status = 200, body = Description), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn describe_instance_data(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(instance): Path<String>,
+) -> Result<Response, Failure> {
+    let op = Op::DescribeInstanceData {
+        instance: segment("instance", &instance)?,
+    };
+    let done = control.look(&Model, op, caller, None).await?;
+    let headers = stamp(&done);
+    let Reply::Description(entries) = done.reply else {
+        return Err(not_this());
+    };
+    Ok((
+        headers,
+        axum::Json(Description {
+            revision: done.revision,
+            entries,
+        }),
+    )
+        .into_response())
+}
+
+/// The query of `GetInstanceDataHistory`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct HistoryQuery {
+    /// The page to show: `next` of the page before.
+    #[serde(default)]
+    pub cursor: Option<String>,
+    /// The most changes of a page, 1 to 1,000.
+    #[serde(default)]
+    pub limit: Option<u32>,
+}
+
+/// Shows the changes of an entry, the newest first.
+#[utoipa::path(get, path = "/v1/instances/{instance}/history/{path}", operation_id = "GetInstanceDataHistory", tag = "data",
+    params(("instance" = InstanceId, Path), ("path" = EntryPath, Path), HistoryQuery),
+    responses((status = 200, body = History), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn get_instance_data_history(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(which): Path<(String, String)>,
+    Query(query): Query<HistoryQuery>,
+) -> Result<Response, Failure> {
+    let ((instance, path), limit) = (entry(&which)?, limit(query.limit)?);
+    let op = Op::GetInstanceDataHistory {
+        instance,
+        path,
+        before: query.cursor,
+        limit,
+    };
+    let done = control.look(&Model, op, caller, None).await?;
+    let headers = stamp(&done);
+    let Reply::History(history) = done.reply else {
+        return Err(not_this());
+    };
+    Ok((headers, axum::Json(history)).into_response())
+}
+
+/// Shows what changes: a stream of lines of JSON, or with `wait_seconds` the first change.
+#[utoipa::path(get, path = "/v1/instances/{instance}/watch", operation_id = "WatchInstanceData", tag = "data",
+    params(("instance" = InstanceId, Path), WatchQuery),
+    responses((status = 200, body = WatchEvent, content_type = "application/x-ndjson"),
+        (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn watch_instance_data(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(instance): Path<String>,
+    Query(query): Query<WatchQuery>,
+) -> Result<Response, Failure> {
+    let wait = query.wait_seconds;
+    if let Some(seconds) = wait.filter(|seconds| !(1..=MAX_WAIT).contains(seconds)) {
+        return Err(Failure::invalid(
+            "wait_seconds",
+            format!("it is {seconds}; it must be 1 to {MAX_WAIT}"),
+        ));
+    }
+    let instance = segment("instance", &instance)?;
+    let watching = Watching::begin(control, caller, instance, query.prefix, query.after).await?;
+    match wait {
+        Some(seconds) => Ok(axum::Json(watching.first(seconds).await?).into_response()),
+        None => Ok(watching.stream()),
+    }
+}

@@ -1,0 +1,323 @@
+//! The routes of instances and hosts.
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, patch, post, put};
+use moorline_shared::api::data::Changed;
+use moorline_shared::api::hosts::{HostPage, RegisterHost, ReportState};
+use moorline_shared::api::instances::{
+    InstanceIds, InstancePage, InstanceQuery, InstancesMade, ModifyInstance, RegisterInstance, RunInstances,
+};
+use moorline_shared::{HostId, InstanceId, Revision};
+
+use super::model::{Model, Op, Register, Reply, Run, With};
+use crate::http::extract::{Json, Query, segment};
+use crate::http::problem::Failure;
+use crate::http::{Control, idempotency_key, stamp};
+use crate::model::{Caller, Done};
+
+/// The most instances of a page, and how many there are if the request doesn't say.
+const MAX_PAGE: u32 = 1_000;
+const DEFAULT_PAGE: u32 = 100;
+
+/// The routes.
+pub fn routes() -> Router<Control> {
+    Router::new()
+        .route("/v1/instances", post(run_instances).get(describe_instances))
+        .route("/v1/instances/register", post(register_instance))
+        .route("/v1/instances/start", post(start_instances))
+        .route("/v1/instances/stop", post(stop_instances))
+        .route("/v1/instances/reboot", post(reboot_instances))
+        .route("/v1/instances/terminate", post(terminate_instances))
+        .route("/v1/instances/{instance}", patch(modify_instance_attribute))
+        .route("/v1/hosts", get(describe_hosts))
+        .route("/v1/hosts/{host}", put(register_host))
+        .route("/v1/hosts/{host}/reports", post(report_instance_state))
+}
+
+/// Makes instances and has them started.
+#[utoipa::path(post, path = "/v1/instances", operation_id = "RunInstances", tag = "instances",
+    request_body = RunInstances, params(("idempotency-key" = Option<String>, Header)),
+    responses((status = 201, body = InstancesMade), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn run_instances(
+    State(control): State<Control>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(run): Json<RunInstances>,
+) -> Result<Response, Failure> {
+    let data = run
+        .data
+        .into_iter()
+        .map(|(path, put)| (path, put.into()))
+        .collect();
+    let with = With {
+        name: run.name,
+        tags: run.tags,
+        data,
+    };
+    let (image, instance_type) = (run.image, run.instance_type);
+    let op = Op::RunInstances(Run {
+        image,
+        instance_type,
+        count: run.count,
+        host: run.host,
+        zone: run.zone,
+        with,
+    });
+    made(&control, caller, &headers, op, StatusCode::CREATED).await
+}
+
+/// Makes an instance of a VM that somebody else runs.
+#[utoipa::path(post, path = "/v1/instances/register", operation_id = "RegisterInstance", tag = "instances",
+    request_body = RegisterInstance, params(("idempotency-key" = Option<String>, Header)),
+    responses((status = 201, body = InstancesMade), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn register_instance(
+    State(control): State<Control>,
+    caller: Caller,
+    headers: HeaderMap,
+    Json(register): Json<RegisterInstance>,
+) -> Result<Response, Failure> {
+    let data = register
+        .data
+        .into_iter()
+        .map(|(path, put)| (path, put.into()))
+        .collect();
+    let with = With {
+        name: register.name,
+        tags: register.tags,
+        data,
+    };
+    let op = Op::RegisterInstance(Register {
+        host: register.host,
+        id: register.id,
+        with,
+    });
+    made(&control, caller, &headers, op, StatusCode::CREATED).await
+}
+
+macro_rules! ask {
+    ($(#[$doc:meta])* $handler:ident, $op:ident, $path:literal) => {
+        $(#[$doc])*
+        #[utoipa::path(post, path = $path, tag = "instances", operation_id = stringify!($op),
+            request_body = InstanceIds, params(("idempotency-key" = Option<String>, Header)),
+            responses((status = 200, body = InstancesMade), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+        pub async fn $handler(
+            State(control): State<Control>,
+            caller: Caller,
+            headers: HeaderMap,
+            Json(ids): Json<InstanceIds>,
+        ) -> Result<Response, Failure> {
+            made(&control, caller, &headers, Op::$op { instances: ids.instances }, StatusCode::OK).await
+        }
+    };
+}
+
+ask!(
+    /// Has instances started.
+    start_instances, StartInstances, "/v1/instances/start");
+ask!(
+    /// Has instances stopped.
+    stop_instances, StopInstances, "/v1/instances/stop");
+ask!(
+    /// Has instances rebooted.
+    reboot_instances, RebootInstances, "/v1/instances/reboot");
+ask!(
+    /// Ends instances for good.
+    terminate_instances, TerminateInstances, "/v1/instances/terminate");
+
+/// Changes what is known of an instance.
+#[utoipa::path(patch, path = "/v1/instances/{instance}", operation_id = "ModifyInstanceAttribute", tag = "instances",
+    request_body = ModifyInstance,
+    params(("instance" = InstanceId, Path), ("idempotency-key" = Option<String>, Header)),
+    responses((status = 200, body = InstancesMade), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn modify_instance_attribute(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(instance): Path<String>,
+    headers: HeaderMap,
+    Json(change): Json<ModifyInstance>,
+) -> Result<Response, Failure> {
+    let op = Op::ModifyInstanceAttribute {
+        instance: segment("instance", &instance)?,
+        change,
+    };
+    made(&control, caller, &headers, op, StatusCode::OK).await
+}
+
+/// Runs a change, and shows the instances as they are at its revision.
+async fn made(
+    control: &Control,
+    caller: Caller,
+    headers: &HeaderMap,
+    op: Op,
+    status: StatusCode,
+) -> Result<Response, Failure> {
+    let key = idempotency_key(headers)?;
+    let done = control.change(&Model, op, caller, key).await?;
+    let mut instances = Vec::new();
+    if let Reply::Changed(ids) = &done.reply {
+        for id in ids {
+            instances.extend(control.views.shown_instance(done.revision.n, *id).await?);
+        }
+    }
+    let body = InstancesMade {
+        instances,
+        operation: done.operation,
+        revision: done.revision,
+    };
+    Ok((status, stamp(&done), axum::Json(body)).into_response())
+}
+
+/// Shows instances.
+#[utoipa::path(get, path = "/v1/instances", operation_id = "DescribeInstances", tag = "instances",
+    params(InstanceQuery),
+    responses((status = 200, body = InstancePage), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn describe_instances(
+    State(control): State<Control>,
+    caller: Caller,
+    Query(query): Query<InstanceQuery>,
+) -> Result<Response, Failure> {
+    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        return Err(Failure::invalid(
+            "limit",
+            format!("it is {limit}; it must be 1 to {MAX_PAGE}"),
+        ));
+    }
+    let cursor = query
+        .cursor
+        .as_deref()
+        .map(|text| page_cursor(&control, text))
+        .transpose()?;
+    let (at, after) = cursor.map_or((None, None), |(at, after)| (Some(at), Some(after)));
+    let InstanceQuery {
+        instance,
+        name,
+        host,
+        state,
+        ..
+    } = query;
+    let op = Op::DescribeInstances {
+        instance,
+        name,
+        host,
+        state,
+        after,
+        limit,
+    };
+    let done = control.look(&Model, op, caller, at).await?;
+    let headers = stamp(&done);
+    let Done {
+        reply: Reply::Found { instances, next },
+        revision,
+        ..
+    } = done
+    else {
+        return Err(Failure::invalid("query", "this is no listing"));
+    };
+    let next = next.map(|id| format!("{revision}~{id}"));
+    Ok((
+        headers,
+        axum::Json(InstancePage {
+            revision,
+            instances,
+            next,
+        }),
+    )
+        .into_response())
+}
+
+/// A page's cursor: the revision of the first page, and the last instance of the page before.
+fn page_cursor(control: &Control, text: &str) -> Result<(u64, InstanceId), Failure> {
+    let refuse = || Failure::invalid("cursor", "the cursor is not one that an earlier page gave");
+    let (revision, id) = text.split_once('~').ok_or_else(refuse)?;
+    let revision: Revision = revision.parse().map_err(|_| refuse())?;
+    if revision.epoch != control.executor.store().epoch() {
+        return Err(refuse());
+    }
+    Ok((revision.n, id.parse().map_err(|_| refuse())?))
+}
+
+/// Shows the hosts.
+#[utoipa::path(get, path = "/v1/hosts", operation_id = "DescribeHosts", tag = "hosts",
+    responses((status = 200, body = HostPage), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn describe_hosts(State(control): State<Control>, caller: Caller) -> Result<Response, Failure> {
+    let done = control.look(&Model, Op::DescribeHosts {}, caller, None).await?;
+    let headers = stamp(&done);
+    let hosts = if let Reply::Hosts(hosts) = done.reply {
+        hosts
+    } else {
+        Vec::new()
+    };
+    Ok((
+        headers,
+        axum::Json(HostPage {
+            revision: done.revision,
+            hosts,
+        }),
+    )
+        .into_response())
+}
+
+/// A host says what it offers.
+#[utoipa::path(put, path = "/v1/hosts/{host}", operation_id = "RegisterHost", tag = "hosts",
+    request_body = RegisterHost, params(("host" = HostId, Path)),
+    responses((status = 200, body = moorline_shared::api::hosts::Host), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn register_host(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(host): Path<String>,
+    headers: HeaderMap,
+    Json(offer): Json<RegisterHost>,
+) -> Result<Response, Failure> {
+    let host: HostId = segment("host", &host)?;
+    let key = idempotency_key(&headers)?;
+    let done = control
+        .change(
+            &Model,
+            Op::RegisterHost {
+                host: host.clone(),
+                offer,
+            },
+            caller.clone(),
+            key,
+        )
+        .await?;
+    let found = control
+        .look(&Model, Op::DescribeHosts {}, caller, Some(done.revision.n))
+        .await?;
+    let hosts = if let Reply::Hosts(hosts) = found.reply {
+        hosts
+    } else {
+        Vec::new()
+    };
+    let host = hosts.into_iter().find(|found| found.id == host);
+    Ok((stamp(&done), axum::Json(host)).into_response())
+}
+
+/// A host saw an instance change.
+#[utoipa::path(post, path = "/v1/hosts/{host}/reports", operation_id = "ReportInstanceState", tag = "hosts",
+    request_body = ReportState, params(("host" = HostId, Path), ("idempotency-key" = Option<String>, Header)),
+    responses((status = 200, body = Changed), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn report_instance_state(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(host): Path<String>,
+    headers: HeaderMap,
+    Json(report): Json<ReportState>,
+) -> Result<Response, Failure> {
+    let op = Op::ReportInstanceState {
+        host: segment("host", &host)?,
+        report,
+    };
+    let done = control
+        .change(&Model, op, caller, idempotency_key(&headers)?)
+        .await?;
+    let body = Changed {
+        revision: done.revision,
+        operation: done.operation,
+    };
+    Ok((stamp(&done), axum::Json(body)).into_response())
+}

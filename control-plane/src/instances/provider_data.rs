@@ -1,0 +1,69 @@
+//! The entries under `meta/` that tell an instance what the provider knows of it.
+
+use moorline_shared::EntryPath;
+use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
+use moorline_shared::entry::Visibility;
+
+use super::records::InstanceRecord;
+use crate::instance_data::model::Refusal;
+use crate::instance_data::rules::{Data, NewValue};
+use crate::model::Stop;
+use crate::settings::Settings;
+
+/// Writes what is new or different of the instance's provider entries.
+pub fn write(
+    data: &mut Data<'_, '_>,
+    instance: &InstanceRecord,
+    settings: &Settings,
+) -> Result<(), Stop<Refusal>> {
+    for (name, value) in entries(instance, settings) {
+        let path: EntryPath = format!("meta/{name}")
+            .parse()
+            .expect("the names above are segments of a path");
+        match value {
+            Some(text) => data.as_provider().put(&path, None, &published(&text))?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+fn entries(instance: &InstanceRecord, settings: &Settings) -> Vec<(&'static str, Option<String>)> {
+    let text = |value: &dyn std::fmt::Display| Some(value.to_string());
+    vec![
+        ("instance-id", text(&instance.id)),
+        ("account", text(&instance.account)),
+        ("name", instance.name.clone()),
+        ("region", Some(settings.region.clone())),
+        ("zone", text(&instance.zone)),
+        ("host", text(&instance.host)),
+        ("image", instance.image.as_ref().map(ToString::to_string)),
+        (
+            "instance-type",
+            instance.instance_type.as_ref().map(ToString::to_string),
+        ),
+        (
+            "vcpus",
+            instance.image.as_ref().map(|_| instance.vcpus.to_string()),
+        ),
+        (
+            "memory-mib",
+            instance.image.as_ref().map(|_| instance.memory_mib.to_string()),
+        ),
+        ("tags", serde_json::to_string(&instance.tags).ok()),
+    ]
+}
+
+/// The provider's entries are named by `describe` and read by the instance and by its account's administrators.
+fn published(text: &str) -> NewValue {
+    let owner = Clause {
+        subject: Subject::Owner,
+        rights: Rights::only(Right::Read),
+    };
+    let access = AccessList::try_from(vec![owner]).expect("one clause is within the bound");
+    NewValue {
+        visibility: Some(Visibility::Public),
+        access: Some(access),
+        ..NewValue::text(text)
+    }
+}

@@ -1,0 +1,81 @@
+//! `moorline-control`: the control plane. Options, logging, signals; everything else is the library.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Parser;
+use moorline_control::config::Config;
+use moorline_control::server::Server;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Holds the master copy of all instances' data and serves the API that users, hosts and tools speak.
+#[derive(Debug, Parser)]
+#[command(name = "moorline-control", version)]
+struct Options {
+    /// The configuration file; without one, every key has its default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The folder of the store and of the administrator's token, instead of the configuration's.
+    #[arg(long, value_name = "FOLDER")]
+    state: Option<PathBuf>,
+    /// Where the API listens, instead of the configuration's.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<std::net::SocketAddr>,
+    /// Reads the configuration, says whether it is good, and ends.
+    #[arg(long)]
+    check: bool,
+}
+
+impl Options {
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = self
+            .config
+            .as_deref()
+            .map_or_else(|| Ok(Config::default()), Config::read)?;
+        if let Some(state) = &self.state {
+            config.state.clone_from(state);
+        }
+        config.listen = self.listen.unwrap_or(config.listen);
+        Ok(config.checked()?)
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    let filter = EnvFilter::try_from_env("MOORLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+    let config = options.config()?;
+    if options.check {
+        println!("the configuration is good");
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    runtime.block_on(serve(&config))
+}
+
+async fn serve(config: &Config) -> anyhow::Result<()> {
+    let cancel = CancellationToken::new();
+    let server = Server::open(config, cancel.clone()).await?;
+    tracing::info!(address = %server.address()?, state = %config.state.display(), "the control plane serves");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut running = std::pin::pin!(server.run());
+    tokio::select! {
+        // Cancel-safe: signals that were not taken are kept, and the server is polled on below.
+        result = &mut running => return Ok(result?),
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("the control plane ends");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    cancel.cancel();
+    Ok(running.await?)
+}

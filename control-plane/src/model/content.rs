@@ -1,0 +1,92 @@
+//! Values that live once: short ones where they are used, long ones under their digest.
+
+use moorline_shared::entry::Value;
+use moorline_shared::{Digest, EntryPath, InstanceId};
+use serde::{Deserialize, Serialize};
+
+use super::record::{Record, key};
+use crate::store::Key;
+
+/// A value, or the name of one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Content {
+    /// The name of a value over [`Content::INLINE_BYTES`], which lives in a [`LongValue`].
+    Named {
+        /// SHA-256 of it.
+        digest: Digest,
+        /// How many bytes it has.
+        length: u64,
+    },
+    /// The value itself.
+    Inline(Value),
+}
+
+impl Content {
+    /// The longest value that records hold themselves, in bytes.
+    pub const INLINE_BYTES: usize = 1024;
+
+    /// How many bytes the value has.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Inline(value) => value.len() as u64,
+            Self::Named { length, .. } => *length,
+        }
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The value as records hold it: a long one by its name.
+    #[must_use]
+    pub fn named(&self) -> Self {
+        match self {
+            Self::Inline(value) if value.len() > Self::INLINE_BYTES => Self::Named {
+                digest: Digest::of(value.bytes()),
+                length: value.len() as u64,
+            },
+            short => short.clone(),
+        }
+    }
+}
+
+impl From<Value> for Content {
+    fn from(value: Value) -> Self {
+        Self::Inline(value)
+    }
+}
+
+/// A value over [`Content::INLINE_BYTES`] of an entry, present or past.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LongValue {
+    /// Whose entry.
+    pub instance: InstanceId,
+    /// Which entry.
+    pub path: EntryPath,
+    /// SHA-256 of the value.
+    pub digest: Digest,
+    /// The value.
+    pub value: Value,
+}
+
+impl Record for LongValue {
+    const KIND: &'static str = "value";
+    const FENCED: bool = false;
+    const SCOPE_SEGMENTS: usize = 1;
+    type Id = (InstanceId, EntryPath, Digest);
+    type Collection = InstanceId;
+
+    fn key((instance, path, digest): &Self::Id) -> Key {
+        key(format!("value/{instance}/{path}//{digest}").as_bytes())
+    }
+
+    fn own_key(&self) -> Key {
+        Self::key(&(self.instance, self.path.clone(), self.digest))
+    }
+
+    fn prefix(of: &InstanceId) -> String {
+        format!("value/{of}/")
+    }
+}

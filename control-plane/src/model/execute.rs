@@ -1,0 +1,471 @@
+//! The one way an operation runs: snapshot, step, load, step again, commit with guards on all that was read.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use moorline_shared::api::ProblemDetails;
+use moorline_shared::{Digest, OperationId, Revision, Timestamp};
+
+use super::base::Loaded;
+use super::journal::{Changed, ChangedTo, OperationRecord, Outcome};
+use super::operation::{Caller, Effect, Env, Operation, Problem, ServiceModel, Stop};
+use super::outbox;
+use super::record::Record;
+use super::view::{Trace, View};
+use crate::settings::Settings;
+use crate::store::{CommitError, Guard, Key, ReadError, Store, Transaction, Write};
+
+/// An operation to be run, by whom, and under which id.
+#[derive(Clone, Debug)]
+pub struct Attempt<Op> {
+    /// What is asked.
+    pub op: Op,
+    /// Who asks.
+    pub caller: Caller,
+    /// The id; the same one for every try of the same request.
+    pub id: OperationId,
+    /// The outbox row that it is submitted for, which it removes.
+    pub consumes: Option<Key>,
+}
+
+impl<Op> Attempt<Op> {
+    /// A request of `caller`.
+    pub const fn new(op: Op, caller: Caller, id: OperationId) -> Self {
+        Self {
+            op,
+            caller,
+            id,
+            consumes: None,
+        }
+    }
+}
+
+/// An operation that was done.
+#[derive(Clone, Debug)]
+pub struct Done<R> {
+    /// What is answered.
+    pub reply: R,
+    /// When it was committed; for a read, the state it read.
+    pub revision: Revision,
+    /// Its id, under which its record is found.
+    pub operation: OperationId,
+}
+
+/// Why an operation was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum ExecuteError {
+    /// The rules said no; there is a record.
+    #[error("{}", shown.detail)]
+    Refused {
+        /// What the caller may know.
+        shown: Box<ProblemDetails>,
+        /// The record's operation.
+        operation: OperationId,
+    },
+    /// The id was used for another request.
+    #[error("the idempotency key was used for another request; use a fresh key for each request")]
+    KeyReused,
+    /// Others change the same things all the time.
+    #[error("the data were changed by others {0} times while this was tried; try again")]
+    Contended(u32),
+    /// A record in the store can't be read.
+    #[error("the record {key} can't be read: {reason}; it was written by a newer release or is damaged")]
+    Broken {
+        /// Its key.
+        key: Key,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The state that was to be read is gone or not there yet.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// The store could not commit.
+    #[error(transparent)]
+    Commit(CommitError),
+    /// A record of an earlier try can't be understood.
+    #[error("the answer of operation {0} can't be read; a newer release wrote it")]
+    Reply(OperationId),
+}
+
+/// How often an operation is stepped anew because others changed what it read.
+const MOST_CONFLICTS: u32 = 1_000;
+
+/// Runs operations against the store.
+#[derive(Debug)]
+pub struct Executor {
+    store: Store,
+    settings: Arc<Settings>,
+    settings_digest: Digest,
+    /// The latest time given to an operation, in milliseconds: time never steps back within a process.
+    latest: AtomicI64,
+    fences: Fences,
+}
+
+/// Whether scanned collections are guarded. Only the conformance suite turns it off, to see its test fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fences {
+    On,
+    #[cfg(test)]
+    Off,
+}
+
+/// What one round of stepping came to.
+enum Stepped<R> {
+    Reply(R, Trace),
+    Refused(Box<ProblemDetails>, Box<ProblemDetails>),
+}
+
+impl Executor {
+    /// An executor on `store` under `settings`.
+    pub fn new(store: Store, settings: Settings) -> Self {
+        let settings_digest = settings.digest();
+        Self {
+            store,
+            settings: Arc::new(settings),
+            settings_digest,
+            latest: AtomicI64::new(0),
+            fences: Fences::On,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn without_fences(self) -> Self {
+        Self {
+            fences: Fences::Off,
+            ..self
+        }
+    }
+
+    /// The store it runs on.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The settings it runs under.
+    pub const fn settings(&self) -> &Arc<Settings> {
+        &self.settings
+    }
+
+    /// The time an operation would be taken to happen at.
+    pub fn now(&self) -> Timestamp {
+        let wall = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_millis();
+        let wall = i64::try_from(wall).unwrap_or(i64::MAX);
+        let before = self.latest.fetch_max(wall, Ordering::Relaxed);
+        Timestamp::from_millis(wall.max(before)).expect("the present lies within the years a time can have")
+    }
+
+    /// Runs an operation that may change something, and answers once it is durable.
+    ///
+    /// Not cancel-safe: a future that is dropped may have committed; the same attempt finds out.
+    pub async fn execute<M: ServiceModel>(
+        &self,
+        model: &M,
+        attempt: Attempt<M::Op>,
+    ) -> Result<Done<M::Reply>, ExecuteError> {
+        debug_assert_eq!(attempt.op.effect(), Effect::Change);
+        for _ in 0..MOST_CONFLICTS {
+            let env = self.env(&attempt);
+            let head = self.store.head().await?;
+            let stepped = self.step(model, &attempt.op, &env, head).await?;
+            let (record, trace, reply) = record(&attempt, &env, self.settings_digest, stepped);
+            match self.store.commit(compose(&record, trace, self.fences)).await {
+                Ok(n) => return self.done(&record, reply, n),
+                Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {
+                    if let Some(earlier) = self.earlier(&attempt).await? {
+                        return earlier;
+                    }
+                }
+                Err(CommitError::Invalid(bound)) => {
+                    return self.fail(&attempt, &env, &bound.to_string()).await;
+                }
+                Err(error) => return Err(ExecuteError::Commit(error)),
+            }
+        }
+        Err(ExecuteError::Contended(MOST_CONFLICTS))
+    }
+
+    /// Runs an operation that only looks, at the head or at revision `at`. Only a refusal leaves a record.
+    pub async fn read<M: ServiceModel>(
+        &self,
+        model: &M,
+        attempt: Attempt<M::Op>,
+        at: Option<u64>,
+    ) -> Result<Done<M::Reply>, ExecuteError> {
+        debug_assert_eq!(attempt.op.effect(), Effect::Read);
+        let env = self.env(&attempt);
+        let at = match at {
+            Some(at) => at,
+            None => self.store.head().await?,
+        };
+        match self.step(model, &attempt.op, &env, at).await? {
+            Stepped::Reply(reply, _) => {
+                let revision = Revision::new(self.store.epoch(), at);
+                Ok(Done {
+                    reply,
+                    revision,
+                    operation: attempt.id,
+                })
+            }
+            refused @ Stepped::Refused(..) => {
+                let (record, trace, reply) = record(&attempt, &env, self.settings_digest, refused);
+                let n = self
+                    .store
+                    .commit(compose(&record, trace, self.fences))
+                    .await
+                    .map_err(ExecuteError::Commit)?;
+                self.done(&record, reply, n)
+            }
+        }
+    }
+
+    fn env<Op>(&self, attempt: &Attempt<Op>) -> Env {
+        let (caller, settings) = (attempt.caller.clone(), self.settings.clone());
+        Env {
+            now: self.now(),
+            operation: attempt.id,
+            caller,
+            settings,
+        }
+    }
+
+    /// Steps until everything that the step reads is loaded.
+    async fn step<M: ServiceModel>(
+        &self,
+        model: &M,
+        op: &M::Op,
+        env: &Env,
+        at: u64,
+    ) -> Result<Stepped<M::Reply>, ExecuteError> {
+        let mut base = Loaded::at(&self.store, at);
+        loop {
+            let mut view = View::new(&mut base, env.operation);
+            match model.step(&mut view, op, env) {
+                Ok(reply) => return Ok(Stepped::Reply(reply, view.into_trace())),
+                Err(Stop::Refused(refusal)) => {
+                    return Ok(Stepped::Refused(
+                        Box::new(refusal.problem()),
+                        Box::new(refusal.shown()),
+                    ));
+                }
+                Err(Stop::Load(_)) => {
+                    if let Some((key, reason)) = view.into_trace().broken {
+                        return Err(ExecuteError::Broken { key, reason });
+                    }
+                    base.fetch(&self.store).await?;
+                }
+            }
+        }
+    }
+
+    fn done<R>(&self, record: &OperationRecord, reply: Option<R>, n: u64) -> Result<Done<R>, ExecuteError> {
+        match (reply, &record.outcome) {
+            (Some(reply), _) => Ok(Done {
+                reply,
+                revision: Revision::new(self.store.epoch(), n),
+                operation: record.id,
+            }),
+            (None, outcome) => Err(refused(record.id, outcome)),
+        }
+    }
+
+    /// What an earlier try of the same request came to, if there was one.
+    async fn earlier<Op: Operation, R: serde::de::DeserializeOwned>(
+        &self,
+        attempt: &Attempt<Op>,
+    ) -> Result<Option<Result<Done<R>, ExecuteError>>, ExecuteError> {
+        let head = self.store.head().await?;
+        let found = self
+            .store
+            .read(head, &[OperationRecord::key(&attempt.id)])
+            .await?;
+        let Some(found) = found.into_iter().flatten().next() else {
+            return Ok(None);
+        };
+        let record: OperationRecord =
+            serde_json::from_slice(&found.value).map_err(|_| ExecuteError::Reply(attempt.id))?;
+        if record.asked != attempt.op.for_record().into() {
+            return Err(ExecuteError::KeyReused);
+        }
+        Ok(Some(match record.outcome {
+            Outcome::Done(reply) => match serde_json::from_value(reply) {
+                Ok(reply) => self.done(
+                    &OperationRecord {
+                        outcome: Outcome::Done(serde_json::Value::Null),
+                        ..record
+                    },
+                    Some(reply),
+                    found.modified,
+                ),
+                Err(_) => Err(ExecuteError::Reply(attempt.id)),
+            },
+            outcome => Err(refused(record.id, &outcome)),
+        }))
+    }
+
+    /// Leaves the record of an operation that was allowed and doesn't fit into a transaction.
+    async fn fail<Op: Operation, R>(
+        &self,
+        attempt: &Attempt<Op>,
+        env: &Env,
+        reason: &str,
+    ) -> Result<Done<R>, ExecuteError> {
+        let problem = ProblemDetails {
+            kind: "too-large".into(),
+            title: "The operation is too large for one transaction".into(),
+            status: 413,
+            detail: format!("{reason}; split it into smaller ones"),
+            field: None,
+            operation: None,
+        };
+        let outcome = Outcome::Failed {
+            problem: Box::new(problem),
+        };
+        let record = blank(attempt, env, self.settings_digest, outcome);
+        let n = self
+            .store
+            .commit(compose(&record, Trace::default(), self.fences))
+            .await
+            .map_err(ExecuteError::Commit)?;
+        self.done(&record, None, n)
+    }
+}
+
+fn refused(operation: OperationId, outcome: &Outcome) -> ExecuteError {
+    let shown = match outcome {
+        Outcome::Refused { problem, shown } => shown.as_ref().unwrap_or(problem).clone(),
+        Outcome::Failed { problem } => problem.clone(),
+        Outcome::Done(_) => return ExecuteError::Reply(operation),
+    };
+    ExecuteError::Refused { shown, operation }
+}
+
+fn blank<Op: Operation>(
+    attempt: &Attempt<Op>,
+    env: &Env,
+    settings: Digest,
+    outcome: Outcome,
+) -> OperationRecord {
+    OperationRecord {
+        id: attempt.id,
+        asked: attempt.op.for_record().into(),
+        caller: attempt.caller.clone(),
+        at: env.now,
+        settings,
+        outcome,
+        effects: Vec::new(),
+        consumes: attempt.consumes.as_ref().map(ToString::to_string),
+    }
+}
+
+/// The record of what stepping came to, and what is to be written with it.
+fn record<Op: Operation, R: serde::Serialize>(
+    attempt: &Attempt<Op>,
+    env: &Env,
+    settings: Digest,
+    stepped: Stepped<R>,
+) -> (OperationRecord, Trace, Option<R>) {
+    match stepped {
+        Stepped::Reply(reply, trace) => {
+            let json = serde_json::to_value(&reply).unwrap_or(serde_json::Value::Null);
+            let mut record = blank(attempt, env, settings, Outcome::Done(json));
+            record.effects = effects(&trace);
+            (record, trace, Some(reply))
+        }
+        Stepped::Refused(problem, shown) => {
+            let shown = (shown != problem).then_some(shown);
+            let record = blank(attempt, env, settings, Outcome::Refused { problem, shown });
+            (record, Trace::default(), None)
+        }
+    }
+}
+
+/// What a step changed, in the order of the keys.
+pub(super) fn effects(trace: &Trace) -> Vec<Changed> {
+    let changed = |(key, write): (&Key, &super::view::Write)| Changed {
+        key: key.to_string(),
+        before: trace.reads.get(key).copied().flatten(),
+        to: if write.value.is_some() {
+            ChangedTo::Put
+        } else {
+            ChangedTo::Deleted
+        },
+    };
+    trace.writes.iter().map(changed).collect()
+}
+
+/// The transaction of an operation: its guards, its writes, its record, and what is to be done later.
+pub(super) fn compose(record: &OperationRecord, trace: Trace, fences: Fences) -> Transaction {
+    let mut transaction = Transaction::default();
+    guard(&mut transaction, record, &trace, fences);
+    let mut touched: Vec<Key> = trace
+        .writes
+        .values()
+        .filter_map(|write| write.fence.clone())
+        .collect();
+    touched.sort_unstable();
+    touched.dedup();
+    for (key, write) in trace.writes {
+        transaction.writes.push(match write.value {
+            Some(value) => Write::Put(key, value),
+            None => Write::Delete(key),
+        });
+    }
+    transaction
+        .writes
+        .extend(touched.into_iter().map(|fence| Write::Put(fence, Bytes::new())));
+    bookkeeping(&mut transaction, record, &trace.intents);
+    transaction
+}
+
+fn guard(transaction: &mut Transaction, record: &OperationRecord, trace: &Trace, fences: Fences) {
+    transaction
+        .guards
+        .push(Guard::Absent(OperationRecord::key(&record.id)));
+    if let Some(row) = consumed(record) {
+        transaction.guards.push(Guard::Exists(row));
+    }
+    let scanned = trace.fences.iter().filter(|_| fences == Fences::On);
+    for (key, modified) in trace.reads.iter().chain(scanned) {
+        transaction.guards.push(match modified {
+            Some(n) => Guard::At(key.clone(), *n),
+            None => Guard::Absent(key.clone()),
+        });
+    }
+}
+
+fn consumed(record: &OperationRecord) -> Option<Key> {
+    record
+        .consumes
+        .as_ref()
+        .and_then(|row| Key::try_from(row.as_str()).ok())
+}
+
+/// The rows that belong to the record itself.
+fn bookkeeping(
+    transaction: &mut Transaction,
+    record: &OperationRecord,
+    intents: &[super::operation::Intent],
+) {
+    let json =
+        |value: serde_json::Result<Vec<u8>>| Bytes::from(value.expect("records can be expressed in JSON"));
+    transaction
+        .writes
+        .push(Write::Put(record.own_key(), json(serde_json::to_vec(record))));
+    for row in record.timeline() {
+        transaction
+            .writes
+            .push(Write::Put(row.own_key(), json(serde_json::to_vec(&row))));
+    }
+    for (i, intent) in intents.iter().enumerate() {
+        transaction.writes.push(Write::Put(
+            outbox::row(intent, record.id, i),
+            json(serde_json::to_vec(intent)),
+        ));
+    }
+    transaction.writes.extend(consumed(record).map(Write::Delete));
+}

@@ -1,0 +1,183 @@
+//! The same way once more: operation records stepped from an empty store, to see that rules and records agree.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use moorline_shared::Digest;
+use moorline_shared::entry::Value;
+
+use super::base::Fork;
+use super::content::{Content, LongValue};
+use super::execute::{Fences, compose, effects};
+use super::journal::{OperationRecord, Outcome};
+use super::operation::{Env, Stop};
+use super::view::View;
+use crate::services::Services;
+use crate::settings::{Settings, SettingsRecord};
+use crate::store::{Key, Range, ReadError, Store, Versioned};
+
+/// Why the records don't lead to the state.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The store can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A record can't be read.
+    #[error("{key} can't be read: {reason}")]
+    Broken {
+        /// Its key.
+        key: Key,
+        /// Why.
+        reason: String,
+    },
+    /// Records are missing: they were compacted or moved away.
+    #[error("the records don't begin at revision {expected}; the next one is of revision {found}")]
+    Gap {
+        /// The revision that was expected.
+        expected: u64,
+        /// The one that was found.
+        found: u64,
+    },
+    /// Stepping came to something else than the record says.
+    #[error("operation {operation} ({api}) ends otherwise when it is stepped again: {difference}")]
+    Differs {
+        /// The operation.
+        operation: moorline_shared::OperationId,
+        /// What was asked.
+        api: &'static str,
+        /// What is different.
+        difference: String,
+    },
+}
+
+/// Steps every operation record of `store` in order, from an empty fork, and returns the state it comes to.
+///
+/// Takes as much memory as the store has. Each step must end as its record says, effects included.
+pub async fn replay(store: &Store, services: &Services) -> Result<Fork, ReplayError> {
+    let head = store.head().await?;
+    let history = History::read(store, head).await?;
+    let mut fork = Fork::empty(store.epoch());
+    for (n, record) in history.records {
+        if n != fork.head() + 1 {
+            return Err(ReplayError::Gap {
+                expected: fork.head() + 1,
+                found: n,
+            });
+        }
+        let settings = history
+            .settings
+            .get(&record.settings)
+            .cloned()
+            .unwrap_or_default();
+        replay_one(&mut fork, services, record, settings, &history.values)?;
+    }
+    Ok(fork)
+}
+
+/// What replaying needs beside the rules.
+struct History {
+    records: BTreeMap<u64, OperationRecord>,
+    settings: HashMap<Digest, Arc<Settings>>,
+    values: HashMap<Digest, Value>,
+}
+
+impl History {
+    async fn read(store: &Store, at: u64) -> Result<Self, ReplayError> {
+        let mut history = Self {
+            records: BTreeMap::new(),
+            settings: HashMap::new(),
+            values: HashMap::new(),
+        };
+        for (key, kept) in all(store, at, "operation/").await? {
+            history.records.insert(kept.modified, decode(&key, &kept)?);
+        }
+        for (key, kept) in all(store, at, "settings/").await? {
+            let record: SettingsRecord = decode(&key, &kept)?;
+            history
+                .settings
+                .insert(record.settings.digest(), Arc::new(record.settings));
+        }
+        for (key, kept) in all(store, at, "value/").await? {
+            let long: LongValue = decode(&key, &kept)?;
+            history.values.insert(long.digest, long.value);
+        }
+        Ok(history)
+    }
+}
+
+fn decode<T: serde::de::DeserializeOwned>(key: &Key, kept: &Versioned) -> Result<T, ReplayError> {
+    let broken = |error: serde_json::Error| ReplayError::Broken {
+        key: key.clone(),
+        reason: error.to_string(),
+    };
+    serde_json::from_slice(&kept.value).map_err(broken)
+}
+
+async fn all(store: &Store, at: u64, prefix: &str) -> Result<Vec<(Key, Versioned)>, ReadError> {
+    let mut found = Vec::new();
+    let mut range = Range::prefix(prefix);
+    loop {
+        let page = store.range(at, &range).await?;
+        found.extend(page.entries);
+        match page.next {
+            Some(next) => range = range.resume_at(next),
+            None => return Ok(found),
+        }
+    }
+}
+
+fn replay_one(
+    fork: &mut Fork,
+    services: &Services,
+    record: OperationRecord,
+    settings: Arc<Settings>,
+    values: &HashMap<Digest, Value>,
+) -> Result<(), ReplayError> {
+    let mut op = record.asked.clone();
+    let restored = op.contents().into_iter().all(|content| restore(content, values));
+    let env = Env {
+        now: record.at,
+        operation: record.id,
+        caller: record.caller.clone(),
+        settings,
+    };
+    let differs = |difference: String| ReplayError::Differs {
+        operation: record.id,
+        api: record.asked.api(),
+        difference,
+    };
+    let mut view = View::new(fork, record.id);
+    let stepped = services.step(&mut view, &op, &env);
+    let trace = view.into_trace();
+    let trace = match (&record.outcome, stepped) {
+        (Outcome::Done(expected), Ok(reply)) if *expected == reply => {
+            if effects(&trace) != record.effects {
+                return Err(differs(format!("it changes {:?}", effects(&trace))));
+            }
+            trace
+        }
+        (Outcome::Refused { problem, .. }, Err(Stop::Refused(found))) if **problem == found => {
+            Default::default()
+        }
+        // A long value of a refused operation is kept nowhere, so that it can't be judged again; nor does it matter.
+        (Outcome::Refused { .. }, _) if !restored => Default::default(),
+        (Outcome::Failed { .. }, _) => Default::default(),
+        (expected, found) => return Err(differs(format!("{found:?} instead of {expected:?}"))),
+    };
+    fork.apply(compose(&record, trace, Fences::On));
+    Ok(())
+}
+
+/// Puts a long value back where its name stands. `false` if it is kept nowhere.
+fn restore(content: &mut Content, values: &HashMap<Digest, Value>) -> bool {
+    let Content::Named { digest, .. } = content else {
+        return true;
+    };
+    match values.get(digest) {
+        Some(value) => {
+            *content = Content::Inline(value.clone());
+            true
+        }
+        None => false,
+    }
+}
