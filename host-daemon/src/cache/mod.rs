@@ -1,1 +1,334 @@
-//! What the guests of a shard may see.
+//! What the guests of a shard may see: a pure data structure that batches of the feed are applied to.
+//!
+//! A [`View`] is what a reader may see of an instance. Each instance on the host has a view of itself, and a few of
+//! others that it reads. [`Cache::apply`] takes a batch whole: what it says of a view that stands at a later revision
+//! is ignored, so a revision never goes back, and a view over its quota is emptied and not served, never cut.
+
+mod foreign;
+#[cfg(test)]
+mod tests;
+mod view;
+
+use std::collections::HashMap;
+
+use moorline_shared::api::feed::{FeedItem, View as WholeView, ViewId};
+use moorline_shared::link::Moment;
+use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
+
+use crate::config::CacheConfig;
+use foreign::Foreign;
+pub use view::{CachedEntry, View};
+
+/// The time by both clocks: deadlines are measured by the moment, what people wrote is compared with the time.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// On the clock that counts suspend.
+    pub moment: Moment,
+    /// Of the day.
+    pub time: Timestamp,
+}
+
+/// A batch of the feed, or the part of it that concerns a shard.
+#[derive(Clone, Debug)]
+pub struct FeedBatch {
+    /// What it builds on; `None` for everything anew.
+    pub from: Option<Revision>,
+    /// Where the host stands then.
+    pub to: Revision,
+    /// What changed.
+    pub items: Vec<FeedItem>,
+}
+
+/// What a batch did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Which views changed, and where.
+    pub touched: Vec<Touched>,
+    /// Views that must be asked for whole.
+    pub wanting: Vec<ViewId>,
+    /// Views of other instances that were let go to make room.
+    pub dropped: Vec<ViewId>,
+    /// Instances that are no longer this host's.
+    pub gone: Vec<InstanceId>,
+}
+
+/// A change of a view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Touched {
+    /// Of which view.
+    pub view: ViewId,
+    /// What of it.
+    pub what: What,
+}
+
+/// How much of a view changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Anything may have.
+    Everything,
+    /// This entry.
+    Entry(EntryPath),
+}
+
+/// What the guests of a shard may see.
+#[derive(Debug)]
+pub struct Cache {
+    quotas: CacheConfig,
+    instances: HashMap<InstanceId, Known>,
+    /// The number of the batch that is being applied: its items change a view whatever those before them did to it.
+    batch: u64,
+}
+
+/// What there is for an instance of this host.
+#[derive(Debug, Default)]
+struct Known {
+    own: Option<View>,
+    foreign: Foreign,
+}
+
+impl Cache {
+    /// An empty cache with these bounds.
+    pub fn new(quotas: CacheConfig) -> Self {
+        Self {
+            quotas,
+            instances: HashMap::new(),
+            batch: 0,
+        }
+    }
+
+    /// What an instance may see of itself; `None` before the feed said so.
+    pub fn own(&self, instance: &InstanceId) -> Option<&View> {
+        self.instances.get(instance)?.own.as_ref()
+    }
+
+    /// A view, whoever reads.
+    pub fn view(&self, id: &ViewId) -> Option<&View> {
+        if id.reader == id.instance {
+            self.own(&id.reader)
+        } else {
+            self.instances.get(&id.reader)?.foreign.get(&id.instance)
+        }
+    }
+
+    /// What a reader may see of another instance, marked as used at `now`.
+    pub fn read_foreign(&mut self, id: &ViewId, now: Moment) -> Option<&View> {
+        self.instances
+            .get_mut(&id.reader)?
+            .foreign
+            .read(&id.instance, now)
+    }
+
+    /// Makes room for a view of another instance, which the feed will bring. `None` if no room can be made because
+    /// all are `held`; otherwise the views that were let go for it.
+    pub fn want(&mut self, id: &ViewId, now: Moment, held: &dyn Fn(&InstanceId) -> bool) -> Option<Wanted> {
+        let known = self.instances.entry(id.reader).or_default();
+        known.foreign.want(id, now, self.quotas.foreign_views, held)
+    }
+
+    /// Lets go of a view of another instance.
+    pub fn unwant(&mut self, id: &ViewId) {
+        if let Some(known) = self.instances.get_mut(&id.reader) {
+            known.foreign.remove(&id.instance);
+        }
+    }
+
+    /// Lets go of the views of others that were not read for a while, and returns which.
+    pub fn drop_idle(&mut self, now: Moment, held: &dyn Fn(&ViewId) -> bool) -> Vec<ViewId> {
+        let idle = u64::try_from(self.quotas.foreign_idle().as_millis()).unwrap_or(u64::MAX);
+        let mut dropped = Vec::new();
+        for (reader, known) in &mut self.instances {
+            known.foreign.drop_idle(*reader, now, idle, held, &mut dropped);
+        }
+        dropped
+    }
+
+    /// Which instances there is something for.
+    pub fn instances(&self) -> impl Iterator<Item = &InstanceId> {
+        self.instances.keys()
+    }
+
+    /// How many views of others an instance has, and the bytes of all its views.
+    pub fn usage(&self, instance: &InstanceId) -> (usize, usize) {
+        let Some(known) = self.instances.get(instance) else {
+            return (0, 0);
+        };
+        let own = known.own.as_ref().map_or(0, View::bytes);
+        (known.foreign.len(), own + known.foreign.bytes())
+    }
+
+    /// Forgets everything: the revisions of another deployment can't be compared with what is here.
+    pub fn clear(&mut self) {
+        self.instances.clear();
+    }
+
+    /// Applies a batch whole.
+    pub fn apply(&mut self, batch: FeedBatch, now: Now) -> Effects {
+        self.batch += 1;
+        let mut effects = Effects::default();
+        if batch.from.is_none() {
+            self.retain_named(&batch.items, &mut effects);
+        }
+        for item in batch.items {
+            self.apply_item(item, batch.to, now, &mut effects);
+        }
+        self.keep_quotas(now.moment, &mut effects);
+        effects
+    }
+
+    /// Replaces one view, as the control plane showed it when it was asked.
+    pub fn replace(&mut self, view: WholeView, now: Now) -> Effects {
+        let to = view.revision;
+        let items = vec![FeedItem::View(view)];
+        self.apply(
+            FeedBatch {
+                from: Some(to),
+                to,
+                items,
+            },
+            now,
+        )
+    }
+
+    /// What a batch that says everything anew doesn't name is no more.
+    fn retain_named(&mut self, items: &[FeedItem], effects: &mut Effects) {
+        let named: std::collections::HashSet<_> = items
+            .iter()
+            .filter_map(|item| match item {
+                FeedItem::Instance(spec) => Some(ViewId::own(spec.instance)),
+                FeedItem::View(view) if view.view.reader != view.view.instance => Some(view.view),
+                _ => None,
+            })
+            .collect();
+        self.instances.retain(|instance, known| {
+            let stays = named.contains(&ViewId::own(*instance));
+            if stays {
+                known.foreign.retain_named(*instance, &named, effects);
+            } else {
+                effects.gone.push(*instance);
+            }
+            stays
+        });
+    }
+
+    fn apply_item(&mut self, item: FeedItem, to: Revision, now: Now, effects: &mut Effects) {
+        match item {
+            FeedItem::Instance(spec) => {
+                self.instances.entry(spec.instance).or_default();
+            }
+            FeedItem::InstanceGone { instance } => {
+                if self.instances.remove(&instance).is_some() {
+                    effects.gone.push(instance);
+                }
+            }
+            FeedItem::View(whole) => self.apply_view(whole, now, effects),
+            FeedItem::Entry { view, path, entry } => {
+                let entry = entry.map(|entry| CachedEntry::new(entry, now));
+                self.apply_entry(view, path, entry, to, effects);
+            }
+        }
+    }
+
+    fn apply_view(&mut self, whole: WholeView, now: Now, effects: &mut Effects) {
+        let (id, batch) = (whole.view, self.batch);
+        let Some(known) = self.instances.get_mut(&id.reader) else {
+            return;
+        };
+        let old = if id.reader == id.instance {
+            &mut known.own
+        } else {
+            let Some(slot) = known.foreign.slot(&id.instance) else {
+                return;
+            };
+            slot
+        };
+        let new = View::new(whole, now, batch);
+        let touched = &mut effects.touched;
+        match old {
+            None => {
+                *old = Some(new);
+                touched.push(Touched {
+                    view: id,
+                    what: What::Everything,
+                });
+            }
+            Some(old) => old.replace(new, |what| touched.push(Touched { view: id, what })),
+        }
+    }
+
+    fn apply_entry(
+        &mut self,
+        id: ViewId,
+        path: EntryPath,
+        entry: Option<CachedEntry>,
+        to: Revision,
+        effects: &mut Effects,
+    ) {
+        let Some(known) = self.instances.get_mut(&id.reader) else {
+            return;
+        };
+        let view = if id.reader == id.instance {
+            known.own.as_mut()
+        } else {
+            match known.foreign.slot(&id.instance) {
+                None => return,
+                Some(slot) => slot.as_mut(),
+            }
+        };
+        let Some(view) = view.filter(|view| !view.is_over_quota()) else {
+            if !effects.wanting.contains(&id) {
+                effects.wanting.push(id);
+            }
+            return;
+        };
+        if view.set(&path, entry, to, self.batch) {
+            let what = What::Entry(path);
+            effects.touched.push(Touched { view: id, what });
+        }
+    }
+
+    /// Empties the views that the batch made too large.
+    fn keep_quotas(&mut self, now: Moment, effects: &mut Effects) {
+        let mut seen = None;
+        for at in 0..effects.touched.len() {
+            let id = effects.touched[at].view;
+            if seen.replace(id) == Some(id) {
+                continue;
+            }
+            let Some(known) = self.instances.get_mut(&id.reader) else {
+                continue;
+            };
+            if id.reader != id.instance {
+                known
+                    .foreign
+                    .keep_quota(&id, now, &self.quotas, &mut effects.dropped);
+            } else if let Some(own) = &mut known.own {
+                own.keep_quota(&id, self.quotas.entries, self.quotas.bytes);
+            }
+        }
+    }
+
+    /// Removes the entries whose validity has ended.
+    pub fn expire(&mut self, now: Moment) -> Vec<Touched> {
+        let mut touched = Vec::new();
+        for (reader, known) in &mut self.instances {
+            let id = ViewId::own(*reader);
+            let own = known.own.as_mut().map(|view| (id, view));
+            for (id, view) in own.into_iter().chain(known.foreign.views(*reader)) {
+                view.expire(now, |path| {
+                    let what = What::Entry(path);
+                    touched.push(Touched { view: id, what });
+                });
+            }
+        }
+        touched
+    }
+}
+
+/// A view was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It had been before.
+    Already,
+    /// It is new; these had to make room for it.
+    New(Vec<ViewId>),
+}

@@ -1,13 +1,24 @@
 //! Channels: the sockets that guests dial, and whose they are. An instance is known by its channel and by nothing else.
 
+mod hybrid;
+#[cfg(test)]
+mod tests;
+mod vsock;
+
 use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+pub use hybrid::{Accepted, HybridListener};
+pub use vsock::{Arrival, Cids, VsockError, VsockPort};
 
 /// The channel that a VM is given for one incarnation of its instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ChannelSpec {
     /// Hybrid vsock: the VM's device hands connections to the unix socket `<uds_path>_8470`, which the daemon binds.
     HybridVsock {
-        /// The device's own path. Its directory must exist, and nobody but its owner and root may write to it.
+        /// The device's own path. Its directory must exist, and only its owner may write to it: the daemon's user,
+        /// root, or the expected peer.
         uds_path: PathBuf,
         /// Who may connect.
         peer: ExpectedPeer,
@@ -22,10 +33,44 @@ pub enum ChannelSpec {
 /// Which process may connect to a hybrid vsock socket, by `SO_PEERCRED`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedPeer {
-    /// Whoever the directory's and the socket's permissions let through: the daemon's own user and root.
+    /// The daemon's own user, or root.
     Owner,
     /// This user; the socket is given to it.
     User(u32),
     /// This process, whoever it runs as.
     Process(u32),
+}
+
+/// Why a channel can't be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The path has no file name, or a longer one than a socket address takes.
+    #[error("'{}' can't name a hybrid vsock device: give an absolute path whose file name has at most 64 bytes", path.display())]
+    Path {
+        /// What was given.
+        path: PathBuf,
+    },
+    /// Others could put their own socket in the place of ours.
+    #[error("the directory of '{}' can be written to by others than its owner, or its owner is nobody we trust", path.display())]
+    Untrusted {
+        /// The device's path.
+        path: PathBuf,
+    },
+    /// Something that is not a socket is in the way, or the system refuses.
+    #[error("can't {step} for the hybrid vsock device '{}'", path.display())]
+    System {
+        /// What was to be done.
+        step: &'static str,
+        /// The device's path.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: Errno,
+    },
+    /// The CID is the hypervisor's, the local one or the host's.
+    #[error("CID {0} is no guest's: the lowest is 3, and 4294967295 is nobody's")]
+    Cid(u32),
+    /// The daemon doesn't listen on AF_VSOCK.
+    #[error("AF_VSOCK is not listened on: set link.vsock, or load the kernel's module")]
+    NoVsock,
 }

@@ -1,12 +1,73 @@
 //! What the rest of the daemon asks of the shards.
 
-use moorline_shared::{InstanceId, Revision};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::thread::JoinHandle;
 
-use crate::channel::ChannelSpec;
+use moorline_shared::api::feed::{FeedItem, View, ViewId};
+use moorline_shared::{Digest, InstanceId};
+use rustix::io::Errno;
+use tokio::sync::{mpsc, oneshot};
+
+use super::ask::{Answer, Ask};
+use super::clock::FeedClock;
+use super::desk::Desk;
+use super::guest::GuestStatus;
+use super::mailbox::{Begin, Mailbox, Message, mailbox};
+use super::poll::MAILBOX;
+use super::shard::Shard;
+use crate::cache::FeedBatch;
+use crate::channel::{ChannelError, ChannelSpec, Cids, HybridListener};
+use crate::config::{CacheConfig, LinkConfig};
+
+/// The shards and their threads.
+#[derive(Debug)]
+pub struct Shards {
+    handle: ShardsHandle,
+    threads: Vec<JoinHandle<Result<(), Errno>>>,
+}
 
 /// The shards, from anywhere in the daemon. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct ShardsHandle {}
+pub struct ShardsHandle(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    mailboxes: Vec<Mailbox>,
+    cids: Cids,
+    feed: Arc<FeedClock>,
+    /// Whether connections can arrive over AF_VSOCK.
+    vsock: VsockState,
+}
+
+/// Whether the daemon listens on AF_VSOCK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VsockState {
+    /// It does.
+    Listening,
+    /// It doesn't.
+    Absent,
+}
+
+/// The life that ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended(pub u64);
+
+/// What a batch asks of the uplink.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FeedEffects {
+    /// Views that must be asked for whole.
+    pub wanting: Vec<ViewId>,
+    /// Views of other instances that the feed need not bring any more.
+    pub dropped: Vec<ViewId>,
+}
+
+/// The daemon is about to end: no shard answers any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the daemon is about to end")]
+pub struct Ending;
 
 /// Why an incarnation could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -21,82 +82,233 @@ pub enum BeginError {
         /// What there is.
         current: u64,
     },
-    /// The daemon is about to end.
-    #[error("the daemon is about to end")]
-    Ending,
+    /// The channel can't be opened.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The socket can't be waited for.
+    #[error("the socket of {instance} can't be waited for")]
+    Poll {
+        /// Of which instance.
+        instance: InstanceId,
+        /// What the system says.
+        #[source]
+        source: Errno,
+    },
+    /// No shard answers any more.
+    #[error(transparent)]
+    Ending(#[from] Ending),
 }
 
-/// What is known of one guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GuestStatus {
-    /// Whose.
-    pub instance: InstanceId,
-    /// The life of its VM; 0 before the first.
-    pub incarnation: u64,
-    /// Its connection, while it has one.
-    pub conversation: Option<Conversation>,
-    /// Where its own view stands; `None` before the feed brought it.
-    pub revision: Option<Revision>,
-    /// How many entries its own view has.
-    pub entries: usize,
-    /// How many bytes all its views take, foreign ones included.
-    pub bytes: usize,
-    /// How many views it has of other instances.
-    pub foreign_views: usize,
-    /// What it asked for since the daemon started.
-    pub requests: Requests,
-}
+/// The threads can't be started.
+#[derive(Debug, thiserror::Error)]
+#[error("a thread for the guests can't be started")]
+pub struct StartError(#[source] std::io::Error);
 
-/// A guest's connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Conversation {
-    /// The session's number, as in logs.
-    pub session: u64,
-    /// What its agent calls itself.
-    pub build: String,
-    /// Where its mirror stands.
-    pub applied: Option<Revision>,
-    /// How long ago a frame came, in milliseconds.
-    pub heard_ms_ago: u64,
-}
+impl Shards {
+    /// Starts the threads. What they can't answer they ask by `asks`; they read from `feed` how old their data are.
+    pub fn start(
+        link: &LinkConfig,
+        cache: &CacheConfig,
+        vsock: VsockState,
+        asks: &mpsc::Sender<Ask>,
+    ) -> Result<Self, StartError> {
+        let feed = Arc::new(FeedClock::default());
+        let tokens = Arc::new(AtomicU64::new(MAILBOX + 1));
+        let (mut mailboxes, mut threads) = (Vec::new(), Vec::new());
+        for index in 0..link.shard_count() {
+            let desk = Desk::new(index, link.clone(), cache.clone(), feed.clone(), asks.clone());
+            let (mailbox, inbox) = mailbox().map_err(|error| StartError(error.into()))?;
+            let shard = Shard::new(desk, inbox, tokens.clone());
+            let shard = shard.map_err(|error| StartError(error.into()))?;
+            let thread = std::thread::Builder::new().name(format!("shard-{index}"));
+            threads.push(thread.spawn(move || shard.run()).map_err(StartError)?);
+            mailboxes.push(mailbox);
+        }
+        let handle = ShardsHandle(Arc::new(Inner {
+            mailboxes,
+            cids: Cids::default(),
+            feed,
+            vsock,
+        }));
+        Ok(Self { handle, threads })
+    }
 
-/// How often a guest asked for what.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// GET frames.
-    pub gets: u64,
-    /// LIST frames.
-    pub lists: u64,
-    /// WATCH frames.
-    pub watches: u64,
-    /// RELAY frames.
-    pub relays: u64,
-    /// How many of all these were refused, for whatever reason.
-    pub refused: u64,
-    /// Connections that ended by the guest's fault.
-    pub faults: u64,
+    /// The way to speak with them.
+    pub fn handle(&self) -> &ShardsHandle {
+        &self.handle
+    }
+
+    /// Tells all guests to come again after so many milliseconds, and waits until they have read it, 5 s at most.
+    /// It blocks the thread.
+    pub fn drain(self, reconnect_after_ms: u32) {
+        for mailbox in &self.handle.0.mailboxes {
+            // One that has ended already needs no telling.
+            let _ = mailbox.send(Message::Drain(reconnect_after_ms));
+        }
+        for thread in self.threads {
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a shard ended by an error of the system"),
+                Err(_) => tracing::error!("a shard panicked"),
+            }
+        }
+    }
 }
 
 impl ShardsHandle {
-    /// Begins a life of the instance's VM: binds its channel. Call it before the VM starts; the incarnation before, if
-    /// there is one, ends, and its connection with it.
+    /// How far behind the control plane the host may be; the uplink keeps it.
+    pub fn feed_clock(&self) -> &FeedClock {
+        &self.0.feed
+    }
+
+    /// Which CID is whose, for the task that accepts connections over AF_VSOCK.
+    pub fn cids(&self) -> &Cids {
+        &self.0.cids
+    }
+
+    /// Which of the shards has the instance.
+    fn index(&self, instance: &InstanceId) -> usize {
+        let mut hasher = DefaultHasher::new();
+        instance.hash(&mut hasher);
+        let count = self.0.mailboxes.len() as u64;
+        usize::try_from(hasher.finish() % count).unwrap_or(0)
+    }
+
+    fn mailbox(&self, instance: &InstanceId) -> &Mailbox {
+        &self.0.mailboxes[self.index(instance)]
+    }
+
+    async fn call<T>(
+        &self,
+        mailbox: &Mailbox,
+        message: impl FnOnce(oneshot::Sender<T>) -> Message,
+    ) -> Result<T, Ending> {
+        let (sender, receiver) = oneshot::channel();
+        mailbox.send(message(sender)).map_err(|_| Ending)?;
+        receiver.await.map_err(|_| Ending)
+    }
+
+    /// Begins a life of the instance's VM: binds its channel. Call it before the VM starts; the life before, if there
+    /// is one, ends, and its connection with it.
     pub async fn begin_incarnation(
         &self,
         instance: InstanceId,
         incarnation: u64,
         channel: ChannelSpec,
     ) -> Result<(), BeginError> {
-        let _ = (instance, incarnation, channel);
-        Err(BeginError::Ending)
+        let listener = match channel {
+            ChannelSpec::HybridVsock { uds_path, peer } => Some(HybridListener::bind(&uds_path, peer)?),
+            ChannelSpec::Vsock { .. } if self.0.vsock == VsockState::Absent => {
+                return Err(ChannelError::NoVsock.into());
+            }
+            ChannelSpec::Vsock { cid } => {
+                self.0.cids.assign(cid, instance)?;
+                None
+            }
+        };
+        let begin = Begin {
+            instance,
+            incarnation,
+            listener,
+        };
+        self.call(self.mailbox(&instance), |reply| Message::Begin(begin, reply))
+            .await?
     }
 
-    /// Ends the life of the instance's VM, if it is still this one: closes its channel and its connection.
+    /// Ends the life of the instance's VM, if it is still this one. When this returns, its channel is closed.
     pub async fn end_incarnation(&self, instance: InstanceId, incarnation: u64) {
-        let _ = (instance, incarnation);
+        let ended = Ended(incarnation);
+        let end = |reply| Message::End(instance, ended, reply);
+        // A shard that has ended holds no channel.
+        let _ = self.call(self.mailbox(&instance), end).await;
+    }
+
+    /// A connection came from the instance's CID.
+    pub fn arrived(&self, instance: InstanceId, socket: OwnedFd) {
+        // A shard that has ended takes no connection; dropping it closes it.
+        let _ = self.mailbox(&instance).send(Message::Arrived(instance, socket));
     }
 
     /// What is known of each guest, in the order of the ids.
-    pub async fn status(&self) -> Vec<GuestStatus> {
-        Vec::new()
+    pub async fn status(&self) -> Result<Vec<GuestStatus>, Ending> {
+        let mut all = Vec::new();
+        for mailbox in &self.0.mailboxes {
+            all.extend(self.call(mailbox, Message::Status).await?);
+        }
+        all.sort_by_key(|status| status.instance);
+        Ok(all)
+    }
+
+    /// Applies a batch of the feed. When this returns, no guest is answered from before it.
+    pub async fn apply(&self, batch: FeedBatch) -> Result<FeedEffects, Ending> {
+        let mut waiting = Vec::new();
+        for (mailbox, part) in self.0.mailboxes.iter().zip(self.split(batch)) {
+            if part.from.is_some() && part.items.is_empty() {
+                continue;
+            }
+            let (sender, receiver) = oneshot::channel();
+            mailbox.send(Message::Feed(part, sender)).map_err(|_| Ending)?;
+            waiting.push(receiver);
+        }
+        let mut all = FeedEffects::default();
+        for receiver in waiting {
+            let effects = receiver.await.map_err(|_| Ending)?;
+            all.wanting.extend(effects.wanting);
+            all.dropped.extend(effects.dropped);
+        }
+        Ok(all)
+    }
+
+    /// What each shard has to know of the batch.
+    fn split(&self, batch: FeedBatch) -> Vec<FeedBatch> {
+        let (from, to) = (batch.from, batch.to);
+        let empty = || FeedBatch {
+            from,
+            to,
+            items: Vec::new(),
+        };
+        let mut parts: Vec<_> = self.0.mailboxes.iter().map(|_| empty()).collect();
+        for item in batch.items {
+            parts[self.index(reader(&item))].items.push(item);
+        }
+        parts
+    }
+
+    /// Replaces a view by what the control plane showed when asked.
+    pub async fn replace(&self, view: View) -> Result<FeedEffects, Ending> {
+        let mailbox = self.mailbox(&view.view.reader);
+        self.call(mailbox, |reply| Message::View(Box::new(view), reply))
+            .await
+    }
+
+    /// The digest of a view as it is here; `None` if it isn't.
+    pub async fn digest(&self, view: ViewId) -> Result<Option<Digest>, Ending> {
+        let mailbox = self.mailbox(&view.reader);
+        self.call(mailbox, |reply| Message::Digest(view, reply)).await
+    }
+
+    /// The control plane's name, which revisions belong to.
+    pub fn deployment(&self, name: &str) {
+        let name: Arc<str> = name.into();
+        for mailbox in &self.0.mailboxes {
+            // A shard that has ended welcomes nobody.
+            let _ = mailbox.send(Message::Deployment(name.clone()));
+        }
+    }
+
+    /// What the control plane answered to a question of this shard.
+    pub fn answer(&self, shard: usize, answer: Answer) {
+        // Nobody waits at a shard that has ended.
+        let _ = self.0.mailboxes[shard].send(Message::Answer(answer));
+    }
+}
+
+/// In whose shard the item belongs.
+fn reader(item: &FeedItem) -> &InstanceId {
+    match item {
+        FeedItem::Instance(spec) => &spec.instance,
+        FeedItem::InstanceGone { instance } => instance,
+        FeedItem::View(view) => &view.view.reader,
+        FeedItem::Entry { view, .. } => &view.reader,
     }
 }

@@ -1,5 +1,36 @@
 //! Drives the session of each guest: one thread per shard, and each shard owns its guests.
+//!
+//! A *shard* is a loop around one epoll instance. What it owns - listeners, connections, sessions, the cache of its
+//! guests - nobody else touches, so nothing is locked: a request is parsed out of the shard's read buffer, looked up,
+//! and answered into the session's out buffer, and all answers to one read go out in one write. The rest of the daemon
+//! speaks with a shard by messages, through [`ShardsHandle`]; the shard asks the rest of the daemon what it can't
+//! answer by [`Ask`], and the answer comes back as a message. A batch of the feed is one message and is applied whole
+//! before the shard looks at a guest again.
+//!
+//! A runtime would add a task and its wake-ups to each connection, and would make every access to what guests share a
+//! run-time check; the loop is a few dozen lines.
+//!
+//! By module: [`shard`](self) is the loop; `conn` reads, writes and bounds one connection; `answer` turns requests
+//! into answers; `push` turns changes of views into batches; `misses` keeps what was asked of the control plane; `guest`
+//! is what there is of a guest beside its connection.
 
+mod answer;
+mod ask;
+mod budget;
+mod clock;
+mod conn;
+mod desk;
+mod guest;
 mod handle;
+mod mailbox;
+mod misses;
+mod poll;
+mod push;
+mod shard;
+#[cfg(test)]
+mod tests;
 
-pub use handle::{BeginError, Conversation, GuestStatus, Requests, ShardsHandle};
+pub use ask::{Answer, Ask, Asker, MissKey, Page, Question, Refusal, Reply};
+pub use clock::{FeedClock, Standing, now};
+pub use guest::{Conversation, GuestStatus, Requests};
+pub use handle::{BeginError, Ended, Ending, FeedEffects, Shards, ShardsHandle, StartError, VsockState};

@@ -1,0 +1,102 @@
+//! The sockets of guests, for real.
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+
+use super::{Accepted, ChannelError, Cids, ExpectedPeer, HybridListener};
+use moorline_shared::InstanceId;
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+fn directory() -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    set_mode(directory.path(), 0o700);
+    directory
+}
+
+#[test]
+fn a_left_over_socket_is_replaced_and_ours_is_removed() {
+    let directory = directory();
+    let (device, socket) = (directory.path().join("vm"), directory.path().join("vm_8470"));
+    drop(UnixListener::bind(&socket).unwrap());
+    let listener = HybridListener::bind(&device, ExpectedPeer::Owner).unwrap();
+    assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    assert!(listener.accept().unwrap().is_none());
+    let _guest = UnixStream::connect(&socket).unwrap();
+    assert!(matches!(listener.accept().unwrap(), Some(Accepted::Guest(_))));
+    drop(listener);
+    assert!(!socket.exists());
+}
+
+#[test]
+fn a_later_socket_by_the_same_name_stays() {
+    let directory = directory();
+    let device = directory.path().join("vm");
+    let first = HybridListener::bind(&device, ExpectedPeer::Owner).unwrap();
+    let second = HybridListener::bind(&device, ExpectedPeer::Owner).unwrap();
+    drop(first);
+    let _guest = UnixStream::connect(directory.path().join("vm_8470")).unwrap();
+    assert!(matches!(second.accept().unwrap(), Some(Accepted::Guest(_))));
+}
+
+#[test]
+fn only_the_expected_process_is_the_guest() {
+    let directory = directory();
+    let device = directory.path().join("vm");
+    let own = std::process::id();
+    for (pid, expected) in [(own, true), (own + 1, false)] {
+        let listener = HybridListener::bind(&device, ExpectedPeer::Process(pid)).unwrap();
+        let _guest = UnixStream::connect(directory.path().join("vm_8470")).unwrap();
+        let accepted = listener.accept().unwrap().unwrap();
+        assert_eq!(matches!(accepted, Accepted::Guest(_)), expected);
+    }
+}
+
+#[test]
+fn what_others_can_write_to_is_not_trusted() {
+    let directory = directory();
+    let device = directory.path().join("vm");
+    set_mode(directory.path(), 0o777);
+    let refused = HybridListener::bind(&device, ExpectedPeer::Owner).unwrap_err();
+    assert!(matches!(refused, ChannelError::Untrusted { .. }), "{refused}");
+}
+
+#[test]
+fn a_file_in_the_way_stays_and_a_link_is_not_followed() {
+    let directory = directory();
+    let device = directory.path().join("vm");
+    let victim = directory.path().join("victim");
+    std::fs::write(&victim, "kept").unwrap();
+    std::os::unix::fs::symlink(&victim, directory.path().join("vm_8470")).unwrap();
+    assert!(HybridListener::bind(&device, ExpectedPeer::Owner).is_err());
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "kept");
+}
+
+#[test]
+fn paths_that_name_no_device_are_refused() {
+    let long = format!("/tmp/{}", "x".repeat(65));
+    for path in ["vm", "/", "/tmp/..", &long] {
+        let refused = HybridListener::bind(Path::new(path), ExpectedPeer::Owner).unwrap_err();
+        assert!(matches!(refused, ChannelError::Path { .. }), "{path}: {refused}");
+    }
+}
+
+#[test]
+fn a_cid_is_one_instances_and_never_the_hosts() {
+    let cids = Cids::default();
+    let [a, b] = [1, 2].map(|n| InstanceId::from_bytes([n; 16]));
+    for cid in [0, 1, 2, u32::MAX] {
+        assert!(matches!(cids.assign(cid, a), Err(ChannelError::Cid(_))));
+    }
+    cids.assign(3, a).unwrap();
+    cids.assign(4, a).unwrap();
+    assert_eq!((cids.holder(3), cids.holder(4)), (None, Some(a)));
+    cids.assign(4, b).unwrap();
+    cids.release(a);
+    assert_eq!(cids.holder(4), Some(b));
+    cids.release(b);
+    assert_eq!(cids.holder(4), None);
+}

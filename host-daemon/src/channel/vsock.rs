@@ -1,0 +1,103 @@
+//! AF_VSOCK: one port for all guests of the host; the kernel vouches for the CID that a connection comes from.
+
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+
+use moorline_shared::InstanceId;
+use moorline_shared::link::PORT;
+use vsock::{VMADDR_CID_ANY, VsockListener};
+
+use super::ChannelError;
+
+/// The lowest CID of a guest: below are the hypervisor, the local one and the host.
+const FIRST_CID: u32 = 3;
+/// A guest's kernel lets only a privileged process bind a source port below this.
+const FIRST_UNPRIVILEGED_PORT: u32 = 1024;
+
+/// Which instance has which CID now.
+#[derive(Debug, Default)]
+pub struct Cids(Mutex<HashMap<u32, InstanceId>>);
+
+impl Cids {
+    /// From now on connections from `cid` are the instance's.
+    pub fn assign(&self, cid: u32, instance: InstanceId) -> Result<(), ChannelError> {
+        if !(FIRST_CID..VMADDR_CID_ANY).contains(&cid) {
+            return Err(ChannelError::Cid(cid));
+        }
+        self.lock().retain(|_, holder| *holder != instance);
+        self.lock().insert(cid, instance);
+        Ok(())
+    }
+
+    /// The instance has no CID any more.
+    pub fn release(&self, instance: InstanceId) {
+        self.lock().retain(|_, holder| *holder != instance);
+    }
+
+    pub(super) fn holder(&self, cid: u32) -> Option<InstanceId> {
+        self.lock().get(&cid).copied()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u32, InstanceId>> {
+        // Each change is one call on the map, so it is whole even if a thread died.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The daemon can't listen.
+#[derive(Debug, thiserror::Error)]
+#[error("can't listen on AF_VSOCK port {PORT}: load vhost_vsock, or set link.vsock to \"off\"")]
+pub struct VsockError(#[source] std::io::Error);
+
+/// The port, listening.
+#[derive(Debug)]
+pub struct VsockPort(VsockListener);
+
+/// What came of waiting for a connection.
+#[derive(Debug)]
+pub enum Arrival {
+    /// The privileged part of this instance's guest.
+    Guest(InstanceId, OwnedFd),
+    /// Nobody who may speak; the connection is closed.
+    Stranger {
+        /// Where it came from.
+        cid: u32,
+        /// From which port.
+        port: u32,
+    },
+}
+
+impl VsockPort {
+    /// Listens on the port.
+    pub fn open() -> Result<Self, VsockError> {
+        let listener = VsockListener::bind_with_cid_port(VMADDR_CID_ANY, PORT).map_err(VsockError)?;
+        listener.set_nonblocking(true).map_err(VsockError)?;
+        Ok(Self(listener))
+    }
+
+    /// The next connection; an error of kind `WouldBlock` if none waits.
+    pub fn accept(&self, cids: &Cids) -> std::io::Result<Arrival> {
+        let (stream, from) = self.0.accept()?;
+        let (cid, port) = (from.cid(), from.port());
+        match cids.holder(cid).filter(|_| port < FIRST_UNPRIVILEGED_PORT) {
+            None => Ok(Arrival::Stranger { cid, port }),
+            Some(instance) => {
+                stream.set_nonblocking(true)?;
+                Ok(Arrival::Guest(instance, stream.into()))
+            }
+        }
+    }
+}
+
+impl AsFd for VsockPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for VsockPort {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.0.as_raw_fd()
+    }
+}

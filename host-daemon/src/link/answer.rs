@@ -1,0 +1,462 @@
+//! Turns requests into answers: from the cache where it has them, otherwise by asking the control plane.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use moorline_shared::api::data::Entry;
+use moorline_shared::api::feed::ViewId;
+use moorline_shared::entry::Value;
+use moorline_shared::link::StreamId;
+use moorline_shared::link::body::{
+    Code, Found, Freshness, Get, List, Listed, Listing, Relay, Relayed, Watch,
+};
+use moorline_shared::link::frame::MAX_BODY;
+use moorline_shared::link::session::{Deferred, Host};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+
+use super::ask::{Asker, MissKey, Page, Question, Refusal, Reply};
+use super::clock::Standing;
+use super::conn::Conn;
+use super::desk::Desk;
+use super::misses::Known;
+use super::push::Feeder;
+use crate::cache::{CachedEntry, View};
+
+/// How much of a value goes into the first frame; the rest of the body is at most 160 bytes.
+const FIRST_OF_VALUE: usize = MAX_BODY - 512;
+/// How much of a relayed body goes into the first frame, and how much of its headers.
+const FIRST_OF_BODY: usize = MAX_BODY / 2;
+const MAX_HEADERS: usize = MAX_BODY / 4;
+/// How many bytes of entries go into a page.
+const PAGE_BYTES: usize = MAX_BODY - 512;
+/// The largest relayed body.
+const MAX_RELAYED: usize = 4 * 1024 * 1024;
+/// When to ask again after too many questions to the control plane, in milliseconds.
+const RETRY_MS: u32 = 1_000;
+
+/// A request whose answer is being fetched.
+#[derive(Debug)]
+pub(super) struct Pending {
+    ticket: u64,
+    request: Request,
+}
+
+#[derive(Debug)]
+enum Request {
+    Entry,
+    List(List),
+    Watch(Watch),
+    Relay,
+}
+
+impl Conn {
+    pub(super) fn get(&mut self, stream: StreamId, get: &Get<'_>, desk: &mut Desk) {
+        self.requests.gets += 1;
+        let view = self.view_id(get.instance);
+        let standing = desk.standing();
+        let now = desk.now;
+        let fresh_enough = get.max_age_ms.is_none_or(|most| standing.age_ms <= most);
+        match self.look_up(&view, &get.path, standing, desk) {
+            Look::Found(entry) if fresh_enough => {
+                send_entry(&mut self.core, stream, entry, standing, now);
+            }
+            Look::Refused(refusal) => self.refuse(stream, &refusal, desk),
+            Look::Nothing if fresh_enough => self.refuse(stream, &no_entry(&get.path), desk),
+            Look::Found(_) | Look::Nothing | Look::Ask => self.ask_entry(stream, view, &get.path, desk),
+        }
+    }
+
+    fn look_up<'d>(&self, id: &ViewId, path: &str, standing: Standing, desk: &'d mut Desk) -> Look<'d> {
+        if id.instance == self.instance {
+            return match desk
+                .cache
+                .own(&self.instance)
+                .filter(|view| !view.is_over_quota())
+            {
+                None => Look::Refused(no_view()),
+                Some(view) => view.get(path, desk.now).map_or(Look::Nothing, Look::Found),
+            };
+        }
+        if let Err(refusal) = desk.may_serve_foreign(standing) {
+            return Look::Refused(refusal);
+        }
+        // What a view of another instance doesn't hold may be withheld or not there: the control plane says which.
+        let view = desk.cache.read_foreign(id, desk.now);
+        let entry = view.and_then(|view| view.get(path, desk.now));
+        entry.map_or(Look::Ask, Look::Found)
+    }
+
+    fn ask_entry(&mut self, stream: StreamId, id: ViewId, path: &str, desk: &mut Desk) {
+        let path = match path.parse::<EntryPath>() {
+            Ok(path) => path,
+            Err(error) => {
+                let refusal = Refusal::new(Code::Invalid, error.to_string());
+                return self.refuse(stream, &refusal, desk);
+            }
+        };
+        let key = MissKey {
+            reader: id.reader,
+            instance: id.instance,
+            path,
+        };
+        match desk.misses.look(&key, desk.now) {
+            Known::Refused(refusal) => self.refuse(stream, &refusal, desk),
+            Known::Asking => {
+                if let Some(asker) = self.defer(stream, Request::Entry, desk) {
+                    desk.misses.ask(key, asker);
+                }
+            }
+            Known::Nothing if self.may_ask(stream, desk) => {
+                let Some(asker) = self.defer(stream, Request::Entry, desk) else {
+                    return;
+                };
+                if desk.ask(self.instance, Question::Entry(key.clone())) {
+                    desk.misses.ask(key, asker);
+                } else {
+                    self.busy(stream, desk);
+                }
+            }
+            Known::Nothing => {}
+        }
+    }
+
+    pub(super) fn list(&mut self, stream: StreamId, list: List, desk: &mut Desk) {
+        self.requests.lists += 1;
+        let id = self.view_id(list.instance);
+        let (standing, now) = (desk.standing(), desk.now);
+        match self.whole_view(&id, standing, desk) {
+            Ok(Some(view)) => {
+                let after = list.after.as_ref();
+                let entries = view.range(&list.prefix, after, now);
+                let entries = entries.map(|(path, entry)| listed(path, entry));
+                let listing = listing(view.revision(), standing, entries);
+                self.core.listing(stream, &listing, now);
+            }
+            Ok(None) => {
+                let (instance, prefix) = (id.instance, list.prefix.clone());
+                let page = |asker| Question::Page {
+                    instance,
+                    prefix,
+                    asker,
+                };
+                if self.may_ask(stream, desk)
+                    && let Some(asker) = self.defer(stream, Request::List(list), desk)
+                {
+                    self.ask(asker, page(asker), desk);
+                }
+            }
+            Err(refusal) => self.refuse(stream, &refusal, desk),
+        }
+    }
+
+    pub(super) fn watch(&mut self, stream: StreamId, watch: Watch, desk: &mut Desk) {
+        self.requests.watches += 1;
+        let id = self.view_id(watch.instance);
+        let standing = desk.standing();
+        match self.whole_view(&id, standing, desk) {
+            Ok(Some(_)) => self.follow(stream, id, watch.prefix),
+            Ok(None) => {
+                // Whether the instance is there to be watched is the control plane's to say.
+                let (instance, prefix) = (id.instance, watch.prefix.clone());
+                if self.may_ask(stream, desk) {
+                    let asker = self.await_answer(stream, Request::Watch(watch), desk);
+                    let question = Question::Page {
+                        instance,
+                        prefix,
+                        asker,
+                    };
+                    self.ask(asker, question, desk);
+                }
+            }
+            Err(refusal) => self.refuse(stream, &refusal, desk),
+        }
+    }
+
+    pub(super) fn relay(&mut self, stream: StreamId, relay: Relay, desk: &mut Desk) {
+        self.requests.relays += 1;
+        if self.may_ask(stream, desk) {
+            let asker = self.await_answer(stream, Request::Relay, desk);
+            self.ask(asker, Question::Relay { relay, asker }, desk);
+        }
+    }
+
+    /// The view, if it is here; `None` if the control plane has to be asked.
+    fn whole_view<'d>(
+        &self,
+        id: &ViewId,
+        standing: Standing,
+        desk: &'d mut Desk,
+    ) -> Result<Option<&'d View>, Refusal> {
+        if id.instance == self.instance {
+            let own = desk.cache.own(&self.instance);
+            return own
+                .filter(|view| !view.is_over_quota())
+                .map(Some)
+                .ok_or_else(no_view);
+        }
+        desk.may_serve_foreign(standing)?;
+        let view = desk.cache.read_foreign(id, desk.now);
+        Ok(view.filter(|view| !view.is_over_quota()))
+    }
+
+    fn view_id(&self, instance: Option<InstanceId>) -> ViewId {
+        ViewId {
+            reader: self.instance,
+            instance: instance.unwrap_or(self.instance),
+        }
+    }
+
+    fn follow(&mut self, stream: StreamId, view: ViewId, prefix: PathPrefix) {
+        self.feeders.insert(stream, Feeder::from_nothing(view, prefix));
+        self.feed_due = true;
+    }
+
+    /// Whether the guest may ask the control plane now; if not, it is told to come back.
+    fn may_ask(&mut self, stream: StreamId, desk: &mut Desk) -> bool {
+        let may = desk.may_ask(&self.instance);
+        if !may {
+            self.busy(stream, desk);
+        }
+        may
+    }
+
+    /// Keeps a GET or LIST open; `None` if too many are, and then the guest was told to come back.
+    fn defer(&mut self, stream: StreamId, request: Request, desk: &mut Desk) -> Option<Asker> {
+        match self.core.defer(stream, desk.now) {
+            Deferred::TooMany => {
+                self.requests.refused += 1;
+                None
+            }
+            Deferred::Open => Some(self.await_answer(stream, request, desk)),
+        }
+    }
+
+    fn await_answer(&mut self, stream: StreamId, request: Request, desk: &mut Desk) -> Asker {
+        let ticket = desk.ticket();
+        self.pending.insert(stream, Pending { ticket, request });
+        Asker {
+            session: self.token,
+            stream,
+            ticket,
+        }
+    }
+
+    fn ask(&mut self, asker: Asker, question: Question, desk: &Desk) {
+        if !desk.ask(self.instance, question) {
+            self.busy(asker.stream, desk);
+        }
+    }
+
+    fn busy(&mut self, stream: StreamId, desk: &Desk) {
+        self.requests.refused += 1;
+        self.pending.remove(&stream);
+        self.core.busy(stream, RETRY_MS, desk.now);
+    }
+
+    fn refuse(&mut self, stream: StreamId, refusal: &Refusal, desk: &Desk) {
+        self.requests.refused += 1;
+        self.core.refuse(stream, refusal.code, &refusal.message, desk.now);
+    }
+
+    /// The request that waits under this ticket, if it still does.
+    fn redeem(&mut self, asker: &Asker) -> Option<Request> {
+        let pending = self.pending.get(&asker.stream)?;
+        if pending.ticket != asker.ticket {
+            return None;
+        }
+        self.pending.remove(&asker.stream).map(|pending| pending.request)
+    }
+
+    /// The control plane answered a GET.
+    pub(super) fn entry_came(
+        &mut self,
+        asker: &Asker,
+        answer: Result<&Entry, &Refusal>,
+        desk: &mut Desk,
+        instance: InstanceId,
+    ) {
+        if self.redeem(asker).is_none() {
+            return;
+        }
+        match answer {
+            Err(refusal) => self.refuse(asker.stream, refusal, desk),
+            Ok(entry) => {
+                let entry = CachedEntry {
+                    revision: entry.revision,
+                    content_type: entry.content_type.clone(),
+                    value: entry.value.clone().unwrap_or_default(),
+                    deadline: None,
+                };
+                send_entry(&mut self.core, asker.stream, &entry, JUST_NOW, desk.now);
+                self.keep_view(Some(instance), desk);
+            }
+        }
+    }
+
+    /// The control plane answered a LIST, or said that a WATCH may begin.
+    pub(super) fn page_came(&mut self, asker: &Asker, answer: Result<Page, Refusal>, desk: &mut Desk) {
+        let Some(request) = self.redeem(asker) else {
+            return;
+        };
+        let page = match answer {
+            Ok(page) => page,
+            Err(refusal) => return self.refuse(asker.stream, &refusal, desk),
+        };
+        match request {
+            Request::List(list) => self.send_page(asker.stream, &list, page, desk),
+            Request::Watch(watch) => self.begin_watch(asker.stream, watch, desk),
+            Request::Entry | Request::Relay => {}
+        }
+    }
+
+    fn send_page(&mut self, stream: StreamId, list: &List, page: Page, desk: &mut Desk) {
+        let after = list.after.as_ref();
+        let rest = page
+            .entries
+            .into_iter()
+            .filter(|entry| after.is_none_or(|after| entry.path > *after));
+        let listing = listing(page.revision, JUST_NOW, rest);
+        self.core.listing(stream, &listing, desk.now);
+        self.keep_view(list.instance, desk);
+    }
+
+    fn begin_watch(&mut self, stream: StreamId, watch: Watch, desk: &mut Desk) {
+        if self.keep_view(watch.instance, desk) {
+            let view = self.view_id(watch.instance);
+            self.follow(stream, view, watch.prefix);
+        } else {
+            let refusal = Refusal::new(
+                Code::TooMuch,
+                "as many other instances are watched as the host allows: cancel a watch",
+            );
+            self.refuse(stream, &refusal, desk);
+        }
+    }
+
+    /// Has the feed keep the view here from now on. `false` if there is no room for it.
+    pub(super) fn keep_view(&self, instance: Option<InstanceId>, desk: &mut Desk) -> bool {
+        let view = self.view_id(instance);
+        view.instance == self.instance || desk.want(view, &self.watched())
+    }
+
+    /// The control plane answered a RELAY.
+    pub(super) fn reply_came(&mut self, asker: &Asker, answer: Result<Reply, Refusal>, desk: &Desk) {
+        if self.redeem(asker).is_none() {
+            return;
+        }
+        match answer {
+            Err(refusal) => self.refuse(asker.stream, &refusal, desk),
+            Ok(reply) if reply.body.len() > MAX_RELAYED => {
+                let message = "the answer is larger than 4 MiB: ask for less at a time";
+                self.refuse(asker.stream, &Refusal::new(Code::TooMuch, message), desk);
+            }
+            Ok(reply) => send_reply(&mut self.core, asker.stream, reply, desk),
+        }
+    }
+}
+
+/// What the cache says about an entry.
+enum Look<'a> {
+    Found(&'a CachedEntry),
+    /// There is none.
+    Nothing,
+    /// The control plane has to be asked.
+    Ask,
+    Refused(Refusal),
+}
+
+const JUST_NOW: Standing = Standing {
+    freshness: Freshness::Fresh,
+    age_ms: 0,
+};
+
+fn no_view() -> Refusal {
+    Refusal::new(
+        Code::Unavailable,
+        "the host doesn't have this instance's data: they have not come yet, or are over the host's quota",
+    )
+}
+
+fn no_entry(path: &str) -> Refusal {
+    match EntryPath::check(path) {
+        Ok(()) => Refusal::new(Code::NotFound, "there is no such entry"),
+        Err(error) => Refusal::new(Code::Invalid, error.to_string()),
+    }
+}
+
+fn length(bytes: &Bytes) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
+}
+
+fn send_entry(
+    core: &mut Host,
+    stream: StreamId,
+    entry: &CachedEntry,
+    standing: Standing,
+    now: moorline_shared::link::Moment,
+) {
+    let value = entry.value.bytes();
+    let first = value.len().min(FIRST_OF_VALUE);
+    let found = Found {
+        revision: entry.revision,
+        age_ms: standing.age_ms,
+        freshness: standing.freshness,
+        content_type: Cow::Borrowed(entry.content_type.as_str()),
+        length: length(value),
+        value: Cow::Borrowed(&value[..first]),
+    };
+    core.found(stream, &found, value.slice(first..), now);
+}
+
+fn listed(path: &EntryPath, entry: &CachedEntry) -> Listed {
+    Listed {
+        path: path.clone(),
+        revision: entry.revision,
+        content_type: entry.content_type.as_str().to_owned(),
+        length: length(entry.value.bytes()),
+    }
+}
+
+/// As many entries as fit a frame.
+fn listing(revision: Revision, standing: Standing, mut entries: impl Iterator<Item = Listed>) -> Listing {
+    let mut listing = Listing {
+        revision,
+        age_ms: standing.age_ms,
+        freshness: standing.freshness,
+        entries: Vec::new(),
+        more: false,
+    };
+    let mut left = PAGE_BYTES;
+    for entry in &mut entries {
+        // Lengths and numbers take at most 32 bytes beside the two texts.
+        let size = entry.path.len() + entry.content_type.len() + 32;
+        if size > left {
+            listing.more = true;
+            break;
+        }
+        left -= size;
+        listing.entries.push(entry);
+    }
+    listing
+}
+
+fn send_reply(core: &mut Host, stream: StreamId, reply: Reply, desk: &Desk) {
+    let mut headers = reply.headers;
+    let mut left = MAX_HEADERS;
+    headers.retain(|(name, value)| {
+        let size = name.len() + value.len() + 8;
+        let fits = size <= left;
+        left -= if fits { size } else { 0 };
+        fits
+    });
+    let mut first = reply.body;
+    let length = length(&first);
+    let rest = first.split_off(first.len().min(FIRST_OF_BODY));
+    let relayed = Relayed {
+        status: reply.status,
+        headers,
+        length,
+        body: Value::from(first),
+    };
+    core.relayed(stream, &relayed, rest, desk.now);
+}

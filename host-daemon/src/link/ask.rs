@@ -1,0 +1,121 @@
+//! What a shard asks of the rest of the daemon, and what comes back.
+
+use bytes::Bytes;
+use moorline_shared::api::data::Entry;
+use moorline_shared::api::feed::ViewId;
+use moorline_shared::link::StreamId;
+use moorline_shared::link::body::{Code, Listed, Relay};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+
+/// A question that only the control plane can answer, on behalf of a guest.
+#[derive(Debug)]
+pub struct Ask {
+    /// Which shard the answer goes to.
+    pub shard: usize,
+    /// In whose name.
+    pub reader: InstanceId,
+    /// What.
+    pub question: Question,
+}
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Question {
+    /// One entry, whoever in the shard waits for it.
+    Entry(MissKey),
+    /// All entries of a subtree, without values.
+    Page {
+        /// Of which instance.
+        instance: InstanceId,
+        /// Which subtree.
+        prefix: PathPrefix,
+        /// For whom.
+        asker: Asker,
+    },
+    /// A request as the guest made it.
+    Relay {
+        /// The request.
+        relay: Relay,
+        /// For whom.
+        asker: Asker,
+    },
+    /// Views that the feed is to bring, or need not any more.
+    Interest {
+        /// To be brought.
+        add: Vec<ViewId>,
+        /// No longer.
+        remove: Vec<ViewId>,
+    },
+}
+
+/// An entry that a reader's cache doesn't have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct MissKey {
+    /// Who reads.
+    pub reader: InstanceId,
+    /// Whose entry.
+    pub instance: InstanceId,
+    /// Which.
+    pub path: EntryPath,
+}
+
+/// A request that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asker {
+    /// The session it came on.
+    pub session: u64,
+    /// Its stream.
+    pub stream: StreamId,
+    /// Which request on that stream: numbers of streams are used again.
+    pub ticket: u64,
+}
+
+/// What the control plane answered.
+#[derive(Debug)]
+pub enum Answer {
+    /// To [`Question::Entry`].
+    Entry(MissKey, Result<Box<Entry>, Refusal>),
+    /// To [`Question::Page`].
+    Page(Asker, Result<Page, Refusal>),
+    /// To [`Question::Relay`].
+    Relayed(Asker, Result<Reply, Refusal>),
+}
+
+/// The entries of a subtree, in byte order of their paths.
+#[derive(Debug)]
+pub struct Page {
+    /// The state they show.
+    pub revision: Revision,
+    /// All of them.
+    pub entries: Vec<Listed>,
+}
+
+/// An HTTP reply for a guest.
+#[derive(Debug)]
+pub struct Reply {
+    /// The status.
+    pub status: u16,
+    /// The headers it may see.
+    pub headers: Vec<(String, String)>,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// Why a request is not answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// What kind of no.
+    pub code: Code,
+    /// What is wrong and what to do, for people.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A no with a reason.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}

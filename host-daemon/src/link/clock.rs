@@ -1,0 +1,73 @@
+//! The clock, and how far behind the control plane the host may be.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use moorline_shared::Timestamp;
+use moorline_shared::link::Moment;
+use moorline_shared::link::body::Freshness;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+use crate::cache::Now;
+
+/// This moment, on the clock that counts suspend and that nobody sets.
+pub fn now() -> Moment {
+    Moment(u64::try_from(millis(clock_gettime(ClockId::Boottime))).unwrap_or(0))
+}
+
+/// The same with the time of day.
+pub(super) fn now_and_time() -> Now {
+    let time = millis(clock_gettime(ClockId::Realtime));
+    Now {
+        moment: now(),
+        // A clock beyond the year 9999 is taken for 1970: then nothing expires early.
+        time: Timestamp::from_millis(time)
+            .unwrap_or_else(|| Timestamp::from_millis(0).expect("1970 is a time")),
+    }
+}
+
+fn millis(time: Timespec) -> i64 {
+    time.tv_sec * 1_000 + time.tv_nsec / 1_000_000
+}
+
+/// When the host last knew that what it has is the present state. The uplink writes it, each answer reads it.
+#[derive(Debug, Default)]
+pub struct FeedClock {
+    in_step: AtomicBool,
+    heard: AtomicU64,
+}
+
+/// What an answer says about its age.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whether the feed is up.
+    pub freshness: Freshness,
+    /// How long ago the control plane was last heard of, in milliseconds.
+    pub age_ms: u32,
+}
+
+impl FeedClock {
+    /// A message of the feed was applied at `now`: what there is, is the present state.
+    pub fn heard(&self, now: Moment) {
+        self.heard.store(now.0, Ordering::Relaxed);
+        self.in_step.store(true, Ordering::Relaxed);
+    }
+
+    /// The feed was lost.
+    pub fn lost(&self) {
+        self.in_step.store(false, Ordering::Relaxed);
+    }
+
+    /// How much an answer at `now` can be trusted.
+    pub fn standing(&self, now: Moment) -> Standing {
+        let in_step = self.in_step.load(Ordering::Relaxed);
+        let age = now.since(Moment(self.heard.load(Ordering::Relaxed)));
+        Standing {
+            freshness: if in_step {
+                Freshness::Fresh
+            } else {
+                Freshness::Stale
+            },
+            age_ms: u32::try_from(age).unwrap_or(u32::MAX),
+        }
+    }
+}

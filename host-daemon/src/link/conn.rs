@@ -1,0 +1,412 @@
+//! One connection: its socket, its session, and the bounds on both.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use moorline_shared::InstanceId;
+use moorline_shared::api::feed::ViewId;
+use moorline_shared::link::body::{Code, Hello, HelloAck};
+use moorline_shared::link::session::{Fault, HEARTBEAT_MS, Host, HostEvent};
+use moorline_shared::link::{KindSet, Moment, StreamId};
+use rustix::io::Errno;
+
+use super::answer::Pending;
+use super::desk::Desk;
+use super::guest::{Conversation, Requests};
+use super::poll::{Interest, Ready, Token};
+use super::push::Feeder;
+use crate::cache::Touched;
+
+/// A guest is not read from while more than so many bytes of answers wait for it.
+const MAX_BACKLOG: usize = 256 * 1024;
+/// The most bytes in one write: vsock of some kernels stalls on more.
+const MAX_WRITE: usize = 32 * 1024;
+/// How many bytes are written before the other guests have their turn.
+const TURN_BYTES: usize = 256 * 1024;
+/// How often answers are made from what is read already before the other guests have their turn.
+const TURN_ROUNDS: usize = 4;
+/// How many bytes of batches may be under way on watches before another watch has to wait.
+const MAX_WATCH_BYTES: usize = 2 * 1024 * 1024;
+/// How long a guest that was told to go may take to read it.
+const LEAVE_MS: u64 = 1_000;
+
+/// A connection of a guest.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) token: Token,
+    pub(super) instance: InstanceId,
+    pub(super) requests: Requests,
+    pub(super) core: Host,
+    pub(super) feeders: BTreeMap<StreamId, Feeder>,
+    pub(super) pending: BTreeMap<StreamId, Pending>,
+    /// Whether a follower may have become ready for its next batch.
+    pub(super) feed_due: bool,
+    socket: OwnedFd,
+    /// What was read and not handled: a piece of a frame, or what came while too many answers waited.
+    unhandled: Vec<u8>,
+    held_back: bool,
+    interest: Interest,
+    stage: Stage,
+    heard: Moment,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Greeting,
+    Talking { build: String },
+    Leaving { until: Moment },
+}
+
+/// How a connection ends.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum End {
+    #[error("the guest hung up")]
+    HungUp,
+    #[error("the guest left: {0}")]
+    Left(String),
+    #[error("the guest was told to go")]
+    Sent,
+    #[error("{0}")]
+    Fault(Fault),
+    #[error("{0}")]
+    Socket(Errno),
+}
+
+/// What a turn brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    Nothing,
+    /// The guest said HELLO and is welcome.
+    Welcomed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// Everything that may go has gone.
+    All,
+    /// The socket takes no more, or others have their turn.
+    Part,
+}
+
+impl Conn {
+    /// A connection was accepted.
+    pub(super) fn new(
+        token: Token,
+        instance: InstanceId,
+        socket: OwnedFd,
+        nonce: [u8; 16],
+        desk: &Desk,
+    ) -> Self {
+        Self {
+            token,
+            instance,
+            requests: Requests::default(),
+            core: Host::new(desk.link.limits(), nonce, desk.now),
+            feeders: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            feed_due: false,
+            socket,
+            unhandled: Vec::new(),
+            held_back: false,
+            interest: Interest::READ,
+            stage: Stage::Greeting,
+            heard: desk.now,
+        }
+    }
+
+    /// The socket, for the shard's epoll instance.
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// What the socket has to be waited for now, if that is something else than before.
+    pub(super) fn changed_interest(&mut self, interest: Interest) -> Option<Interest> {
+        (std::mem::replace(&mut self.interest, interest) != interest).then_some(interest)
+    }
+
+    /// The socket is ready: reads, answers, writes. Returns what to wait for next.
+    pub(super) fn on_ready(
+        &mut self,
+        ready: Ready,
+        buffer: &mut [u8],
+        desk: &mut Desk,
+    ) -> Result<(Progress, Interest), End> {
+        if ready.broken && !self.interest.read {
+            return Err(End::HungUp);
+        }
+        let read = ready.read && self.interest.read;
+        let filled = self.fill(read, buffer)?;
+        self.turn(buffer, filled, desk)
+    }
+
+    /// Something happened elsewhere: sends what there is to send.
+    pub(super) fn nudge(&mut self, buffer: &mut [u8], desk: &mut Desk) -> Result<(Progress, Interest), End> {
+        let filled = self.fill(false, buffer)?;
+        self.turn(buffer, filled, desk)
+    }
+
+    /// Puts what is unhandled, and what can be read behind it, into the buffer.
+    fn fill(&mut self, read: bool, buffer: &mut [u8]) -> Result<usize, End> {
+        let kept = self.unhandled.len();
+        buffer[..kept].copy_from_slice(&self.unhandled);
+        if !read || kept == buffer.len() {
+            return Ok(kept);
+        }
+        match rustix::io::read(&self.socket, &mut buffer[kept..]) {
+            Ok(0) => Err(End::HungUp),
+            Ok(count) => Ok(kept + count),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(kept),
+            Err(error) => Err(End::Socket(error)),
+        }
+    }
+
+    fn turn(&mut self, buffer: &[u8], filled: usize, desk: &mut Desk) -> Result<(Progress, Interest), End> {
+        let (mut at, mut progress) = (0, Progress::Nothing);
+        let mut written = Written::All;
+        for _ in 0..TURN_ROUNDS {
+            let (taken, welcomed) = self.handle(&buffer[at..filled], desk)?;
+            at += taken;
+            if welcomed == Progress::Welcomed {
+                progress = welcomed;
+            }
+            self.feed(desk);
+            written = self.write(desk.now)?;
+            if !self.held_back || written == Written::Part {
+                break;
+            }
+        }
+        self.keep(&buffer[at..filled]);
+        if written == Written::All && matches!(self.stage, Stage::Leaving { .. }) {
+            return Err(End::Sent);
+        }
+        let interest = Interest {
+            read: !self.held_back && !matches!(self.stage, Stage::Leaving { .. }),
+            write: self.held_back || written == Written::Part,
+        };
+        Ok((progress, interest))
+    }
+
+    /// Handles whole frames until too many answers wait.
+    fn handle(&mut self, input: &[u8], desk: &mut Desk) -> Result<(usize, Progress), End> {
+        let (mut at, mut progress) = (0, Progress::Nothing);
+        loop {
+            self.held_back = self.core.outbox().backlog() > MAX_BACKLOG;
+            if self.held_back || at == input.len() || matches!(self.stage, Stage::Leaving { .. }) {
+                return Ok((at, progress));
+            }
+            let incoming = self.core.receive(&input[at..], desk.now).map_err(End::Fault)?;
+            if incoming.taken == 0 {
+                return Ok((at, progress));
+            }
+            at += incoming.taken;
+            self.heard = desk.now;
+            if let Some(event) = incoming.event
+                && self.act(event, desk)? == Progress::Welcomed
+            {
+                progress = Progress::Welcomed;
+            }
+        }
+    }
+
+    fn keep(&mut self, rest: &[u8]) {
+        if rest.is_empty() {
+            // An idle connection holds no buffer.
+            self.unhandled = Vec::new();
+        } else {
+            self.unhandled.clear();
+            self.unhandled.extend_from_slice(rest);
+        }
+    }
+
+    fn act(&mut self, event: HostEvent<'_>, desk: &mut Desk) -> Result<Progress, End> {
+        match event {
+            HostEvent::Get(stream, get) => self.get(stream, &get, desk),
+            HostEvent::List(stream, list) => self.list(stream, list, desk),
+            HostEvent::Watch(stream, watch) => self.watch(stream, watch, desk),
+            HostEvent::Relay(stream, relay) => self.relay(stream, relay, desk),
+            HostEvent::Applied(stream, revision) => {
+                if let Some(feeder) = self.feeders.get_mut(&stream) {
+                    feeder.applied(revision);
+                }
+                self.feed_due = true;
+            }
+            HostEvent::Cancelled(stream, _) => {
+                self.feeders.remove(&stream);
+                self.pending.remove(&stream);
+                self.feed_due = true;
+            }
+            HostEvent::GoAway(go) => return Err(End::Left(printable(&go.reason))),
+            HostEvent::Hello(hello) => return Ok(self.hello(&hello, desk)),
+        }
+        Ok(Progress::Nothing)
+    }
+
+    fn hello(&mut self, hello: &Hello, desk: &mut Desk) -> Progress {
+        let incarnation = desk
+            .guests
+            .get(&self.instance)
+            .map_or(0, |guest| guest.incarnation);
+        let Some(deployment) = desk.deployment.clone() else {
+            self.send_away("the host has not heard of the control plane yet", 1_000, desk.now);
+            return Progress::Nothing;
+        };
+        let ack = HelloAck {
+            kinds: KindSet::ours(),
+            session: self.token,
+            instance: self.instance,
+            incarnation,
+            authority: deployment.to_string(),
+            limits: desk.link.limits(),
+            boottime_ms: desk.now.0,
+            heartbeat_ms: HEARTBEAT_MS,
+        };
+        self.core.welcome(hello, &ack, desk.now);
+        self.stage = Stage::Talking {
+            build: printable(&hello.build),
+        };
+        self.feeders
+            .insert(StreamId::SESSION, mirror(self.instance, incarnation, hello, desk));
+        self.feed_due = true;
+        Progress::Welcomed
+    }
+
+    /// What is known of the guest, while it speaks on this connection.
+    pub(super) fn conversation(&self, now: Moment) -> Option<Conversation> {
+        let Stage::Talking { build } = &self.stage else {
+            return None;
+        };
+        Some(Conversation {
+            session: self.token,
+            build: build.clone(),
+            applied: self.feeders.get(&StreamId::SESSION).and_then(Feeder::at),
+            heard_ms_ago: now.since(self.heard),
+        })
+    }
+
+    /// A view changed. Returns whether the guest follows it.
+    pub(super) fn mark(&mut self, touched: &Touched) -> bool {
+        let mut follows = false;
+        for feeder in self.feeders.values_mut() {
+            if feeder.view == touched.view {
+                feeder.mark(&touched.what);
+                follows = true;
+            }
+        }
+        self.feed_due |= follows;
+        follows
+    }
+
+    /// Sends what changed to every follower that is ready for it.
+    fn feed(&mut self, desk: &Desk) {
+        if !std::mem::take(&mut self.feed_due) {
+            return;
+        }
+        let mut under_way: usize = self.watches().map(Feeder::in_flight).sum();
+        for (stream, feeder) in &mut self.feeders {
+            let waits = *stream != StreamId::SESSION && under_way > MAX_WATCH_BYTES;
+            if waits || !feeder.is_behind() || !self.core.can_push(*stream) {
+                continue;
+            }
+            let view = desk.cache.view(&feeder.view).filter(|view| !view.is_over_quota());
+            let Some(batch) = view.and_then(|view| feeder.next(view, desk.now)) else {
+                continue;
+            };
+            under_way += batch.content.len();
+            self.core.batch(*stream, batch);
+        }
+    }
+
+    fn watches(&self) -> impl Iterator<Item = &Feeder> {
+        self.feeders
+            .iter()
+            .filter(|(stream, _)| **stream != StreamId::SESSION)
+            .map(|(_, feeder)| feeder)
+    }
+
+    /// The other instances that the guest watches.
+    pub(super) fn watched(&self) -> Vec<InstanceId> {
+        let foreign = self
+            .watches()
+            .filter(|feeder| feeder.view.instance != self.instance);
+        foreign.map(|feeder| feeder.view.instance).collect()
+    }
+
+    /// Ends the watches of a view that is not kept any more.
+    pub(super) fn end_watches(&mut self, view: &ViewId, now: Moment) {
+        let of_view = |(stream, feeder): (&StreamId, &Feeder)| (feeder.view == *view).then_some(*stream);
+        let streams: Vec<_> = self.feeders.iter().filter_map(of_view).collect();
+        for stream in streams {
+            self.feeders.remove(&stream);
+            let message = "the host has no room for this view any more: watch less, or watch again later";
+            self.core.refuse(stream, Code::TooMuch, message, now);
+        }
+    }
+
+    /// Tells the guest to go. The connection ends when it has read that, or soon.
+    pub(super) fn send_away(&mut self, reason: &str, reconnect_after_ms: u32, now: Moment) {
+        if matches!(self.stage, Stage::Leaving { .. }) {
+            return;
+        }
+        self.core.go_away(reason, reconnect_after_ms, now);
+        self.stage = Stage::Leaving {
+            until: Moment(now.0 + LEAVE_MS),
+        };
+        self.feeders.clear();
+        self.pending.clear();
+    }
+
+    /// Time passes.
+    pub(super) fn tick(&mut self, now: Moment) -> Result<(), End> {
+        match self.stage {
+            Stage::Leaving { until } if until <= now => Err(End::Sent),
+            Stage::Leaving { .. } => Ok(()),
+            _ => self.core.tick(now).map_err(End::Fault),
+        }
+    }
+
+    fn write(&mut self, now: Moment) -> Result<Written, End> {
+        let mut left = TURN_BYTES;
+        loop {
+            let output = self.core.outbox().output();
+            if output.is_empty() {
+                return Ok(Written::All);
+            }
+            if left == 0 {
+                return Ok(Written::Part);
+            }
+            let piece = &output[..output.len().min(MAX_WRITE).min(left)];
+            let size = piece.len();
+            match rustix::io::write(&self.socket, piece) {
+                Ok(count) => {
+                    self.core.outbox().wrote(count, now);
+                    left -= count;
+                    if count < size {
+                        return Ok(Written::Part);
+                    }
+                }
+                Err(Errno::AGAIN) => return Ok(Written::Part),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(End::Socket(error)),
+            }
+        }
+    }
+}
+
+/// The guest's mirror follows its own view: from where it stands if that is where the view does, else anew.
+fn mirror(instance: InstanceId, incarnation: u64, hello: &Hello, desk: &Desk) -> Feeder {
+    let id = ViewId::own(instance);
+    let stands = desk.cache.own(&instance).filter(|view| !view.is_over_quota());
+    match (hello.applied, stands) {
+        (Some(applied), Some(view))
+            if applied == view.revision() && hello.incarnation == Some(incarnation) =>
+        {
+            Feeder::in_step(id, applied)
+        }
+        _ => Feeder::from_nothing(id, moorline_shared::PathPrefix::ALL),
+    }
+}
+
+/// What a guest says of itself, fit for a log and for a terminal.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(128).collect()
+}

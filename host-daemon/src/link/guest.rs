@@ -1,0 +1,150 @@
+//! What there is of a guest beside its connection: its channel, its incarnation, its budgets and its counts.
+
+use std::collections::VecDeque;
+
+use moorline_shared::link::Moment;
+use moorline_shared::{InstanceId, Revision};
+
+use super::budget::Bucket;
+use super::poll::Token;
+use crate::channel::HybridListener;
+use crate::config::LinkConfig;
+
+/// How many connections of a guest may be without HELLO at once.
+const MAX_GREETING: usize = 4;
+
+/// A guest of the shard.
+#[derive(Debug)]
+pub(super) struct Guest {
+    /// The life of its VM; 0 before the first.
+    pub(super) incarnation: u64,
+    pub(super) listening: Option<Listening>,
+    /// Whether connections are its own: between the begin and the end of a life.
+    pub(super) alive: bool,
+    /// The connection on which it said HELLO.
+    pub(super) talking: Option<Token>,
+    /// Connections without HELLO, the oldest first.
+    pub(super) greeting: VecDeque<Token>,
+    pub(super) connects: Bucket,
+    pub(super) upstream: Bucket,
+    /// How often the log tells of it.
+    pub(super) log: Bucket,
+    /// What ended connections asked for.
+    pub(super) requests: Requests,
+}
+
+/// The guest's own socket.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) listener: HybridListener,
+    pub(super) token: Token,
+    /// It connects too often, and is not listened to for a while.
+    pub(super) paused: bool,
+}
+
+impl Guest {
+    pub(super) fn new(config: &LinkConfig, now: Moment) -> Self {
+        Self {
+            incarnation: 0,
+            listening: None,
+            alive: false,
+            talking: None,
+            greeting: VecDeque::new(),
+            connects: Bucket::new(config.connect_burst, config.connect_interval_ms, now),
+            upstream: Bucket::per_second(config.upstream_per_second, now),
+            log: Bucket::new(10, 10_000, now),
+            requests: Requests::default(),
+        }
+    }
+
+    /// A connection was accepted; returns the one that has to go for it.
+    pub(super) fn greet(&mut self, token: Token) -> Option<Token> {
+        self.greeting.push_back(token);
+        if self.greeting.len() > MAX_GREETING {
+            self.greeting.pop_front()
+        } else {
+            None
+        }
+    }
+
+    /// A connection said HELLO; returns the one that it takes the place of.
+    pub(super) fn welcome(&mut self, token: Token) -> Option<Token> {
+        self.greeting.retain(|other| *other != token);
+        self.talking.replace(token)
+    }
+
+    /// A connection ended.
+    pub(super) fn leave(&mut self, token: Token) {
+        self.greeting.retain(|other| *other != token);
+        if self.talking == Some(token) {
+            self.talking = None;
+        }
+    }
+
+    /// All its connections.
+    pub(super) fn tokens(&self) -> Vec<Token> {
+        self.greeting.iter().copied().chain(self.talking).collect()
+    }
+}
+
+/// What is known of one guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestStatus {
+    /// Whose.
+    pub instance: InstanceId,
+    /// The life of its VM; 0 before the first.
+    pub incarnation: u64,
+    /// Its connection, while it has one.
+    pub conversation: Option<Conversation>,
+    /// Where its own view stands; `None` before the feed brought it.
+    pub revision: Option<Revision>,
+    /// How many entries its own view has.
+    pub entries: usize,
+    /// How many bytes all its views take, foreign ones included.
+    pub bytes: usize,
+    /// How many views it has of other instances.
+    pub foreign_views: usize,
+    /// What it asked for since the daemon started.
+    pub requests: Requests,
+}
+
+/// A guest's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversation {
+    /// The session's number, as in logs.
+    pub session: u64,
+    /// What its agent calls itself, without control characters.
+    pub build: String,
+    /// Where its mirror stands.
+    pub applied: Option<Revision>,
+    /// How long ago it was last heard of, in milliseconds.
+    pub heard_ms_ago: u64,
+}
+
+/// How often a guest asked for what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// GET frames.
+    pub gets: u64,
+    /// LIST frames.
+    pub lists: u64,
+    /// WATCH frames.
+    pub watches: u64,
+    /// RELAY frames.
+    pub relays: u64,
+    /// How many of all these were refused, for whatever reason.
+    pub refused: u64,
+    /// Connections that ended by the guest's fault.
+    pub faults: u64,
+}
+
+impl Requests {
+    pub(super) fn add(&mut self, other: Self) {
+        self.gets += other.gets;
+        self.lists += other.lists;
+        self.watches += other.watches;
+        self.relays += other.relays;
+        self.refused += other.refused;
+        self.faults += other.faults;
+    }
+}

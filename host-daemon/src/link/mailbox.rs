@@ -1,0 +1,96 @@
+//! The messages to a shard: a queue, and a descriptor that wakes the shard's loop.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use moorline_shared::api::feed::{View, ViewId};
+use moorline_shared::{Digest, InstanceId};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use tokio::sync::oneshot;
+
+use super::ask::Answer;
+use super::guest::GuestStatus;
+use super::handle::{BeginError, Ended, FeedEffects};
+use crate::cache::FeedBatch;
+use crate::channel::HybridListener;
+
+/// What the rest of the daemon tells a shard.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// The shard's part of a batch.
+    Feed(FeedBatch, oneshot::Sender<FeedEffects>),
+    /// A view as the control plane showed it when asked.
+    View(Box<View>, oneshot::Sender<FeedEffects>),
+    /// What the view's digest is.
+    Digest(ViewId, oneshot::Sender<Option<Digest>>),
+    /// The control plane's name, from the feed.
+    Deployment(Arc<str>),
+    Begin(Begin, oneshot::Sender<Result<(), BeginError>>),
+    End(InstanceId, Ended, oneshot::Sender<()>),
+    /// A connection from the instance's CID.
+    Arrived(InstanceId, OwnedFd),
+    Answer(Answer),
+    Status(oneshot::Sender<Vec<GuestStatus>>),
+    /// Tell the guests to come again after so many milliseconds, and end.
+    Drain(u32),
+}
+
+/// A life of an instance's VM begins.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) instance: InstanceId,
+    pub(super) incarnation: u64,
+    /// `None` where the connections arrive over AF_VSOCK.
+    pub(super) listener: Option<HybridListener>,
+}
+
+/// The sender's end.
+#[derive(Clone, Debug)]
+pub(super) struct Mailbox {
+    sender: Sender<Message>,
+    bell: Arc<OwnedFd>,
+}
+
+/// The shard's end.
+#[derive(Debug)]
+pub(super) struct Inbox {
+    receiver: Receiver<Message>,
+    bell: Arc<OwnedFd>,
+}
+
+/// Both ends.
+pub(super) fn mailbox() -> Result<(Mailbox, Inbox), Errno> {
+    let bell = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let (sender, receiver) = channel();
+    let inbox = Inbox {
+        receiver,
+        bell: bell.clone(),
+    };
+    Ok((Mailbox { sender, bell }, inbox))
+}
+
+impl Mailbox {
+    /// Sends a message; gives it back if the shard has ended.
+    pub(super) fn send(&self, message: Message) -> Result<(), Message> {
+        self.sender.send(message).map_err(|unsent| unsent.0)?;
+        // The counter can only be full if the shard has been woken already.
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        Ok(())
+    }
+}
+
+impl Inbox {
+    /// Everything that has come. Silences the bell first, so that what comes meanwhile rings again.
+    pub(super) fn take(&self) -> impl Iterator<Item = Message> {
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        self.receiver.try_iter()
+    }
+}
+
+impl AsFd for Inbox {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}

@@ -1,0 +1,1 @@
+//! Other instances' data.

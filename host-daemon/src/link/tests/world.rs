@@ -1,0 +1,192 @@
+//! Shards without a control plane and without machines.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use moorline_shared::api::feed::{FeedEntry, FeedItem, InstanceSpec, View, ViewEntry, ViewId};
+use moorline_shared::api::instances::{Desired, Driver};
+use moorline_shared::entry::Value;
+use moorline_shared::{EntryPath, InstanceId, Revision};
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+
+use crate::cache::FeedBatch;
+use crate::channel::{ChannelSpec, ExpectedPeer};
+use crate::config::{CacheConfig, LinkConfig};
+use crate::link::{Ask, FeedEffects, GuestStatus, Shards, ShardsHandle, VsockState};
+
+use super::Agent;
+
+/// The instance that a test calls by this number.
+pub(super) fn id(n: u8) -> InstanceId {
+    InstanceId::from_bytes([n; 16])
+}
+
+pub(super) fn path(text: &str) -> EntryPath {
+    text.parse().unwrap()
+}
+
+pub(super) fn revision(n: u64) -> Revision {
+    Revision::new(1, n)
+}
+
+/// An entry as the feed brings it.
+pub(super) fn entry(n: u64, value: &str) -> FeedEntry {
+    FeedEntry {
+        revision: revision(n),
+        content_type: "text/plain".parse().unwrap(),
+        value: Value::from(value),
+        expires_at: None,
+    }
+}
+
+/// A whole view.
+pub(super) fn view(reader: u8, instance: u8, n: u64, entries: &[(&str, &str)]) -> FeedItem {
+    let mut entries: Vec<_> = entries
+        .iter()
+        .map(|(at, value)| ViewEntry {
+            path: path(at),
+            entry: entry(n, value),
+        })
+        .collect();
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    FeedItem::View(View {
+        view: ViewId {
+            reader: id(reader),
+            instance: id(instance),
+        },
+        revision: revision(n),
+        entries,
+    })
+}
+
+pub(super) fn spec(n: u8) -> InstanceSpec {
+    InstanceSpec {
+        instance: id(n),
+        revision: revision(1),
+        name: None,
+        driver: Driver::External,
+        image: None,
+        vcpus: 1,
+        memory_mib: 64,
+        desired: Desired::Running,
+        reboots: 0,
+        incarnation: 0,
+    }
+}
+
+/// A running set of shards, and the folder of the guests' sockets.
+pub(super) struct World {
+    pub(super) asks: mpsc::Receiver<Ask>,
+    shards: Option<Shards>,
+    runtime: Runtime,
+    folder: tempfile::TempDir,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::with(&LinkConfig::default(), &CacheConfig::default())
+    }
+
+    pub(super) fn with(link: &LinkConfig, cache: &CacheConfig) -> Self {
+        let (sender, asks) = mpsc::channel(64);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let shards = Shards::start(link, cache, VsockState::Absent, &sender).unwrap();
+        shards.handle().deployment("test");
+        shards.handle().feed_clock().heard(crate::link::now());
+        Self {
+            asks,
+            shards: Some(shards),
+            runtime: runtime.unwrap(),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(super) fn handle(&self) -> &ShardsHandle {
+        self.shards.as_ref().unwrap().handle()
+    }
+
+    /// The path of the device of an instance's VM.
+    fn device(&self, n: u8) -> PathBuf {
+        self.folder.path().join(n.to_string())
+    }
+
+    /// The socket that connections of the guest arrive at.
+    pub(super) fn socket(&self, n: u8) -> PathBuf {
+        self.folder.path().join(format!("{n}_8470"))
+    }
+
+    /// The instance is this host's, and a life of its VM begins.
+    pub(super) fn add(&self, n: u8, entries: &[(&str, &str)]) {
+        self.begin(n, 1);
+        let items = vec![FeedItem::Instance(spec(n)), view(n, n, 1, entries)];
+        self.apply(1, items);
+    }
+
+    pub(super) fn begin(&self, n: u8, incarnation: u64) {
+        let channel = ChannelSpec::HybridVsock {
+            uds_path: self.device(n),
+            peer: ExpectedPeer::Owner,
+        };
+        let begun = self.handle().begin_incarnation(id(n), incarnation, channel);
+        self.runtime.block_on(begun).unwrap();
+    }
+
+    pub(super) fn end(&self, n: u8, incarnation: u64) {
+        self.runtime
+            .block_on(self.handle().end_incarnation(id(n), incarnation));
+    }
+
+    /// A batch that builds on whatever there is.
+    pub(super) fn apply(&self, to: u64, items: Vec<FeedItem>) -> FeedEffects {
+        let batch = FeedBatch {
+            from: Some(revision(0)),
+            to: revision(to),
+            items,
+        };
+        self.runtime.block_on(self.handle().apply(batch)).unwrap()
+    }
+
+    /// One of an instance's own entries changes.
+    pub(super) fn set(&self, n: u8, at: &str, to: u64, value: Option<&str>) {
+        let item = FeedItem::Entry {
+            view: ViewId::own(id(n)),
+            path: path(at),
+            entry: value.map(|value| entry(to, value)),
+        };
+        self.apply(to, vec![item]);
+    }
+
+    /// The next question to the control plane.
+    pub(super) fn asked(&mut self) -> Ask {
+        let next = tokio::time::timeout(Duration::from_secs(10), self.asks.recv());
+        self.runtime.block_on(next).expect("nothing was asked").unwrap()
+    }
+
+    pub(super) fn status(&self, n: u8) -> GuestStatus {
+        let all = self.runtime.block_on(self.handle().status()).unwrap();
+        all.into_iter().find(|status| status.instance == id(n)).unwrap()
+    }
+
+    pub(super) fn drain(&mut self) {
+        if let Some(shards) = self.shards.take() {
+            shards.drain(1_000);
+        }
+    }
+
+    /// A guest whose session is open and whose mirror is filled.
+    pub(super) fn guest(&self, n: u8) -> Agent {
+        let mut agent = Agent::dial(&self.socket(n));
+        agent.ready();
+        agent.mirror();
+        agent
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
