@@ -458,6 +458,8 @@ impl<'d, 'v> Data<'d, 'v> {
     pub fn append(&mut self, path: &EntryPath, guard: Option<EntryGuard>, more: &Content) -> Step<()> {
         let old = self.permitted(path, Right::Append)?;
         self.check_guard(path, guard, Some(&old))?;
+        // What was appended is a parameter of the record, so a long one is kept under its name too.
+        self.store_long(path, more)?;
         let (before, more) = (self.value(path, &old.content)?, self.value(path, more)?);
         let mut bytes = BytesMut::with_capacity(before.len() + more.len());
         bytes.extend_from_slice(before.bytes());

@@ -14,6 +14,8 @@
 //! * [`outbox`]: what is to be done later, written with what decides it.
 
 pub mod base;
+#[cfg(test)]
+mod conformance;
 pub mod content;
 pub mod execute;
 pub mod journal;
@@ -21,6 +23,8 @@ pub mod operation;
 pub mod outbox;
 pub mod record;
 pub mod replay;
+#[cfg(test)]
+mod replay_tests;
 pub mod view;
 
 pub use base::{Base, Fork, Loaded};
