@@ -39,14 +39,14 @@ fn main() {
         }
     }
     println!(
-        "{:<44} {:>10} {:>10} {:>10}",
+        "{:<44} {:>12} {:>12} {:>12}",
         "per second, or ms where it says so", "median", "min", "max"
     );
     for (name, mut values) in rows {
         values.sort_by(f64::total_cmp);
         let (min, max) = (values[0], values[values.len() - 1]);
         println!(
-            "{name:<44} {:>10.1} {min:>10.1} {max:>10.1}",
+            "{name:<44} {:>12.2} {min:>12.2} {max:>12.2}",
             values[values.len() / 2]
         );
     }
