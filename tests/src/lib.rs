@@ -9,7 +9,9 @@
 //! 3. [`guest`] boots the image under QEMU without a NIC, and talks with what runs inside through a
 //!    [`guest::Control`] channel. A guest that somebody else booted, such as the host daemon, has the same
 //!    channel.
-//! 4. [`wait`] is how everything here waits: for a condition, with a deadline.
+//! 4. [`deployment`] is a control plane and a host daemon as processes, with the guests that the daemon starts;
+//!    [`demo`] shows the main job on one.
+//! 5. [`wait`] is how everything here waits: for a condition, with a deadline.
 //!
 //! What is slow to make lies in the [`cache`], outside the checkout; [`progress`] tells a person what takes
 //! long. Nothing the lab starts outlives it: every process dies with the thread that started it.
@@ -17,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 pub mod cache;
+pub mod demo;
+pub mod deployment;
 pub mod guest;
 pub mod image;
 pub mod process;

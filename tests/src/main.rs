@@ -4,6 +4,7 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use moorline_lab::demo;
 use moorline_lab::image::{Busybox, Image};
 use moorline_lab::setup::{self, tools};
 use std::process::ExitCode;
@@ -18,6 +19,12 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Show the main job: two real guests without a network card, and a change that reaches them.
+    Demo {
+        /// Leave everything running until Ctrl-C, and print commands to play with.
+        #[arg(long)]
+        keep: bool,
+    },
     /// Set up what tests need, then run every test of the workspace.
     Test {
         /// Passed on to `cargo test`, after `--`: the name of a test, `--test NAME`, and so on.
@@ -42,6 +49,8 @@ enum Recipe {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
+        Task::Demo { keep: true } => demo::keep().await,
+        Task::Demo { keep: false } => demo::run().await.map(drop),
         Task::Test { options } => test(&options).await,
         Task::Image { recipe } => print_image(recipe).await,
     };
