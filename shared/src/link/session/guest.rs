@@ -28,7 +28,7 @@ pub struct Guest {
     limits: Limits,
     heartbeat_ms: u64,
     streams: BTreeMap<StreamId, Stream>,
-    push: Option<Incomplete>,
+    push: Batches,
     heard: Moment,
     beat: Moment,
     beats: u64,
@@ -56,9 +56,17 @@ enum Stream {
         head: Relayed,
         body: Assembly,
     },
-    Watch(Option<Incomplete>),
+    Watch(Batches),
     /// Cancelled; whatever still comes until the host ends the stream is let go.
     Closing,
+}
+
+/// The batches of a stream, one after the other. Their credit goes on counting from one to the next.
+#[derive(Debug, Default)]
+struct Batches {
+    incomplete: Option<Incomplete>,
+    /// What came in since the last grant, up to the last whole batch.
+    ungranted: u32,
 }
 
 /// A batch whose COMMIT has not come.
@@ -134,7 +142,7 @@ impl Guest {
             limits: DEFAULT_LIMITS,
             heartbeat_ms: u64::from(super::HEARTBEAT_MS),
             streams: BTreeMap::new(),
-            push: None,
+            push: Batches::default(),
             heard: now,
             beat: now,
             beats: 0,
@@ -206,12 +214,12 @@ impl Guest {
     }
 
     /// The batch coming in on the stream, if batches may come there at all. A watch being cancelled takes none.
-    fn incoming(&mut self, frame: &Frame<'_>) -> Result<Option<&mut Option<Incomplete>>, Fault> {
+    fn incoming(&mut self, frame: &Frame<'_>) -> Result<Option<&mut Batches>, Fault> {
         if frame.stream == StreamId::SESSION {
             return Ok(Some(&mut self.push));
         }
         match self.streams.get_mut(&frame.stream) {
-            Some(Stream::Watch(incoming)) => Ok(Some(incoming)),
+            Some(Stream::Watch(batches)) => Ok(Some(batches)),
             Some(Stream::Closing) => Ok(None),
             _ => Err(unexpected(frame)),
         }
@@ -220,10 +228,10 @@ impl Guest {
     fn begin(&mut self, frame: &Frame<'_>) -> Result<Option<GuestEvent>, Fault> {
         let begin: Begin = body(frame)?;
         let bound = self.limits.batch;
-        let Some(incoming) = self.incoming(frame)? else {
+        let Some(batches) = self.incoming(frame)? else {
             return Ok(None);
         };
-        if incoming.is_some() {
+        if batches.incomplete.is_some() {
             return Err(unexpected(frame));
         }
         if begin.length > bound {
@@ -232,19 +240,20 @@ impl Guest {
                 bound: u64::from(bound),
             });
         }
-        *incoming = Some(Incomplete {
+        let ungranted = std::mem::take(&mut batches.ungranted);
+        batches.incomplete = Some(Incomplete {
             begin,
-            content: Assembly::new(frame.stream, begin.length as usize),
+            content: Assembly::following(frame.stream, begin.length as usize, ungranted),
         });
         Ok(None)
     }
 
     fn part(&mut self, frame: &Frame<'_>, now: Moment) -> Result<Option<GuestEvent>, Fault> {
         let initial = self.limits.credit;
-        let Some(incoming) = self.incoming(frame)? else {
+        let Some(batches) = self.incoming(frame)? else {
             return Ok(None);
         };
-        let Some(incomplete) = incoming else {
+        let Some(incomplete) = &mut batches.incomplete else {
             return Err(unexpected(frame));
         };
         incomplete.content.add(frame.body)?;
@@ -257,15 +266,16 @@ impl Guest {
 
     fn commit(&mut self, frame: &Frame<'_>) -> Result<Option<GuestEvent>, Fault> {
         let commit: Commit = body(frame)?;
-        let Some(incoming) = self.incoming(frame)? else {
+        let Some(batches) = self.incoming(frame)? else {
             return Ok(None);
         };
-        let Some(Incomplete { begin, content }) = incoming.take() else {
+        let Some(Incomplete { begin, content }) = batches.incomplete.take() else {
             return Err(unexpected(frame));
         };
         if !content.is_whole() || commit.to != begin.to {
             return Err(unexpected(frame));
         }
+        batches.ungranted = content.ungranted();
         let content = content.into_bytes();
         if Digest::of(&content) != commit.digest {
             return Err(Fault::Digest);
@@ -344,7 +354,7 @@ impl Guest {
 
     /// Asks for batches of changes until [`Self::cancel`].
     pub fn watch(&mut self, watch: &Watch, now: Moment) -> Result<StreamId, AskError> {
-        self.ask(Kind::Watch, Stream::Watch(None), watch, now)
+        self.ask(Kind::Watch, Stream::Watch(Batches::default()), watch, now)
     }
 
     /// Asks the host to pass a request on. `relay.body` is the whole body; what doesn't fit follows in pieces.

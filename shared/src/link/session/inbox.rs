@@ -27,6 +27,19 @@ impl Assembly {
         }
     }
 
+    /// Waits for `length` bytes on a stream that has brought something before, of which so much is not granted anew yet.
+    pub(super) fn following(stream: StreamId, length: usize, ungranted: u32) -> Self {
+        Self {
+            ungranted,
+            ..Self::new(stream, length)
+        }
+    }
+
+    /// How much came in since the last grant.
+    pub(super) fn ungranted(&self) -> u32 {
+        self.ungranted
+    }
+
     /// Takes a piece. More than was announced is a fault.
     pub(super) fn add(&mut self, piece: &[u8]) -> Result<(), Fault> {
         if self.bytes.len() + piece.len() > self.length {

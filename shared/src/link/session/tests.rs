@@ -309,6 +309,30 @@ fn one_batch_is_unacknowledged_at_most() {
 }
 
 #[test]
+fn many_small_batches_never_use_up_the_credit() {
+    let mut pair = Pair::open(Limits {
+        credit: 10_000,
+        ..DEFAULT_LIMITS
+    });
+    let watch = Watch {
+        instance: None,
+        prefix: PathPrefix::ALL,
+    };
+    let watch = pair.guest.watch(&watch, pair.now).unwrap();
+    pair.settle(usize::MAX);
+    for stream in [StreamId::SESSION, watch] {
+        for to in 1..20 {
+            pair.host.batch(stream, batch(Some(to - 1), to, 3_000));
+            pair.settle(usize::MAX);
+            assert!(
+                pair.host.can_push(stream),
+                "batch {to} on stream {stream} got stuck"
+            );
+        }
+    }
+}
+
+#[test]
 fn a_watch_is_cancelled_in_the_middle_of_a_batch() {
     let mut pair = Pair::open(Limits {
         credit: 1_000,
