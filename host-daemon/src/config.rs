@@ -1,14 +1,17 @@
 //! The configuration: one TOML file, read and checked before anything binds.
 
+use std::fmt::Display;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
+use moorline_client::BaseUrl;
 use moorline_shared::entry::{MAX_ENTRIES, MAX_INSTANCE_BYTES};
 use moorline_shared::id::{HostId, ZoneName};
 use moorline_shared::link::body::Limits;
 use moorline_shared::link::session::DEFAULT_LIMITS;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::vm::config::{self as machines, ExternalConfig, Images, QemuConfig, VmConfig};
 
@@ -59,9 +62,16 @@ fn default_state_dir() -> PathBuf {
 #[serde(deny_unknown_fields)]
 pub struct ControlConfig {
     /// Where it is, such as `http://127.0.0.1:8471`.
-    pub url: String,
+    #[serde(deserialize_with = "from_text")]
+    pub url: BaseUrl,
     /// The file that holds the host's token.
     pub token_file: PathBuf,
+}
+
+/// A value that has a `FromStr` of its own.
+fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<T, D::Error> {
+    let text = std::borrow::Cow::<str>::deserialize(from)?;
+    text.parse().map_err(serde::de::Error::custom)
 }
 
 /// The table `[capacity]`.
@@ -80,6 +90,9 @@ pub struct CapacityConfig {
 pub struct SocketConfig {
     /// For VM managers.
     pub register: PathBuf,
+    /// The group that may register VMs beside root, by name or number; root alone if absent. Who registers a VM as
+    /// an instance's can read all that the instance can.
+    pub register_group: Option<String>,
     /// For root.
     pub admin: PathBuf,
 }
@@ -88,6 +101,7 @@ impl Default for SocketConfig {
     fn default() -> Self {
         Self {
             register: "/run/moorline/host/register.sock".into(),
+            register_group: None,
             admin: "/run/moorline/host/admin.sock".into(),
         }
     }
@@ -234,9 +248,6 @@ pub enum ConfigError {
     /// Something about the machines can't be.
     #[error(transparent)]
     Machines(#[from] machines::ConfigError),
-    /// The address of the control plane is of a kind that the daemon doesn't speak.
-    #[error("control.url is '{0}'; write http://HOST:PORT")]
-    Url(String),
 }
 
 impl Config {
@@ -256,9 +267,6 @@ impl Config {
 
     /// Whether every number is within its bounds; [`Self::read`] has asked.
     pub fn check(&self) -> Result<(), ConfigError> {
-        if !self.control.url.starts_with("http://") {
-            return Err(ConfigError::Url(self.control.url.clone()));
-        }
         self.link.check()?;
         self.cache.check()?;
         Ok(self.machines().check()?)

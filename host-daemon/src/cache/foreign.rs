@@ -153,7 +153,7 @@ impl Foreign {
         if let Some(slot) = self.0.get_mut(&id.instance)
             && let Some(view) = &mut slot.view
         {
-            view.keep_quota(id, quotas.entries, quotas.bytes.min(quotas.foreign_bytes));
+            view.keep_quota(id, quotas.entries, quotas.bytes.min(quotas.foreign_bytes), now);
             slot.used = now;
         }
         while self.bytes() > quotas.foreign_bytes {

@@ -13,10 +13,11 @@ use std::collections::HashMap;
 
 use moorline_shared::api::feed::{FeedItem, View as WholeView, ViewId};
 use moorline_shared::link::Moment;
-use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
+use moorline_shared::{Digest, EntryPath, InstanceId, Revision, Timestamp};
 
 use crate::config::CacheConfig;
 use foreign::Foreign;
+use view::Asked;
 pub use view::{CachedEntry, View};
 
 /// The time by both clocks: deadlines are measured by the moment, what people wrote is compared with the time.
@@ -37,6 +38,12 @@ pub struct FeedBatch {
     pub to: Revision,
     /// What changed.
     pub items: Vec<FeedItem>,
+}
+
+/// What a batch lies between.
+struct Heading {
+    from: Option<Revision>,
+    to: Revision,
 }
 
 /// What a batch did.
@@ -168,9 +175,14 @@ impl Cache {
         if batch.from.is_none() {
             self.retain_named(&batch.items, &mut effects);
         }
+        let heading = Heading {
+            from: batch.from,
+            to: batch.to,
+        };
         for item in batch.items {
-            self.apply_item(item, batch.to, now, &mut effects);
+            self.apply_item(item, &heading, now, &mut effects);
         }
+        self.ask_for_missing(&heading, &mut effects);
         self.keep_quotas(now.moment, &mut effects);
         effects
     }
@@ -187,6 +199,37 @@ impl Cache {
             },
             now,
         )
+    }
+
+    /// Changes of the view were lost: until it comes whole, readers see it as it was before. Returns its digest, by
+    /// which the control plane may find that it is the same all the same; `None` if it isn't here.
+    pub fn lose(&mut self, id: &ViewId) -> Option<Digest> {
+        let view = self.view_mut(id)?;
+        view.open_gap();
+        view.is_served().then(|| view.digest())
+    }
+
+    /// The control plane was asked for the view and found it to be as it is here.
+    pub fn confirm(&mut self, id: &ViewId) -> Effects {
+        let mut effects = Effects::default();
+        let Some(view) = self.view_mut(id) else {
+            return effects;
+        };
+        let touched = &mut effects.touched;
+        let asked = view.close_gap(|what| touched.push(Touched { view: *id, what }));
+        if asked == Asked::Again {
+            effects.wanting.push(*id);
+        }
+        effects
+    }
+
+    fn view_mut(&mut self, id: &ViewId) -> Option<&mut View> {
+        let known = self.instances.get_mut(&id.reader)?;
+        if id.reader == id.instance {
+            known.own.as_mut()
+        } else {
+            known.foreign.slot(&id.instance)?.as_mut()
+        }
     }
 
     /// What a batch that says everything anew doesn't name is no more.
@@ -210,11 +253,9 @@ impl Cache {
         });
     }
 
-    fn apply_item(&mut self, item: FeedItem, to: Revision, now: Now, effects: &mut Effects) {
+    fn apply_item(&mut self, item: FeedItem, batch: &Heading, now: Now, effects: &mut Effects) {
         match item {
-            FeedItem::Instance(spec) => {
-                self.instances.entry(spec.instance).or_default();
-            }
+            FeedItem::Instance(spec) => self.apply_instance(spec.instance, batch),
             FeedItem::InstanceGone { instance } => {
                 if self.instances.remove(&instance).is_some() {
                     effects.gone.push(instance);
@@ -223,9 +264,18 @@ impl Cache {
             FeedItem::View(whole) => self.apply_view(whole, now, effects),
             FeedItem::Entry { view, path, entry } => {
                 let entry = entry.map(|entry| CachedEntry::new(entry, now));
-                self.apply_entry(view, path, entry, to, effects);
+                self.apply_entry(view, path, entry, batch.to, now.moment, effects);
             }
         }
+    }
+
+    /// An instance that is new between two revisions began with nothing: its first entries are in the same batch.
+    fn apply_instance(&mut self, instance: InstanceId, batch: &Heading) {
+        let number = self.batch;
+        self.instances.entry(instance).or_insert_with(|| Known {
+            own: batch.from.map(|_| View::empty(batch.to, number)),
+            foreign: Foreign::default(),
+        });
     }
 
     fn apply_view(&mut self, whole: WholeView, now: Now, effects: &mut Effects) {
@@ -243,15 +293,17 @@ impl Cache {
         };
         let new = View::new(whole, now, batch);
         let touched = &mut effects.touched;
-        match old {
+        let mut changed = |what| touched.push(Touched { view: id, what });
+        let asked = match old {
+            Some(old) => old.replace(new, changed),
             None => {
                 *old = Some(new);
-                touched.push(Touched {
-                    view: id,
-                    what: What::Everything,
-                });
+                changed(What::Everything);
+                Asked::Answered
             }
-            Some(old) => old.replace(new, |what| touched.push(Touched { view: id, what })),
+        };
+        if asked == Asked::Again {
+            effects.wanting.push(id);
         }
     }
 
@@ -261,28 +313,42 @@ impl Cache {
         path: EntryPath,
         entry: Option<CachedEntry>,
         to: Revision,
+        now: Moment,
         effects: &mut Effects,
     ) {
+        let batch = self.batch;
         let Some(known) = self.instances.get_mut(&id.reader) else {
             return;
         };
         let view = if id.reader == id.instance {
-            known.own.as_mut()
-        } else {
-            match known.foreign.slot(&id.instance) {
-                None => return,
-                Some(slot) => slot.as_mut(),
-            }
-        };
-        let Some(view) = view.filter(|view| !view.is_over_quota()) else {
-            if !effects.wanting.contains(&id) {
+            known.own.get_or_insert_with(|| {
                 effects.wanting.push(id);
+                View::awaited()
+            })
+        } else {
+            // A view of another instance comes whole first.
+            match known.foreign.slot(&id.instance).and_then(Option::as_mut) {
+                None => return,
+                Some(view) => view,
             }
-            return;
         };
-        if view.set(&path, entry, to, self.batch) {
+        if view.retry_too_large(now) {
+            effects.wanting.push(id);
+        }
+        if view.set(&path, entry, to, batch) {
             let what = What::Entry(path);
             effects.touched.push(Touched { view: id, what });
+        }
+    }
+
+    /// Everything anew brings the own view of each instance; one that it didn't bring is asked for.
+    fn ask_for_missing(&mut self, batch: &Heading, effects: &mut Effects) {
+        if batch.from.is_some() {
+            return;
+        }
+        for (instance, known) in self.instances.iter_mut().filter(|(_, known)| known.own.is_none()) {
+            known.own = Some(View::awaited());
+            effects.wanting.push(ViewId::own(*instance));
         }
     }
 
@@ -302,7 +368,7 @@ impl Cache {
                     .foreign
                     .keep_quota(&id, now, &self.quotas, &mut effects.dropped);
             } else if let Some(own) = &mut known.own {
-                own.keep_quota(&id, self.quotas.entries, self.quotas.bytes);
+                own.keep_quota(&id, self.quotas.entries, self.quotas.bytes, now);
             }
         }
     }

@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use moorline_shared::api::feed::{FeedEntry, View as WholeView, ViewId};
-use moorline_shared::entry::{ContentType, Value};
+use moorline_shared::entry::{ContentType, MAX_ENTRIES, MAX_INSTANCE_BYTES, Value};
 use moorline_shared::link::Moment;
 use moorline_shared::{Digest, EntryPath, PathPrefix, Revision};
 
 use super::{Now, What};
+
+/// How long a view that was too large is left alone before it is asked for again, in milliseconds.
+const RETRY_MS: u64 = 60_000;
 
 /// An entry as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,24 +62,51 @@ pub struct View {
     /// Up to where the content is known to be as it is; what is not later changes nothing.
     known: Revision,
     bytes: usize,
-    over_quota: bool,
+    service: Service,
+    /// Changes were lost, and the view has been asked for whole.
+    gap: Option<Gap>,
     /// No entry ends before this.
     next_deadline: Option<Moment>,
     /// The last batch that changed it.
     batch: u64,
 }
 
+/// Whether readers are answered from the view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Service {
+    Served,
+    /// It has never come.
+    NotCome,
+    /// It was too large to be kept when it was last whole, at this moment.
+    TooLarge(Moment),
+}
+
 impl View {
-    pub(super) fn new(whole: WholeView, now: Now, batch: u64) -> Self {
-        let mut view = Self {
+    /// An empty view, as it is in the state at `known`.
+    pub(super) fn empty(known: Revision, batch: u64) -> Self {
+        Self {
             entries: BTreeMap::new(),
-            revision: whole.revision,
-            known: whole.revision,
+            revision: known,
+            known,
             bytes: 0,
-            over_quota: false,
+            service: Service::Served,
+            gap: None,
             next_deadline: None,
             batch,
-        };
+        }
+    }
+
+    /// A view that has to be asked for.
+    pub(super) fn awaited() -> Self {
+        Self {
+            service: Service::NotCome,
+            gap: Some(Gap::default()),
+            ..Self::empty(Revision::ZERO, 0)
+        }
+    }
+
+    pub(super) fn new(whole: WholeView, now: Now, batch: u64) -> Self {
+        let mut view = Self::empty(whole.revision, batch);
         for entry in whole.entries {
             view.insert(entry.path, CachedEntry::new(entry.entry, now));
         }
@@ -103,9 +133,9 @@ impl View {
         self.bytes
     }
 
-    /// Whether it was too large to be kept: it is empty then, and says nothing.
-    pub fn is_over_quota(&self) -> bool {
-        self.over_quota
+    /// Whether readers are answered from it: it has come, and was not too large to be kept.
+    pub fn is_served(&self) -> bool {
+        self.service == Service::Served
     }
 
     /// The entry at `path`, if it is valid at `now`.
@@ -171,34 +201,102 @@ impl View {
         to: Revision,
         batch: u64,
     ) -> bool {
-        if !self.accept(to, batch) {
+        if let Some(gap) = &mut self.gap {
+            gap.keep(path, entry, to);
             return false;
         }
-        let changed = match entry {
-            None => self.remove(path).is_some(),
-            Some(entry) => self.set_newer(path, entry),
-        };
+        if !self.is_served() || !self.accept(to, batch) {
+            return false;
+        }
+        let changed = self.put(path, entry, to);
         if changed {
             self.revision = self.known;
         }
         changed
     }
 
-    fn set_newer(&mut self, path: &EntryPath, entry: CachedEntry) -> bool {
+    /// An entry that changed later than `to` is not touched by what was so at `to`.
+    fn put(&mut self, path: &EntryPath, entry: Option<CachedEntry>, to: Revision) -> bool {
         let old = self.entries.get(path).map(|old| old.revision);
-        if old.is_some_and(|old| old >= entry.revision) {
-            return false;
+        match entry {
+            Some(entry) if old.is_none_or(|old| old < entry.revision) => {
+                self.insert(path.clone(), entry);
+                true
+            }
+            None if old.is_some_and(|old| old <= to) => self.remove(path).is_some(),
+            _ => false,
         }
-        self.insert(path.clone(), entry);
-        true
+    }
+
+    /// Changes were lost. What comes from now on is kept aside until the view comes whole, so that readers see one
+    /// state or the other. Returns whether the view has to be asked for: it may have been already.
+    pub(super) fn open_gap(&mut self) -> bool {
+        let open = self.gap.is_some();
+        self.gap.get_or_insert_default();
+        !open
+    }
+
+    /// A view that was too large is asked for again when it changes, but not all the time. Returns whether now.
+    pub(super) fn retry_too_large(&mut self, now: Moment) -> bool {
+        match &mut self.service {
+            Service::TooLarge(at) if now.since(*at) >= RETRY_MS => {
+                *at = now;
+                self.open_gap()
+            }
+            _ => false,
+        }
+    }
+
+    /// The view is as the control plane would show it, but for what was kept aside.
+    pub(super) fn close_gap(&mut self, mut changed: impl FnMut(What)) -> Asked {
+        let Some(gap) = self.gap.take() else {
+            return Asked::Answered;
+        };
+        if gap.lost > self.known {
+            self.open_gap();
+            return Asked::Again;
+        }
+        for path in self.make_up(gap) {
+            changed(What::Entry(path));
+        }
+        Asked::Answered
+    }
+
+    /// Applies what was kept aside, as far as it is later than the view, and says what changed.
+    fn make_up(&mut self, gap: Gap) -> Vec<EntryPath> {
+        let whole = self.known;
+        let mut changed = Vec::new();
+        for (path, (to, entry)) in gap.changes.into_iter().filter(|(_, (to, _))| *to > whole) {
+            self.known = self.known.max(to);
+            if self.put(&path, entry, to) {
+                changed.push(path);
+            }
+        }
+        if !changed.is_empty() {
+            self.revision = self.known;
+        }
+        changed
     }
 
     /// Becomes `new` if that shows a later state, and says what is different.
-    pub(super) fn replace(&mut self, new: Self, mut changed: impl FnMut(What)) {
-        if !self.accept(new.known, new.batch) {
-            return;
+    pub(super) fn replace(&mut self, mut new: Self, mut changed: impl FnMut(What)) -> Asked {
+        let news = new.known > self.known || self.gap.is_some() || new.batch == self.batch;
+        if !news || new.known < self.known {
+            return Asked::Answered;
         }
-        if self.over_quota {
+        let gap = self.gap.take().unwrap_or_default();
+        let lost = gap.lost > new.known;
+        new.make_up(gap);
+        self.become_new(new, &mut changed);
+        if lost {
+            self.open_gap();
+            return Asked::Again;
+        }
+        Asked::Answered
+    }
+
+    fn become_new(&mut self, new: Self, changed: &mut impl FnMut(What)) {
+        if !self.is_served() {
             *self = new;
             return changed(What::Everything);
         }
@@ -234,7 +332,7 @@ impl View {
     }
 
     /// Empties the view if it is too large.
-    pub(super) fn keep_quota(&mut self, id: &ViewId, entries: usize, bytes: usize) {
+    pub(super) fn keep_quota(&mut self, id: &ViewId, entries: usize, bytes: usize, now: Moment) {
         if self.entries.len() <= entries && self.bytes <= bytes {
             return;
         }
@@ -243,7 +341,8 @@ impl View {
             "a view is over its quota and is not served"
         );
         self.entries = BTreeMap::new();
-        (self.bytes, self.next_deadline, self.over_quota) = (0, None, true);
+        (self.bytes, self.next_deadline) = (0, None);
+        self.service = Service::TooLarge(now);
     }
 
     /// Removes the entries whose validity has ended.
@@ -263,6 +362,35 @@ impl View {
         }
         let deadlines = self.entries.values().map(|entry| entry.deadline);
         self.next_deadline = deadlines.fold(None, earlier);
+    }
+}
+
+/// Whether a view that was asked for has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Answered,
+    /// It came from before changes that could not be kept: it has to be asked for once more.
+    Again,
+}
+
+/// What came while a view was asked for: of each entry what it was last.
+#[derive(Debug, Default)]
+struct Gap {
+    changes: BTreeMap<EntryPath, (Revision, Option<CachedEntry>)>,
+    /// Up to where changes came that there was no room for.
+    lost: Revision,
+    bytes: usize,
+}
+
+impl Gap {
+    fn keep(&mut self, path: &EntryPath, entry: Option<CachedEntry>, to: Revision) {
+        self.bytes += path.len() + entry.as_ref().map_or(0, |entry| entry.value.len());
+        if self.changes.len() >= MAX_ENTRIES || self.bytes > MAX_INSTANCE_BYTES {
+            (self.lost, self.bytes) = (to, 0);
+            self.changes.clear();
+            return;
+        }
+        self.changes.insert(path.clone(), (to, entry));
     }
 }
 

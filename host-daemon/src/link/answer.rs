@@ -68,11 +68,7 @@ impl Conn {
 
     fn look_up<'d>(&self, id: &ViewId, path: &str, standing: Standing, desk: &'d mut Desk) -> Look<'d> {
         if id.instance == self.instance {
-            return match desk
-                .cache
-                .own(&self.instance)
-                .filter(|view| !view.is_over_quota())
-            {
+            return match desk.cache.own(&self.instance).filter(|view| view.is_served()) {
                 None => Look::Refused(no_view()),
                 Some(view) => view.get(path, desk.now).map_or(Look::Nothing, Look::Found),
             };
@@ -189,14 +185,11 @@ impl Conn {
     ) -> Result<Option<&'d View>, Refusal> {
         if id.instance == self.instance {
             let own = desk.cache.own(&self.instance);
-            return own
-                .filter(|view| !view.is_over_quota())
-                .map(Some)
-                .ok_or_else(no_view);
+            return own.filter(|view| view.is_served()).map(Some).ok_or_else(no_view);
         }
         desk.may_serve_foreign(standing)?;
         let view = desk.cache.read_foreign(id, desk.now);
-        Ok(view.filter(|view| !view.is_over_quota()))
+        Ok(view.filter(|view| view.is_served()))
     }
 
     fn view_id(&self, instance: Option<InstanceId>) -> ViewId {

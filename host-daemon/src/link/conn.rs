@@ -307,7 +307,7 @@ impl Conn {
             if waits || !feeder.is_behind() || !self.core.can_push(*stream) {
                 continue;
             }
-            let view = desk.cache.view(&feeder.view).filter(|view| !view.is_over_quota());
+            let view = desk.cache.view(&feeder.view).filter(|view| view.is_served());
             let Some(batch) = view.and_then(|view| feeder.next(view, desk.now)) else {
                 continue;
             };
@@ -395,7 +395,7 @@ impl Conn {
 /// The guest's mirror follows its own view: from where it stands if that is where the view does, else anew.
 fn mirror(instance: InstanceId, incarnation: u64, hello: &Hello, desk: &Desk) -> Feeder {
     let id = ViewId::own(instance);
-    let stands = desk.cache.own(&instance).filter(|view| !view.is_over_quota());
+    let stands = desk.cache.own(&instance).filter(|view| view.is_served());
     match (hello.applied, stands) {
         (Some(applied), Some(view))
             if applied == view.revision() && hello.incarnation == Some(incarnation) =>

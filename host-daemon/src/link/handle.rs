@@ -281,10 +281,17 @@ impl ShardsHandle {
             .await
     }
 
-    /// The digest of a view as it is here; `None` if it isn't.
-    pub async fn digest(&self, view: ViewId) -> Result<Option<Digest>, Ending> {
+    /// Changes of the view were lost, and it is about to be asked for: readers see it as it was until then. Returns
+    /// its digest; `None` if it isn't here.
+    pub async fn lose(&self, view: ViewId) -> Result<Option<Digest>, Ending> {
         let mailbox = self.mailbox(&view.reader);
-        self.call(mailbox, |reply| Message::Digest(view, reply)).await
+        self.call(mailbox, |reply| Message::Lost(view, reply)).await
+    }
+
+    /// The control plane was asked for the view and found it to be as it is here.
+    pub async fn confirm(&self, view: ViewId) -> Result<FeedEffects, Ending> {
+        let mailbox = self.mailbox(&view.reader);
+        self.call(mailbox, |reply| Message::Confirmed(view, reply)).await
     }
 
     /// The control plane's name, which revisions belong to.

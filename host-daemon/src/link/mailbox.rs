@@ -23,8 +23,10 @@ pub(super) enum Message {
     Feed(FeedBatch, oneshot::Sender<FeedEffects>),
     /// A view as the control plane showed it when asked.
     View(Box<View>, oneshot::Sender<FeedEffects>),
-    /// What the view's digest is.
-    Digest(ViewId, oneshot::Sender<Option<Digest>>),
+    /// Changes of the view were lost; its digest is wanted.
+    Lost(ViewId, oneshot::Sender<Option<Digest>>),
+    /// The control plane found the view to be as it is here.
+    Confirmed(ViewId, oneshot::Sender<FeedEffects>),
     /// The control plane's name, from the feed.
     Deployment(Arc<str>),
     Begin(Begin, oneshot::Sender<Result<(), BeginError>>),

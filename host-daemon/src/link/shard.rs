@@ -262,8 +262,12 @@ impl Shard {
                 let effects = self.desk.cache.replace(*view, super::clock::now_and_time());
                 let _ = reply.send(self.on_effects(effects));
             }
-            Message::Digest(view, reply) => {
-                let _ = reply.send(self.desk.cache.view(&view).map(crate::cache::View::digest));
+            Message::Lost(view, reply) => {
+                let _ = reply.send(self.desk.cache.lose(&view));
+            }
+            Message::Confirmed(view, reply) => {
+                let effects = self.desk.cache.confirm(&view);
+                let _ = reply.send(self.on_effects(effects));
             }
             Message::Deployment(name) => self.deployment(name),
             Message::Begin(begin, reply) => {

@@ -1,9 +1,29 @@
 //! The uplink: the feed down, reports up, and the requests that guests make of the control plane.
+//!
+//! [`Uplink::run`] registers the host and then keeps three tasks: `feed` keeps the shards in step with the control
+//! plane and says what is wanted of the machines; `reports` says what became of them, until the control plane has
+//! answered; `questions` asks in the name of guests what the shards can't answer. Each reaches the control plane by
+//! itself: none waits for another, and a shard waits for none.
 
-use moorline_shared::InstanceId;
+mod backoff;
+mod feed;
+mod interests;
+mod questions;
+mod reports;
+
+use moorline_client::Client;
+use moorline_client::fresh_key;
 use moorline_shared::api::feed::InstanceSpec;
-use moorline_shared::api::hosts::ReportState;
+use moorline_shared::api::hosts::RegisterHost;
+use moorline_shared::{HostId, InstanceId};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::link::{Ask, ShardsHandle};
+use backoff::Backoff;
+use feed::Feed;
+pub use reports::Reports;
 
 /// What the feed says about the VMs of this host, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,21 +36,96 @@ pub enum SpecChange {
     Complete,
 }
 
-/// Takes reports for the control plane. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Reports(mpsc::UnboundedSender<ReportState>);
+/// The way to the control plane.
+#[derive(Debug)]
+pub struct Uplink {
+    /// Who this host is, to the control plane.
+    pub client: Client,
+    /// Its name.
+    pub host: HostId,
+    /// What it says of itself.
+    pub offer: RegisterHost,
+    /// The guests.
+    pub shards: ShardsHandle,
+    /// What the shards ask.
+    pub asks: mpsc::Receiver<Ask>,
+    /// What became of the machines.
+    pub reports: mpsc::UnboundedReceiver<moorline_shared::api::hosts::ReportState>,
+    /// Where what is wanted of the machines goes.
+    pub specs: mpsc::Sender<SpecChange>,
+}
 
-impl Reports {
-    /// Reports and where they come out; the uplink takes the other end.
-    pub fn channel() -> (Self, mpsc::UnboundedReceiver<ReportState>) {
-        let (sender, receiver) = mpsc::unbounded_channel();
-        (Self(sender), receiver)
+impl Uplink {
+    /// Runs until it is cancelled.
+    pub async fn run(self, cancel: CancellationToken) {
+        let (interests, changes) = mpsc::unbounded_channel();
+        let mut tasks = JoinSet::new();
+        let asking = questions::answer(
+            self.client.clone(),
+            self.shards.clone(),
+            self.asks,
+            interests,
+            cancel.clone(),
+        );
+        tasks.spawn(asking);
+        if register(&self.client, &self.host, &self.offer, &cancel).await == Registered::Yes {
+            let (client, host) = (self.client.clone(), self.host.clone());
+            tasks.spawn(reports::deliver(client, host, self.reports, cancel.clone()));
+            let feed = Feed::new(self.client, self.host, self.shards, self.specs, changes);
+            tasks.spawn(feed.run(cancel));
+        }
+        while let Some(ended) = tasks.join_next().await {
+            if let Err(error) = ended {
+                tracing::error!(%error, "a task of the uplink ended by a panic");
+            }
+        }
     }
+}
 
-    /// Has the transition reported until the control plane answers. A later report about the same instance replaces
-    /// one that was not answered yet.
-    pub fn report(&self, report: ReportState) {
-        // The receiver goes only when the daemon does, and then nobody is left to be told.
-        let _ = self.0.send(report);
+#[derive(PartialEq, Eq)]
+enum Registered {
+    Yes,
+    Cancelled,
+}
+
+/// Says what the host is, again and again until the control plane has taken it.
+async fn register(
+    client: &Client,
+    host: &HostId,
+    offer: &RegisterHost,
+    cancel: &CancellationToken,
+) -> Registered {
+    let key = fresh_key();
+    let mut backoff = Backoff::new();
+    loop {
+        // Cancel-safe: the same key is sent again, so it doesn't matter whether a dropped call was done.
+        let registered = tokio::select! {
+            () = cancel.cancelled() => return Registered::Cancelled,
+            registered = client.register_host(host, offer, &key) => registered,
+        };
+        let Err(error) = registered else {
+            return Registered::Yes;
+        };
+        let wait = backoff.next();
+        tracing::warn!(error = %Causes(&error), ?wait, "the host can't be registered yet");
+        tokio::select! {
+            () = cancel.cancelled() => return Registered::Cancelled,
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// An error with everything that led to it.
+struct Causes<'a>(&'a dyn std::error::Error);
+
+impl std::fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }

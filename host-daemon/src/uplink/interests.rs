@@ -1,0 +1,154 @@
+//! The views of other instances that the feed is to bring, and which of them it knows of.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use moorline_shared::InstanceId;
+use moorline_shared::api::feed::{SetInterests, ViewId};
+
+/// What a shard wants changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct InterestChange {
+    pub(super) add: Vec<ViewId>,
+    pub(super) remove: Vec<ViewId>,
+}
+
+/// The views that shards want.
+///
+/// A view counts as arrived once it came whole. Only those that have are named when a feed is opened with a cursor,
+/// because from there on it brings what changed; all others are added afterwards, which brings them whole.
+#[derive(Debug, Default)]
+pub(super) struct Interests {
+    wanted: BTreeMap<ViewId, Stage>,
+    /// What the feed still brings and nobody wants.
+    unwanted: BTreeSet<ViewId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The feed has not been asked.
+    New,
+    /// It has, in this session.
+    Asked,
+    Arrived,
+}
+
+impl Interests {
+    pub(super) fn change(&mut self, change: InterestChange) {
+        for view in change.add {
+            // One that is still brought has to come anew: the shard has let go of what it had.
+            self.unwanted.remove(&view);
+            self.wanted.insert(view, Stage::New);
+        }
+        for view in change.remove {
+            if self.wanted.remove(&view).is_some_and(|stage| stage != Stage::New) {
+                self.unwanted.insert(view);
+            }
+        }
+    }
+
+    /// A feed is opened: what it is told at once.
+    pub(super) fn open(&mut self) -> Vec<ViewId> {
+        self.unwanted.clear();
+        for stage in self.wanted.values_mut().filter(|stage| **stage == Stage::Asked) {
+            *stage = Stage::New;
+        }
+        let arrived = self.wanted.iter().filter(|(_, stage)| **stage == Stage::Arrived);
+        arrived.map(|(view, _)| *view).collect()
+    }
+
+    /// What the open feed has to be told now, if anything.
+    pub(super) fn next(&mut self, session: u64) -> Option<SetInterests> {
+        let new = self.wanted.iter_mut().filter(|(_, stage)| **stage == Stage::New);
+        let add: Vec<_> = new
+            .map(|(view, stage)| {
+                *stage = Stage::Asked;
+                *view
+            })
+            .collect();
+        let remove: Vec<_> = std::mem::take(&mut self.unwanted).into_iter().collect();
+        (!add.is_empty() || !remove.is_empty()).then_some(SetInterests { session, add, remove })
+    }
+
+    /// The view came whole.
+    pub(super) fn arrived(&mut self, view: &ViewId) {
+        if let Some(stage) = self.wanted.get_mut(view).filter(|stage| **stage == Stage::Asked) {
+            *stage = Stage::Arrived;
+        }
+    }
+
+    /// The instance is no longer this host's, and reads nothing here.
+    pub(super) fn reader_gone(&mut self, reader: &InstanceId) {
+        self.wanted.retain(|view, _| view.reader != *reader);
+    }
+
+    /// The control plane will not bring these.
+    pub(super) fn refused(&mut self, views: &[ViewId]) {
+        self.wanted.retain(|view, _| !views.contains(view));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{InterestChange, Interests};
+    use moorline_shared::InstanceId;
+    use moorline_shared::api::feed::ViewId;
+
+    fn view(reader: u8, instance: u8) -> ViewId {
+        ViewId {
+            reader: InstanceId::from_bytes([reader; 16]),
+            instance: InstanceId::from_bytes([instance; 16]),
+        }
+    }
+
+    fn add(view: ViewId) -> InterestChange {
+        InterestChange {
+            add: vec![view],
+            remove: vec![],
+        }
+    }
+
+    fn remove(view: ViewId) -> InterestChange {
+        InterestChange {
+            add: vec![],
+            remove: vec![view],
+        }
+    }
+
+    #[test]
+    fn only_what_has_arrived_is_left_to_the_cursor() {
+        let mut interests = Interests::default();
+        interests.change(add(view(1, 2)));
+        interests.change(add(view(1, 3)));
+        assert_eq!(interests.open(), []);
+        assert_eq!(interests.next(1).unwrap().add, [view(1, 2), view(1, 3)]);
+        assert_eq!(interests.next(1), None);
+        interests.arrived(&view(1, 2));
+        assert_eq!(interests.open(), [view(1, 2)]);
+        assert_eq!(interests.next(2).unwrap().add, [view(1, 3)]);
+    }
+
+    #[test]
+    fn what_is_let_go_and_wanted_again_comes_anew() {
+        let mut interests = Interests::default();
+        interests.change(add(view(1, 2)));
+        interests.next(1);
+        interests.arrived(&view(1, 2));
+        interests.change(remove(view(1, 2)));
+        interests.change(add(view(1, 2)));
+        let set = interests.next(1).unwrap();
+        assert_eq!((set.add, set.remove), (vec![view(1, 2)], vec![]));
+        interests.change(remove(view(1, 2)));
+        assert_eq!(interests.next(1).unwrap().remove, [view(1, 2)]);
+    }
+
+    #[test]
+    fn what_was_never_asked_for_needs_no_removal() {
+        let mut interests = Interests::default();
+        interests.change(add(view(1, 2)));
+        interests.change(remove(view(1, 2)));
+        assert_eq!(interests.next(1), None);
+        interests.change(add(view(1, 2)));
+        interests.reader_gone(&view(1, 2).reader);
+        assert_eq!(interests.next(1), None);
+    }
+}

@@ -1,0 +1,141 @@
+//! What became of the machines, said until the control plane has answered.
+
+use std::collections::BTreeMap;
+
+use moorline_client::{Client, ClientError, fresh_key};
+use moorline_shared::api::hosts::ReportState;
+use moorline_shared::id::IdempotencyKey;
+use moorline_shared::{HostId, InstanceId};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::Causes;
+use super::backoff::Backoff;
+
+/// Takes reports for the control plane. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Reports(mpsc::UnboundedSender<ReportState>);
+
+impl Reports {
+    /// Reports and where they come out; the uplink takes the other end.
+    pub fn channel() -> (Self, mpsc::UnboundedReceiver<ReportState>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (Self(sender), receiver)
+    }
+
+    /// Has the transition reported until the control plane answers. A later report about the same instance replaces
+    /// one that was not answered yet.
+    pub fn report(&self, report: ReportState) {
+        // The receiver goes only when the daemon does, and then nobody is left to be told.
+        let _ = self.0.send(report);
+    }
+}
+
+/// What was not answered yet: of each instance the last, with the key that makes it safe to send again.
+#[derive(Debug, Default)]
+struct Unanswered(BTreeMap<InstanceId, (ReportState, IdempotencyKey)>);
+
+impl Unanswered {
+    fn add(&mut self, report: ReportState) {
+        self.0.insert(report.instance, (report, fresh_key()));
+    }
+
+    fn first(&self) -> Option<(ReportState, IdempotencyKey)> {
+        self.0.values().next().cloned()
+    }
+
+    /// The report was answered; a later one about the same instance stays.
+    fn answered(&mut self, report: &ReportState) {
+        if self
+            .0
+            .get(&report.instance)
+            .is_some_and(|(last, _)| last == report)
+        {
+            self.0.remove(&report.instance);
+        }
+    }
+}
+
+/// Delivers reports until it is cancelled or no more can come.
+pub(super) async fn deliver(
+    client: Client,
+    host: HostId,
+    mut reports: mpsc::UnboundedReceiver<ReportState>,
+    cancel: CancellationToken,
+) {
+    let mut unanswered = Unanswered::default();
+    let mut backoff = Backoff::new();
+    loop {
+        while let Ok(report) = reports.try_recv() {
+            unanswered.add(report);
+        }
+        let Some((report, key)) = unanswered.first() else {
+            // Cancel-safe: a report that wasn't taken stays in the channel.
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                report = reports.recv() => match report {
+                    Some(report) => unanswered.add(report),
+                    None => return,
+                },
+            }
+            continue;
+        };
+        // Cancel-safe: the report stays among the unanswered, and its key makes sending it again harmless.
+        let answer = tokio::select! {
+            () = cancel.cancelled() => return,
+            answer = client.report_instance_state(&host, &report, &key) => answer.map(drop),
+        };
+        if is_final(&report, &answer) {
+            unanswered.answered(&report);
+            backoff.reset();
+            continue;
+        }
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
+
+/// Whether asking again can't change the answer.
+fn is_final(report: &ReportState, answer: &Result<(), ClientError>) -> bool {
+    let Err(error) = answer else {
+        return true;
+    };
+    let (instance, state) = (report.instance, report.state);
+    let refused = error
+        .problem()
+        .is_some_and(|problem| problem.status < 500 && problem.status != 429);
+    if refused {
+        tracing::warn!(%instance, ?state, error = %Causes(error), "the control plane refused a report");
+    } else {
+        tracing::debug!(%instance, ?state, error = %Causes(error), "a report was not answered yet");
+    }
+    refused
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Unanswered;
+    use moorline_shared::InstanceId;
+    use moorline_shared::api::hosts::ReportState;
+    use moorline_shared::api::instances::InstanceState;
+
+    #[test]
+    fn the_last_report_counts() {
+        let report = |state| ReportState {
+            instance: InstanceId::from_bytes([1; 16]),
+            state,
+            incarnation: 1,
+            reboots: 0,
+            reason: None,
+        };
+        let mut unanswered = Unanswered::default();
+        unanswered.add(report(InstanceState::Running));
+        unanswered.add(report(InstanceState::Stopped));
+        unanswered.answered(&report(InstanceState::Running));
+        assert_eq!(unanswered.first().unwrap().0, report(InstanceState::Stopped));
+        unanswered.answered(&report(InstanceState::Stopped));
+        assert!(unanswered.first().is_none());
+    }
+}
