@@ -51,13 +51,13 @@ pub enum RunError {
 pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunError> {
     let listener = local::bind(&config.socket).await?;
     tracing::info!(socket = %config.socket.display(), endpoint = %config.endpoint, "serving");
-    let live = Rc::new(Live::default());
+    let mirror = Rc::new(Live::default());
     let line = Rc::new(Line::new(&config.endpoint));
-    let surface = Rc::new(Surface::new(Rc::clone(&live), Rc::clone(&line), config.local));
+    let surface = Rc::new(Surface::new(Rc::clone(&mirror), Rc::clone(&line), config.local));
     tokio::join!(
-        link::keep(&config.endpoint, &line, &live, stop),
+        link::keep(&config.endpoint, &line, &mirror, stop),
         local::serve(listener, surface, stop),
-        readiness(&live, config.ready_after, stop),
+        readiness(&mirror, config.ready_after, stop),
     );
     // What is left would be taken for an agent that died.
     let _ = std::fs::remove_file(&config.socket);
@@ -65,8 +65,8 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
 }
 
 /// Tells the service manager when there is something to serve, and when it ends.
-async fn readiness(live: &Live, ready_after: Duration, stop: &CancellationToken) {
-    let first = live.until(|mirror| mirror.revision());
+async fn readiness(mirror: &Live, ready_after: Duration, stop: &CancellationToken) {
+    let first = mirror.until(|mirror| mirror.revision());
     match stop.run_until_cancelled(timeout(ready_after, first)).await {
         Some(Ok(revision)) => {
             tracing::info!(%revision, "ready");

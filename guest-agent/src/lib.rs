@@ -21,6 +21,8 @@ pub mod link;
 pub mod local;
 pub mod mirror;
 pub mod platform;
+#[cfg(test)]
+mod test_host;
 
 pub use daemon::{Config, RunError, run};
 

@@ -115,20 +115,25 @@ impl ReadBuffer {
 pub(super) struct Driver<'a> {
     stream: Stream,
     line: &'a Line,
-    live: &'a Live,
+    mirror: &'a Live,
     buffer: &'a mut ReadBuffer,
     progressed: bool,
 }
 
 impl<'a> Driver<'a> {
     /// A connection was just made.
-    pub(super) fn begin(stream: Stream, line: &'a Line, live: &'a Live, buffer: &'a mut ReadBuffer) -> Self {
+    pub(super) fn begin(
+        stream: Stream,
+        line: &'a Line,
+        mirror: &'a Live,
+        buffer: &'a mut ReadBuffer,
+    ) -> Self {
         buffer.clear();
         line.begin(Guest::new(now()));
         Self {
             stream,
             line,
-            live,
+            mirror,
             buffer,
             progressed: false,
         }
@@ -217,14 +222,14 @@ impl<'a> Driver<'a> {
             }
         }
         if self.line.is_open() {
-            self.live.heard(now);
+            self.mirror.heard(now);
         }
         Ok(())
     }
 
     fn act(&mut self, event: GuestEvent, now: Moment) -> Result<(), Lost> {
         match event {
-            GuestEvent::Challenge(_) => self.line.hello(self.live.read().revision(), now),
+            GuestEvent::Challenge(_) => self.line.hello(self.mirror.read().revision(), now),
             GuestEvent::Ready(ack) => self.ready(ack, now),
             GuestEvent::GoAway(said) => return Err(Lost::GoAway(said)),
             other => {
@@ -239,7 +244,7 @@ impl<'a> Driver<'a> {
         tracing::info!(instance = %ack.instance, session = ack.session, "session with the host");
         if self.line.ready(ack, now).is_another_life() {
             tracing::info!("another life of the machine: dropping the mirror");
-            self.live.forget();
+            self.mirror.forget();
         }
     }
 
@@ -252,7 +257,7 @@ impl<'a> Driver<'a> {
                 to,
                 items,
             } => {
-                self.live.apply(Batch { from, to, items }, now)?;
+                self.mirror.apply(Batch { from, to, items }, now)?;
                 self.line.core().applied(StreamId::SESSION, to, now);
             }
             GuestEvent::Batch {

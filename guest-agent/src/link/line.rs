@@ -227,7 +227,9 @@ impl Line {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
-            match send(&mut self.core(), now()) {
+            // A statement of its own: the core must be free again when the answer is awaited or registered.
+            let sent = send(&mut self.core(), now());
+            match sent {
                 Ok(stream) => return Ok((stream, self.wait_for(stream, reply))),
                 Err(AskError::TooMany) => freed.await,
                 Err(error) => return Err(error.into()),

@@ -37,11 +37,11 @@ const LONGEST_GOAWAY: Duration = Duration::from_hours(1);
 /// Keeps a session with the host open until `stop` is cancelled.
 ///
 /// The mirror and the line live on between sessions. Dropping the future cuts the connection.
-pub async fn keep(endpoint: &Endpoint, line: &Line, live: &Live, stop: &CancellationToken) {
+pub async fn keep(endpoint: &Endpoint, line: &Line, mirror: &Live, stop: &CancellationToken) {
     let mut backoff = Backoff::default();
     let mut buffer = ReadBuffer::default();
     loop {
-        let ended = once(endpoint, line, live, &mut buffer, stop).await;
+        let ended = once(endpoint, line, mirror, &mut buffer, stop).await;
         line.lost(&ended.lost, now());
         if stop.is_cancelled() {
             return;
@@ -69,7 +69,7 @@ struct Ended {
 async fn once(
     endpoint: &Endpoint,
     line: &Line,
-    live: &Live,
+    mirror: &Live,
     buffer: &mut ReadBuffer,
     stop: &CancellationToken,
 ) -> Ended {
@@ -83,7 +83,7 @@ async fn once(
             progressed: false,
         },
         Ok(stream) => {
-            let mut driver = Driver::begin(stream, line, live, buffer);
+            let mut driver = Driver::begin(stream, line, mirror, buffer);
             let lost = driver.run(stop).await;
             Ended {
                 lost,

@@ -1,1 +1,300 @@
+//! The link against a host that is real down to the socket.
 
+use std::time::{Duration, Instant};
+
+use moorline_shared::agent::LinkState;
+use moorline_shared::link::body::{Code, Get, List, Relay, Watch};
+use moorline_shared::link::{Kind, Moment};
+use moorline_shared::{PathPrefix, Revision};
+
+use super::AskFailure;
+use crate::mirror::Lookup;
+use crate::platform::now;
+use crate::test_host::{Answers, OTHER, OWN, Order, Rig, run};
+
+fn value(rig: &Rig, path: &str) -> Option<Vec<u8>> {
+    match rig.mirror.read().get(path, now()) {
+        Lookup::Found(entry) => Some(entry.value().bytes().to_vec()),
+        _ => None,
+    }
+}
+
+fn foreign(path: &str) -> Get<'_> {
+    Get {
+        instance: Some(OTHER),
+        path: path.into(),
+        max_age_ms: None,
+    }
+}
+
+#[test]
+fn a_snapshot_comes_first_and_changes_after_it() {
+    run(async {
+        let rig = Rig::linked().await;
+        assert_eq!(value(&rig, "a").as_deref(), Some(&b"one"[..]));
+        rig.host.change(&[("a", Some(b"two")), ("b", Some(b"new"))]);
+        rig.mirrored(3).await;
+        assert_eq!(
+            (value(&rig, "a").unwrap(), value(&rig, "b").unwrap()),
+            (b"two".to_vec(), b"new".to_vec())
+        );
+        rig.host.change(&[("a", None)]);
+        rig.mirrored(4).await;
+        assert_eq!(value(&rig, "a"), None);
+        assert_eq!(rig.host.with(|state| state.snapshots), 1);
+        let hello = rig.host.with(|state| state.hellos[0].clone());
+        assert_eq!((hello.applied, hello.incarnation), (None, None));
+        assert!(hello.build.starts_with("moorline-agent "));
+        assert_eq!(rig.line.identity().unwrap().instance, OWN);
+    });
+}
+
+#[test]
+fn a_large_snapshot_comes_whole() {
+    run(async {
+        let mut rig = Rig::without_host(crate::local::Settings::default()).await;
+        let large = vec![b'x'; 250_000];
+        rig.host.change(&[
+            ("l/1", Some(&large)),
+            ("l/2", Some(&large)),
+            ("l/3", Some(&large)),
+        ]);
+        rig.start_host();
+        rig.mirrored(2).await;
+        assert_eq!(rig.mirror.read().bytes(), 750_000);
+    });
+}
+
+#[test]
+fn after_a_cut_the_mirror_reads_on_and_catches_up_without_a_snapshot() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.order(Order::Cut);
+        rig.host.change(&[("a", Some(b"meanwhile"))]);
+        assert_eq!(value(&rig, "a").as_deref(), Some(&b"one"[..]));
+        rig.mirrored(3).await;
+        assert_eq!(value(&rig, "a").as_deref(), Some(&b"meanwhile"[..]));
+        let (hello, snapshots) = rig.host.with(|state| (state.hellos[1].clone(), state.snapshots));
+        assert_eq!(
+            (hello.applied, hello.incarnation),
+            (Some(Revision::new(1, 2)), Some(7))
+        );
+        assert_eq!(snapshots, 1);
+    });
+}
+
+#[test]
+fn another_incarnation_drops_the_mirror() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.with(|state| {
+            state.incarnation = 8;
+            state.own.clear();
+        });
+        rig.host.order(Order::Cut);
+        rig.host.change(&[("b", Some(b"new life"))]);
+        rig.mirrored(3).await;
+        assert_eq!(
+            (value(&rig, "a"), value(&rig, "b")),
+            (None, Some(b"new life".to_vec()))
+        );
+        assert_eq!(rig.host.with(|state| state.snapshots), 2);
+    });
+}
+
+#[test]
+fn a_batch_that_builds_on_something_else_resets_and_asks_for_a_snapshot() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.order(Order::Gap);
+        let hello = rig.host.until(|state| state.hellos.get(1).cloned()).await;
+        assert_eq!(hello.applied, None);
+        rig.host.until(|state| (state.snapshots == 2).then_some(())).await;
+        assert_eq!(value(&rig, "a").as_deref(), Some(&b"one"[..]));
+    });
+}
+
+#[test]
+fn hostile_bytes_end_the_connection_and_nothing_else() {
+    run(async {
+        let rig = Rig::linked().await;
+        let header = |length: u32, kind: u8| [&length.to_le_bytes()[..], &[kind, 0, 0, 0, 0, 0]].concat();
+        let trouble = [
+            header(0, 3),
+            header(u32::MAX, 3),
+            header(4, 0xff),
+            [header(3, Kind::Commit as u8), vec![1, 2, 3]].concat(),
+            [header(1, Kind::Found as u8), vec![0xff]].concat(),
+        ];
+        for (i, bytes) in trouble.into_iter().enumerate() {
+            rig.host.order(Order::Raw(bytes));
+            rig.host
+                .until(|state| (state.hellos.len() == i + 2).then_some(()))
+                .await;
+        }
+        let revision = rig.host.change(&[("a", Some(b"still here"))]);
+        rig.mirrored(revision.n).await;
+        assert_eq!(value(&rig, "a").as_deref(), Some(&b"still here"[..]));
+        let error = rig.line.status(now()).last_error.unwrap();
+        assert!(error.contains("the session with the host failed: "), "{error}");
+    });
+}
+
+#[test]
+fn a_host_that_says_goaway_is_left_alone_as_long_as_it_asks() {
+    run(async {
+        let rig = Rig::linked().await;
+        let asked = Instant::now();
+        rig.host.order(Order::GoAway(700));
+        rig.host
+            .until(|state| (state.hellos.len() == 2).then_some(()))
+            .await;
+        assert!(
+            asked.elapsed() >= Duration::from_millis(700),
+            "{:?}",
+            asked.elapsed()
+        );
+    });
+}
+
+#[test]
+fn a_host_that_comes_late_is_found() {
+    run(async {
+        let mut rig = Rig::without_host(crate::local::Settings::default()).await;
+        assert_eq!(rig.line.get(&foreign("open/x")).await, Err(AskFailure::Away));
+        assert_eq!(rig.line.status(Moment(0)).state, LinkState::Connecting);
+        rig.start_host();
+        rig.mirrored(1).await;
+        assert_eq!(rig.line.status(Moment(0)).state, LinkState::Connected);
+    });
+}
+
+#[test]
+fn foreign_reads_are_answered_or_refused_by_the_host() {
+    run(async {
+        let rig = Rig::linked().await;
+        let large = vec![b'x'; 200_000];
+        rig.host.change_other("open/large", Some(&large));
+        rig.host.change_other("shut/x", Some(b"secret"));
+        let found = rig.line.get(&foreign("open/large")).await.unwrap();
+        assert_eq!((found.value.len(), found.age_ms), (200_000, 5));
+        for (path, code) in [("open/none", Code::NotFound), ("shut/x", Code::Denied)] {
+            let Err(AskFailure::Refused(refused)) = rig.line.get(&foreign(path)).await else {
+                panic!("{path}")
+            };
+            assert_eq!(refused.code, code as u16);
+        }
+        let list = List {
+            instance: Some(OTHER),
+            prefix: PathPrefix::ALL,
+            after: None,
+        };
+        assert_eq!(rig.line.list(&list).await.unwrap().entries.len(), 2);
+    });
+}
+
+#[test]
+fn more_questions_than_the_bound_wait_their_turn() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.change_other("open/x", Some(b"x"));
+        let asked = (0..200).map(|_| async { rig.line.get(&foreign("open/x")).await.is_ok() });
+        let answers = futures_util::future::join_all(asked).await;
+        assert!(answers.into_iter().all(|answered| answered));
+    });
+}
+
+#[test]
+fn a_question_nobody_waits_for_is_taken_back() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.with(|state| state.answers = Answers::Never);
+        let question = foreign("open/x");
+        tokio::select! {
+            biased;
+            answer = rig.line.get(&question) => panic!("{answer:?}"),
+            () = rig.host.until(|state| (!state.asked.is_empty()).then_some(())) => {}
+        }
+        rig.host.until(|state| (state.cancelled == 1).then_some(())).await;
+    });
+}
+
+#[test]
+fn questions_under_way_end_with_the_session() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.with(|state| state.answers = Answers::Never);
+        let cut = async {
+            rig.host
+                .until(|state| (!state.asked.is_empty()).then_some(()))
+                .await;
+            rig.host.order(Order::Cut);
+        };
+        let question = foreign("open/x");
+        let (answer, ()) = tokio::join!(rig.line.get(&question), cut);
+        assert_eq!(answer, Err(AskFailure::Away));
+    });
+}
+
+#[test]
+fn watches_bring_a_snapshot_then_changes_one_at_a_time() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.change_other("open/x", Some(b"1"));
+        let watch = Watch {
+            instance: Some(OTHER),
+            prefix: "open".parse().unwrap(),
+        };
+        let mut watching = rig.line.watch(&watch).await.unwrap();
+        let first = watching.next().await.unwrap();
+        assert_eq!((first.from, first.items.len()), (None, 1));
+        // The host merges what happens while a batch is not dealt with.
+        rig.host.change_other("open/x", Some(b"2"));
+        rig.host.change_other("open/y", Some(b"3"));
+        watching.applied(first.to);
+        let second = watching.next().await.unwrap();
+        assert_eq!((second.from, second.items.len()), (Some(first.to), 2));
+        drop(watching);
+        rig.host.until(|state| (state.cancelled == 1).then_some(())).await;
+
+        let shut = Watch {
+            instance: Some(OTHER),
+            prefix: "shut".parse().unwrap(),
+        };
+        let mut watching = rig.line.watch(&shut).await.unwrap();
+        assert!(matches!(watching.next().await, Err(AskFailure::Refused(_))));
+    });
+}
+
+#[test]
+fn relays_pass_whole() {
+    run(async {
+        let rig = Rig::linked().await;
+        let value = "v".repeat(200_000);
+        let body = serde_json::json!({ "value": value }).to_string();
+        let relay = Relay {
+            method: "PUT".into(),
+            target: format!("/v1/instances/{OWN}/data/big"),
+            headers: vec![("if-none-match".into(), "*".into())],
+            length: 0,
+            body: body.as_str().into(),
+        };
+        assert_eq!(rig.line.relay(&relay).await.unwrap().status, 200);
+        let seen = rig.host.with(|state| state.relays.remove(0));
+        assert_eq!(
+            (seen.body.text(), seen.headers),
+            (Some(body.as_str()), relay.headers)
+        );
+    });
+}
+
+#[test]
+fn the_link_stops_when_told() {
+    run(async {
+        let mut rig = Rig::linked().await;
+        rig.stop.cancel();
+        for _ in 0..2 {
+            rig.tasks.join_next().await.unwrap().unwrap();
+        }
+    });
+}

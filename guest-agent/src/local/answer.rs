@@ -66,13 +66,13 @@ impl Surface {
         }
         let path = request.uri().path().strip_prefix("/v1/data/")?;
         let now = now();
-        let mirror = self.live.read();
+        let mirror = self.mirror.read();
         let age = mirror.age(now)?;
         match mirror.get(path, now) {
             Lookup::Found(entry) => Some(entry_bytes(
                 entry,
                 age.freshness,
-                self.live.age_header(age.ms),
+                self.mirror.age_header(age.ms),
                 request.headers(),
             )),
             Lookup::Expired(_) | Lookup::Absent => None,
@@ -131,7 +131,7 @@ impl Surface {
 
     fn status(&self) -> Outcome {
         let now = now();
-        let mirror = self.live.read();
+        let mirror = self.mirror.read();
         let mirrored = mirror
             .revision()
             .zip(mirror.age(now))

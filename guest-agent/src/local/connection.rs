@@ -34,7 +34,6 @@ pub(super) async fn run(stream: UnixStream, surface: Rc<Surface>, activity: Rc<A
     // A date is of no use on this side of a socket file, and a header timer for each request costs more than the
     // request: connections that do nothing are ended by the one that accepted them.
     http.auto_date_header(false)
-        .pipeline_flush(true)
         .max_buf_size(BUFFER_BYTES)
         .max_headers(MOST_HEADERS);
     let served = http.serve_connection(io, Serving { surface, activity }).await;

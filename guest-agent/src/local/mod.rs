@@ -53,14 +53,18 @@ impl Default for Settings {
 /// What local programs ask.
 #[derive(Debug)]
 pub struct Surface {
-    live: Rc<Live>,
+    mirror: Rc<Live>,
     line: Rc<Line>,
     settings: Settings,
 }
 
 impl Surface {
     /// A surface over the mirror and the way to the host.
-    pub fn new(live: Rc<Live>, line: Rc<Line>, settings: Settings) -> Self {
-        Self { live, line, settings }
+    pub fn new(mirror: Rc<Live>, line: Rc<Line>, settings: Settings) -> Self {
+        Self {
+            mirror,
+            line,
+            settings,
+        }
     }
 }

@@ -142,7 +142,7 @@ impl Surface {
             Some(entry) => entry,
             None => return self.reading_from_host(None, path, asked.max_age_ms).await,
         };
-        let age = self.live.read().age(now()).ok_or_else(Problem::not_ready)?;
+        let age = self.mirror.read().age(now()).ok_or_else(Problem::not_ready)?;
         Ok(json(&EntryReading {
             path: entry.path().clone(),
             revision: entry.revision(),
@@ -174,7 +174,7 @@ impl Surface {
 
     /// Waits for the first snapshot for a while: right after the boot it is on its way.
     pub(super) async fn first_snapshot(&self) -> Result<(), Problem> {
-        let first = self.live.until(|mirror| mirror.revision().map(|_| ()));
+        let first = self.mirror.until(|mirror| mirror.revision().map(|_| ()));
         timeout(self.settings.first_wait, first)
             .await
             .map_err(|_| Problem::not_ready())
@@ -189,18 +189,18 @@ impl Surface {
             let found = self.ask_host(None, asked.path, asked.max_age_ms).await?;
             return Ok(self.found_bytes(found, headers));
         };
-        let age = self.live.read().age(now()).ok_or_else(Problem::not_ready)?;
+        let age = self.mirror.read().age(now()).ok_or_else(Problem::not_ready)?;
         Ok(entry_bytes(
             &entry,
             age.freshness,
-            self.live.age_header(age.ms),
+            self.mirror.age_header(age.ms),
             headers,
         ))
     }
 
     /// The entry if the mirror's answer will do, `None` if the host must be asked.
     fn present(&self, asked: &EntryAsked<'_>) -> Result<Option<Arc<Entry>>, Problem> {
-        let mirror = self.live.read();
+        let mirror = self.mirror.read();
         let age = mirror.age(now()).ok_or_else(Problem::not_ready)?;
         if asked.max_age_ms.is_some_and(|most| age.ms > u64::from(most)) {
             return if self.line.is_away() {
@@ -222,10 +222,10 @@ impl Surface {
         let deadline = Instant::now() + wait.timeout;
         let known = match &wait.last_etag {
             Some(known) => known.clone(),
-            None => State::of(&self.live.read(), path).revision().to_string(),
+            None => State::of(&self.mirror.read(), path).revision().to_string(),
         };
         loop {
-            let state = State::of(&self.live.read(), path);
+            let state = State::of(&self.mirror.read(), path);
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || state.revision().to_string() != known {
                 return;
@@ -233,7 +233,7 @@ impl Surface {
             // An entry may also change by running out, of which nobody is told.
             let look_again = state.lasts().map_or(left, |lasts| left.min(lasts));
             let changed = self
-                .live
+                .mirror
                 .until(|mirror| (State::of(mirror, path).revision().to_string() != known).then_some(()));
             // If the time runs out first, the next round sees why.
             let _ = timeout(look_again, changed).await;
@@ -246,7 +246,7 @@ impl Surface {
             self.until_touched(&asked.prefix, wait).await;
         }
         let now = now();
-        let mirror = self.live.read();
+        let mirror = self.mirror.read();
         let (Some(revision), Some(age)) = (mirror.revision(), mirror.age(now)) else {
             return Err(Problem::not_ready());
         };
@@ -271,13 +271,13 @@ impl Surface {
     async fn until_touched(&self, prefix: &PathPrefix, wait: &Wait) {
         let known = match &wait.last_etag {
             Some(text) => text.parse().ok(),
-            None => self.live.read().revision(),
+            None => self.mirror.read().revision(),
         };
         let Some(known) = known else {
             return;
         };
         let touched = self
-            .live
+            .mirror
             .until(|mirror| touched_after(mirror, prefix, known).then_some(()));
         // Running out of time is an answer, too: the present state.
         let _ = timeout(wait.timeout, touched).await;
@@ -308,7 +308,7 @@ impl Surface {
         let content_type = HeaderValue::from_str(&found.content_type);
         let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
         let freshness = found.freshness.into();
-        let age = self.live.age_header(u64::from(found.age_ms));
+        let age = self.mirror.age_header(u64::from(found.age_ms));
         let value = bytes::Bytes::from(found.value.into_owned());
         respond::bytes(
             &content_type,

@@ -22,7 +22,7 @@ const FOLDER_MODE: u32 = 0o755;
 const GRACE: Duration = Duration::from_secs(1);
 /// What a client hears that comes when all connections are taken.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/problem+json\r\n\
-    Retry-After: 1\r\nContent-Length: 152\r\n\r\n{\"type\":\"too-many-connections\",\"title\":\"Too many connections\",\"status\":503,\
+    Retry-After: 1\r\nContent-Length: 156\r\n\r\n{\"type\":\"too-many-connections\",\"title\":\"Too many connections\",\"status\":503,\
     \"detail\":\"the agent serves no more connections at once; close some or try later\"}";
 
 /// The socket can't be served.

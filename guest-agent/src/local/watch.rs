@@ -34,7 +34,7 @@ impl Surface {
         match other {
             None => {
                 self.first_snapshot().await?;
-                let own = Own::begin(Rc::clone(&self.live), prefix, after);
+                let own = Own::begin(Rc::clone(&self.mirror), prefix, after);
                 Ok(lines(stream::unfold(own, Own::next), busy))
             }
             Some(id) => {
@@ -75,7 +75,7 @@ fn lines(events: impl Stream<Item = WatchEvent> + 'static, busy: Busy) -> Respon
 /// A watch of the instance's own data. It holds a place in the mirror's log and no changes, so a reader that doesn't
 /// read costs nothing but its place, and is told when that is lost.
 struct Own {
-    live: Rc<Live>,
+    mirror: Rc<Live>,
     prefix: PathPrefix,
     place: Place,
 }
@@ -89,21 +89,28 @@ enum Place {
 }
 
 impl Own {
-    fn begin(live: Rc<Live>, prefix: PathPrefix, after: Option<Revision>) -> Self {
-        let place = {
-            let mirror = live.read();
-            match after {
-                None => Place::Bookmark(mirror.revision().unwrap_or_default(), mirror.cursor()),
-                Some(after) => mirror.cursor_after(after).map_or_else(Place::Lost, Place::At),
+    fn begin(mirror: Rc<Live>, prefix: PathPrefix, after: Option<Revision>) -> Self {
+        let place = match after {
+            None => {
+                let present = mirror.read();
+                Place::Bookmark(present.revision().unwrap_or_default(), present.cursor())
             }
+            Some(after) => mirror
+                .read()
+                .cursor_after(after)
+                .map_or_else(Place::Lost, Place::At),
         };
-        Self { live, prefix, place }
+        Self {
+            mirror,
+            prefix,
+            place,
+        }
     }
 
     async fn next(mut self) -> Option<(WatchEvent, Self)> {
         if let Place::At(cursor) = self.place {
             let prefix = &self.prefix;
-            let (event, place) = self.live.until(|mirror| step(mirror, prefix, cursor)).await;
+            let (event, place) = self.mirror.until(|mirror| step(mirror, prefix, cursor)).await;
             self.place = place;
             return Some((event, self));
         }

@@ -88,7 +88,7 @@ impl Surface {
             return;
         }
         if let Ok(changed) = serde_json::from_slice::<Changed>(relayed.body.bytes()) {
-            let mirrored = self.live.until(|mirror| {
+            let mirrored = self.mirror.until(|mirror| {
                 mirror
                     .revision()
                     .is_some_and(|at| at >= changed.revision)

@@ -1,1 +1,387 @@
+//! The mirror against a map that keeps every state it ever had, and watches that must follow it.
 
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use moorline_shared::entry::Value;
+use moorline_shared::link::Moment;
+use moorline_shared::link::body::{Item, Mirrored};
+use moorline_shared::{EntryPath, PathPrefix, Revision};
+use proptest::prelude::*;
+
+use super::{Batch, Compacted, Cursor, Freshness, Lookup, Mirror, Refusal, STALE_AFTER_MS};
+
+const PATHS: [&str; 7] = ["a", "a/b", "a/b/c", "a.b", "ab", "b", "b/x"];
+const NOW: Moment = Moment(1_000);
+
+/// What there is: when each entry last changed, and its value.
+type State = BTreeMap<String, (u64, Vec<u8>)>;
+
+fn item(path: &str, revision: u64, value: Option<&[u8]>) -> Item {
+    let entry = value.map(|value| Mirrored {
+        revision: Revision::new(1, revision),
+        content_type: "text/plain".into(),
+        valid_for_ms: None,
+        value: Value::from(Bytes::copy_from_slice(value)),
+    });
+    Item {
+        path: path.parse().unwrap(),
+        entry,
+    }
+}
+
+fn batch(from: Option<u64>, to: u64, items: Vec<Item>) -> Batch {
+    Batch {
+        from: from.map(|n| Revision::new(1, n)),
+        to: Revision::new(1, to),
+        items,
+    }
+}
+
+fn state_of(mirror: &Mirror) -> State {
+    let entry = |entry: &std::sync::Arc<super::Entry>| {
+        (
+            entry.path().to_string(),
+            (entry.revision().n, entry.value().bytes().to_vec()),
+        )
+    };
+    mirror.list(&PathPrefix::ALL, NOW).map(entry).collect()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A batch that fits: for each path nothing, a removal, or a value of so many bytes.
+    Change(Vec<(usize, Option<usize>)>),
+    /// A state that replaces everything.
+    Snapshot(Vec<(usize, usize)>),
+    /// A batch that builds on something else.
+    Gap(i8),
+    /// A snapshot of the past.
+    Back,
+    /// A watch reads all there is.
+    Drain(usize),
+    /// A watch ends and resumes by its revision.
+    Resume(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let size = prop_oneof![9 => 0usize..40, 1 => 30_000usize..60_000];
+    let path = 0..PATHS.len();
+    let step = prop_oneof![
+        8 => prop::collection::vec((path.clone(), prop::option::of(size.clone())), 0..5).prop_map(Step::Change),
+        2 => prop::collection::vec((path, size), 0..5).prop_map(Step::Snapshot),
+        1 => any::<i8>().prop_filter("another revision", |by| *by != 0).prop_map(Step::Gap),
+        1 => Just(Step::Back),
+        4 => (0usize..3).prop_map(Step::Drain),
+        2 => (0usize..3).prop_map(Step::Resume),
+    ];
+    prop::collection::vec(step, 1..60)
+}
+
+/// A watch with its own copy, which must always be a state that once was.
+struct Watcher {
+    cursor: Cursor,
+    at: Revision,
+    copy: State,
+    prefix: PathPrefix,
+}
+
+#[derive(Default)]
+struct World {
+    mirror: Mirror,
+    n: u64,
+    states: BTreeMap<Revision, State>,
+    watchers: Vec<Watcher>,
+    compacted: usize,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut world = Self {
+            n: 1,
+            ..Self::default()
+        };
+        world.mirror.apply(batch(None, 1, vec![]), NOW).unwrap();
+        world.states.insert(Revision::new(1, 1), State::new());
+        for prefix in ["", "a", "b"] {
+            let watcher = world.list(prefix.parse().unwrap());
+            world.watchers.push(watcher);
+        }
+        world
+    }
+
+    fn list(&self, prefix: PathPrefix) -> Watcher {
+        let mut copy = state_of(&self.mirror);
+        copy.retain(|path, _| prefix.covers(path));
+        Watcher {
+            cursor: self.mirror.cursor(),
+            at: self.mirror.revision().unwrap(),
+            copy,
+            prefix,
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Change(items) => {
+                let items = items
+                    .into_iter()
+                    .map(|(path, size)| (PATHS[path], size))
+                    .collect();
+                self.change(items);
+            }
+            Step::Snapshot(items) => {
+                let items: Vec<_> = items
+                    .into_iter()
+                    .map(|(path, size)| (PATHS[path], size))
+                    .collect();
+                self.snapshot(&items);
+            }
+            Step::Gap(by) => {
+                let from = self.n.wrapping_add_signed(by.into());
+                let before = state_of(&self.mirror);
+                let refused = self
+                    .mirror
+                    .apply(batch(Some(from), u64::MAX, vec![item("a", 9, Some(b"x"))]), NOW);
+                assert!(matches!(refused, Err(Refusal::Gap { .. })));
+                assert_eq!(state_of(&self.mirror), before);
+            }
+            Step::Back => {
+                let refused = self.mirror.apply(batch(None, self.n - 1, vec![]), NOW);
+                assert!(matches!(refused, Err(Refusal::Backwards { .. })));
+            }
+            Step::Drain(i) => self.drain(i),
+            Step::Resume(i) => match self.mirror.cursor_after(self.watchers[i].at) {
+                Ok(cursor) => self.watchers[i].cursor = cursor,
+                Err(Compacted { .. }) => self.relist(i),
+            },
+        }
+        let at = self.mirror.revision().unwrap();
+        assert_eq!(state_of(&self.mirror), self.states[&at]);
+        assert_eq!(
+            self.mirror.bytes(),
+            self.states[&at]
+                .values()
+                .map(|(_, value)| value.len())
+                .sum::<usize>()
+        );
+    }
+
+    fn value(&self, size: usize) -> Vec<u8> {
+        vec![u8::try_from(self.n % 251).unwrap(); size]
+    }
+
+    fn change(&mut self, items: Vec<(&str, Option<usize>)>) {
+        let mut state = self.states[&Revision::new(1, self.n)].clone();
+        let from = self.n;
+        self.n += 1;
+        let mut sent = Vec::new();
+        for (path, size) in items {
+            let value = size.map(|size| self.value(size));
+            sent.push(item(path, self.n, value.as_deref()));
+            match value {
+                Some(value) => state.insert(path.into(), (self.n, value)),
+                None => state.remove(path),
+            };
+        }
+        self.mirror.apply(batch(Some(from), self.n, sent), NOW).unwrap();
+        self.states.insert(Revision::new(1, self.n), state);
+    }
+
+    /// What a snapshot leaves as it was keeps its revision, as it does at the host.
+    fn snapshot(&mut self, items: &[(&str, usize)]) {
+        let before = self.states[&Revision::new(1, self.n)].clone();
+        self.n += 1;
+        let mut state = State::new();
+        for (path, size) in items {
+            let kept = before
+                .get(*path)
+                .filter(|(_, value)| value.len() == *size)
+                .cloned();
+            let fresh = (self.n, self.value(*size));
+            state.insert((*path).to_owned(), kept.unwrap_or(fresh));
+        }
+        let sent = state
+            .iter()
+            .map(|(path, (n, value))| item(path, *n, Some(value)))
+            .collect();
+        self.mirror.apply(batch(None, self.n, sent), NOW).unwrap();
+        self.states.insert(Revision::new(1, self.n), state);
+    }
+
+    fn drain(&mut self, i: usize) {
+        loop {
+            let watcher = &mut self.watchers[i];
+            match self.mirror.next_change(watcher.cursor) {
+                Ok(None) => return,
+                Err(Compacted { .. }) => return self.relist(i),
+                Ok(Some((change, cursor))) => {
+                    for (path, entry) in change.below(&watcher.prefix) {
+                        match entry {
+                            Some(entry) => watcher.copy.insert(
+                                path.to_string(),
+                                (entry.revision().n, entry.value().bytes().to_vec()),
+                            ),
+                            None => watcher.copy.remove(path.as_str()),
+                        };
+                    }
+                    (watcher.cursor, watcher.at) = (cursor, change.revision());
+                    let mut expected = self.states[&change.revision()].clone();
+                    expected.retain(|path, _| watcher.prefix.covers(path));
+                    assert_eq!(
+                        watcher.copy, expected,
+                        "a watch saw half of a change or missed one"
+                    );
+                }
+            }
+        }
+    }
+
+    fn relist(&mut self, i: usize) {
+        self.compacted += 1;
+        self.watchers[i] = self.list(self.watchers[i].prefix.clone());
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_mirror_is_a_map_and_watches_follow_it(steps in steps()) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        for i in 0..world.watchers.len() {
+            world.drain(i);
+        }
+    }
+
+    #[test]
+    fn listings_show_whole_segments(prefix in prop::sample::select(&PATHS[..])) {
+        let mut mirror = Mirror::default();
+        let items = PATHS.iter().map(|path| item(path, 1, Some(b"x"))).collect();
+        mirror.apply(batch(None, 1, items), NOW).unwrap();
+        let prefix: PathPrefix = prefix.parse().unwrap();
+        let listed: Vec<_> = mirror.list(&prefix, NOW).map(|entry| entry.path().to_string()).collect();
+        let mut expected: Vec<_> = PATHS.iter().filter(|path| prefix.covers(path)).map(ToString::to_string).collect();
+        expected.sort();
+        prop_assert_eq!(listed, expected);
+    }
+}
+
+#[test]
+fn a_watch_that_never_reads_loses_its_place_and_is_told() {
+    let mut world = World::new();
+    for _ in 0..300 {
+        world.change(vec![("a", Some(10))]);
+    }
+    world.drain(0);
+    assert_eq!(world.compacted, 1);
+    world.change(vec![("a", Some(250_000)), ("b", Some(100_000))]);
+    world.drain(0);
+    assert_eq!(world.compacted, 1, "the newest batch is kept whatever its size");
+}
+
+#[test]
+fn an_entry_past_its_validity_is_not_given_out() {
+    let mut mirror = Mirror::default();
+    let mut item = item("a", 1, Some(b"x"));
+    item.entry.as_mut().unwrap().valid_for_ms = Some(500);
+    mirror.apply(batch(None, 1, vec![item]), Moment(1_000)).unwrap();
+    assert!(matches!(mirror.get("a", Moment(1_499)), Lookup::Found(_)));
+    assert!(matches!(mirror.get("a", Moment(1_500)), Lookup::Expired(_)));
+    assert_eq!(mirror.list(&PathPrefix::ALL, Moment(1_500)).count(), 0);
+}
+
+#[test]
+fn answers_age_from_the_hosts_last_word_on() {
+    let mut mirror = Mirror::default();
+    assert_eq!(mirror.age(NOW), None);
+    mirror.apply(batch(None, 1, vec![]), Moment(1_000)).unwrap();
+    let age = mirror.age(Moment(1_000 + STALE_AFTER_MS)).unwrap();
+    assert_eq!((age.ms, age.freshness), (STALE_AFTER_MS, Freshness::Fresh));
+    assert_eq!(
+        mirror.age(Moment(1_001 + STALE_AFTER_MS)).unwrap().freshness,
+        Freshness::Stale
+    );
+    mirror.heard(Moment(90_000));
+    assert_eq!(mirror.age(Moment(90_000)).unwrap().freshness, Freshness::Fresh);
+}
+
+#[test]
+fn removals_are_remembered_while_the_log_lasts() {
+    let mut world = World::new();
+    world.change(vec![("a", Some(1))]);
+    world.change(vec![("a", None)]);
+    assert_eq!(world.mirror.removed_at("a"), Some(Revision::new(1, 3)));
+    world.change(vec![("a", Some(1))]);
+    assert_eq!(world.mirror.removed_at("a"), None);
+    assert_eq!(world.mirror.removed_at("never"), None);
+}
+
+#[test]
+fn another_life_begins_with_nothing_and_watches_are_told() {
+    let mut world = World::new();
+    world.change(vec![("a", Some(1))]);
+    let cursor = world.mirror.cursor();
+    world.mirror.forget();
+    assert!(world.mirror.is_empty() && world.mirror.revision().is_none() && world.mirror.bytes() == 0);
+    assert!(world.mirror.next_change(cursor).is_err());
+    assert!(world.mirror.cursor_after(Revision::new(1, 2)).is_err());
+    // A lower revision is no way back: it is another mirror now.
+    world.mirror.apply(batch(None, 1, vec![]), NOW).unwrap();
+}
+
+#[test]
+fn more_than_an_instance_may_have_is_refused_whole() {
+    let mut mirror = Mirror::default();
+    mirror
+        .apply(batch(None, 1, vec![item("a", 1, Some(b"x"))]), NOW)
+        .unwrap();
+    let many = (0..1_024)
+        .map(|i| item(&format!("n/{i}"), 2, Some(b"x")))
+        .collect();
+    let refused = mirror.apply(batch(Some(1), 2, many), NOW);
+    assert_eq!(
+        refused,
+        Err(Refusal::TooMuch {
+            entries: 1_025,
+            bytes: 1_025
+        })
+    );
+    let large = (0..5)
+        .map(|i| item(&format!("n/{i}"), 2, Some(&[0; 250_000])))
+        .collect();
+    assert!(matches!(
+        mirror.apply(batch(None, 2, large), NOW),
+        Err(Refusal::TooMuch { .. })
+    ));
+    assert_eq!((mirror.len(), mirror.revision()), (1, Some(Revision::new(1, 1))));
+    assert!(matches!(mirror.get("a", NOW), Lookup::Found(_)));
+}
+
+#[test]
+fn two_states_under_one_revision_end_every_watch() {
+    let mut mirror = Mirror::default();
+    mirror
+        .apply(batch(None, 1, vec![item("a", 1, Some(b"x"))]), NOW)
+        .unwrap();
+    let cursor = mirror.cursor();
+    mirror
+        .apply(batch(None, 1, vec![item("a", 1, Some(b"x"))]), NOW)
+        .unwrap();
+    assert!(
+        mirror.next_change(cursor).unwrap().is_none(),
+        "the same state again changes nothing"
+    );
+    mirror.apply(batch(None, 1, vec![]), NOW).unwrap();
+    assert!(mirror.next_change(cursor).is_err());
+    let refused = mirror.apply(batch(Some(1), 1, vec![item("a", 1, Some(b"y"))]), NOW);
+    assert!(matches!(refused, Err(Refusal::Backwards { .. })));
+}
+
+#[test]
+fn paths_of_entries_are_shared_not_copied() {
+    let path: EntryPath = "a/b".parse().unwrap();
+    let entry = super::Entry::new(&path, item("a/b", 1, Some(b"x")).entry.unwrap(), NOW);
+    assert_eq!(entry.path().as_str().as_ptr(), path.as_str().as_ptr());
+}

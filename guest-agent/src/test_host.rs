@@ -1,0 +1,595 @@
+//! A host for tests: the real session core behind a real unix socket, with entries to change and ways to misbehave.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use moorline_shared::entry::Value;
+use moorline_shared::link::body::{
+    Code, Found, Freshness, Hello, HelloAck, Item, Listed, Listing, Mirrored, Relay, Relayed,
+};
+use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent};
+use moorline_shared::link::{KindSet, StreamId};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::link::{Endpoint, Line, keep};
+use crate::local::{Settings, Surface, bind, serve};
+use crate::mirror::Live;
+use crate::platform::now;
+
+/// This guest.
+pub(crate) const OWN: InstanceId = InstanceId::from_bytes([1; 16]);
+/// Another guest, whose data this one may read where the path begins with `open`.
+pub(crate) const OTHER: InstanceId = InstanceId::from_bytes([2; 16]);
+
+/// What the host does next, besides its work.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    Cut,
+    GoAway(u32),
+    Raw(Vec<u8>),
+    /// A batch that builds on a revision that never was.
+    Gap,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct HostState {
+    pub(crate) revision: u64,
+    pub(crate) own: BTreeMap<EntryPath, Mirrored>,
+    history: BTreeMap<u64, Vec<Item>>,
+    pub(crate) other: BTreeMap<EntryPath, Mirrored>,
+    pub(crate) other_revision: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) snapshots: usize,
+    pub(crate) asked: Vec<String>,
+    pub(crate) cancelled: usize,
+    /// How many watches have their snapshot.
+    pub(crate) watches: usize,
+    pub(crate) relays: Vec<Relay>,
+    pub(crate) answers: Answers,
+    orders: Vec<Order>,
+}
+
+/// How the host treats questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Answers {
+    #[default]
+    Given,
+    Never,
+    Busy,
+}
+
+/// The handle by which a test steers the host.
+#[derive(Clone, Debug)]
+pub(crate) struct TestHost {
+    pub(crate) path: PathBuf,
+    state: Rc<RefCell<HostState>>,
+    wake: Rc<Notify>,
+    happened: Rc<Notify>,
+}
+
+pub(crate) fn entry(n: u64, value: &[u8]) -> Mirrored {
+    Mirrored {
+        revision: Revision::new(1, n),
+        content_type: "text/plain; charset=utf-8".into(),
+        valid_for_ms: None,
+        value: Value::from(Bytes::copy_from_slice(value)),
+    }
+}
+
+impl TestHost {
+    fn new(path: PathBuf) -> Self {
+        let state = HostState {
+            revision: 1,
+            other_revision: 1,
+            incarnation: 7,
+            ..HostState::default()
+        };
+        Self {
+            path,
+            state: Rc::new(RefCell::new(state)),
+            wake: Rc::default(),
+            happened: Rc::default(),
+        }
+    }
+
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut HostState) -> T) -> T {
+        let result = act(&mut self.state.borrow_mut());
+        self.wake.notify_one();
+        result
+    }
+
+    /// Commits a change of this guest's entries, and returns its revision.
+    pub(crate) fn change(&self, items: &[(&str, Option<&[u8]>)]) -> Revision {
+        self.with(|state| {
+            state.revision += 1;
+            let n = state.revision;
+            let mut batch = Vec::new();
+            for (path, value) in items {
+                let path: EntryPath = path.parse().unwrap();
+                let entry = value.map(|value| entry(n, value));
+                match &entry {
+                    Some(entry) => state.own.insert(path.clone(), entry.clone()),
+                    None => state.own.remove(&path),
+                };
+                batch.push(Item { path, entry });
+            }
+            state.history.insert(n, batch);
+            Revision::new(1, n)
+        })
+    }
+
+    /// Commits a change of the other guest's entry.
+    pub(crate) fn change_other(&self, path: &str, value: Option<&[u8]>) {
+        self.with(|state| {
+            state.other_revision += 1;
+            let path: EntryPath = path.parse().unwrap();
+            match value {
+                Some(value) => state.other.insert(path, entry(state.other_revision, value)),
+                None => state.other.remove(&path),
+            };
+        });
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        self.with(|state| state.orders.push(order));
+    }
+
+    /// Waits until the host has seen what the test waits for.
+    pub(crate) async fn until<T>(&self, mut look: impl FnMut(&HostState) -> Option<T>) -> T {
+        loop {
+            let mut happened = std::pin::pin!(self.happened.notified());
+            happened.as_mut().enable();
+            if let Some(found) = look(&self.state.borrow()) {
+                return found;
+            }
+            happened.await;
+        }
+    }
+
+    async fn serve(self, listener: UnixListener) {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // However a connection ends, the guest comes back.
+            let _ = Connection::new(self.clone(), stream).run().await;
+            self.happened.notify_waiters();
+        }
+    }
+}
+
+struct Connection {
+    host: TestHost,
+    stream: UnixStream,
+    core: Host,
+    /// Where the guest stands; `None` until HELLO and after a gap.
+    sent: Option<u64>,
+    welcome: bool,
+    watches: BTreeMap<StreamId, (PathPrefix, Option<(u64, BTreeMap<EntryPath, Mirrored>)>)>,
+}
+
+type Ends = Option<()>;
+
+impl Connection {
+    fn new(host: TestHost, stream: UnixStream) -> Self {
+        let core = Host::new(DEFAULT_LIMITS, [9; 16], now());
+        Self {
+            host,
+            stream,
+            core,
+            sent: None,
+            welcome: false,
+            watches: BTreeMap::new(),
+        }
+    }
+
+    async fn run(mut self) -> Ends {
+        let mut input = BytesMut::new();
+        let host = self.host.clone();
+        loop {
+            self.obey().await?;
+            self.push();
+            self.write().await?;
+            host.happened.notify_waiters();
+            tokio::select! {
+                read = self.stream.read_buf(&mut input) => {
+                    if read.ok()? == 0 {
+                        return None;
+                    }
+                    let bytes = input.split();
+                    let taken = self.feed(&bytes)?;
+                    input.extend_from_slice(&bytes[taken..]);
+                }
+                () = host.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Writes in pieces that no frame ends at.
+    async fn write(&mut self) -> Ends {
+        loop {
+            let piece = self.core.outbox().output();
+            if piece.is_empty() {
+                return Some(());
+            }
+            let piece = piece[..piece.len().min(777)].to_vec();
+            self.stream.write_all(&piece).await.ok()?;
+            self.core.outbox().wrote(piece.len(), now());
+        }
+    }
+
+    async fn obey(&mut self) -> Ends {
+        if !self.welcome {
+            return Some(());
+        }
+        let orders = std::mem::take(&mut self.host.state.borrow_mut().orders);
+        for order in orders {
+            match order {
+                Order::Cut => return None,
+                Order::GoAway(ms) => {
+                    self.core.go_away("told to", ms, now());
+                    self.write().await?;
+                    return None;
+                }
+                Order::Raw(bytes) => self.stream.write_all(&bytes).await.ok()?,
+                // The batch before may not be acknowledged yet; then this one goes with the next round.
+                Order::Gap if !self.core.can_push(StreamId::SESSION) => {
+                    self.host.state.borrow_mut().orders.push(Order::Gap);
+                }
+                Order::Gap => {
+                    let batch = Batch {
+                        from: Some(Revision::new(1, 1_000_000)),
+                        to: Revision::new(1, 1_000_001),
+                        content: Bytes::new(),
+                    };
+                    self.core.batch(StreamId::SESSION, batch);
+                }
+            }
+        }
+        Some(())
+    }
+
+    fn push(&mut self) {
+        if !self.welcome {
+            return;
+        }
+        self.push_own();
+        let streams: Vec<_> = self.watches.keys().copied().collect();
+        for stream in streams {
+            self.push_watch(stream);
+        }
+    }
+
+    fn push_own(&mut self) {
+        let state = &mut *self.host.state.borrow_mut();
+        if self.sent == Some(state.revision) || !self.core.can_push(StreamId::SESSION) {
+            return;
+        }
+        let from = self
+            .sent
+            .filter(|sent| (sent + 1..=state.revision).all(|n| state.history.contains_key(&n)));
+        let items: Vec<Item> = match from {
+            Some(sent) => state
+                .history
+                .range(sent + 1..)
+                .flat_map(|(_, items)| items.clone())
+                .collect(),
+            None => {
+                state.snapshots += 1;
+                let item = |(path, entry): (&EntryPath, &Mirrored)| Item {
+                    path: path.clone(),
+                    entry: Some(entry.clone()),
+                };
+                state.own.iter().map(item).collect()
+            }
+        };
+        self.sent = Some(state.revision);
+        let from = from.map(|n| Revision::new(1, n));
+        let to = Revision::new(1, state.revision);
+        self.core.batch(
+            StreamId::SESSION,
+            Batch {
+                from,
+                to,
+                content: content(&items),
+            },
+        );
+    }
+
+    fn push_watch(&mut self, stream: StreamId) {
+        let mut state = self.host.state.borrow_mut();
+        let Some((prefix, sent)) = self.watches.get_mut(&stream) else {
+            return;
+        };
+        if sent.as_ref().is_some_and(|(n, _)| *n == state.other_revision) || !self.core.can_push(stream) {
+            return;
+        }
+        let mut present = state.other.clone();
+        present.retain(|path, _| prefix.covers(path));
+        let none = BTreeMap::new();
+        let before = sent.as_ref().map_or(&none, |(_, before)| before);
+        let gone = before.keys().filter(|path| !present.contains_key(*path));
+        let gone = gone.map(|path| Item {
+            path: path.clone(),
+            entry: None,
+        });
+        let changed = present
+            .iter()
+            .filter(|(path, entry)| before.get(*path) != Some(*entry));
+        let changed = changed.map(|(path, entry)| Item {
+            path: path.clone(),
+            entry: Some(entry.clone()),
+        });
+        let items: Vec<_> = gone.chain(changed).collect();
+        let from = sent.as_ref().map(|(n, _)| Revision::new(1, *n));
+        state.watches += usize::from(from.is_none());
+        let to = Revision::new(1, state.other_revision);
+        *sent = Some((state.other_revision, present));
+        self.core.batch(
+            stream,
+            Batch {
+                from,
+                to,
+                content: content(&items),
+            },
+        );
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        loop {
+            let incoming = self.core.receive(&bytes[at..], now()).ok()?;
+            at += incoming.taken;
+            if incoming.taken == 0 {
+                return Some(at);
+            }
+            if let Some(event) = incoming.event {
+                self.act(event);
+            }
+        }
+    }
+
+    fn act(&mut self, event: HostEvent<'_>) {
+        match event {
+            HostEvent::Hello(hello) => self.hello(hello),
+            HostEvent::Get(stream, get) => {
+                let path = get.path.into_owned();
+                self.host.state.borrow_mut().asked.push(path.clone());
+                self.get(stream, get.instance, &path);
+            }
+            HostEvent::List(stream, list) => self.list(stream, &list.prefix, list.after.as_ref()),
+            HostEvent::Watch(stream, watch) if watch.prefix.as_str().starts_with("open") => {
+                self.watches.insert(stream, (watch.prefix, None));
+            }
+            HostEvent::Watch(stream, _) => self.core.refuse(stream, Code::Denied, "withheld", now()),
+            HostEvent::Relay(stream, relay) => self.relay(stream, relay),
+            HostEvent::Cancelled(stream, _) => {
+                self.watches.remove(&stream);
+                self.host.state.borrow_mut().cancelled += 1;
+            }
+            HostEvent::Applied(..) | HostEvent::GoAway(_) => {}
+        }
+    }
+
+    fn hello(&mut self, hello: Hello) {
+        let mut state = self.host.state.borrow_mut();
+        let ack = HelloAck {
+            kinds: KindSet::ours(),
+            session: state.hellos.len() as u64 + 1,
+            instance: OWN,
+            incarnation: state.incarnation,
+            authority: "test".into(),
+            limits: DEFAULT_LIMITS,
+            boottime_ms: 1,
+            heartbeat_ms: HEARTBEAT_MS,
+        };
+        self.core.welcome(&hello, &ack, now());
+        let same = hello.incarnation == Some(state.incarnation);
+        self.sent = hello.applied.filter(|_| same).map(|revision| revision.n);
+        self.welcome = true;
+        state.hellos.push(hello);
+    }
+
+    fn get(&mut self, stream: StreamId, instance: Option<InstanceId>, path: &str) {
+        let state = self.host.state.borrow();
+        let entries = if instance == Some(OTHER) {
+            &state.other
+        } else {
+            &state.own
+        };
+        match (state.answers, entries.get(path)) {
+            (Answers::Never, _) => drop(self.core.defer(stream, now())),
+            (Answers::Busy, _) => self.core.busy(stream, 2_500, now()),
+            (_, Some(_)) if instance == Some(OTHER) && !path.starts_with("open") => {
+                self.core.refuse(stream, Code::Denied, "withheld", now());
+            }
+            (_, None) => self.core.refuse(stream, Code::NotFound, "no such entry", now()),
+            (_, Some(entry)) => {
+                let value = entry.value.bytes();
+                let cut = value.len().min(1_000);
+                let found = Found {
+                    revision: entry.revision,
+                    age_ms: 5,
+                    freshness: Freshness::Stale,
+                    content_type: entry.content_type.as_str().into(),
+                    length: u32::try_from(value.len()).unwrap(),
+                    value: value[..cut].into(),
+                };
+                self.core.found(stream, &found, value.slice(cut..), now());
+            }
+        }
+    }
+
+    /// Pages of two, so that a listing of three needs a second one.
+    fn list(&mut self, stream: StreamId, prefix: &PathPrefix, after: Option<&EntryPath>) {
+        let state = self.host.state.borrow();
+        let listed = state
+            .other
+            .iter()
+            .filter(|(path, _)| prefix.covers(path) && after.is_none_or(|after| *path > after));
+        let mut entries: Vec<_> = listed
+            .map(|(path, entry)| Listed {
+                path: path.clone(),
+                revision: entry.revision,
+                content_type: entry.content_type.clone(),
+                length: u32::try_from(entry.value.len()).unwrap(),
+            })
+            .collect();
+        let more = entries.len() > 2;
+        entries.truncate(2);
+        let revision = Revision::new(1, state.other_revision);
+        let listing = Listing {
+            revision,
+            age_ms: 5,
+            freshness: Freshness::Fresh,
+            entries,
+            more,
+        };
+        self.core.listing(stream, &listing, now());
+    }
+
+    /// Plays the control plane: a put of this guest's own data is committed, everything else is refused.
+    fn relay(&mut self, stream: StreamId, relay: Relay) {
+        let own = relay
+            .target
+            .strip_prefix(&format!("/v1/instances/{OWN}/data/"))
+            .map(str::to_owned);
+        let put = serde_json::from_slice::<serde_json::Value>(relay.body.bytes());
+        let value = put.ok().and_then(|put| put["value"].as_str().map(str::to_owned));
+        let (status, body) = match (own, value) {
+            (Some(path), Some(value)) => {
+                let revision = self.host.change(&[(&path, Some(value.as_bytes()))]);
+                let operation = format!("op-{}", "0".repeat(64));
+                (
+                    200,
+                    serde_json::json!({ "revision": revision, "operation": operation }),
+                )
+            }
+            _ => (
+                403,
+                serde_json::json!({ "type": "access-denied", "title": "no", "status": 403, "detail": "no" }),
+            ),
+        };
+        let headers = vec![
+            ("content-type".into(), "application/json".into()),
+            ("x-inner".into(), "secret".into()),
+            ("moorline-operation".into(), "op-1".into()),
+        ];
+        let body = Bytes::from(body.to_string());
+        let length = u32::try_from(body.len()).unwrap();
+        let relayed = Relayed {
+            status,
+            headers,
+            length,
+            body: Value::default(),
+        };
+        self.core.relayed(stream, &relayed, body, now());
+        self.host.state.borrow_mut().relays.push(relay);
+    }
+}
+
+fn content(items: &[Item]) -> Bytes {
+    items
+        .iter()
+        .flat_map(|item| postcard::to_stdvec(item).unwrap())
+        .collect::<Vec<u8>>()
+        .into()
+}
+
+/// A host, and an agent that dials it and serves a socket.
+pub(crate) struct Rig {
+    pub(crate) host: TestHost,
+    pub(crate) mirror: Rc<Live>,
+    pub(crate) line: Rc<Line>,
+    pub(crate) socket: PathBuf,
+    pub(crate) stop: CancellationToken,
+    /// The tasks of host and agent; they end with the rig.
+    pub(crate) tasks: JoinSet<()>,
+    listener: Option<UnixListener>,
+    folder: TempDir,
+}
+
+impl Rig {
+    /// The agent alone, in front of a host that doesn't take connections yet.
+    pub(crate) async fn without_host(settings: Settings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let host = TestHost::new(folder.path().join("host"));
+        let mirror = Rc::new(Live::default());
+        let endpoint = Endpoint::Unix(host.path.clone());
+        let line = Rc::new(Line::new(&endpoint));
+        let stop = CancellationToken::new();
+        let socket = folder.path().join("run/agent.sock");
+        let mut tasks = JoinSet::new();
+        let served = bind(&socket).await.unwrap();
+        let surface = Rc::new(Surface::new(Rc::clone(&mirror), Rc::clone(&line), settings));
+        let told = stop.clone();
+        tasks.spawn_local(async move { serve(served, surface, &told).await });
+        let (mirrored, asking, told) = (Rc::clone(&mirror), Rc::clone(&line), stop.clone());
+        tasks.spawn_local(async move { keep(&endpoint, &asking, &mirrored, &told).await });
+        Self {
+            host,
+            mirror,
+            line,
+            socket,
+            stop,
+            tasks,
+            listener: None,
+            folder,
+        }
+    }
+
+    /// The host begins to take connections.
+    pub(crate) fn start_host(&mut self) {
+        let listener = self
+            .listener
+            .take()
+            .unwrap_or_else(|| UnixListener::bind(&self.host.path).unwrap());
+        self.tasks.spawn_local(self.host.clone().serve(listener));
+    }
+
+    /// Both, linked, with `a = one` mirrored.
+    pub(crate) async fn linked() -> Self {
+        Self::linked_with(Settings::default()).await
+    }
+
+    pub(crate) async fn linked_with(settings: Settings) -> Self {
+        let mut rig = Self::without_host(settings).await;
+        rig.host.change(&[("a", Some(b"one"))]);
+        rig.start_host();
+        rig.mirrored(2).await;
+        rig
+    }
+
+    /// Waits until the mirror stands at the `n`-th revision or later.
+    pub(crate) async fn mirrored(&self, n: u64) {
+        self.mirror
+            .until(|mirror| (mirror.revision()? >= Revision::new(1, n)).then_some(()))
+            .await;
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Runs a test on the kind of runtime the agent has, and fails it when it takes too long.
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .unwrap();
+    let limited = async { tokio::time::timeout(Duration::from_secs(60), test).await };
+    runtime
+        .block_on(limited)
+        .expect("the test waited for something that never came");
+}
