@@ -113,8 +113,19 @@ pub struct HostStatus {
     pub pid: u32,
     /// When the daemon started.
     pub started_at: Timestamp,
+    /// How it stands with the control plane.
+    pub feed: FeedStatus,
     /// Its instances, in the order of their ids.
     pub instances: Vec<InstanceStatus>,
+}
+
+/// How a host stands with the control plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedStatus {
+    /// Whether the feed is up, so that what the host has is the present state.
+    pub in_step: bool,
+    /// How long ago the control plane was heard, in milliseconds; without meaning if it never was.
+    pub heard_ms_ago: u64,
 }
 
 /// What a host knows of an instance.
@@ -216,7 +227,10 @@ mod tests {
         let parsed: Register = serde_json::from_str(text).unwrap();
         let path = "/run/firecracker/a/vsock.sock".into();
         assert_eq!(parsed.channel, Channel::Hybrid { path, device: None });
-        let vmm = ProcessRef { pid: 4242, started: None };
+        let vmm = ProcessRef {
+            pid: 4242,
+            started: None,
+        };
         assert_eq!(parsed.supervision, Supervision::Vmm(vmm));
 
         let text = r#"{"channel": {"vsock": {"cid": 7}}, "supervision": "unsupervised"}"#;
@@ -225,6 +239,9 @@ mod tests {
         assert_eq!(parsed.supervision, Supervision::Unsupervised);
 
         let unsaid = r#"{"channel": {"vsock": {"cid": 7}}}"#;
-        assert!(serde_json::from_str::<Register>(unsaid).is_err(), "to go unsupervised must be said");
+        assert!(
+            serde_json::from_str::<Register>(unsaid).is_err(),
+            "to go unsupervised must be said"
+        );
     }
 }

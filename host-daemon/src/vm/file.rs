@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 /// Larger than any document kept here; what is larger is not one.
 const MAX_BYTES: u64 = 64 * 1024;
 
+/// How many files that could not be read are kept of each; the last one is overwritten after that.
+const MAX_ASIDE: u32 = 16;
+
 /// Why a document can't be had or kept.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -83,10 +86,10 @@ fn read(path: &Path) -> io::Result<String> {
 /// Moves a file that can't be used out of the way under a name that is free, so that a person can look at it.
 fn set_aside(path: &Path, why: String) -> FileError {
     let name = |n: u32| path.with_added_extension(format!("corrupt-{n}"));
-    let aside = (1..)
+    let aside = (1..MAX_ASIDE)
         .map(name)
         .find(|name| !name.exists())
-        .unwrap_or_else(|| name(0));
+        .unwrap_or_else(|| name(MAX_ASIDE));
     match fs::rename(path, &aside) {
         Ok(()) => FileError::Corrupt {
             path: path.to_owned(),

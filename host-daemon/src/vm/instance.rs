@@ -322,11 +322,19 @@ impl Task {
         }
     }
 
+    /// The guest is off; its QEMU is told to go, unless it was told already and this is what it says to that.
     async fn guest_ended(&mut self, word: &str) {
-        let asked = matches!(self.state, State::Ending { by_guest: None, .. });
-        self.tell(Told::Vmm).await;
-        if let (false, State::Ending { by_guest, .. }) = (asked, &mut self.state) {
-            *by_guest = Some(in_words(word));
+        match self.state {
+            State::Running { .. } => {
+                self.tell(Told::Vmm).await;
+                if let State::Ending { by_guest, .. } = &mut self.state {
+                    *by_guest = Some(in_words(word));
+                }
+            }
+            State::Ending {
+                told: Told::Guest, ..
+            } => self.tell(Told::Vmm).await,
+            _ => (),
         }
     }
 
@@ -440,7 +448,7 @@ impl Task {
     }
 
     async fn adopt(&self, processes: &Processes) -> Result<State, StartError> {
-        let Some(adopted) = self.parts.qemu.adopt(self.instance, processes).await? else {
+        let Some(adopted) = self.parts.qemu.adopt(self.instance, processes)? else {
             return self.missed(processes).await;
         };
         let trouble = match adopted.channel {
@@ -573,7 +581,7 @@ fn in_words(word: &str) -> String {
 }
 
 /// An error with its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

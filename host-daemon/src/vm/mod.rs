@@ -3,7 +3,8 @@
 //! [`Supervisor`] takes what the control plane wants and has one task per instance bring it about. What such a task
 //! does next is decided by [`plan`], a table without side effects; what it does, by the [`qemu`] driver, which talks
 //! with its QEMUs over [`qmp`]. [`record`] keeps on disk what the next daemon needs to find the VMs again, which run
-//! on without any: [`process`] says how it can be sure that they are the same.
+//! on without any: [`process`] says how it can be sure that they are the same. VMs that others run are registered by way
+//! of [`external`].
 //!
 //! An *incarnation* is one life of an instance's VM. It begins when a driver starts the VM, before the VM's first
 //! instruction, and it ends with the VM's processes. A guest that restarts by itself goes on with the same one: its
@@ -14,6 +15,7 @@
 //! change, decides which process gets a signal.
 
 pub mod config;
+pub mod external;
 pub mod file;
 mod instance;
 mod kernel;
@@ -26,5 +28,6 @@ mod supervisor;
 mod table;
 
 pub use file::FileError;
+pub(crate) use instance::chain;
 pub use supervisor::Supervisor;
 pub use table::Table;

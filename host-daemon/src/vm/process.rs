@@ -102,6 +102,22 @@ impl Process {
         self.identity
     }
 
+    /// The user it runs as, unless it has ended.
+    pub fn user(&self) -> io::Result<Option<u32>> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.identity.pid));
+        // Looked for again after the reading: if the id was reused before that, the answer is another process's.
+        if Self::find(self.identity)?.is_none() {
+            return Ok(None);
+        }
+        let status = status?;
+        let uids = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        // The second of the four is the effective one (proc(5)).
+        let effective = uids.and_then(|uids| uids.split_ascii_whitespace().nth(1)?.parse().ok());
+        effective
+            .map(Some)
+            .ok_or_else(|| io::Error::other("its status is not as proc(5) describes it"))
+    }
+
     /// Waits for its end. Cancel-safe; once it has ended, every call gives the same answer at once.
     pub async fn ended(&mut self) -> Ending {
         if let Some(ending) = self.ending {
@@ -145,17 +161,28 @@ fn started(pid: Pid) -> io::Result<Option<u64>> {
         Err(error) if matches!(error.raw_os_error(), Some(2 | 3)) => return Ok(None),
         Err(error) => return Err(error),
     };
-    parse_stat(&stat).ok_or_else(|| io::Error::other(format!("{path} is not as proc(5) describes it")))
+    match parse_stat(&stat) {
+        Some(Stat { ended: true, .. }) => Ok(None),
+        Some(Stat { started, .. }) => Ok(Some(started)),
+        None => Err(io::Error::other(format!("{path} is not as proc(5) describes it"))),
+    }
 }
 
-/// The start time from a line of `/proc/PID/stat`; the inner answer is nothing for a process that has ended.
-fn parse_stat(stat: &str) -> Option<Option<u64>> {
+/// What `/proc/PID/stat` says of a process, as far as it matters here.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    started: u64,
+    ended: bool,
+}
+
+fn parse_stat(stat: &str) -> Option<Stat> {
     // The command in parentheses may hold spaces and parentheses itself; the last one ends it (proc(5)).
     let (_, fields) = stat.rsplit_once(')')?;
     let mut fields = fields.split_ascii_whitespace();
     let state = fields.next()?;
     let started = fields.nth(18)?.parse().ok()?;
-    Some((!matches!(state, "Z" | "X")).then_some(started))
+    let ended = matches!(state, "Z" | "X");
+    Some(Stat { started, ended })
 }
 
 /// The kernel's name for the host's boot: identities are good for one boot only.
@@ -191,7 +218,7 @@ pub fn writing_to(log: &Path) -> io::Result<Vec<Process>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ending, Identity, Process, parse_stat, writing_to};
+    use super::{Ending, Identity, Process, Stat, parse_stat, writing_to};
     use std::fs::File;
     use std::process::{Command, Stdio};
 
@@ -254,8 +281,12 @@ mod tests {
     #[test]
     fn a_command_with_spaces_and_parentheses_hides_nothing() {
         let rest = "1 1 1 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4242 1000 1";
-        assert_eq!(parse_stat(&format!("7 (a) b (c)) S {rest}")), Some(Some(4242)));
-        assert_eq!(parse_stat(&format!("7 (cat) Z {rest}")), Some(None));
+        let stat = |ended| {
+            let started = 4242;
+            Some(Stat { started, ended })
+        };
+        assert_eq!(parse_stat(&format!("7 (a) b (c)) S {rest}")), stat(false));
+        assert_eq!(parse_stat(&format!("7 (cat) Z {rest}")), stat(true));
         assert_eq!(parse_stat("7 (cat) S 1 1"), None);
         assert_eq!(parse_stat(""), None);
     }

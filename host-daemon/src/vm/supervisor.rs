@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Tables;
+use super::external::{External, Registrar};
 use super::file::FileError;
 use super::instance::{Parts, Task, Wanted};
 use super::plan::Want;
@@ -22,13 +23,15 @@ use super::table::Table;
 use crate::link::ShardsHandle;
 use crate::uplink::{Reports, SpecChange};
 
-/// Owns a task for each instance whose VM this host runs.
+/// Owns a task for each instance whose VM this host runs, and the registrar of those that others run.
 #[derive(Debug)]
 pub struct Supervisor {
     parts: Arc<Parts>,
     wanted: BTreeMap<InstanceId, watch::Sender<Wanted>>,
     tasks: JoinSet<InstanceId>,
     cancel: CancellationToken,
+    external: External,
+    registrar: Option<Registrar>,
 }
 
 impl Supervisor {
@@ -38,8 +41,15 @@ impl Supervisor {
         state: &Path,
         shards: ShardsHandle,
         reports: Reports,
-        table: Table,
     ) -> Result<Self, FileError> {
+        let table = Table::default();
+        let (registrar, external) = Registrar::new(
+            &tables.external.directories,
+            state,
+            shards.clone(),
+            reports.clone(),
+            table.clone(),
+        )?;
         let records = Records::open(state)?;
         let qemu = Qemu::new(tables.qemu.clone(), tables.images.clone(), records.clone());
         let starts = Semaphore::new(tables.vm.starts_at_once as usize);
@@ -56,7 +66,19 @@ impl Supervisor {
             wanted: BTreeMap::new(),
             tasks: JoinSet::new(),
             cancel: CancellationToken::new(),
+            external,
+            registrar: Some(registrar),
         })
+    }
+
+    /// What is known of the VMs, the registered ones included.
+    pub fn table(&self) -> Table {
+        self.parts.table.clone()
+    }
+
+    /// The way to register VMs; it answers once [`Self::run`] does.
+    pub fn external(&self) -> External {
+        self.external.clone()
     }
 
     /// Adopts what an earlier daemon left running, and then follows the changes until there are no more or it is
@@ -69,6 +91,10 @@ impl Supervisor {
         cancel: CancellationToken,
     ) -> Result<(), FileError> {
         self.cancel = cancel.child_token();
+        let mut registrar = JoinSet::new();
+        if let Some(task) = self.registrar.take() {
+            registrar.spawn(task.run(self.cancel.clone()));
+        }
         for instance in self.parts.records.instances()? {
             self.want(instance, Wanted::Unknown);
         }
@@ -77,7 +103,7 @@ impl Supervisor {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 change = changes.recv() => match change {
-                    Some(change) => self.change(change),
+                    Some(change) => self.change(change).await,
                     None => break,
                 },
                 Some(ended) = self.tasks.join_next() => self.ended(ended),
@@ -85,10 +111,12 @@ impl Supervisor {
         }
         self.cancel.cancel();
         while self.tasks.join_next().await.is_some() {}
+        while registrar.join_next().await.is_some() {}
         Ok(())
     }
 
-    fn change(&mut self, change: SpecChange) {
+    async fn change(&mut self, change: SpecChange) {
+        self.external.change(change.clone()).await;
         match change {
             SpecChange::Set(spec) if spec.driver == Driver::Qemu => self.set(spec),
             SpecChange::Set(_) => (),

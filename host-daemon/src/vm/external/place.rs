@@ -84,7 +84,7 @@ impl Place {
         Ok(Self { folder, name })
     }
 
-    /// The place as a path that leads by way of the held descriptor; good for as long as this is held.
+    /// The place as a path that leads by way of the held descriptor.
     pub(super) fn path(&self) -> PathBuf {
         Path::new("/proc/self/fd")
             .join(self.folder.as_raw_fd().to_string())

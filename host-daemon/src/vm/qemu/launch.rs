@@ -79,7 +79,7 @@ impl Launch<'_> {
     }
 }
 
-/// As sd_booted(3) tells it; only root may make scopes of the system.
+/// As `sd_booted(3)` tells it; only root may make scopes of the system.
 fn systemd_runs_the_host() -> bool {
     Path::new("/run/systemd/system").is_dir() && rustix::process::geteuid().is_root()
 }

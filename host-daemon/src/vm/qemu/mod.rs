@@ -368,7 +368,7 @@ impl Qemu {
     }
 
     /// Finds the VM of these processes again, if it still runs and answers.
-    pub(super) async fn adopt(
+    pub(super) fn adopt(
         &self,
         instance: InstanceId,
         processes: &Processes,

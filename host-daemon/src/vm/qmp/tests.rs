@@ -136,7 +136,7 @@ async fn a_closed_socket_is_an_error_and_not_an_event() {
         BufReader::new(&mut stream).read_line(&mut line).await.unwrap();
         stream.write_all(done(1).as_bytes()).await.unwrap();
     };
-    let (_, qmp) = tokio::join!(server, Qmp::connect(&fake.path));
+    let ((), qmp) = tokio::join!(server, Qmp::connect(&fake.path));
     let error = qmp.unwrap().event().await.unwrap_err();
     assert!(matches!(error, QmpError::Closed { .. }), "{error:?}");
 }

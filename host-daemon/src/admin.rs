@@ -1,1 +1,0 @@
-//! The two local sockets: `register.sock` for VM managers, `admin.sock` for root.

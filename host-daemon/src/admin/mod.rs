@@ -1,0 +1,77 @@
+//! The two local sockets: `register.sock` for VM managers, `admin.sock` for root.
+//!
+//! [`Sockets::bind`] makes both, with their owners and modes, before anything else of the daemon can be asked;
+//! [`Sockets::serve`] answers on them until it is cancelled. [`listen`] is what both have in common: bounds on
+//! connections, on time and on bodies. [`register`] and [`status`] are what each is for; their bodies are
+//! `moorline_shared::host`.
+//!
+//! Who a caller is, is what the kernel says of the socket's other end; who may call at all, the socket's mode.
+
+mod listen;
+mod problem;
+mod register;
+mod status;
+
+use std::sync::Arc;
+
+use moorline_client::Client;
+use moorline_shared::Timestamp;
+use moorline_shared::id::HostId;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use self::listen::BindError;
+use self::listen::{Access, Socket};
+use crate::config::SocketConfig;
+use crate::link::ShardsHandle;
+use crate::vm::Table;
+use crate::vm::external::External;
+
+/// What the sockets speak for.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// This host's name.
+    pub host: HostId,
+    /// When the daemon started.
+    pub started_at: Timestamp,
+    /// The guests.
+    pub shards: ShardsHandle,
+    /// The VMs.
+    pub table: Table,
+    /// Where VMs of others are registered.
+    pub external: External,
+    /// The control plane, which instances are made at.
+    pub control: Client,
+}
+
+/// Both sockets, bound.
+#[derive(Debug)]
+pub struct Sockets {
+    register: Socket,
+    admin: Socket,
+}
+
+impl Sockets {
+    /// Binds both. A socket that an earlier daemon left is replaced; one on which somebody answers is not.
+    ///
+    /// Must be called within a runtime.
+    pub fn bind(config: &SocketConfig) -> Result<Self, BindError> {
+        let access = config.register_group.clone().map_or(Access::Owner, Access::Group);
+        Ok(Self {
+            register: Socket::bind(&config.register, &access)?,
+            admin: Socket::bind(&config.admin, &Access::Owner)?,
+        })
+    }
+
+    /// Answers on both until cancelled; answers under way are finished, but not waited for longer than a second.
+    pub async fn serve(self, desk: Desk, cancel: CancellationToken) {
+        let desk = Arc::new(desk);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(
+            self.register
+                .serve(register::routes(Arc::clone(&desk)), cancel.clone()),
+        );
+        tasks.spawn(self.admin.serve(status::routes(desk), cancel));
+        while tasks.join_next().await.is_some() {}
+    }
+}

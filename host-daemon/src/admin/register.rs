@@ -1,0 +1,180 @@
+//! `register.sock`: VM managers say which channel is whose.
+//!
+//! An instance that this host doesn't know is made at the control plane first, but only after everything that can
+//! be checked here was found right: an instance that is made stays.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::routing::post;
+use axum::{Json, Router};
+use moorline_client::{ClientError, fresh_key};
+use moorline_shared::InstanceId;
+use moorline_shared::api::instances::{Driver, Instance, InstanceQuery, RegisterInstance};
+use moorline_shared::host::{Register, Registered, Unregister};
+
+use super::Desk;
+use super::problem::{Problem, unknown_path};
+use crate::vm::external::{Caller, RegisterError, Registration};
+
+pub(super) fn routes(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route("/v1/register", post(register))
+        .route("/v1/unregister", post(unregister))
+        .fallback(unknown_path)
+        .with_state(desk)
+}
+
+async fn register(
+    State(desk): State<Arc<Desk>>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Json<Register>, JsonRejection>,
+) -> Result<Json<Registered>, Problem> {
+    let Json(body) = body?;
+    let instance = match body.instance {
+        Some(instance) => instance,
+        None => fresh_id()?,
+    };
+    let mut registration = Registration {
+        instance,
+        incarnation: 0,
+        channel: body.channel.clone(),
+        supervision: body.supervision,
+        caller,
+    };
+    desk.external.check(registration.clone()).await?;
+    let known = desk.external.driver(instance).await?;
+    if known.is_none() {
+        registration.incarnation = make(&desk, instance, body).await?.incarnation;
+    }
+    let registered = desk.external.register(registration).await;
+    let registered = registered.map_err(|error| {
+        let problem = Problem::from(error);
+        match known {
+            Some(_) => problem,
+            None => problem.and(&format!(
+                " (The instance was made: register it again as {instance}.)"
+            )),
+        }
+    })?;
+    Ok(Json(registered))
+}
+
+fn fresh_id() -> Result<InstanceId, Problem> {
+    let mut bytes = [0; 16];
+    let random = getrandom::fill(&mut bytes);
+    random.map_err(|error| {
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Problem::new(
+            status,
+            "no-random-bytes",
+            "The kernel gives no random bytes",
+            error.to_string(),
+        )
+    })?;
+    Ok(InstanceId::from_bytes(bytes))
+}
+
+/// Makes the instance at the control plane, or finds that an earlier registration has made it.
+async fn make(desk: &Desk, instance: InstanceId, body: Register) -> Result<Instance, Problem> {
+    let request = RegisterInstance {
+        host: desk.host.clone(),
+        id: Some(instance),
+        name: body.name,
+        tags: body.tags,
+        data: body.data,
+    };
+    match desk.control.register_instance(&request, &fresh_key()).await {
+        Ok(made) => made.instances.into_iter().next().ok_or_else(|| unclear(instance)),
+        Err(error) if is_conflict(&error) => find(desk, instance).await?.ok_or_else(|| refused(error)),
+        Err(error) => Err(refused(error)),
+    }
+}
+
+fn is_conflict(error: &ClientError) -> bool {
+    error
+        .problem()
+        .is_some_and(|problem| problem.status == StatusCode::CONFLICT.as_u16())
+}
+
+/// The instance, if it is one of this host that somebody else runs: the feed may not have brought it yet.
+async fn find(desk: &Desk, instance: InstanceId) -> Result<Option<Instance>, Problem> {
+    let query = InstanceQuery {
+        instance: Some(instance),
+        ..InstanceQuery::default()
+    };
+    let page = desk.control.describe_instances(&query).await.map_err(refused)?;
+    let ours = |found: &Instance| found.host == desk.host && found.driver == Driver::External;
+    Ok(page.instances.into_iter().find(ours))
+}
+
+fn unclear(instance: InstanceId) -> Problem {
+    let detail = format!("it answered without the instance; look whether there is {instance}");
+    Problem::new(
+        StatusCode::BAD_GATEWAY,
+        "control-plane",
+        "The control plane is not understood",
+        detail,
+    )
+}
+
+/// What the control plane said is the caller's to know; that it can't be reached is too.
+fn refused(error: ClientError) -> Problem {
+    match error {
+        ClientError::Problem(problem) => Problem::from(*problem),
+        other => {
+            let title = "The control plane can't be asked to make the instance";
+            Problem::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "control-plane",
+                title,
+                other.to_string(),
+            )
+        }
+    }
+}
+
+async fn unregister(
+    State(desk): State<Arc<Desk>>,
+    body: Result<Json<Unregister>, JsonRejection>,
+) -> Result<StatusCode, Problem> {
+    let Json(Unregister { instance }) = body?;
+    desk.external.unregister(instance).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+impl From<RegisterError> for Problem {
+    fn from(error: RegisterError) -> Self {
+        let detail = crate::vm::chain(&error);
+        let problem = |status, kind, title| Self::new(status, kind, title, detail);
+        let title = "The VM can't be registered";
+        match error {
+            RegisterError::NotExternal(_) | RegisterError::Terminated(_) => {
+                problem(StatusCode::CONFLICT, "not-registrable", title).at("instance")
+            }
+            RegisterError::NotRegistered(_) => {
+                let title = "There is no registration to take back";
+                problem(StatusCode::NOT_FOUND, "not-registered", title).at("instance")
+            }
+            RegisterError::Taken { .. } => {
+                problem(StatusCode::CONFLICT, "channel-taken", title).at("channel")
+            }
+            RegisterError::NoProcess { .. } => {
+                problem(StatusCode::BAD_REQUEST, "no-such-process", title).at("supervision")
+            }
+            RegisterError::NotYours { .. } => {
+                problem(StatusCode::FORBIDDEN, "not-your-process", title).at("supervision")
+            }
+            RegisterError::Place(_) => problem(StatusCode::BAD_REQUEST, "bad-path", title).at("channel"),
+            RegisterError::Channel(_) => {
+                problem(StatusCode::UNPROCESSABLE_ENTITY, "channel-unusable", title).at("channel")
+            }
+            RegisterError::Process { .. } | RegisterError::Boot(_) | RegisterError::File(_) => {
+                problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", title)
+            }
+            RegisterError::Ending => problem(StatusCode::SERVICE_UNAVAILABLE, "ending", title),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! `admin.sock`: how the daemon, its instances and their guests are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use moorline_shared::InstanceId;
+use moorline_shared::host::{
+    ConnectionStatus, FeedStatus, GuestStatus, HostStatus, InstanceStatus, RequestCounts, VmStatus,
+};
+use moorline_shared::link::body::Freshness;
+
+use super::Desk;
+use super::problem::{Problem, unknown_path};
+use crate::link;
+
+pub(super) fn routes(desk: Arc<Desk>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/instances/{id}", get(instance))
+        .fallback(unknown_path)
+        .with_state(desk)
+}
+
+async fn status(State(desk): State<Arc<Desk>>) -> Result<Json<HostStatus>, Problem> {
+    let standing = desk.shards.feed_clock().standing(link::now());
+    let instances = guests(&desk).await?;
+    Ok(Json(HostStatus {
+        host: desk.host.clone(),
+        build: concat!("moorline-host ", env!("CARGO_PKG_VERSION")).to_owned(),
+        pid: std::process::id(),
+        started_at: desk.started_at,
+        feed: FeedStatus {
+            in_step: standing.freshness == Freshness::Fresh,
+            heard_ms_ago: u64::from(standing.age_ms),
+        },
+        instances: join(desk.table.all(), instances),
+    }))
+}
+
+async fn instance(
+    State(desk): State<Arc<Desk>>,
+    Path(id): Path<String>,
+) -> Result<Json<InstanceStatus>, Problem> {
+    let id: InstanceId = id.parse().map_err(|error: moorline_shared::id::IdError| {
+        let title = "The path names no instance";
+        Problem::new(StatusCode::BAD_REQUEST, "bad-request", title, error.to_string()).at("id")
+    })?;
+    let vm = desk.table.get(id);
+    let guest = guests(&desk).await?.remove(&id);
+    if vm.is_none() && guest.is_none() {
+        return Err(Problem::not_found(&format!("this host knows nothing of {id}")));
+    }
+    Ok(Json(InstanceStatus {
+        instance: id,
+        vm,
+        guest,
+    }))
+}
+
+async fn guests(desk: &Desk) -> Result<BTreeMap<InstanceId, GuestStatus>, Problem> {
+    let all = desk.shards.status().await.map_err(|error| {
+        let title = "The daemon is about to end";
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "ending",
+            title,
+            error.to_string(),
+        )
+    })?;
+    Ok(all
+        .into_iter()
+        .map(|guest| (guest.instance, shown(guest)))
+        .collect())
+}
+
+/// What either knows of an instance, in the order of the ids.
+fn join(vms: Vec<VmStatus>, mut guests: BTreeMap<InstanceId, GuestStatus>) -> Vec<InstanceStatus> {
+    let of_vm = vms.into_iter().map(|vm| InstanceStatus {
+        instance: vm.instance,
+        guest: guests.remove(&vm.instance),
+        vm: Some(vm),
+    });
+    let mut all: Vec<_> = of_vm.collect();
+    all.extend(guests.into_iter().map(|(instance, guest)| InstanceStatus {
+        instance,
+        vm: None,
+        guest: Some(guest),
+    }));
+    all.sort_by_key(|status| status.instance);
+    all
+}
+
+fn shown(guest: link::GuestStatus) -> GuestStatus {
+    GuestStatus {
+        incarnation: guest.incarnation,
+        connection: guest.conversation.map(|conversation| ConnectionStatus {
+            session: conversation.session,
+            build: conversation.build,
+            applied: conversation.applied,
+            heard_ms_ago: conversation.heard_ms_ago,
+        }),
+        revision: guest.revision,
+        entries: guest.entries as u64,
+        bytes: guest.bytes as u64,
+        foreign_views: guest.foreign_views as u64,
+        requests: RequestCounts {
+            gets: guest.requests.gets,
+            lists: guest.requests.lists,
+            watches: guest.requests.watches,
+            relays: guest.requests.relays,
+            refused: guest.requests.refused,
+            faults: guest.requests.faults,
+        },
+    }
+}
