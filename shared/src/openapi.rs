@@ -1,4 +1,4 @@
-//! How the types that are text in JSON appear in the OpenAPI document.
+//! How the types that are text in JSON appear in the `OpenAPI` document.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! The HTTP API: routing, authentication, problem errors, the OpenAPI document, the feed.
+//! The HTTP API: routing, authentication, problem errors, the `OpenAPI` document, the feed.
 //!
 //! Each service has its routes in its own `api.rs`; [`router`] joins them. A request is authenticated by [`auth`],
 //! parsed by [`extract`] into types that can't be invalid, and run by the executor; whatever goes wrong leaves as a

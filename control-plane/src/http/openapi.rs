@@ -1,4 +1,4 @@
-//! The OpenAPI document: made of the handlers and types that serve, checked in as `control-plane/openapi.json`.
+//! The `OpenAPI` document: made of the handlers and types that serve, checked in as `control-plane/openapi.json`.
 
 use axum::Router;
 use axum::routing::get;

@@ -11,7 +11,7 @@ use crate::store::{CommitError, ReadError};
 
 /// A request that was not done.
 #[derive(Debug)]
-pub struct Failure(pub ProblemDetails);
+pub struct Failure(pub Box<ProblemDetails>);
 
 impl Failure {
     /// A problem of this kind.
@@ -21,14 +21,14 @@ impl Failure {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self(ProblemDetails {
+        Self(Box::new(ProblemDetails {
             kind: kind.into(),
             title: title.into(),
             status: status.as_u16(),
             detail: detail.into(),
             field: None,
             operation: None,
-        })
+        }))
     }
 
     /// The same, naming the field at fault.
@@ -77,10 +77,10 @@ impl Failure {
 impl From<ExecuteError> for Failure {
     fn from(error: ExecuteError) -> Self {
         match error {
-            ExecuteError::Refused { shown, operation } => Self(ProblemDetails {
+            ExecuteError::Refused { shown, operation } => Self(Box::new(ProblemDetails {
                 operation: Some(operation),
                 ..*shown
-            }),
+            })),
             ExecuteError::KeyReused => Self::new(
                 "idempotency-key-reused",
                 StatusCode::UNPROCESSABLE_ENTITY,

@@ -221,6 +221,12 @@ impl<'d, 'v> Data<'d, 'v> {
         Ok((entry, value, rights))
     }
 
+    /// Whether the entry at `path` has just this text.
+    pub fn holds(&mut self, path: &EntryPath, text: &str) -> Step<bool> {
+        let found = self.find(path)?;
+        Ok(found.is_some_and(|entry| entry.content == Content::Inline(Value::from(text))))
+    }
+
     /// A value, wherever it lives.
     pub fn value(&mut self, path: &EntryPath, content: &Content) -> Result<Value, Load> {
         match content {
@@ -264,7 +270,7 @@ impl<'d, 'v> Data<'d, 'v> {
         if new.access.as_ref().is_some_and(|access| *access != old.access) && !rights.has(Right::Administer) {
             return Err(self.denied(old, rights, Right::Administer));
         }
-        self.check_guard(&old.path, guard, Some(old))?;
+        Self::check_guard(&old.path, guard, Some(old))?;
         let mut entry = EntryRecord::clone(old);
         entry.content = self.keep(&old.path, &new.content, Some(old.content.len()))?;
         if let Some(content_type) = &new.content_type {
@@ -273,7 +279,8 @@ impl<'d, 'v> Data<'d, 'v> {
         entry.visibility = new.visibility.unwrap_or(old.visibility);
         entry.access = new.access.clone().unwrap_or_else(|| old.access.clone());
         self.set_validity(&mut entry, new.ttl);
-        self.write(entry)
+        self.write(entry);
+        Ok(())
     }
 
     fn create(
@@ -286,7 +293,7 @@ impl<'d, 'v> Data<'d, 'v> {
         if !access::may_create(&self.asker, self.owner(), path, self.env.settings.access) {
             return Err(self.may_not_create(path));
         }
-        self.check_guard(path, guard, None)?;
+        Self::check_guard(path, guard, None)?;
         let content = self.keep(path, &new.content, expired.map(|old| old.content.len()))?;
         let mut entry = EntryRecord {
             instance: self.id(),
@@ -302,7 +309,8 @@ impl<'d, 'v> Data<'d, 'v> {
         };
         self.check_own_access(&entry)?;
         self.set_validity(&mut entry, new.ttl);
-        self.write(entry)
+        self.write(entry);
+        Ok(())
     }
 
     /// An instance may not take the administration of what it makes: the access list stays with administrators.
@@ -334,7 +342,6 @@ impl<'d, 'v> Data<'d, 'v> {
     }
 
     fn check_guard(
-        &self,
         path: &EntryPath,
         guard: Option<EntryGuard>,
         found: Option<&Kept<EntryRecord>>,
@@ -434,12 +441,11 @@ impl<'d, 'v> Data<'d, 'v> {
         }
     }
 
-    fn write(&mut self, mut entry: EntryRecord) -> Step<()> {
+    fn write(&mut self, mut entry: EntryRecord) {
         entry.changed_by = self.env.caller.principal.clone();
         entry.changed_at = self.env.now;
         self.remember(&entry.path, Some(entry.content.clone()));
         self.v.put(&entry);
-        Ok(())
     }
 
     fn remember(&mut self, path: &EntryPath, to: Option<Content>) {
@@ -457,7 +463,7 @@ impl<'d, 'v> Data<'d, 'v> {
     /// Adds to the end of the entry's value.
     pub fn append(&mut self, path: &EntryPath, guard: Option<EntryGuard>, more: &Content) -> Step<()> {
         let old = self.permitted(path, Right::Append)?;
-        self.check_guard(path, guard, Some(&old))?;
+        Self::check_guard(path, guard, Some(&old))?;
         // What was appended is a parameter of the record, so a long one is kept under its name too.
         self.store_long(path, more)?;
         let (before, more) = (self.value(path, &old.content)?, self.value(path, more)?);
@@ -467,13 +473,14 @@ impl<'d, 'v> Data<'d, 'v> {
         let content = Content::Inline(Value::from(Bytes::from(bytes)));
         let mut entry = EntryRecord::clone(&old);
         entry.content = self.keep(path, &content, Some(old.content.len()))?;
-        self.write(entry)
+        self.write(entry);
+        Ok(())
     }
 
     /// Removes the entry.
     pub fn delete(&mut self, path: &EntryPath, guard: Option<EntryGuard>) -> Step<()> {
         let old = self.permitted(path, Right::Delete)?;
-        self.check_guard(path, guard, Some(&old))?;
+        Self::check_guard(path, guard, Some(&old))?;
         self.remove(&old)
     }
 
@@ -490,10 +497,11 @@ impl<'d, 'v> Data<'d, 'v> {
     /// Says who may do what with the entry from now on.
     pub fn set_access(&mut self, path: &EntryPath, guard: Option<EntryGuard>, list: &AccessList) -> Step<()> {
         let old = self.permitted(path, Right::Administer)?;
-        self.check_guard(path, guard, Some(&old))?;
+        Self::check_guard(path, guard, Some(&old))?;
         let mut entry = EntryRecord::clone(&old);
         entry.access = list.clone();
-        self.write(entry)
+        self.write(entry);
+        Ok(())
     }
 
     /// Removes the entry if its time has come; an entry that was given more time stays.

@@ -45,7 +45,7 @@ pub fn ask(instance: &mut InstanceRecord, ask: Ask) -> Result<(), Never> {
         }
         Ask::Start => start(instance),
         Ask::Stop if instance.state != InstanceState::Stopped => {
-            want(instance, Desired::Stopped, InstanceState::Stopping)
+            want(instance, Desired::Stopped, InstanceState::Stopping);
         }
         Ask::Stop => {}
         Ask::Reboot if instance.desired == Desired::Running => instance.reboots += 1,

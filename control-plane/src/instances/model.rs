@@ -433,15 +433,14 @@ fn check_name(name: &str) -> Step<()> {
 }
 
 fn size(env: &Env, name: &TypeName) -> Step<InstanceType> {
-    match env.settings.types.get(name) {
-        Some(found) => Ok(*found),
-        None => {
-            let known: Vec<_> = env.settings.types.keys().map(TypeName::as_str).collect();
-            refuse(Refusal::UnknownType {
-                name: name.clone(),
-                known: known.join(", "),
-            })
-        }
+    if let Some(found) = env.settings.types.get(name) {
+        Ok(*found)
+    } else {
+        let known: Vec<_> = env.settings.types.keys().map(TypeName::as_str).collect();
+        refuse(Refusal::UnknownType {
+            name: name.clone(),
+            known: known.join(", "),
+        })
     }
 }
 

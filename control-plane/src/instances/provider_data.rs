@@ -20,9 +20,10 @@ pub fn write(
         let path: EntryPath = format!("meta/{name}")
             .parse()
             .expect("the names above are segments of a path");
-        match value {
-            Some(text) => data.as_provider().put(&path, None, &published(&text))?,
-            None => {}
+        if let Some(text) = value
+            && !data.holds(&path, &text)?
+        {
+            data.as_provider().put(&path, None, &published(&text))?;
         }
     }
     Ok(())

@@ -92,22 +92,20 @@ impl Base for Loaded {
     }
 
     fn get(&mut self, key: &Key) -> Result<Option<Versioned>, Load> {
-        match self.keys.get(key) {
-            Some(found) => Ok(found.clone()),
-            None => {
-                self.missing_keys.push(key.clone());
-                Err(Load(()))
-            }
+        if let Some(found) = self.keys.get(key) {
+            Ok(found.clone())
+        } else {
+            self.missing_keys.push(key.clone());
+            Err(Load(()))
         }
     }
 
     fn scan(&mut self, span: &Span) -> Result<Vec<(Key, Versioned)>, Load> {
-        match self.spans.get(span) {
-            Some(found) => Ok(found.clone()),
-            None => {
-                self.missing_spans.push(span.clone());
-                Err(Load(()))
-            }
+        if let Some(found) = self.spans.get(span) {
+            Ok(found.clone())
+        } else {
+            self.missing_spans.push(span.clone());
+            Err(Load(()))
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::settings::Settings;
 /// The rules of a service. Pure and synchronous: the same operation, env and reads give the same outcome, byte for
 /// byte.
 pub trait ServiceModel: Send + Sync + 'static {
-    /// What can be asked. The variant's name is the operationId of the OpenAPI document and the `api` of records.
+    /// What can be asked. The variant's name is the operationId of the `OpenAPI` document and the `api` of records.
     type Op: Operation;
     /// What is answered.
     type Reply: Serialize + DeserializeOwned + Send;

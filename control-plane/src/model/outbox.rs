@@ -75,7 +75,7 @@ async fn submit_due(executor: &Executor, services: &Services) -> Result<Duration
             {
                 Ok(()) => submitted += 1,
                 Err(error) => {
-                    tracing::warn!(row = %row, error = %error, "a due operation failed; it is tried again")
+                    tracing::warn!(row = %row, error = %error, "a due operation failed; it is tried again");
                 }
             }
         }

@@ -11,7 +11,7 @@ use super::content::{Content, LongValue};
 use super::execute::{Fences, compose, effects};
 use super::journal::{OperationRecord, Outcome};
 use super::operation::{Env, Stop};
-use super::view::View;
+use super::view::{Trace, View};
 use crate::services::Services;
 use crate::settings::{Settings, SettingsRecord};
 use crate::store::{Key, Range, ReadError, Store, Versioned};
@@ -69,7 +69,7 @@ pub async fn replay(store: &Store, services: &Services) -> Result<Fork, ReplayEr
             .get(&record.settings)
             .cloned()
             .unwrap_or_default();
-        replay_one(&mut fork, services, record, settings, &history.values)?;
+        replay_one(&mut fork, *services, &record, settings, &history.values)?;
     }
     Ok(fork)
 }
@@ -128,8 +128,8 @@ async fn all(store: &Store, at: u64, prefix: &str) -> Result<Vec<(Key, Versioned
 
 fn replay_one(
     fork: &mut Fork,
-    services: &Services,
-    record: OperationRecord,
+    services: Services,
+    record: &OperationRecord,
     settings: Arc<Settings>,
     values: &HashMap<Digest, Value>,
 ) -> Result<(), ReplayError> {
@@ -157,14 +157,14 @@ fn replay_one(
             trace
         }
         (Outcome::Refused { problem, .. }, Err(Stop::Refused(found))) if **problem == found => {
-            Default::default()
+            Trace::default()
         }
         // A long value of a refused operation is kept nowhere, so that it can't be judged again; nor does it matter.
-        (Outcome::Refused { .. }, _) if !restored => Default::default(),
-        (Outcome::Failed { .. }, _) => Default::default(),
+        (Outcome::Refused { .. }, _) if !restored => Trace::default(),
+        (Outcome::Failed { .. }, _) => Trace::default(),
         (expected, found) => return Err(differs(format!("{found:?} instead of {expected:?}"))),
     };
-    fork.apply(compose(&record, trace, Fences::On));
+    fork.apply(compose(record, trace, Fences::On));
     Ok(())
 }
 

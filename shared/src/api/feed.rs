@@ -125,7 +125,7 @@ pub enum FeedItem {
     },
 }
 
-/// A view, whole. Its ETag in `GetFeedView` is its digest; see [`View::digest`].
+/// A view, whole. Its `ETag` in `GetFeedView` is its digest; see [`View::digest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct View {

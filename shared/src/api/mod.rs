@@ -1,4 +1,4 @@
-//! The bodies of the control plane's HTTP API, version 1, and of the feed to hosts. The OpenAPI document is made of
+//! The bodies of the control plane's HTTP API, version 1, and of the feed to hosts. The `OpenAPI` document is made of
 //! these types; `control-plane/openapi.json` is it.
 //!
 //! Fields are added, never changed: a reader ignores what it doesn't know, and refuses a request with a field it

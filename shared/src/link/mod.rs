@@ -1,7 +1,7 @@
 //! The guest link: what a guest and its host say to each other over vsock. `PROTOCOL.md` is the document.
 //!
 //! The guest dials; there is one connection per guest. The host greets with a CHALLENGE, the guest says HELLO, the
-//! host answers HELLO_ACK, and from then on frames of any open stream follow each other. [`frame`] is the header and
+//! host answers `HELLO_ACK`, and from then on frames of any open stream follow each other. [`frame`] is the header and
 //! nothing else; [`kind`] numbers the kinds of frame; [`body`] has the body of each kind.
 //!
 //! [`session`] holds the two ends as pure cores: [`session::Host`] and [`session::Guest`] take bytes and the time, and

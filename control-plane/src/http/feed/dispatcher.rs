@@ -187,7 +187,9 @@ impl Dispatcher {
                 batch = self.watch.next() => self.dispatch(&batch?),
             }
         }
-        self.feeds.values().for_each(|feed| feed.queue.close());
+        for feed in self.feeds.values() {
+            feed.queue.close();
+        }
         Ok(())
     }
 
@@ -243,7 +245,9 @@ impl Dispatcher {
             .into_iter()
             .filter(|view| self.index.may_want(&host, *view));
         let interests: BTreeSet<ViewId> = wanted.collect();
-        interests.iter().for_each(|view| self.index.add_reader(*view));
+        for view in &interests {
+            self.index.add_reader(*view);
+        }
         let queue = Arc::new(Queue::default());
         let feed = Feed {
             session: self.sessions,
@@ -278,9 +282,9 @@ impl Dispatcher {
 
     fn end(&mut self, host: &HostId) {
         if let Some(feed) = self.feeds.remove(host) {
-            feed.interests
-                .iter()
-                .for_each(|view| self.index.remove_reader(*view));
+            for view in &feed.interests {
+                self.index.remove_reader(*view);
+            }
             feed.queue.close();
         }
     }

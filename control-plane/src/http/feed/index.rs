@@ -151,7 +151,7 @@ impl Index {
             match change {
                 Change::Instance(record, revision) => self.apply_instance(record, revision, &mut told),
                 Change::Entry(record, revision, value) => {
-                    self.apply_entry(&record, revision, value.as_ref(), &mut told)
+                    self.apply_entry(&record, revision, value.as_ref(), &mut told);
                 }
                 Change::EntryGone(instance, path) => {
                     for (host, view) in self.concerned(instance) {

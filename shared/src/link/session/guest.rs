@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use serde::Serialize;
 
 use super::inbox::Assembly;
@@ -418,10 +417,9 @@ impl Guest {
         if same >= usize::from(bound) {
             return Err(AskError::TooMany);
         }
-        let free = (0..)
-            .map(|i| StreamId(2 * i + 1))
-            .find(|id| !self.streams.contains_key(id));
-        free.ok_or(AskError::TooMany)
+        let mut odd = (1..=u32::MAX).step_by(2).map(StreamId);
+        odd.find(|id| !self.streams.contains_key(id))
+            .ok_or(AskError::TooMany)
     }
 
     /// Says that the batch is applied.
@@ -579,7 +577,7 @@ fn more(
             GuestEvent::Found(frame.stream, head)
         }
         Stream::RelayedPart { mut head, body } => {
-            head.body = Value::from(Bytes::from(body.into_bytes()));
+            head.body = Value::from(body.into_bytes());
             GuestEvent::Relayed(frame.stream, head)
         }
         _ => return Err(unexpected(frame)),

@@ -137,7 +137,7 @@ impl Host {
         let event = if self.is_open() {
             self.frame(&frame, now)?
         } else {
-            Some(self.first_frame(&frame)?)
+            Some(Self::first_frame(&frame)?)
         };
         Ok(Incoming { taken, event })
     }
@@ -146,7 +146,7 @@ impl Host {
         matches!(self.state, State::Open { .. })
     }
 
-    fn first_frame<'a>(&mut self, frame: &Frame<'a>) -> Result<HostEvent<'a>, Fault> {
+    fn first_frame<'a>(frame: &Frame<'a>) -> Result<HostEvent<'a>, Fault> {
         if frame.kind != Kind::Hello || frame.stream != StreamId::SESSION {
             return Err(unexpected(frame));
         }

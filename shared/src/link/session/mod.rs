@@ -31,7 +31,7 @@ pub const PATIENCE_MS: u64 = 10_000;
 
 /// What a host allows where nothing else is configured.
 pub const DEFAULT_LIMITS: Limits = Limits {
-    body: frame::MAX_BODY as u32,
+    body: 16 * 1024,
     streams: 16,
     requests: 32,
     credit: 256 * 1024,

@@ -380,7 +380,7 @@ fn more_watches_than_the_bound_are_told_to_come_back() {
     let mut wire = BytesMut::new();
     let body = postcard::to_stdvec(&watch).unwrap();
     put_with(&mut wire, Kind::Watch, Last::Yes, StreamId(99), |out| {
-        out.extend_from_slice(&body)
+        out.extend_from_slice(&body);
     });
     assert_eq!(pair.host.receive(&wire, pair.now).unwrap().event, None);
     assert!(!pair.host.awaits(StreamId(99)));
@@ -427,7 +427,7 @@ fn the_slow_the_silent_and_the_deaf_are_hung_up_on() {
     pair.host.go_away("test", 0, at(0));
     let mut ping = BytesMut::new();
     put_with(&mut ping, Kind::Ping, Last::No, StreamId::SESSION, |out| {
-        out.extend_from_slice(&[1])
+        out.extend_from_slice(&[1]);
     });
     pair.host.receive(&ping, at(30_000)).unwrap();
     assert_eq!(pair.host.tick(at(30_002)), Err(Fault::NotReading));
@@ -464,7 +464,7 @@ fn the_guests_next_tick_is_never_in_the_past_once_it_ticked() {
     let mut guest = Guest::new(Moment(0));
     let mut wire = BytesMut::new();
     put_with(&mut wire, Kind::Challenge, Last::No, StreamId::SESSION, |out| {
-        out.extend_from_slice(&[7; 16])
+        out.extend_from_slice(&[7; 16]);
     });
     // Challenged late, and answered never: what is due is the end of patience, not a heartbeat.
     guest.receive(&wire, Moment(9_000)).unwrap();
