@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::link::{self, Endpoint, Line};
 use crate::local::{self, BindError, Settings, Surface};
-use crate::mirror::Live;
+use crate::mirror::{Live, Mirror};
 use crate::platform::{Readiness, notify};
 
 /// What the daemon is told.
@@ -66,7 +66,7 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
 
 /// Tells the service manager when there is something to serve, and when it ends.
 async fn readiness(mirror: &Live, ready_after: Duration, stop: &CancellationToken) {
-    let first = mirror.until(|mirror| mirror.revision());
+    let first = mirror.until(Mirror::revision);
     match stop.run_until_cancelled(timeout(ready_after, first)).await {
         Some(Ok(revision)) => {
             tracing::info!(%revision, "ready");

@@ -175,10 +175,12 @@ struct Connection {
     /// Where the guest stands; `None` until HELLO and after a gap.
     sent: Option<u64>,
     welcome: bool,
-    watches: BTreeMap<StreamId, (PathPrefix, Option<(u64, BTreeMap<EntryPath, Mirrored>)>)>,
+    watches: BTreeMap<StreamId, (PathPrefix, Option<Sent>)>,
 }
 
 type Ends = Option<()>;
+/// The revision a watch stands at, and what it has seen.
+type Sent = (u64, BTreeMap<EntryPath, Mirrored>);
 
 impl Connection {
     fn new(host: TestHost, stream: UnixStream) -> Self {
@@ -278,20 +280,16 @@ impl Connection {
         let from = self
             .sent
             .filter(|sent| (sent + 1..=state.revision).all(|n| state.history.contains_key(&n)));
-        let items: Vec<Item> = match from {
-            Some(sent) => state
-                .history
-                .range(sent + 1..)
-                .flat_map(|(_, items)| items.clone())
-                .collect(),
-            None => {
-                state.snapshots += 1;
-                let item = |(path, entry): (&EntryPath, &Mirrored)| Item {
-                    path: path.clone(),
-                    entry: Some(entry.clone()),
-                };
-                state.own.iter().map(item).collect()
-            }
+        let items: Vec<Item> = if let Some(sent) = from {
+            let missed = state.history.range(sent + 1..);
+            missed.flat_map(|(_, items)| items.clone()).collect()
+        } else {
+            state.snapshots += 1;
+            let all = state
+                .own
+                .iter()
+                .map(|(path, entry)| (path.clone(), Some(entry.clone())));
+            all.map(|(path, entry)| Item { path, entry }).collect()
         };
         self.sent = Some(state.revision);
         let from = from.map(|n| Revision::new(1, n));
@@ -588,7 +586,7 @@ pub(crate) fn run(test: impl Future<Output = ()>) {
         .enable_all()
         .build_local(LocalOptions::default())
         .unwrap();
-    let limited = async { tokio::time::timeout(Duration::from_secs(60), test).await };
+    let limited = async { tokio::time::timeout(Duration::from_mins(1), test).await };
     runtime
         .block_on(limited)
         .expect("the test waited for something that never came");

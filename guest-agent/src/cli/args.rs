@@ -128,28 +128,34 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
     match words[..] {
         ["run"] => given.run(),
         ["get", path] => {
-            let path = parsed(path)?;
-            let max_age_ms = given.max_age_ms;
-            given
+            let what = What::Get {
+                path: parsed(path)?,
+                max_age_ms: given.max_age_ms,
+            };
+            Ok(given
                 .only("get", &["--instance", "--json", "--max-age"])?
-                .ask(What::Get { path, max_age_ms })
+                .ask(what))
         }
         ["get"] => Err(UsageError::NoPath),
         ["list"] | ["list", _] => {
-            let prefix = parsed(words.get(1).copied().unwrap_or(""))?;
-            let values = given.values;
-            given
+            let what = What::List {
+                prefix: parsed(words.get(1).copied().unwrap_or(""))?,
+                values: given.values,
+            };
+            Ok(given
                 .only("list", &["--instance", "--json", "--values"])?
-                .ask(What::List { prefix, values })
+                .ask(what))
         }
         ["watch"] | ["watch", _] => {
-            let prefix = parsed(words.get(1).copied().unwrap_or(""))?;
-            let after = given.after;
-            given
+            let what = What::Watch {
+                prefix: parsed(words.get(1).copied().unwrap_or(""))?,
+                after: given.after,
+            };
+            Ok(given
                 .only("watch", &["--instance", "--json", "--after"])?
-                .ask(What::Watch { prefix, after })
+                .ask(what))
         }
-        ["status"] => given.only("status", &["--json"])?.ask(What::Status),
+        ["status"] => Ok(given.only("status", &["--json"])?.ask(What::Status)),
         [] => Err(UsageError::NoCommand),
         ["run" | "get" | "list" | "watch" | "status", .., extra] => {
             Err(lexopt::Error::UnexpectedArgument(extra.into()).into())
@@ -228,17 +234,17 @@ impl Given {
         }
     }
 
-    fn ask(self, what: What) -> Result<Command, UsageError> {
+    fn ask(self, what: What) -> Command {
         let format = if self.json { Format::Json } else { Format::Plain };
         let socket = self.socket.unwrap_or_else(|| DEFAULT_SOCKET.into());
-        Ok(Command::Ask {
+        Command::Ask {
             socket,
             query: Query {
                 what,
                 instance: self.instance,
                 format,
             },
-        })
+        }
     }
 }
 

@@ -212,13 +212,12 @@ impl<'a> Driver<'a> {
                 break;
             }
             self.buffer.take(received.taken);
-            match received.event {
-                Some(event) => self.act(event, now)?,
-                None => {
-                    // A heartbeat's answer, or the end of a stream that was let go.
-                    self.progressed = true;
-                    self.line.freed();
-                }
+            if let Some(event) = received.event {
+                self.act(event, now)?;
+            } else {
+                // A heartbeat's answer, a piece of something, or the end of a stream that was let go.
+                self.progressed = true;
+                self.line.freed();
             }
         }
         if self.line.is_open() {

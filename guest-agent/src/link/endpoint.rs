@@ -14,11 +14,11 @@ use tokio_vsock::VsockStream;
 
 use crate::platform::{HOST_CID, connect_vsock};
 
-/// Where the agent dials: `vsock` for the host by AF_VSOCK, `vsock:CID:PORT` for another place there, or
+/// Where the agent dials: `vsock` for the host by `AF_VSOCK`, `vsock:CID:PORT` for another place there, or
 /// `unix:/PATH` for a socket, as tests and odd set-ups have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Endpoint {
-    /// AF_VSOCK.
+    /// `AF_VSOCK`.
     Vsock {
         /// The machine's context id.
         cid: u32,

@@ -228,8 +228,8 @@ impl Line {
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
             // A statement of its own: the core must be free again when the answer is awaited or registered.
-            let sent = send(&mut self.core(), now());
-            match sent {
+            let opened = send(&mut self.core(), now());
+            match opened {
                 Ok(stream) => return Ok((stream, self.wait_for(stream, reply))),
                 Err(AskError::TooMany) => freed.await,
                 Err(error) => return Err(error.into()),
@@ -364,7 +364,7 @@ impl Line {
             }),
             GuestEvent::Refused(stream, refused) => self.fail(stream, AskFailure::Refused(refused)),
             GuestEvent::Busy(stream, retry_after_ms) => {
-                self.fail(stream, AskFailure::Busy { retry_after_ms })
+                self.fail(stream, AskFailure::Busy { retry_after_ms });
             }
             GuestEvent::Ended(stream, code) => self.fail(stream, AskFailure::Ended(code)),
             GuestEvent::Challenge(_)

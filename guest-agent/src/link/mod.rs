@@ -29,7 +29,7 @@ pub use driver::Lost;
 pub use endpoint::{Endpoint, EndpointError};
 pub use line::{AskFailure, Line, WatchBatch, Watching};
 
-/// How long a connection may take to be made. The kernel sets no limit of its own for AF_VSOCK.
+/// How long a connection may take to be made. The kernel sets no limit of its own for `AF_VSOCK`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait a host can ask for.
 const LONGEST_GOAWAY: Duration = Duration::from_hours(1);

@@ -99,7 +99,7 @@ impl Surface {
                 _ => Err(Problem::wrong_method(READ_AND_CHANGE)),
             },
             _ if !reads => Err(Problem::wrong_method(READ)),
-            Route::Status => params.finish().and_then(|()| self.status()),
+            Route::Status => params.finish().map(|()| self.status()),
             Route::Data(owner, path) => self.read(self.other(owner), path, params, &head.headers).await,
             Route::Entry(owner, path) => self.describe(self.other(owner), path, params).await,
             Route::Watch(owner) => self.watch(self.other(owner), params, busy).await,
@@ -129,7 +129,7 @@ impl Surface {
         }
     }
 
-    fn status(&self) -> Outcome {
+    fn status(&self) -> Response<Body> {
         let now = now();
         let mirror = self.mirror.read();
         let mirrored = mirror
@@ -148,6 +148,6 @@ impl Surface {
             identity: self.line.identity(),
             mirror: mirrored,
         };
-        Ok(json(&status))
+        json(&status)
     }
 }

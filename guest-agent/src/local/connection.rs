@@ -54,13 +54,11 @@ impl Service<Request<Incoming>> for Serving {
 
     fn call(&self, request: Request<Incoming>) -> Answering {
         self.activity.requests.set(self.activity.requests.get() + 1);
-        match self.surface.at_once(&request) {
-            Some(response) => Answering::now(response),
-            None => {
-                let busy = Busy::begin(&self.activity);
-                Answering::later(Rc::clone(&self.surface).answer(request, busy))
-            }
+        if let Some(response) = self.surface.at_once(&request) {
+            return Answering::now(response);
         }
+        let busy = Busy::begin(&self.activity);
+        Answering::later(Rc::clone(&self.surface).answer(request, busy))
     }
 }
 

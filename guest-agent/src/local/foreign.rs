@@ -120,10 +120,10 @@ async fn changed(mut watching: Watching, path: &EntryPath, known: Option<&str>) 
             // A snapshot that doesn't name it says that it isn't there; a batch says nothing about it.
             None => batch.from.is_none().then_some(Revision::ZERO),
         };
-        if let Some(present) = present.map(|revision| revision.to_string()) {
-            if *known.get_or_insert_with(|| present.clone()) != present {
-                return Ok(());
-            }
+        if let Some(present) = present.map(|revision| revision.to_string())
+            && *known.get_or_insert_with(|| present.clone()) != present
+        {
+            return Ok(());
         }
         watching.applied(batch.to);
     }

@@ -45,7 +45,7 @@ impl Problem {
     }
 
     /// A part of the request is wrong.
-    pub(super) fn invalid(field: impl Into<Cow<'static, str>>, detail: impl ToString) -> Self {
+    pub(super) fn invalid(field: impl Into<Cow<'static, str>>, detail: impl std::fmt::Display) -> Self {
         let status = StatusCode::BAD_REQUEST;
         let mut problem = Self::new(
             status,

@@ -138,9 +138,8 @@ impl Surface {
             return self.reading_from_host(other, path, asked.max_age_ms).await;
         }
         self.first_snapshot().await?;
-        let entry = match self.present(&asked)? {
-            Some(entry) => entry,
-            None => return self.reading_from_host(None, path, asked.max_age_ms).await,
+        let Some(entry) = self.present(&asked)? else {
+            return self.reading_from_host(None, path, asked.max_age_ms).await;
         };
         let age = self.mirror.read().age(now()).ok_or_else(Problem::not_ready)?;
         Ok(json(&EntryReading {

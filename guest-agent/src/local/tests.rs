@@ -676,7 +676,7 @@ fn long_heads_are_refused() {
         let long = format!("GET /v1/data/{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(10_000));
         let answer = raw(&rig, long.as_bytes()).await;
         assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
-        let headers: String = (0..100).map(|i| format!("x-{i}: y\r\n")).collect();
+        let headers = "x-y: z\r\n".repeat(100);
         let answer = raw(
             &rig,
             format!("GET /v1/data/a HTTP/1.1\r\n{headers}\r\n").as_bytes(),

@@ -45,7 +45,7 @@ impl Surface {
         EntryPath::check(path).map_err(|error| Problem::invalid("path", error))?;
         let value = self.whole(body).await?;
         let body = match head.method {
-            Method::PUT => put_body(value, head, params)?,
+            Method::PUT => put_body(&value, head, params)?,
             Method::POST => {
                 params.finish()?;
                 within_bound(
@@ -100,7 +100,7 @@ impl Surface {
     }
 }
 
-fn put_body(value: Bytes, head: &Parts, mut params: Params<'_>) -> Result<Bytes, Problem> {
+fn put_body(value: &Bytes, head: &Parts, mut params: Params<'_>) -> Result<Bytes, Problem> {
     let content_type = head.headers.get(CONTENT_TYPE).map(|header| {
         let parsed = header
             .to_str()
@@ -124,7 +124,7 @@ fn put_body(value: Bytes, head: &Parts, mut params: Params<'_>) -> Result<Bytes,
         ttl,
         ..PutEntry::value(Value::from(value.clone()))
     };
-    Ok(within_bound(&put, &value))
+    Ok(within_bound(&put, value))
 }
 
 /// The document, its value as text, or in base64 where the text would be too long.

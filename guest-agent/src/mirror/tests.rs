@@ -349,7 +349,7 @@ fn more_than_an_instance_may_have_is_refused_whole() {
         })
     );
     let large = (0..5)
-        .map(|i| item(&format!("n/{i}"), 2, Some(&[0; 250_000])))
+        .map(|i| item(&format!("n/{i}"), 2, Some(&vec![0; 250_000])))
         .collect();
     assert!(matches!(
         mirror.apply(batch(None, 2, large), NOW),

@@ -1,4 +1,4 @@
-//! Connecting over AF_VSOCK.
+//! Connecting over `AF_VSOCK`.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
