@@ -1,6 +1,7 @@
-//! What goes wrong between a caller and the control plane.
+//! What goes wrong between a caller and whom it asks.
 
 use std::error::Error as StdError;
+use std::fmt;
 
 use http::Method;
 use moorline_shared::api::ProblemDetails;
@@ -9,8 +10,10 @@ use moorline_shared::api::ProblemDetails;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// No connection came about: nothing was done.
-    #[error("the control plane at {url} can't be reached: see that it runs and that the address is right")]
+    #[error("{server} at {url} can't be reached: see that it runs, {}", .server.what_else())]
     Unreachable {
+        /// Who is not there.
+        server: Server,
         /// What was asked for.
         url: String,
         /// What the connection said.
@@ -26,12 +29,14 @@ pub enum ClientError {
         /// What the connection said.
         source: Box<dyn StdError + Send + Sync>,
     },
-    /// The control plane says why it didn't do what was asked.
+    /// Whoever was asked says why it was not done.
     #[error("{}", describe(.0))]
     Problem(Box<ProblemDetails>),
-    /// The answer is not one that a control plane of this version gives.
-    #[error("{url} answered with {what}: is it a Moorline control plane, of a version this client knows?")]
+    /// The answer is not one that is known to this version.
+    #[error("{url} answered with {what}: see that it is {server}, and of a version that this client knows")]
     Protocol {
+        /// Who should have answered.
+        server: Server,
         /// What was asked for.
         url: String,
         /// What came.
@@ -50,7 +55,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// The problem that the control plane stated, if it did.
+    /// The problem that was stated, if one was.
     pub fn problem(&self) -> Option<&ProblemDetails> {
         match self {
             Self::Problem(problem) => Some(problem),
@@ -83,9 +88,37 @@ impl ClientError {
     }
 }
 
+/// Who is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// The control plane, over TCP.
+    ControlPlane,
+    /// The host daemon of this machine, over one of its sockets.
+    HostDaemon,
+}
+
+impl Server {
+    const fn what_else(self) -> &'static str {
+        match self {
+            Self::ControlPlane => "and that the address is right",
+            Self::HostDaemon => "that the path is right, and that this user may use the socket",
+        }
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ControlPlane => "the control plane",
+            Self::HostDaemon => "the host daemon",
+        })
+    }
+}
+
 /// What was asked: what an error about its answer names.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
+    pub(crate) server: Server,
     pub(crate) method: Method,
     pub(crate) url: String,
 }
@@ -101,6 +134,7 @@ impl Asked {
 
     pub(crate) fn protocol(&self, what: impl Into<String>) -> ClientError {
         ClientError::Protocol {
+            server: self.server,
             url: self.url.clone(),
             what: what.into(),
             source: None,
@@ -109,6 +143,7 @@ impl Asked {
 
     pub(crate) fn unparsable(&self, what: impl Into<String>, source: serde_json::Error) -> ClientError {
         ClientError::Protocol {
+            server: self.server,
             url: self.url.clone(),
             what: what.into(),
             source: Some(source.into()),
@@ -120,6 +155,7 @@ impl Asked {
         let error = error.without_url();
         if error.is_connect() {
             ClientError::Unreachable {
+                server: self.server,
                 url: self.url.clone(),
                 source: error.into(),
             }

@@ -10,13 +10,18 @@
 //! lines of JSON taken apart by [`ndjson`], and end where the connection ends: whoever reads them resumes, or lets
 //! [`Client::follow`] do it. [`Client::relay`] sends what a guest asked for byte for byte in the guest's name.
 //!
+//! [`HostSocket`] is the host daemon of this machine, by one of its two unix sockets.
+//!
 //! The feature `cli` adds the module `cli`, which is the `moorline` command.
 #![forbid(unsafe_code)]
 
 mod calls;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod endpoint;
 mod error;
 mod follow;
+mod host_socket;
 pub mod ndjson;
 mod relay;
 mod stream;
@@ -26,8 +31,9 @@ mod transport;
 
 pub use calls::feed::FeedView;
 pub use endpoint::{BaseUrl, BaseUrlError, Endpoint, Retries};
-pub use error::ClientError;
+pub use error::{ClientError, Server};
 pub use follow::{Follow, Followed};
+pub use host_socket::{ADMIN_SOCKET, HostSocket, REGISTER_SOCKET};
 pub use relay::{GuestRequest, RawReply, RelayRefusal};
 pub use stream::EventStream;
 pub use terms::{Terms, fresh_key};

@@ -1,4 +1,8 @@
 //! The moorline command.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    moorline_client::cli::main()
+}

@@ -11,7 +11,7 @@ use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
 use crate::endpoint::{BaseUrl, Endpoint, Retries};
-use crate::error::{Asked, ClientError};
+use crate::error::{Asked, ClientError, Server};
 use crate::ndjson::Lines;
 use crate::stream::{EventStream, events};
 
@@ -121,11 +121,12 @@ impl Client {
     /// may be made twice come here: reads, and changes under a key.
     pub(crate) async fn exchange(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
         let request = self.built(request)?;
+        let asked = asked(&request);
         let mut attempt = 0;
         loop {
             // Bodies are bytes in memory, so a request can always be copied.
             let copy = request.try_clone().expect("a body in memory can be copied");
-            let failure = match self.exchange_once(copy).await {
+            let failure = match exchange_once(&self.wires.calls, &asked, copy).await {
                 Err(error) if error.is_silence() => error,
                 settled => return settled,
             };
@@ -135,12 +136,6 @@ impl Client {
             tokio::time::sleep(wait).await;
             attempt += 1;
         }
-    }
-
-    async fn exchange_once(&self, request: Request) -> Result<Reply, ClientError> {
-        let asked = asked(&request);
-        let response = self.wires.calls.execute(request).await;
-        Reply::read(&asked, response.map_err(|error| asked.failed(error))?).await
     }
 
     /// Sends a request and gives the lines of its answer. It is sent once: whoever follows a stream has to begin
@@ -169,8 +164,19 @@ impl Client {
     }
 }
 
+/// Sends a request once and reads its answer, whatever it says.
+pub(crate) async fn exchange_once(
+    client: &reqwest::Client,
+    asked: &Asked,
+    request: Request,
+) -> Result<Reply, ClientError> {
+    let response = client.execute(request).await;
+    Reply::read(asked, response.map_err(|error| asked.failed(error))?).await
+}
+
 fn asked(request: &Request) -> Asked {
     Asked {
+        server: Server::ControlPlane,
         method: request.method().clone(),
         url: request.url().to_string(),
     }
@@ -246,7 +252,7 @@ fn standing_headers(endpoint: &Endpoint) -> HeaderMap {
 }
 
 /// No proxy and no redirect: a token goes to the address it was given for, and nowhere else.
-fn basics(headers: HeaderMap) -> reqwest::ClientBuilder {
+pub(crate) fn basics(headers: HeaderMap) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
         .default_headers(headers)

@@ -1,0 +1,172 @@
+//! What goes wrong in a command, how it is told, and with which exit status.
+
+use std::error::Error as StdError;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use moorline_shared::api::instances::InstanceState;
+use moorline_shared::entry::MAX_VALUE_BYTES;
+use moorline_shared::id::IdempotencyKey;
+
+use super::connection::ConnectionError;
+use super::name::NameError;
+use super::profile::ProfileError;
+use super::table::printable;
+use crate::error::ClientError;
+
+/// Refused or failed.
+const FAILED: u8 = 1;
+/// The command line is wrong; clap's own status for it is the same.
+pub(super) const USAGE: u8 = 2;
+const NO_ANSWER: u8 = 3;
+const NOT_FOUND: u8 = 4;
+
+/// Why a command didn't do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    #[error("'{text}' can't be taken for {what}")]
+    Argument {
+        what: &'static str,
+        text: String,
+        source: Box<dyn StdError + Send + Sync>,
+    },
+    #[error("{0} can't be read")]
+    Input(InputName, #[source] std::io::Error),
+    #[error("{0} has more than {MAX_VALUE_BYTES} bytes, which is the most that a value has")]
+    ValueTooLong(InputName),
+    #[error("{name} is not {what}")]
+    Json {
+        name: InputName,
+        what: &'static str,
+        source: serde_json::Error,
+    },
+    #[error("instance {instance} is {state} instead of {wanted}{}", because(.reason.as_deref()))]
+    WentElsewhere {
+        instance: String,
+        state: &'static str,
+        wanted: &'static str,
+        reason: Option<String>,
+    },
+    #[error(
+        "after {seconds} s instance {instance} is still {state}, not {wanted}: \
+         look again with 'moorline instance show {instance}', or wait longer with --timeout"
+    )]
+    WaitedInVain {
+        seconds: u64,
+        instance: String,
+        state: &'static str,
+        wanted: &'static str,
+    },
+    #[error("the answer can't be written")]
+    Output(#[source] std::io::Error),
+    #[error("the answer can't be put into JSON")]
+    Unwritable(#[source] serde_json::Error),
+    #[error("the command can't be set up")]
+    Runtime(#[source] std::io::Error),
+}
+
+/// Where something was read.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum InputName {
+    #[error("the file {}", .0.display())]
+    File(PathBuf),
+    #[error("the standard input")]
+    Stdin,
+    #[error("the value")]
+    Argument,
+}
+
+fn because(reason: Option<&str>) -> String {
+    reason.map(|reason| format!(": {reason}")).unwrap_or_default()
+}
+
+impl Failure {
+    /// An argument that is of the right form and makes no sense.
+    pub(super) fn argument(
+        what: &'static str,
+        text: impl Into<String>,
+        source: impl Into<Box<dyn StdError + Send + Sync>>,
+    ) -> Self {
+        Self::Argument {
+            what,
+            text: text.into(),
+            source: source.into(),
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.status())
+    }
+
+    fn status(&self) -> u8 {
+        match self {
+            Self::Client(error) if error.is_silence() => NO_ANSWER,
+            Self::Client(error) if error.problem().is_some_and(|problem| problem.status == 404) => NOT_FOUND,
+            Self::Name(NameError::Unknown { .. }) | Self::Profile(ProfileError::Unknown { .. }) => NOT_FOUND,
+            Self::Argument { .. } | Self::ValueTooLong(_) | Self::Json { .. } => USAGE,
+            _ => FAILED,
+        }
+    }
+
+    /// The failure as the user reads it: what was wrong, why, and what to do; nothing in it can move the cursor.
+    pub(super) fn told(&self, key: &IdempotencyKey) -> String {
+        let mut text = format!("error: {}\n", printable(&self.to_string()));
+        for cause in self.causes() {
+            let _ = writeln!(text, "  cause: {}", printable(&cause.to_string()));
+        }
+        match self {
+            Self::Client(error) => text + &advice(error, key),
+            _ => text,
+        }
+    }
+
+    /// The causes worth telling. Between a failed call and what the system said, the libraries say little more than
+    /// that something failed beneath them.
+    fn causes(&self) -> Vec<&dyn StdError> {
+        let all: Vec<_> = std::iter::successors(self.source(), |&error| error.source()).collect();
+        match self {
+            Self::Client(_) => all.into_iter().next_back().into_iter().collect(),
+            _ => all,
+        }
+    }
+}
+
+fn advice(error: &ClientError, key: &IdempotencyKey) -> String {
+    let mut text = String::new();
+    if let Some(operation) = error.problem().and_then(|problem| problem.operation) {
+        let _ = writeln!(text, "  record: moorline operation show {operation}");
+    }
+    if matches!(error.problem(), Some(problem) if problem.status == 401) {
+        text += "  try: see which token is sent with 'moorline profile show'\n";
+    }
+    if error.may_have_happened() {
+        let _ = writeln!(
+            text,
+            "  a change may have been made: repeat the command with --idempotency-key {key},"
+        );
+        text += "  which makes it at most once\n";
+    }
+    text
+}
+
+/// The word for a state, as the API writes it.
+pub(super) const fn state_word(state: InstanceState) -> &'static str {
+    match state {
+        InstanceState::Pending => "pending",
+        InstanceState::Running => "running",
+        InstanceState::Stopping => "stopping",
+        InstanceState::Stopped => "stopped",
+        InstanceState::ShuttingDown => "shutting_down",
+        InstanceState::Terminated => "terminated",
+        InstanceState::Failed => "failed",
+    }
+}

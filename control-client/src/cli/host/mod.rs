@@ -1,0 +1,113 @@
+//! `moorline host`: the hosts as the control plane knows them, and the daemon of this one by its sockets.
+
+mod attach;
+mod status;
+
+use clap::Subcommand;
+use moorline_shared::InstanceId;
+use moorline_shared::api::hosts::HostPage;
+
+use super::Session;
+use super::args::ConnectionArgs;
+use super::connection::{self, Environment};
+use super::failure::Failure;
+use super::instance::id_or_uuid;
+use super::out::Out;
+use super::table::Table;
+use crate::terms::fresh_key;
+use crate::transport::Client;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum HostCommand {
+    /// List the hosts, with what they offer and what is used of it.
+    #[command(visible_alias = "ls")]
+    List,
+    /// Tell this machine's host daemon of a VM that somebody else runs, before the VM starts.
+    Attach(attach::AttachArgs),
+    /// Tell this machine's host daemon to serve a VM no longer; its instance's data stay.
+    Detach(attach::DetachArgs),
+    /// Show how this machine's host daemon and its instances are. Root may ask.
+    Status(status::StatusArgs),
+}
+
+/// What a command has to find the control plane with, if it needs it: most of them only need the daemon.
+struct Local<'a> {
+    connection: &'a ConnectionArgs,
+    environment: &'a Environment,
+    out: &'a mut Out,
+}
+
+pub(super) async fn run(
+    command: HostCommand,
+    connection: &ConnectionArgs,
+    environment: &Environment,
+    out: &mut Out,
+) -> Result<(), Failure> {
+    let mut local = Local {
+        connection,
+        environment,
+        out,
+    };
+    match command {
+        HostCommand::List => list(&mut local).await,
+        HostCommand::Attach(args) => attach::attach(args, &mut local).await,
+        HostCommand::Detach(args) => attach::detach(args, &mut local).await,
+        HostCommand::Status(args) => status::run(args, &mut local).await,
+    }
+}
+
+impl Local<'_> {
+    fn session(&mut self) -> Result<Session<'_>, Failure> {
+        Ok(Session {
+            client: Client::new(connection::endpoint(self.connection, self.environment)?)?,
+            key: fresh_key(),
+            out: self.out,
+        })
+    }
+
+    /// The id of the instance that `text` means. Only a name, or the beginning of an id, needs the control plane.
+    async fn instance(&mut self, text: &str) -> Result<InstanceId, Failure> {
+        match id_or_uuid(text) {
+            Ok(id) => Ok(id),
+            Err(_) => self.session()?.instance(text).await,
+        }
+    }
+}
+
+async fn list(local: &mut Local<'_>) -> Result<(), Failure> {
+    let session = local.session()?;
+    let page = session.client.describe_hosts().await?;
+    session.out.show(&page, table)
+}
+
+fn table(page: &HostPage) -> String {
+    let mut table = Table::new(["NAME", "ZONE", "INSTANCES", "VCPUS", "MEMORY MIB", "IMAGES"]);
+    for host in &page.hosts {
+        let images: Vec<_> = host.offer.images.iter().map(ToString::to_string).collect();
+        table.row([
+            host.id.to_string(),
+            host.offer.zone.to_string(),
+            host.instances.to_string(),
+            format!("{} of {}", host.used_vcpus, host.offer.vcpus),
+            format!("{} of {}", host.used_memory_mib, host.offer.memory_mib),
+            images.join(", "),
+        ]);
+    }
+    table.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::table;
+    use serde_json::json;
+
+    #[test]
+    fn hosts_are_shown_with_what_is_used_of_them() {
+        let page = json!({"revision": "1.2", "hosts": [{
+            "id": "h1", "zone": "z1", "vcpus": 8, "memory_mib": 4096, "images": ["debian-13", "busybox"],
+            "used_vcpus": 3, "used_memory_mib": 1024, "instances": 2,
+            "created_at": "2026-01-31T12:00:00Z", "revision": "1.1",
+        }]});
+        insta::assert_snapshot!(table(&serde_json::from_value(page).unwrap()));
+    }
+}

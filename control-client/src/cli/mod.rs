@@ -1,0 +1,94 @@
+//! The `moorline` command: a line of arguments becomes calls of the client, and answers become tables or JSON.
+//!
+//! [`args`] is the top of the command line; each noun has its own module with its arguments and what they do:
+//! `instance`, `data`, `operation`, `host`, `profile`, `completion`. [`connection`] finds out which control plane is
+//! meant and with which token, [`name`] which instance. [`out`] writes what a command found, [`failure`] what went
+//! wrong, and with which exit status: 0 done, 1 refused or failed, 2 misused, 3 no answer, 4 no such thing.
+
+pub mod args;
+mod beginning;
+mod completion;
+mod connection;
+mod data;
+mod failure;
+mod host;
+mod input;
+mod instance;
+mod name;
+mod operation;
+mod out;
+mod profile;
+mod table;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use moorline_shared::id::IdempotencyKey;
+
+use crate::terms::fresh_key;
+use crate::transport::Client;
+use args::{Cli, Command};
+use connection::Environment;
+use failure::{Failure, USAGE};
+use out::Out;
+
+/// What a command works with: the control plane, the key of its changes, and where its answers go.
+struct Session<'a> {
+    client: Client,
+    key: IdempotencyKey,
+    out: &'a mut Out,
+}
+
+/// Runs the command that this process was started with, and gives its exit status.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; where they can't be written, there is nowhere to say so.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(USAGE));
+        }
+    };
+    let key = cli.connection.idempotency_key.clone().unwrap_or_else(fresh_key);
+    match run(cli, key.clone()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = write!(std::io::stderr(), "{}", failure.told(&key));
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(cli: Cli, key: IdempotencyKey) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(Failure::Runtime)?;
+    let mut out = Out::stdout(cli.output);
+    match runtime.block_on(dispatch(cli, key, &mut out)) {
+        // Whoever reads has had enough, as `head` does: that is no failure of ours.
+        Err(Failure::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}
+
+async fn dispatch(cli: Cli, key: IdempotencyKey, out: &mut Out) -> Result<(), Failure> {
+    let environment = Environment::of_process();
+    let command = match cli.command {
+        Command::Completion(command) => return completion::run(&command, out),
+        Command::Profile(command) => {
+            return profile::command::run(command, &cli.connection, &environment, out);
+        }
+        Command::Host(command) => return host::run(command, &cli.connection, &environment, out).await,
+        command => command,
+    };
+    let client = Client::new(connection::endpoint(&cli.connection, &environment)?)?;
+    let mut session = Session { client, key, out };
+    match command {
+        Command::Instance(command) => instance::run(command, &mut session).await,
+        Command::Data(command) => data::run(command, &mut session).await,
+        Command::Operation(command) => operation::run(command, &mut session).await,
+        Command::Host(_) | Command::Completion(_) | Command::Profile(_) => {
+            unreachable!("they were run above")
+        }
+    }
+}

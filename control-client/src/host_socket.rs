@@ -1,0 +1,88 @@
+//! The host daemon of this machine, by its unix sockets: `register.sock` for VM managers, `admin.sock` for root.
+
+use std::path::{Path, PathBuf};
+
+use http::{HeaderMap, Method};
+use moorline_shared::InstanceId;
+use moorline_shared::host::{HostStatus, InstanceStatus, Register, Registered, Unregister};
+use serde::Serialize;
+
+use crate::error::{Asked, ClientError, Server};
+use crate::transport::{REQUEST_TIMEOUT, Reply, basics, exchange_once, succeeded};
+
+/// Where VM managers register VMs, unless the daemon's configuration says otherwise.
+pub const REGISTER_SOCKET: &str = "/run/moorline/host/register.sock";
+/// Where root asks the daemon how it is, unless the daemon's configuration says otherwise.
+pub const ADMIN_SOCKET: &str = "/run/moorline/host/admin.sock";
+
+/// One of a host daemon's two sockets. Each answers only its own requests. Nothing is asked twice.
+#[derive(Clone, Debug)]
+pub struct HostSocket {
+    path: PathBuf,
+    client: reqwest::Client,
+}
+
+impl HostSocket {
+    /// The socket at `path`. It is connected to when the first request is made.
+    ///
+    /// # Errors
+    /// [`ClientError::Request`] if the HTTP library can't be set up.
+    pub fn new(path: &Path) -> Result<Self, ClientError> {
+        let client = basics(HeaderMap::new()).unix_socket(path).build();
+        Ok(Self {
+            client: client.map_err(|error| ClientError::request(&path.display(), error))?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// `register.sock`: a VM that somebody else runs becomes the VM of an instance.
+    pub async fn register(&self, body: &Register) -> Result<Registered, ClientError> {
+        self.post("/v1/register", body).await?.parsed()
+    }
+
+    /// `register.sock`: an instance's VM ended, or is to be served no longer.
+    pub async fn unregister(&self, body: &Unregister) -> Result<(), ClientError> {
+        self.post("/v1/unregister", body).await.map(drop)
+    }
+
+    /// `admin.sock`: how the daemon and all its instances are.
+    pub async fn status(&self) -> Result<HostStatus, ClientError> {
+        self.get("/v1/status").await?.parsed()
+    }
+
+    /// `admin.sock`: how one instance is.
+    pub async fn instance_status(&self, instance: InstanceId) -> Result<InstanceStatus, ClientError> {
+        self.get(&format!("/v1/instances/{instance}")).await?.parsed()
+    }
+
+    async fn get(&self, target: &str) -> Result<Reply, ClientError> {
+        let request = self.client.get(url(target));
+        self.send(Method::GET, target, request).await
+    }
+
+    async fn post(&self, target: &str, body: &impl Serialize) -> Result<Reply, ClientError> {
+        let request = self.client.post(url(target)).json(body);
+        self.send(Method::POST, target, request).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        target: &str,
+        request: reqwest::RequestBuilder,
+    ) -> Result<Reply, ClientError> {
+        let asked = Asked {
+            server: Server::HostDaemon,
+            method,
+            url: format!("unix:{}:{target}", self.path.display()),
+        };
+        let request = request.timeout(REQUEST_TIMEOUT).build();
+        let request = request.map_err(|error| ClientError::request(&asked.url, error))?;
+        succeeded(exchange_once(&self.client, &asked, request).await?)
+    }
+}
+
+/// The name of a host means nothing on a unix socket; HTTP wants one all the same.
+fn url(target: &str) -> String {
+    format!("http://localhost{target}")
+}
