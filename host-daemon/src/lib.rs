@@ -8,7 +8,8 @@
 //!
 //! Who tells whom: the feed's batches go from [`uplink`] to the shards, whole, and what they say of an instance's VM
 //! goes on to [`vm`]; [`vm`] begins and ends the incarnations that a channel belongs to, and reports what became of
-//! the machines through [`uplink`]. [`config`] is read and checked before anything binds.
+//! the machines through [`uplink`]. [`config`] is read and checked before anything binds; [`daemon`] is all of it as one
+//! process.
 // Denied and not forbidden: `vm::kernel` does what has no safe wrapper.
 #![deny(unsafe_code)]
 
@@ -16,6 +17,7 @@ pub mod admin;
 pub mod cache;
 pub mod channel;
 pub mod config;
+pub mod daemon;
 pub mod link;
 pub mod uplink;
 pub mod vm;

@@ -95,9 +95,3 @@ impl AsFd for VsockPort {
         self.0.as_fd()
     }
 }
-
-impl std::os::fd::AsRawFd for VsockPort {
-    fn as_raw_fd(&self) -> std::os::fd::RawFd {
-        self.0.as_raw_fd()
-    }
-}

@@ -14,14 +14,19 @@ pub fn now() -> Moment {
     Moment(u64::try_from(millis(clock_gettime(ClockId::Boottime))).unwrap_or(0))
 }
 
+/// The time of day; `None` beyond the year 9999.
+pub fn time() -> Option<Timestamp> {
+    Timestamp::from_millis(millis(clock_gettime(ClockId::Realtime)))
+}
+
 /// The same with the time of day.
 pub(super) fn now_and_time() -> Now {
-    let time = millis(clock_gettime(ClockId::Realtime));
     Now {
         moment: now(),
-        // A clock beyond the year 9999 is taken for 1970: then nothing expires early.
-        time: Timestamp::from_millis(time)
-            .unwrap_or_else(|| Timestamp::from_millis(0).expect("1970 is a time")),
+        // By a clock beyond all times nothing expires early.
+        time: time()
+            .or_else(|| Timestamp::from_millis(0))
+            .expect("1970 is a time"),
     }
 }
 

@@ -1,7 +1,5 @@
 //! What the rest of the daemon asks of the shards.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
@@ -15,11 +13,12 @@ use super::ask::{Answer, Ask};
 use super::clock::FeedClock;
 use super::desk::Desk;
 use super::guest::GuestStatus;
+use super::lobby::{Lobby, shard_of};
 use super::mailbox::{Begin, Mailbox, Message, mailbox};
-use super::poll::MAILBOX;
+use super::poll::LOBBY;
 use super::shard::Shard;
 use crate::cache::FeedBatch;
-use crate::channel::{ChannelError, ChannelSpec, Cids, HybridListener};
+use crate::channel::{ChannelError, ChannelSpec, Cids, HybridListener, VsockPort};
 use crate::config::{CacheConfig, LinkConfig};
 
 /// The shards and their threads.
@@ -35,20 +34,10 @@ pub struct ShardsHandle(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    mailboxes: Vec<Mailbox>,
-    cids: Cids,
+    mailboxes: Arc<[Mailbox]>,
+    /// Which CID is whose; `None` where nobody listens on AF_VSOCK.
+    cids: Option<Arc<Cids>>,
     feed: Arc<FeedClock>,
-    /// Whether connections can arrive over AF_VSOCK.
-    vsock: VsockState,
-}
-
-/// Whether the daemon listens on AF_VSOCK.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum VsockState {
-    /// It does.
-    Listening,
-    /// It doesn't.
-    Absent,
 }
 
 /// The life that ended.
@@ -105,30 +94,39 @@ pub enum BeginError {
 pub struct StartError(#[source] std::io::Error);
 
 impl Shards {
-    /// Starts the threads. What they can't answer they ask by `asks`; they read from `feed` how old their data are.
+    /// Starts the threads. What they can't answer they ask by `asks`; guests with CIDs arrive at `vsock`.
     pub fn start(
         link: &LinkConfig,
         cache: &CacheConfig,
-        vsock: VsockState,
+        vsock: Option<VsockPort>,
         asks: &mpsc::Sender<Ask>,
     ) -> Result<Self, StartError> {
         let feed = Arc::new(FeedClock::default());
-        let tokens = Arc::new(AtomicU64::new(MAILBOX + 1));
-        let (mut mailboxes, mut threads) = (Vec::new(), Vec::new());
-        for index in 0..link.shard_count() {
+        let tokens = Arc::new(AtomicU64::new(LOBBY + 1));
+        let both = (0..link.shard_count()).map(|_| mailbox());
+        let both: Vec<_> = both
+            .collect::<Result<_, _>>()
+            .map_err(|error| StartError(error.into()))?;
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = both.into_iter().unzip();
+        let mailboxes: Arc<[Mailbox]> = mailboxes.into();
+        let cids = vsock.is_some().then(Arc::<Cids>::default);
+        let mut lobby = vsock.zip(cids.clone()).map(|(port, cids)| Lobby {
+            port,
+            cids,
+            mailboxes: mailboxes.clone(),
+        });
+        let mut threads = Vec::new();
+        for (index, inbox) in inboxes.into_iter().enumerate() {
             let desk = Desk::new(index, link.clone(), cache.clone(), feed.clone(), asks.clone());
-            let (mailbox, inbox) = mailbox().map_err(|error| StartError(error.into()))?;
-            let shard = Shard::new(desk, inbox, tokens.clone());
+            let shard = Shard::new(desk, inbox, lobby.take(), tokens.clone());
             let shard = shard.map_err(|error| StartError(error.into()))?;
             let thread = std::thread::Builder::new().name(format!("shard-{index}"));
             threads.push(thread.spawn(move || shard.run()).map_err(StartError)?);
-            mailboxes.push(mailbox);
         }
         let handle = ShardsHandle(Arc::new(Inner {
             mailboxes,
-            cids: Cids::default(),
+            cids,
             feed,
-            vsock,
         }));
         Ok(Self { handle, threads })
     }
@@ -141,7 +139,7 @@ impl Shards {
     /// Tells all guests to come again after so many milliseconds, and waits until they have read it, 5 s at most.
     /// It blocks the thread.
     pub fn drain(self, reconnect_after_ms: u32) {
-        for mailbox in &self.handle.0.mailboxes {
+        for mailbox in self.handle.0.mailboxes.iter() {
             // One that has ended already needs no telling.
             let _ = mailbox.send(Message::Drain(reconnect_after_ms));
         }
@@ -161,17 +159,8 @@ impl ShardsHandle {
         &self.0.feed
     }
 
-    /// Which CID is whose, for the task that accepts connections over AF_VSOCK.
-    pub fn cids(&self) -> &Cids {
-        &self.0.cids
-    }
-
-    /// Which of the shards has the instance.
     fn index(&self, instance: &InstanceId) -> usize {
-        let mut hasher = DefaultHasher::new();
-        instance.hash(&mut hasher);
-        let count = self.0.mailboxes.len() as u64;
-        usize::try_from(hasher.finish() % count).unwrap_or(0)
+        shard_of(instance, self.0.mailboxes.len())
     }
 
     fn mailbox(&self, instance: &InstanceId) -> &Mailbox {
@@ -198,11 +187,9 @@ impl ShardsHandle {
     ) -> Result<(), BeginError> {
         let listener = match channel {
             ChannelSpec::HybridVsock { uds_path, peer } => Some(HybridListener::bind(&uds_path, peer)?),
-            ChannelSpec::Vsock { .. } if self.0.vsock == VsockState::Absent => {
-                return Err(ChannelError::NoVsock.into());
-            }
             ChannelSpec::Vsock { cid } => {
-                self.0.cids.assign(cid, instance)?;
+                let cids = self.0.cids.as_ref().ok_or(ChannelError::NoVsock)?;
+                cids.assign(cid, instance)?;
                 None
             }
         };
@@ -223,16 +210,10 @@ impl ShardsHandle {
         let _ = self.call(self.mailbox(&instance), end).await;
     }
 
-    /// A connection came from the instance's CID.
-    pub fn arrived(&self, instance: InstanceId, socket: OwnedFd) {
-        // A shard that has ended takes no connection; dropping it closes it.
-        let _ = self.mailbox(&instance).send(Message::Arrived(instance, socket));
-    }
-
     /// What is known of each guest, in the order of the ids.
     pub async fn status(&self) -> Result<Vec<GuestStatus>, Ending> {
         let mut all = Vec::new();
-        for mailbox in &self.0.mailboxes {
+        for mailbox in self.0.mailboxes.iter() {
             all.extend(self.call(mailbox, Message::Status).await?);
         }
         all.sort_by_key(|status| status.instance);
@@ -297,7 +278,7 @@ impl ShardsHandle {
     /// The control plane's name, which revisions belong to.
     pub fn deployment(&self, name: &str) {
         let name: Arc<str> = name.into();
-        for mailbox in &self.0.mailboxes {
+        for mailbox in self.0.mailboxes.iter() {
             // A shard that has ended welcomes nobody.
             let _ = mailbox.send(Message::Deployment(name.clone()));
         }

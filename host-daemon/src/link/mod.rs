@@ -22,6 +22,7 @@ mod conn;
 mod desk;
 mod guest;
 mod handle;
+mod lobby;
 mod mailbox;
 mod misses;
 mod poll;
@@ -31,6 +32,6 @@ mod shard;
 mod tests;
 
 pub use ask::{Answer, Ask, Asker, MissKey, Page, Question, Refusal, Reply};
-pub use clock::{FeedClock, Standing, now};
+pub use clock::{FeedClock, Standing, now, time};
 pub use guest::{Conversation, GuestStatus, Requests};
-pub use handle::{BeginError, Ended, Ending, FeedEffects, Shards, ShardsHandle, StartError, VsockState};
+pub use handle::{BeginError, Ended, Ending, FeedEffects, Shards, ShardsHandle, StartError};

@@ -6,10 +6,12 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-/// Whose readiness it is; 0 is the mailbox.
+/// Whose readiness it is. From 2 on they are listeners' and connections'.
 pub(super) type Token = u64;
 /// The mailbox.
 pub(super) const MAILBOX: Token = 0;
+/// The port of AF_VSOCK.
+pub(super) const LOBBY: Token = 1;
 
 /// Waiting for many descriptors at once.
 #[derive(Debug)]

@@ -16,8 +16,9 @@ use super::conn::{Conn, End, Progress};
 use super::desk::Desk;
 use super::guest::{Guest, GuestStatus, Listening};
 use super::handle::{BeginError, Ended, FeedEffects};
+use super::lobby::Lobby;
 use super::mailbox::{Begin, Inbox, Message};
-use super::poll::{Events, Interest, MAILBOX, Poll, Ready, Token};
+use super::poll::{Events, Interest, LOBBY, MAILBOX, Poll, Ready, Token};
 use crate::cache::{Effects, Touched};
 use crate::channel::Accepted;
 
@@ -40,6 +41,7 @@ pub(super) struct Shard {
     inbox: Inbox,
     conns: HashMap<Token, Conn, BuildHasherDefault<TokenHasher>>,
     listeners: HashMap<Token, InstanceId>,
+    lobby: Option<Lobby>,
     /// Tokens of all shards, so that a session's number is its own.
     tokens: Arc<AtomicU64>,
     buffer: Vec<u8>,
@@ -50,9 +52,17 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    pub(super) fn new(desk: Desk, inbox: Inbox, tokens: Arc<AtomicU64>) -> Result<Self, Errno> {
+    pub(super) fn new(
+        desk: Desk,
+        inbox: Inbox,
+        lobby: Option<Lobby>,
+        tokens: Arc<AtomicU64>,
+    ) -> Result<Self, Errno> {
         let poll = Poll::new()?;
         poll.add(&inbox, MAILBOX, Interest::READ)?;
+        if let Some(lobby) = &lobby {
+            poll.add(&lobby.port, LOBBY, Interest::READ)?;
+        }
         Ok(Self {
             ticked: desk.now,
             tidied: desk.now,
@@ -61,6 +71,7 @@ impl Shard {
             inbox,
             conns: HashMap::default(),
             listeners: HashMap::new(),
+            lobby,
             tokens,
             buffer: vec![0; READ_BYTES],
             draining: None,
@@ -105,6 +116,8 @@ impl Shard {
             self.settle(ready.token, result);
         } else if let Some(instance) = self.listeners.get(&ready.token).copied() {
             self.accept(instance);
+        } else if let Some(lobby) = self.lobby.as_ref().filter(|_| ready.token == LOBBY) {
+            lobby.receive();
         }
     }
 
@@ -511,6 +524,7 @@ impl Shard {
             guest.listening = None;
         }
         self.listeners.clear();
+        self.lobby = None;
         self.send_all_away("the host daemon ends", reconnect_after_ms);
     }
 }

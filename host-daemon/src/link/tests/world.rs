@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::cache::FeedBatch;
 use crate::channel::{ChannelSpec, ExpectedPeer};
 use crate::config::{CacheConfig, LinkConfig};
-use crate::link::{Ask, FeedEffects, GuestStatus, Shards, ShardsHandle, VsockState};
+use crate::link::{Ask, FeedEffects, GuestStatus, Shards, ShardsHandle};
 
 use super::Agent;
 
@@ -93,7 +93,7 @@ impl World {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build();
-        let shards = Shards::start(link, cache, VsockState::Absent, &sender).unwrap();
+        let shards = Shards::start(link, cache, None, &sender).unwrap();
         shards.handle().deployment("test");
         shards.handle().feed_clock().heard(crate::link::now());
         Self {
