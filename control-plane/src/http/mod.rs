@@ -10,6 +10,8 @@ pub mod feed;
 pub mod feed_api;
 pub mod openapi;
 pub mod problem;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
