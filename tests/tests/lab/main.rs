@@ -2,3 +2,4 @@
 //! turns at the machine.
 
 mod guests;
+mod vm;
