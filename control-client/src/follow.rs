@@ -38,7 +38,10 @@ pub struct Follow {
 }
 
 impl Client {
-    /// Watches `prefix` after a revision (absent: from now on), again and again, from the last revision that came.
+    /// Watches `prefix` after a revision, again and again, from the last revision that came.
+    ///
+    /// Without a revision it begins with the changes from now on; if the watch is lost before anything came, those
+    /// made meanwhile are missed. Whoever must miss none lists first and gives the listing's revision.
     pub fn follow(&self, instance: InstanceId, prefix: PathPrefix, after: Option<Revision>) -> Follow {
         Follow {
             client: self.clone(),

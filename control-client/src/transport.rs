@@ -123,19 +123,16 @@ impl Client {
         let request = self.built(request)?;
         let asked = asked(&request);
         let mut attempt = 0;
-        loop {
+        while let Some(wait) = self.retries.wait(attempt) {
             // Bodies are bytes in memory, so a request can always be copied.
             let copy = request.try_clone().expect("a body in memory can be copied");
-            let failure = match exchange_once(&self.wires.calls, &asked, copy).await {
-                Err(error) if error.is_silence() => error,
+            match exchange_once(&self.wires.calls, &asked, copy).await {
+                Err(error) if error.is_silence() => tokio::time::sleep(wait).await,
                 settled => return settled,
-            };
-            let Some(wait) = self.retries.wait(attempt) else {
-                return Err(failure);
-            };
-            tokio::time::sleep(wait).await;
+            }
             attempt += 1;
         }
+        exchange_once(&self.wires.calls, &asked, request).await
     }
 
     /// Sends a request and gives the lines of its answer. It is sent once: whoever follows a stream has to begin

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 
 use axum::Router;
+use axum::extract::RawQuery;
 use axum::routing::get;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -165,19 +166,26 @@ async fn a_watch_prints_a_line_of_json_for_each_event() {
                   {\"event\": \"bookmark\", \"revision\": \"1.9\"}\n\
                   {\"event\": \"resync\", \"revision\": \"1.10\"}\n\
                   {\"event\": \"changes\", \"revision\": \"1.11\", \"changes\": [{\"path\": \"b\"}]}\n";
-    let router = Router::new().route(
-        &format!("/v1/instances/{ID}/watch"),
-        get(move || async move { events }),
-    );
+    let watch = move |RawQuery(query): RawQuery| async move {
+        assert_eq!(query.as_deref(), Some("prefix=app&after=1.7"));
+        events
+    };
+    let listing = r#"{"revision": "1.7", "entries": []}"#;
+    let router = Router::new()
+        .route(&format!("/v1/instances/{ID}/watch"), get(watch))
+        .route(
+            &format!("/v1/instances/{ID}/data"),
+            get(move || async move { listing }),
+        );
     let server = serve(router).await;
-    let line = ["data", "watch", ID, "--count", "2", "--output", "json"];
+    let line = ["data", "watch", ID, "app", "--count", "2", "--output", "json"];
     let output = ask(server.address, &line).await;
     let revisions: Vec<_> = text(&output.stdout)
         .lines()
         .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["revision"].clone())
         .collect();
     assert_eq!(revisions, ["1.8", "1.9", "1.10", "1.11"]);
-    let output = ask(server.address, &line[..5]).await;
+    let output = ask(server.address, &line[..6]).await;
     insta::assert_snapshot!(text(&output.stdout), @r"
     1.8  a  (gone)
     resync: changes before 1.10 were dropped; list the entries to see where they stand

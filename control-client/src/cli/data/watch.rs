@@ -1,8 +1,8 @@
 //! Changes followed as they are made.
 
 use clap::Args;
-use moorline_shared::api::data::{EntryChange, WatchEvent};
-use moorline_shared::{PathPrefix, Revision};
+use moorline_shared::api::data::{EntryChange, ListQuery, WatchEvent};
+use moorline_shared::{InstanceId, PathPrefix, Revision};
 
 use super::read::cell;
 use crate::cli::Session;
@@ -38,7 +38,11 @@ pub(in crate::cli) struct WatchArgs {
 
 pub(super) async fn run(args: WatchArgs, session: &mut Session<'_>) -> Result<(), Failure> {
     let instance = session.instance(&args.instance).await?;
-    let mut follow = session.client.follow(instance, args.prefix, args.after);
+    let after = match args.after {
+        Some(revision) => revision,
+        None => present(instance, &args.prefix, session).await?,
+    };
+    let mut follow = session.client.follow(instance, args.prefix, Some(after));
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
         match follow.next().await? {
@@ -50,6 +54,21 @@ pub(super) async fn run(args: WatchArgs, session: &mut Session<'_>) -> Result<()
         }
     }
     Ok(())
+}
+
+/// Where the entries stand now. A watch that begins there misses nothing, even if it is lost before anything comes.
+async fn present(
+    instance: InstanceId,
+    prefix: &PathPrefix,
+    session: &Session<'_>,
+) -> Result<Revision, Failure> {
+    let query = ListQuery {
+        prefix: prefix.clone(),
+        limit: Some(1),
+        ..ListQuery::default()
+    };
+    let page = session.client.list_instance_data(instance, &query).await?;
+    Ok(page.revision)
 }
 
 fn lost(error: Option<&ClientError>, wait: std::time::Duration) -> String {
