@@ -35,7 +35,10 @@ pub struct Show {
 impl Show {
     /// Notes that `what` was observed, `took` after it was asked for.
     fn seen(&mut self, what: impl Into<String>, took: Duration) {
-        let step = Step { what: what.into(), took };
+        let step = Step {
+            what: what.into(),
+            took,
+        };
         println!("{:>9}  {}", shown(step.took), step.what);
         self.steps.push(step);
     }
@@ -99,19 +102,30 @@ impl Scene {
         let programs = Programs::build().await?;
         let begun = Instant::now();
         let deployment = Deployment::start(tools, programs, &image).await?;
-        show.seen("control plane and host daemon serve, and the host has registered", begun.elapsed());
+        show.seen(
+            "control plane and host daemon serve, and the host has registered",
+            begun.elapsed(),
+        );
         let seats = seats(2).await;
         let begun = Instant::now();
         let ids = deployment.run(&seats, &request()).await?;
         show.seen("two instances are reported running", begun.elapsed());
         let (a, b) = tokio::try_join!(Actor::new(&deployment, ids[0]), Actor::new(&deployment, ids[1]))?;
-        show.seen("both guests are up and their agents have their data", begun.elapsed());
+        show.seen(
+            "both guests are up and their agents have their data",
+            begun.elapsed(),
+        );
         for actor in [&a, &b] {
             let interfaces = actor.control.run("ls /sys/class/net").await?.text()?;
             ensure!(interfaces == "lo", "a guest has interfaces: {interfaces}");
         }
         show.seen("neither guest has a network interface but lo", Duration::ZERO);
-        Ok(Self { deployment, a, b, _seats: seats })
+        Ok(Self {
+            deployment,
+            a,
+            b,
+            _seats: seats,
+        })
     }
 
     /// A guest reads what the provider and its user gave it.
@@ -121,7 +135,10 @@ impl Scene {
         ensure!(id == self.a.id.to_string(), "the guest takes itself for {id}");
         let greeting = self.a.agent("get config/greeting").await?;
         ensure!(greeting == "hello", "the guest reads '{greeting}'");
-        show.seen(format!("guest A reads its own data: {id}, greeting '{greeting}'"), begun.elapsed());
+        show.seen(
+            format!("guest A reads its own data: {id}, greeting '{greeting}'"),
+            begun.elapsed(),
+        );
         Ok(())
     }
 
@@ -132,11 +149,16 @@ impl Scene {
             let begun = Instant::now();
             self.put(self.a.id, "config/greeting", value).await?;
             let committed = begun.elapsed();
-            let line = watch.wait_for("the change", PATIENCE, |line| line.contains(value)).await?;
+            let line = watch
+                .wait_for("the change", PATIENCE, |line| line.contains(value))
+                .await?;
             ensure!(line.contains("config/greeting"), "the watch shows: {line}");
             let seen = begun.elapsed();
             show.seen(
-                format!("a user's change to '{value}' is in guest A's watch ({} of it the commit)", shown(committed)),
+                format!(
+                    "a user's change to '{value}' is in guest A's watch ({} of it the commit)",
+                    shown(committed)
+                ),
                 seen,
             );
         }
@@ -147,18 +169,38 @@ impl Scene {
     async fn read_anothers(&self, show: &mut Show) -> Result<()> {
         self.put(self.b.id, "shared/address", "10.0.0.7").await?;
         self.put(self.b.id, "private/key", "not for A").await?;
-        let granted = SetAccess { access: granted_to(self.a.id) };
+        let granted = SetAccess {
+            access: granted_to(self.a.id),
+        };
         let client = self.deployment.client();
-        client.set_entry_access(self.b.id, &path("shared/address"), &granted, &Terms::fresh()).await?;
+        client
+            .set_entry_access(self.b.id, &path("shared/address"), &granted, &Terms::fresh())
+            .await?;
         let begun = Instant::now();
-        let address = self.a.agent(&format!("get --instance {} shared/address", self.b.id)).await?;
+        let address = self
+            .a
+            .agent(&format!("get --instance {} shared/address", self.b.id))
+            .await?;
         ensure!(address == "10.0.0.7", "guest A reads '{address}'");
-        show.seen("guest A reads the entry of guest B that B's access list grants", begun.elapsed());
+        show.seen(
+            "guest A reads the entry of guest B that B's access list grants",
+            begun.elapsed(),
+        );
         let begun = Instant::now();
-        let refused = self.a.control.run(format!("moorline-agent get --instance {} private/key", self.b.id)).await?;
+        let refused = self
+            .a
+            .control
+            .run(format!("moorline-agent get --instance {} private/key", self.b.id))
+            .await?;
         let said = String::from_utf8_lossy(&refused.stderr).trim().to_owned();
-        ensure!(!refused.succeeded() && refused.stdout.is_empty(), "guest A read what it may not");
-        show.seen(format!("guest A is refused the one that it withholds: {said}"), begun.elapsed());
+        ensure!(
+            !refused.succeeded() && refused.stdout.is_empty(),
+            "guest A read what it may not"
+        );
+        show.seen(
+            format!("guest A is refused the one that it withholds: {said}"),
+            begun.elapsed(),
+        );
         Ok(())
     }
 
@@ -168,20 +210,38 @@ impl Scene {
         let mut watch = self.a.watch("config").await?;
         let begun = Instant::now();
         self.deployment.kill_host().await?;
-        self.put(self.a.id, "config/greeting", "while you were away").await?;
+        self.put(self.a.id, "config/greeting", "while you were away")
+            .await?;
         let stale = self.a.agent("get config/greeting").await?;
         ensure!(stale == "salut", "without its host the guest reads '{stale}'");
-        show.seen("the host daemon is killed; guest A still reads what it mirrored", begun.elapsed());
+        show.seen(
+            "the host daemon is killed; guest A still reads what it mirrored",
+            begun.elapsed(),
+        );
         let begun = Instant::now();
         self.deployment.start_host().await?;
-        watch.wait_for("the change", PATIENCE, |line| line.contains("while you were away")).await?;
-        show.seen("the host daemon is back, and guest A has caught up with the change made meanwhile", begun.elapsed());
+        watch
+            .wait_for("the change", PATIENCE, |line| {
+                line.contains("while you were away")
+            })
+            .await?;
+        show.seen(
+            "the host daemon is back, and guest A has caught up with the change made meanwhile",
+            begun.elapsed(),
+        );
         ensure!(self.a.boot_id().await? == before, "guest A was booted anew");
         for id in [self.a.id, self.b.id] {
             let instance = self.deployment.instance(id).await?;
-            ensure!(instance.incarnation == 1, "instance {id} has begun {} times", instance.incarnation);
+            ensure!(
+                instance.incarnation == 1,
+                "instance {id} has begun {} times",
+                instance.incarnation
+            );
         }
-        show.seen("both guests ran on: the same boot, the same incarnation", Duration::ZERO);
+        show.seen(
+            "both guests ran on: the same boot, the same incarnation",
+            Duration::ZERO,
+        );
         Ok(())
     }
 
@@ -191,7 +251,14 @@ impl Scene {
         let processes = self.deployment.vm_processes();
         ensure!(processes.len() == 4, "two VMs have {} processes", processes.len());
         let begun = Instant::now();
-        client.stop_instances(&InstanceIds { instances: vec![self.a.id] }, &fresh_key()).await?;
+        client
+            .stop_instances(
+                &InstanceIds {
+                    instances: vec![self.a.id],
+                },
+                &fresh_key(),
+            )
+            .await?;
         self.deployment.reaches(self.a.id, InstanceState::Stopped).await?;
         show.seen("guest A is stopped", begun.elapsed());
         let begun = Instant::now();
@@ -207,7 +274,10 @@ impl Scene {
 
     async fn put(&self, instance: InstanceId, name: &str, value: &str) -> Result<()> {
         let body = PutEntry::value(value.into());
-        self.deployment.client().put_instance_data(instance, &path(name), &body, &Terms::fresh()).await?;
+        self.deployment
+            .client()
+            .put_instance_data(instance, &path(name), &body, &Terms::fresh())
+            .await?;
         Ok(())
     }
 
@@ -232,7 +302,8 @@ impl Scene {
 fn is_running(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // A process that ended and that nobody has waited for shows as Z.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
 fn request() -> RunInstances {
@@ -252,14 +323,20 @@ fn request() -> RunInstances {
 /// The instance itself reads, and so does the other one.
 fn granted_to(instance: InstanceId) -> AccessList {
     let read = Rights::only(Right::Read);
-    let clauses = [Subject::Owner, Subject::Instance(instance)].map(|subject| Clause { subject, rights: read });
+    let clauses = [Subject::Owner, Subject::Instance(instance)].map(|subject| Clause {
+        subject,
+        rights: read,
+    });
     AccessList::try_from(clauses.to_vec()).expect("two clauses are within the bound")
 }
 
 impl Actor {
     /// Waits until the guest is up and its agent has its data.
     async fn new(deployment: &Deployment, id: InstanceId) -> Result<Self> {
-        let control = deployment.guest(id).await.with_context(|| deployment.last_words())?;
+        let control = deployment
+            .guest(id)
+            .await
+            .with_context(|| deployment.last_words())?;
         control
             .wait_for("moorline-agent get meta/instance-id", PATIENCE)
             .await
@@ -269,17 +346,27 @@ impl Actor {
 
     /// What a command of the agent writes.
     async fn agent(&self, command: &str) -> Result<String> {
-        self.control.run(format!("moorline-agent {command}")).await?.text()
+        self.control
+            .run(format!("moorline-agent {command}"))
+            .await?
+            .text()
     }
 
     /// A watch in the guest that has begun.
     async fn watch(&self, prefix: &str) -> Result<Lines> {
-        let mut lines = self.control.lines(format!("moorline-agent watch --json {prefix}"))?;
-        lines.wait_for("its begin", PATIENCE, |line| line.contains("bookmark")).await?;
+        let mut lines = self
+            .control
+            .lines(format!("moorline-agent watch --json {prefix}"))?;
+        lines
+            .wait_for("its begin", PATIENCE, |line| line.contains("bookmark"))
+            .await?;
         Ok(lines)
     }
 
     async fn boot_id(&self) -> Result<String> {
-        self.control.run("cat /proc/sys/kernel/random/boot_id").await?.text()
+        self.control
+            .run("cat /proc/sys/kernel/random/boot_id")
+            .await?
+            .text()
     }
 }

@@ -45,7 +45,9 @@ impl Programs {
             process::finish(command.current_dir(tools::workspace())).await
         };
         progress::quietly_at_first("build the daemons", build).await?;
-        Ok(Self { folder: tools::target_folder().join("debug") })
+        Ok(Self {
+            folder: tools::target_folder().join("debug"),
+        })
     }
 
     /// Where one of them is.
@@ -73,15 +75,30 @@ pub fn host_name() -> HostId {
 impl Deployment {
     /// Starts a control plane and a host daemon that can boot `image`, and waits until the host has registered.
     pub async fn start(tools: &Tools, programs: Programs, image: &Image) -> Result<Self> {
-        let folder = tempfile::Builder::new().prefix("moorline-lab-").tempdir().context("create a folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("moorline-lab-")
+            .tempdir()
+            .context("create a folder")?;
         let port = free_port()?;
         let url = format!("http://127.0.0.1:{port}");
         let control = start_control(&programs, folder.path(), port)?;
         let token_file = folder.path().join("control/admin.token");
-        let client = client(&url, &token_file).await.with_context(|| control.last_words())?;
-        std::fs::write(folder.path().join("host.toml"), host_config(tools, image, folder.path(), &url))
-            .context("write the host's configuration")?;
-        let mut deployment = Self { control, host: None, client, programs, url, folder };
+        let client = client(&url, &token_file)
+            .await
+            .with_context(|| control.last_words())?;
+        std::fs::write(
+            folder.path().join("host.toml"),
+            host_config(tools, image, folder.path(), &url),
+        )
+        .context("write the host's configuration")?;
+        let mut deployment = Self {
+            control,
+            host: None,
+            client,
+            programs,
+            url,
+            folder,
+        };
         deployment.start_host().await?;
         Ok(deployment)
     }
@@ -110,7 +127,10 @@ impl Deployment {
     pub fn cli(&self) -> tokio::process::Command {
         let mut command = tied(self.programs.path("moorline"));
         command.env("MOORLINE_URL", &self.url);
-        command.env("MOORLINE_TOKEN_FILE", self.folder.path().join("control/admin.token"));
+        command.env(
+            "MOORLINE_TOKEN_FILE",
+            self.folder.path().join("control/admin.token"),
+        );
         command.env("MOORLINE_CONFIG", self.folder.path().join("no-profile.toml"));
         command
     }
@@ -122,7 +142,11 @@ impl Deployment {
         let mut host = Running::start("moorline-host", &mut command, self.log("host"))?;
         let there = async || {
             let hosts = self.client.describe_hosts().await.ok()?;
-            hosts.hosts.iter().any(|found| found.id == host_name()).then_some(())
+            hosts
+                .hosts
+                .iter()
+                .any(|found| found.id == host_name())
+                .then_some(())
         };
         // Cancel-safe: once one branch has ended, the host is there or given up.
         tokio::select! {
@@ -134,7 +158,9 @@ impl Deployment {
     }
 
     fn log(&self, name: &str) -> PathBuf {
-        let nth = (1..).find(|n| !self.folder.path().join(format!("{name}-{n}.log")).exists()).unwrap_or(1);
+        let nth = (1..)
+            .find(|n| !self.folder.path().join(format!("{name}-{n}.log")).exists())
+            .unwrap_or(1);
         self.folder.path().join(format!("{name}-{nth}.log"))
     }
 
@@ -168,20 +194,36 @@ impl Deployment {
 
     /// The instance as the control plane has it.
     pub async fn instance(&self, id: InstanceId) -> Result<Instance> {
-        let query = InstanceQuery { instance: Some(id), ..InstanceQuery::default() };
+        let query = InstanceQuery {
+            instance: Some(id),
+            ..InstanceQuery::default()
+        };
         let page = self.client.describe_instances(&query).await?;
-        page.instances.into_iter().next().context("the control plane showed no instance")
+        page.instances
+            .into_iter()
+            .next()
+            .context("the control plane showed no instance")
     }
 
     /// Waits until an instance is in a state. Fails at once when it failed instead.
     pub async fn reaches(&self, id: InstanceId, state: InstanceState) -> Result<Instance> {
         let look = async || match self.instance(id).await {
-            Ok(instance) if instance.state == state || instance.state == InstanceState::Failed => Some(instance),
+            Ok(instance) if instance.state == state || instance.state == InstanceState::Failed => {
+                Some(instance)
+            }
             _ => None,
         };
         let what = format!("instance {id} to be {state:?}");
-        let instance = wait::until(&what, PATIENCE, look).await.with_context(|| self.last_words())?;
-        ensure!(instance.state == state, "instance {id} is {:?}: {:?}\n{}", instance.state, instance.reason, self.last_words());
+        let instance = wait::until(&what, PATIENCE, look)
+            .await
+            .with_context(|| self.last_words())?;
+        ensure!(
+            instance.state == state,
+            "instance {id} is {:?}: {:?}\n{}",
+            instance.state,
+            instance.reason,
+            self.last_words()
+        );
         Ok(instance)
     }
 
@@ -203,7 +245,9 @@ impl Deployment {
 
     /// Ends instances and waits until their hosts say that they are no more.
     pub async fn terminate(&self, ids: &[InstanceId]) -> Result<()> {
-        let body = InstanceIds { instances: ids.to_vec() };
+        let body = InstanceIds {
+            instances: ids.to_vec(),
+        };
         self.client.terminate_instances(&body, &fresh_key()).await?;
         for id in ids {
             self.reaches(*id, InstanceState::Terminated).await?;
@@ -214,7 +258,11 @@ impl Deployment {
     /// The processes of all VMs, by the host daemon's records.
     pub fn vm_processes(&self) -> Vec<i32> {
         let folders = std::fs::read_dir(self.folder.path().join("host/vms"));
-        let records = folders.into_iter().flatten().flatten().map(|folder| folder.path().join("vm.json"));
+        let records = folders
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|folder| folder.path().join("vm.json"));
         records.flat_map(|record| pids(&record)).collect()
     }
 }
@@ -225,7 +273,10 @@ fn pids(record: &Path) -> Vec<i32> {
     let json: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
     let life = &json["life"];
     let found = [&life["vmm"]["pid"], &life["vsock"]["process"]["pid"]];
-    let pids = found.into_iter().filter_map(serde_json::Value::as_i64).filter_map(|pid| i32::try_from(pid).ok());
+    let pids = found
+        .into_iter()
+        .filter_map(serde_json::Value::as_i64)
+        .filter_map(|pid| i32::try_from(pid).ok());
     pids.filter(|pid| is_a_vm(*pid)).collect()
 }
 
@@ -258,7 +309,10 @@ fn free_port() -> Result<u16> {
 
 fn start_control(programs: &Programs, folder: &Path, port: u16) -> Result<Running> {
     let mut command = tied(programs.path("moorline-control"));
-    command.arg("--state").arg(folder.join("control")).args(["--listen", &format!("127.0.0.1:{port}")]);
+    command
+        .arg("--state")
+        .arg(folder.join("control"))
+        .args(["--listen", &format!("127.0.0.1:{port}")]);
     Running::start("moorline-control", &mut command, folder.join("control.log"))
 }
 
@@ -278,18 +332,39 @@ fn host_config(tools: &Tools, image: &Image, folder: &Path, url: &str) -> String
     let mut text = format!("host = \"{}\"\nzone = \"zone-1\"\n", host_name());
     let state = folder.join("host");
     let _ = writeln!(text, "state_dir = {}", quoted(&state));
-    let _ = writeln!(text, "[control]\nurl = {url:?}\ntoken_file = {}", quoted(&folder.join("control/admin.token")));
+    let _ = writeln!(
+        text,
+        "[control]\nurl = {url:?}\ntoken_file = {}",
+        quoted(&folder.join("control/admin.token"))
+    );
     let _ = writeln!(text, "[capacity]\nvcpus = 64\nmemory_mib = 16384");
     let (register, admin) = (folder.join("register.sock"), folder.join("admin.sock"));
-    let _ = writeln!(text, "[sockets]\nregister = {}\nadmin = {}", quoted(&register), quoted(&admin));
+    let _ = writeln!(
+        text,
+        "[sockets]\nregister = {}\nadmin = {}",
+        quoted(&register),
+        quoted(&admin)
+    );
     let _ = writeln!(text, "[link]\nvsock = \"off\"");
-    let _ = writeln!(text, "[external]\ndirectories = [{}]", quoted(&folder.join("external")));
+    let _ = writeln!(
+        text,
+        "[external]\ndirectories = [{}]",
+        quoted(&folder.join("external"))
+    );
     let _ = writeln!(text, "[vm]\nstop_seconds = 2");
-    let _ = writeln!(text, "[qemu]\naccel = \"tcg\"\nvsock = \"vhost-user\"\nconsole = \"file\"");
+    let _ = writeln!(
+        text,
+        "[qemu]\naccel = \"tcg\"\nvsock = \"vhost-user\"\nconsole = \"file\""
+    );
     let _ = writeln!(text, "vsock_device = {}", quoted(&tools.vsock_device));
     let arguments = crate::guest::control_arguments(Path::new("{folder}/control.sock"));
     let _ = writeln!(text, "arguments = {arguments:?}");
     let _ = writeln!(text, "[images.{IMAGE}]\nkernel = {}", quoted(&image.kernel));
-    let _ = writeln!(text, "initrd = {}\nappend = {:?}", quoted(&image.initrd), image.command_line);
+    let _ = writeln!(
+        text,
+        "initrd = {}\nappend = {:?}",
+        quoted(&image.initrd),
+        image.command_line
+    );
     text
 }

@@ -84,10 +84,14 @@ async fn print_image(recipe: Recipe) -> Result<()> {
         command_line,
         ..
     } = match recipe {
-        Recipe::Busybox => Busybox::new().build(tools).await?,
+        Recipe::Busybox => {
+            let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
+            Busybox::new().agent(agent).build(tools).await?
+        }
     };
     println!("kernel        {}", kernel.display());
     println!("initrd        {}", initrd.display());
     println!("command line  {command_line}");
+    println!("vsock device  {}", tools.vsock_device.display());
     Ok(())
 }
