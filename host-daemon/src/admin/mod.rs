@@ -11,6 +11,8 @@ mod listen;
 mod problem;
 mod register;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -167,6 +167,7 @@ impl From<RegisterError> for Problem {
             RegisterError::NotYours { .. } => {
                 problem(StatusCode::FORBIDDEN, "not-your-process", title).at("supervision")
             }
+            RegisterError::Cid(_) => problem(StatusCode::BAD_REQUEST, "bad-cid", title).at("channel"),
             RegisterError::Place(_) => problem(StatusCode::BAD_REQUEST, "bad-path", title).at("channel"),
             RegisterError::Channel(_) => {
                 problem(StatusCode::UNPROCESSABLE_ENTITY, "channel-unusable", title).at("channel")

@@ -14,12 +14,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// Longer than any line of the exchanges made here; a longer one ends the connection.
 const MAX_LINE: usize = 64 * 1024;
 /// More events than come between a command and its reply; with more the connection ends.
 const MAX_EVENTS: usize = 256;
+/// More than a VM ever has to say in a second; with more the connection ends, so that a QEMU that doesn't stop talking
+/// keeps the daemon busy with itself for a moment only.
+const MAX_BYTES_A_SECOND: usize = 1 << 20;
 /// For one exchange: QEMU answers at once unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -121,6 +124,26 @@ pub struct Qmp {
     input: Vec<u8>,
     events: VecDeque<Event>,
     next_id: u64,
+    second: Second,
+}
+
+/// How much was read since when.
+#[derive(Debug)]
+struct Second {
+    since: Instant,
+    bytes: usize,
+}
+
+impl Second {
+    /// Counts, and says whether it is still little enough.
+    fn takes(&mut self, bytes: usize) -> bool {
+        if self.since.elapsed() >= Duration::from_secs(1) {
+            self.since = Instant::now();
+            self.bytes = 0;
+        }
+        self.bytes += bytes;
+        self.bytes <= MAX_BYTES_A_SECOND
+    }
 }
 
 impl Qmp {
@@ -137,6 +160,10 @@ impl Qmp {
             input: Vec::new(),
             events: VecDeque::new(),
             next_id: 1,
+            second: Second {
+                since: Instant::now(),
+                bytes: 0,
+            },
         };
         let greeting = timeout(PATIENCE, qmp.line()).await;
         let greeting = greeting.map_err(|_| QmpError::Late {
@@ -232,7 +259,8 @@ impl Qmp {
                         path: self.path.clone(),
                     });
                 }
-                Ok(_) => (),
+                Ok(bytes) if self.second.takes(bytes) => (),
+                Ok(_) => return Err(self.protocol("it doesn't stop talking")),
                 Err(source) => return Err(self.io("read from", source)),
             }
         }

@@ -4,7 +4,7 @@
 //! is replaced in one step and synced before what it announces is done: a life is recorded as beginning before
 //! its first process is started, so that a daemon that dies in between finds something to clean up.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -124,6 +124,12 @@ pub struct Records {
     folder: PathBuf,
 }
 
+/// Held by the one daemon whose VMs these are.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
 /// Who may look into the folder of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reach {
@@ -139,6 +145,15 @@ impl Records {
         let folder = state.join("vms");
         fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
         Ok(Self { folder })
+    }
+
+    /// Keeps every other daemon away from these records, and so from the VMs. Fails if another one holds the lock.
+    pub fn lock(&self) -> Result<Lock, FileError> {
+        let path = self.folder.join("lock");
+        let file = File::create(&path).map_err(failed("open", &path))?;
+        let locked = file.try_lock().map_err(io::Error::from);
+        locked.map_err(failed("lock", &path))?;
+        Ok(Lock { _file: file })
     }
 
     /// The folder of an instance's VM.

@@ -18,7 +18,7 @@ use super::file::FileError;
 use super::instance::{Parts, Task, Wanted};
 use super::plan::Want;
 use super::qemu::Qemu;
-use super::record::Records;
+use super::record::{Lock, Records};
 use super::table::Table;
 use crate::link::ShardsHandle;
 use crate::uplink::{Reports, SpecChange};
@@ -32,10 +32,13 @@ pub struct Supervisor {
     cancel: CancellationToken,
     external: External,
     registrar: Option<Registrar>,
+    _lock: Lock,
 }
 
 impl Supervisor {
     /// A supervisor that keeps its records beneath the daemon's state folder. Nothing is done before [`Self::run`].
+    ///
+    /// Fails when the folders can't be made, or another daemon works there.
     pub fn new(
         tables: &Tables,
         state: &Path,
@@ -51,6 +54,7 @@ impl Supervisor {
             table.clone(),
         )?;
         let records = Records::open(state)?;
+        let lock = records.lock()?;
         let qemu = Qemu::new(tables.qemu.clone(), tables.images.clone(), records.clone());
         let starts = Semaphore::new(tables.vm.starts_at_once as usize);
         Ok(Self {
@@ -68,6 +72,7 @@ impl Supervisor {
             cancel: CancellationToken::new(),
             external,
             registrar: Some(registrar),
+            _lock: lock,
         })
     }
 

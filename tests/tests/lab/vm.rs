@@ -21,6 +21,8 @@ use moorline_shared::api::hosts::ReportState;
 use moorline_shared::api::instances::{Desired, Driver, InstanceState};
 use moorline_shared::{InstanceId, Revision};
 use rustix::process::{Pid, Signal, kill_process};
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -30,6 +32,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_mins(1);
+/// Nobody's, on machines whose users have names.
+const FIRST_USER: u32 = 200_000;
 const INSTANCE: InstanceId = InstanceId::from_bytes([7; 16]);
 
 /// The state folder of a host, whose VMs end when this is dropped.
@@ -67,6 +71,29 @@ impl Host {
                 ..Tables::default()
             },
         })
+    }
+
+    /// Lets other users through to the VMs' folders, and to copies of what VMs are made of.
+    fn open_to_others(&mut self) -> Result<()> {
+        let folder = self.folder.path();
+        std::fs::set_permissions(folder, Permissions::from_mode(0o711))?;
+        let copy = |file: &mut PathBuf| -> Result<()> {
+            let name = file.file_name().context("a file has a name")?;
+            let copy = folder.join(name);
+            std::fs::copy(&file, &copy).with_context(|| format!("copy {}", file.display()))?;
+            std::fs::set_permissions(&copy, Permissions::from_mode(0o755))?;
+            *file = copy;
+            Ok(())
+        };
+        copy(&mut self.tables.qemu.vsock_device)?;
+        for image in self.tables.images.values_mut() {
+            image
+                .kernel
+                .iter_mut()
+                .chain(&mut image.initrd)
+                .try_for_each(copy)?;
+        }
+        Ok(())
     }
 
     fn vm_folder(&self) -> PathBuf {
@@ -350,6 +377,44 @@ async fn a_vm_that_cannot_start_says_why() -> Result<()> {
     assert!(reason.contains("images.unheard-of"), "{reason}");
     daemon.want(Desired::Stopped, 0).await?;
     daemon.reports(InstanceState::Stopped).await?;
+    daemon.end().await
+}
+
+/// An own user for each VM takes root, and files that other users can reach.
+#[tokio::test]
+async fn vms_run_as_users_of_their_own() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: nothing to test here");
+        return Ok(());
+    }
+    let tools = setup::ready().await?;
+    let image = Busybox::new().build(tools).await?;
+    let _seats = seats(1).await;
+    let mut host = Host::new(tools, &image)?;
+    host.open_to_others()?;
+    host.tables.qemu.user_base = Some(FIRST_USER);
+    let mut daemon = Daemon::start(&host)?;
+    daemon.want(Desired::Running, 0).await?;
+    daemon.reports(InstanceState::Running).await?;
+    let processes = host.processes();
+    assert_eq!(processes.len(), 2, "QEMU and its vsock device");
+    for pid in processes {
+        let owner = std::fs::metadata(format!("/proc/{}", pid.as_raw_nonzero()))?.uid();
+        assert_eq!(owner, FIRST_USER);
+    }
+    // What its guest says arrives: nonsense, so the shard counts it as the guest's fault.
+    let guest = host.guest().await?;
+    guest.run("lab-guest vsock-echo 8470 4096").await?;
+    let at_fault = async || {
+        let guests = daemon.shards.handle().status().await.ok()?;
+        guests
+            .iter()
+            .any(|guest| guest.instance == INSTANCE && guest.requests.faults > 0)
+            .then_some(())
+    };
+    wait::until("the guest's nonsense to arrive", PATIENCE, at_fault).await?;
+    daemon.want(Desired::Terminated, 0).await?;
+    daemon.reports(InstanceState::Terminated).await?;
     daemon.end().await
 }
 

@@ -70,6 +70,9 @@ pub enum RegisterError {
     /// There is no registration to take back.
     #[error("no VM is registered for {0}")]
     NotRegistered(InstanceId),
+    /// A CID that no guest can have.
+    #[error("{0} is no guest's CID: the lowest is 3, and the highest 4294967294")]
+    Cid(u32),
     /// The channel is another instance's.
     #[error("this channel is that of {holder}; unregister that first")]
     Taken {
@@ -307,8 +310,10 @@ impl Registrar {
             peer: peer(registration, vmm.as_ref())?,
             vmm: vmm.as_ref().map(Process::identity),
         };
-        if let Channel::Hybrid { path, .. } = &active.channel {
-            Place::find(path, &self.allowed)?;
+        match &active.channel {
+            Channel::Vsock { cid } if !(3..u32::MAX).contains(cid) => return Err(RegisterError::Cid(*cid)),
+            Channel::Vsock { .. } => (),
+            Channel::Hybrid { path, .. } => drop(Place::find(path, &self.allowed)?),
         }
         Ok((active, vmm))
     }

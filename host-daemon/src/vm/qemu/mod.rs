@@ -132,11 +132,16 @@ impl Ready {
     }
 }
 
+/// A VM with a user of its own is known by that; others by the process of their device.
 fn hybrid(folder: &Path, device: &Process) -> ChannelSpec {
-    ChannelSpec::HybridVsock {
-        uds_path: folder.join("vsock.sock"),
-        peer: ExpectedPeer::Process(device.identity().pid.unsigned_abs()),
-    }
+    use std::os::unix::fs::MetadataExt;
+    let owner = folder.symlink_metadata().map(|folder| folder.uid());
+    let peer = match owner {
+        Ok(owner) if owner != rustix::process::geteuid().as_raw() => ExpectedPeer::User(owner),
+        _ => ExpectedPeer::Process(device.identity().pid.unsigned_abs()),
+    };
+    let uds_path = folder.join("vsock.sock");
+    ChannelSpec::HybridVsock { uds_path, peer }
 }
 
 /// What an adopted VM is.

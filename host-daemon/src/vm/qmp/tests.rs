@@ -39,7 +39,9 @@ impl Fake {
             let command: serde_json::Value = serde_json::from_str(&line).unwrap();
             let name = command["execute"].as_str().unwrap();
             let reply = answer(name, command["id"].as_u64().unwrap());
-            writer.write_all(reply.as_bytes()).await.unwrap();
+            if writer.write_all(reply.as_bytes()).await.is_err() {
+                return std::future::pending().await;
+            }
         }
     }
 
@@ -117,6 +119,22 @@ async fn what_is_not_the_protocol_ends_the_conversation() {
     let event = "{\"event\": \"RESET\"}\n";
     let error = error_for(format!("{GREETING}\n{}", event.repeat(1_000))).await;
     assert!(error.to_string().contains("floods"), "{error}");
+}
+
+#[tokio::test]
+async fn a_qemu_that_does_not_stop_talking_is_hung_up_on() {
+    let fake = Fake::new();
+    let server = fake.serve(|_, id| done(id) + &"{\"event\": \"UNHEARD_OF\"}\n".repeat(100_000));
+    let client = async {
+        let mut qmp = Qmp::connect(&fake.path).await.unwrap();
+        let error = qmp.event().await.unwrap_err();
+        assert!(error.to_string().contains("doesn't stop"), "{error}");
+    };
+    // Cancel-safe: the server's end says nothing, it only has to be there.
+    tokio::select! {
+        () = server => panic!("the server ended first"),
+        () = client => (),
+    }
 }
 
 #[tokio::test(start_paused = true)]
