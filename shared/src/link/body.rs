@@ -142,7 +142,7 @@ pub struct Applied {
     pub revision: Revision,
 }
 
-/// The content of a batch is a postcard sequence of these.
+/// The content of a batch is these one after the other, without a count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
     /// Which entry.
@@ -172,7 +172,7 @@ pub struct Get<'a> {
     /// Which entry.
     #[serde(borrow)]
     pub path: Cow<'a, str>,
-    /// The oldest answer that serves, in milliseconds; `None` for any that is not stale.
+    /// The oldest answer that serves, in milliseconds; `None` for whatever the host has, which says how old it is.
     pub max_age_ms: Option<u32>,
 }
 

@@ -438,7 +438,8 @@ impl Guest {
         }
         *open = Stream::Closing;
         self.outbox.forget(stream);
-        self.outbox.control(
+        // Behind the requests, one of which may be this stream's: what comes before its request cancels nothing.
+        self.outbox.answer(
             Kind::Cancel,
             stream,
             Last::Yes,

@@ -1,6 +1,6 @@
 //! The host's end: answers requests, pushes batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -25,6 +25,8 @@ pub struct Host {
     limits: Limits,
     state: State,
     streams: BTreeMap<StreamId, Stream>,
+    /// Relays that are answered, and whose answers may have pieces left to send.
+    replying: BTreeSet<StreamId>,
     push: Push,
     heard: Moment,
     /// Since when the frame that is coming in is not whole.
@@ -105,6 +107,7 @@ impl Host {
             limits,
             state: State::AwaitHello { since: now },
             streams: BTreeMap::new(),
+            replying: BTreeSet::new(),
             push: Push::Ready,
             heard: now,
             partial: None,
@@ -171,7 +174,7 @@ impl Host {
             }
             Kind::Pong => body::<Beat>(frame).map(|_| None),
             Kind::GoAway => body(frame).map(HostEvent::GoAway).map(Some),
-            Kind::Applied => self.applied(frame).map(Some),
+            Kind::Applied => self.applied(frame),
             Kind::Credit => self.credit(frame),
             _ => Err(unexpected(frame)),
         }
@@ -179,12 +182,12 @@ impl Host {
 
     fn stream_frame<'a>(&mut self, frame: &Frame<'a>, now: Moment) -> Result<Option<HostEvent<'a>>, Fault> {
         match frame.kind {
-            Kind::Get => Ok(Some(HostEvent::Get(self.open(frame)?, body(frame)?))),
+            Kind::Get => self.open_get(frame, now),
             Kind::List => Ok(Some(HostEvent::List(self.open(frame)?, body(frame)?))),
             Kind::Watch => self.open_watch(frame, now),
             Kind::Relay => self.open_relay(frame, now),
             Kind::Data => self.data(frame, now),
-            Kind::Applied => self.applied(frame).map(Some),
+            Kind::Applied => self.applied(frame),
             Kind::Credit => self.credit(frame),
             Kind::Cancel | Kind::Reset => self.cancelled(frame, now),
             _ => Err(unexpected(frame)),
@@ -199,6 +202,22 @@ impl Host {
         } else {
             Err(unexpected(frame))
         }
+    }
+
+    /// Pieces of answers wait for their turn, so the answers that wait are bounded like the requests.
+    fn open_get<'a>(&mut self, frame: &Frame<'a>, now: Moment) -> Result<Option<HostEvent<'a>>, Fault> {
+        let (stream, get) = (self.open(frame)?, body(frame)?);
+        let bound = usize::from(self.limits.requests) + usize::from(self.limits.streams);
+        if self.asked() + self.outbox.answering() >= bound {
+            self.busy(stream, 1_000, now);
+            return Ok(None);
+        }
+        Ok(Some(HostEvent::Get(stream, get)))
+    }
+
+    fn asked(&self) -> usize {
+        let asked = |stream: &&Stream| matches!(stream, Stream::Asked);
+        self.streams.values().filter(asked).count()
     }
 
     fn open_watch<'a>(&mut self, frame: &Frame<'a>, now: Moment) -> Result<Option<HostEvent<'a>>, Fault> {
@@ -237,13 +256,11 @@ impl Host {
         Ok(None)
     }
 
-    /// Watches and relays count against the bound on streams; over it the guest is told to come back.
+    /// Watches and relays count against the bound on streams until their last frame; over it the guest is told to come
+    /// back.
     fn has_room(&mut self, now: Moment, stream: StreamId) -> bool {
-        let long = self
-            .streams
-            .values()
-            .filter(|stream| !matches!(stream, Stream::Asked))
-            .count();
+        self.replying.retain(|stream| self.outbox.is_sending(*stream));
+        let long = self.streams.len() - self.asked() + self.replying.len();
         let room = long < usize::from(self.limits.streams);
         if !room {
             self.busy(stream, 1_000, now);
@@ -274,14 +291,19 @@ impl Host {
         Ok(Some(HostEvent::Relay(frame.stream, head)))
     }
 
-    fn applied<'a>(&mut self, frame: &Frame<'a>) -> Result<HostEvent<'a>, Fault> {
+    fn applied<'a>(&mut self, frame: &Frame<'a>) -> Result<Option<HostEvent<'a>>, Fault> {
         let Applied { revision } = body(frame)?;
+        let open = frame.stream == StreamId::SESSION || self.streams.contains_key(&frame.stream);
+        if !open {
+            // The watch was ended while this was under way.
+            return Ok(None);
+        }
         let push = self.push_of(frame.stream).ok_or_else(|| unexpected(frame))?;
         if *push != Push::AwaitApplied(revision) {
             return Err(unexpected(frame));
         }
         *push = Push::Ready;
-        Ok(HostEvent::Applied(frame.stream, revision))
+        Ok(Some(HostEvent::Applied(frame.stream, revision)))
     }
 
     fn push_of(&mut self, stream: StreamId) -> Option<&mut Push> {
@@ -312,10 +334,11 @@ impl Host {
         Ok(open.then(|| HostEvent::Cancelled(frame.stream, code(ended))))
     }
 
-    /// Ends a stream before its time: the guest hears nothing more on it.
+    /// Ends a stream before its time: the guest hears nothing more on it. It goes behind the answers, one of which may
+    /// be this stream's.
     fn reset(&mut self, stream: StreamId, code: Code, now: Moment) {
         self.outbox
-            .control(Kind::Reset, stream, Last::Yes, &Ended { code: code as u16 }, now);
+            .answer(Kind::Reset, stream, Last::Yes, &Ended { code: code as u16 }, now);
     }
 
     /// Begins the session: the guest is who `ack` says.
@@ -334,12 +357,7 @@ impl Host {
 
     /// Keeps a request open whose answer has to be fetched. Over the bound the guest is told to come back.
     pub fn defer(&mut self, stream: StreamId, now: Moment) -> Deferred {
-        let open = self
-            .streams
-            .values()
-            .filter(|stream| matches!(stream, Stream::Asked))
-            .count();
-        if open >= usize::from(self.limits.requests) {
+        if self.asked() >= usize::from(self.limits.requests) {
             self.busy(stream, 1_000, now);
             return Deferred::TooMany;
         }
@@ -364,6 +382,9 @@ impl Host {
 
     /// Answers a relay. `relayed.body` is the first piece and `rest` what follows it.
     pub fn relayed(&mut self, stream: StreamId, relayed: &Relayed, rest: Bytes, now: Moment) {
+        if !rest.is_empty() {
+            self.replying.insert(stream);
+        }
         self.finish(Kind::Relayed, stream, relayed, rest, now);
     }
 
@@ -394,9 +415,11 @@ impl Host {
         }
     }
 
-    /// Whether the next batch may be sent on the stream.
+    /// Whether the next batch may be sent on the stream: never to a guest that doesn't understand batches.
     pub fn can_push(&mut self, stream: StreamId) -> bool {
-        self.is_open() && self.push_of(stream).is_some_and(|push| *push == Push::Ready)
+        let batches = [Kind::Begin, Kind::Part, Kind::Commit];
+        batches.into_iter().all(|kind| self.understands(kind))
+            && self.push_of(stream).is_some_and(|push| *push == Push::Ready)
     }
 
     /// Sends a batch: on stream 0 for the mirror, on a watch's stream for the watch. Call [`Self::can_push`] first; a

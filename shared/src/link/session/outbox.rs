@@ -222,6 +222,13 @@ impl Outbox {
             .any(|flow| flow.stream == stream && !flow.pieces.is_empty())
     }
 
+    /// How many answers have pieces left to send.
+    pub(super) fn answering(&self) -> usize {
+        let ends = |piece: &Piece| matches!(piece, Piece::Data { last: Last::Yes, .. });
+        let answer = |flow: &&Flow| flow.pieces.front().is_some_and(ends);
+        self.flows.iter().filter(answer).count()
+    }
+
     fn flow(&mut self, stream: StreamId) -> &mut Flow {
         if let Some(at) = self.flows.iter().position(|flow| flow.stream == stream) {
             return &mut self.flows[at];

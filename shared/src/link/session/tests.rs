@@ -359,6 +359,142 @@ fn a_watch_is_cancelled_in_the_middle_of_a_batch() {
     assert!(pair.host.awaits(stream));
 }
 
+fn all() -> Watch {
+    Watch {
+        instance: None,
+        prefix: PathPrefix::ALL,
+    }
+}
+
+#[test]
+fn a_request_is_cancelled_before_it_left() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    let now = pair.now;
+    let watch = pair.guest.watch(&all(), now).unwrap();
+    pair.guest.cancel(watch, now);
+    pair.settle(usize::MAX);
+    assert!(
+        !pair.host.awaits(watch),
+        "the host kept a watch that nobody wants"
+    );
+    assert_eq!(
+        pair.guest.watch(&all(), now),
+        Ok(watch),
+        "the number is free again"
+    );
+}
+
+#[test]
+fn an_answer_in_pieces_is_cancelled_before_any_left() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    let now = pair.now;
+    pair.values.insert("v".into(), Bytes::from(vec![1; 100_000]));
+    // Both come in one read, so that the host has the answer still before it when it hears of the cancel.
+    let stream = pair.guest.get(&get("v"), now).unwrap();
+    pair.guest.cancel(stream, now);
+    pair.settle(usize::MAX);
+    assert_eq!(pair.heard, []);
+    assert_eq!(
+        pair.guest.get(&get("w"), now),
+        Ok(stream),
+        "the number is free again"
+    );
+}
+
+#[test]
+fn a_watch_that_the_host_ends_may_be_acknowledged_once_more() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    let now = pair.now;
+    let watch = pair.guest.watch(&all(), now).unwrap();
+    pair.settle(usize::MAX);
+    pair.host.batch(watch, batch(None, 1, 10));
+    // The batch arrives and is acknowledged, and then the watch ends before the host reads that.
+    pair.down.extend_from_slice(pair.host.outbox().output());
+    let sent = pair.host.outbox().output().len();
+    pair.host.outbox().wrote(sent, now);
+    pair.guest_reads();
+    pair.host.refuse(watch, Code::TooMuch, "no room", now);
+    pair.settle(usize::MAX);
+    assert!(matches!(
+        &pair.heard[..],
+        [GuestEvent::Batch { .. }, GuestEvent::Refused(..)]
+    ));
+}
+
+/// Frames of a guest that keeps no bound.
+fn asks(streams: impl Iterator<Item = u32>, kind: Kind, body: &[u8]) -> BytesMut {
+    let mut wire = BytesMut::new();
+    for stream in streams {
+        put_with(&mut wire, kind, Last::Yes, StreamId(stream), |out| {
+            out.extend_from_slice(body);
+        });
+    }
+    wire
+}
+
+#[test]
+fn a_guest_that_grants_no_credit_is_answered_a_bounded_number_of_times() {
+    let limits = Limits {
+        streams: 2,
+        requests: 3,
+        credit: 1_000,
+        ..DEFAULT_LIMITS
+    };
+    let relay = Relay {
+        method: "GET".into(),
+        target: "/x".into(),
+        headers: vec![],
+        length: 0,
+        body: Value::default(),
+    };
+    let mut pair = Pair::open(limits);
+    pair.up = asks(
+        (1..40).step_by(2),
+        Kind::Relay,
+        &postcard::to_stdvec(&relay).unwrap(),
+    );
+    let answer = Bytes::from(vec![0; 5_000]);
+    let input = std::mem::take(&mut pair.up);
+    let (mut at, mut relays) = (0, 0);
+    while at < input.len() {
+        let incoming = pair.host.receive(&input[at..], pair.now).unwrap();
+        at += incoming.taken;
+        if let Some(HostEvent::Relay(stream, _)) = incoming.event {
+            relays += 1;
+            let relayed = Relayed {
+                status: 200,
+                headers: vec![],
+                length: 5_000,
+                body: Value::default(),
+            };
+            pair.host.relayed(stream, &relayed, answer.clone(), pair.now);
+        }
+    }
+    assert_eq!(relays, 2, "answers wait beyond the bound on streams");
+
+    let mut pair = Pair::open(limits);
+    pair.values.insert("v".into(), Bytes::from(vec![1; 100_000]));
+    pair.up = asks(
+        (1..40).step_by(2),
+        Kind::Get,
+        &postcard::to_stdvec(&get("v")).unwrap(),
+    );
+    pair.host_reads();
+    assert_eq!(
+        pair.host.outbox().answering(),
+        5,
+        "answers wait beyond the bound on requests"
+    );
+}
+
+#[test]
+fn a_guest_that_has_no_word_for_batches_is_sent_none() {
+    let mut host = Host::new(DEFAULT_LIMITS, [0; 16], Moment(0));
+    let kinds = KindSet::of(&[Kind::Get, Kind::Found, Kind::Data]);
+    host.welcome(&Hello { kinds, ..hello() }, &ack(DEFAULT_LIMITS), Moment(0));
+    assert!(!host.can_push(StreamId::SESSION));
+}
+
 #[test]
 fn more_watches_than_the_bound_are_told_to_come_back() {
     let mut pair = Pair::open(Limits {
