@@ -158,7 +158,7 @@ impl Deployment {
     }
 
     fn log(&self, name: &str) -> PathBuf {
-        let nth = (1..)
+        let nth = (1..1_000)
             .find(|n| !self.folder.path().join(format!("{name}-{n}.log")).exists())
             .unwrap_or(1);
         self.folder.path().join(format!("{name}-{nth}.log"))

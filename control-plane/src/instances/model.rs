@@ -1,6 +1,6 @@
 //! The operations on instances and hosts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_shared::access::Tag;
 use moorline_shared::api::ProblemDetails;
@@ -233,6 +233,14 @@ pub enum Refusal {
         /// What there is.
         known: String,
     },
+    /// No host can boot the image.
+    #[error("no host can boot the image {name}; hosts offer: {known}")]
+    UnknownImage {
+        /// What was asked for.
+        name: ImageName,
+        /// What hosts offer.
+        known: String,
+    },
     /// No host has room.
     #[error(
         "no host has room for instance {nth} of {count}: {vcpus} vCPUs, {memory_mib} MiB, image {image}{place}"
@@ -326,6 +334,7 @@ impl Problem for Refusal {
             Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, None),
             Self::UnknownHost(_) => ("host-not-found", "No such host", 422, Some("host")),
             Self::UnknownType { .. } => ("type-not-found", "No such instance type", 422, Some("type")),
+            Self::UnknownImage { .. } => ("image-not-found", "No such image", 422, Some("image")),
             Self::NoRoom { .. } => ("no-room", "No host has room", 409, None),
             Self::Bound { field, .. } => ("out-of-bounds", "A number is out of bounds", 422, Some(*field)),
             Self::Name(_) => ("invalid-name", "The name is not well formed", 422, Some("name")),
@@ -461,6 +470,7 @@ fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
     {
         return refuse(Refusal::UnknownHost(host.clone()));
     }
+    check_image(&hosts, &run.image)?;
     let (mut made, mut used) = (Vec::new(), BTreeMap::new());
     for nth in 1..=run.count {
         let need = Need {
@@ -485,6 +495,26 @@ fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
         v.put(host);
     }
     Ok(Reply::Changed(made))
+}
+
+fn check_image(hosts: &[HostRecord], name: &ImageName) -> Step<()> {
+    let known: BTreeSet<_> = hosts
+        .iter()
+        .flat_map(|host| &host.offer.images)
+        .map(ImageName::as_str)
+        .collect();
+    if known.contains(name.as_str()) {
+        return Ok(());
+    }
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        Vec::from_iter(known).join(", ")
+    };
+    refuse(Refusal::UnknownImage {
+        name: name.clone(),
+        known,
+    })
 }
 
 fn no_room<T>(run: &Run, nth: u32, size: InstanceType) -> Step<T> {

@@ -1,6 +1,6 @@
 //! The native surface for local programs: HTTP/1.1 and JSON on a unix socket, as `moorline_shared::agent` describes.
 //!
-//! [`serve`] accepts connections, bounds them and ends those that do nothing. [`answer`] sends a request where it
+//! [`mod@serve`] accepts connections, bounds them and ends those that do nothing. [`answer`] sends a request where it
 //! belongs: an entry of the mirror's own is answered on the spot, without a task, a lock or a wait; [`reads`] knows the
 //! rest of reading, [`watch`] the stream of changes, [`foreign`] other instances' data through the host, and [`writes`]
 //! passes changes on to the control plane. Everything from a local program is as little trusted as anything from a
