@@ -7,6 +7,7 @@
 
 mod accel;
 mod command;
+mod error;
 mod launch;
 pub(super) mod vm;
 mod vsock;
@@ -19,7 +20,6 @@ use std::time::Duration;
 
 use moorline_shared::InstanceId;
 use moorline_shared::api::feed::InstanceSpec;
-use moorline_shared::id::ImageName;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -28,12 +28,13 @@ use self::launch::{Launch, last_line};
 use self::vm::{Device, Vm, again};
 use self::vsock::Cids;
 use super::config::{Image, Images, QemuConfig, VsockDevice};
-use super::file::FileError;
 use super::process::{Process, boot_id, writing_to};
 use super::qmp::Qmp;
 use super::record::{Processes, Reach, Records, Vsock};
 use crate::channel::{ChannelSpec, ExpectedPeer};
 
+pub use self::error::StartError;
+use self::error::cannot;
 pub use self::vsock::LeaseError;
 
 /// For a process to make its socket. An idle machine takes some 50 ms.
@@ -44,59 +45,6 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 const SAME_CID: u32 = 3;
 /// How many users the VMs have between them.
 const USERS: u32 = 65_536;
-
-/// Why a VM could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The instance names no image.
-    #[error("the instance has no image to boot")]
-    NoImage,
-    /// The instance names an image that this host doesn't have.
-    #[error("this host has no image '{0}': its configuration needs a table images.{0}")]
-    UnknownImage(ImageName),
-    /// Its folder or its record can't be made.
-    #[error("can't keep what belongs to the VM")]
-    Record(#[from] FileError),
-    /// No CID.
-    #[error("can't lease a CID")]
-    Lease(#[from] LeaseError),
-    /// Something of it can't be started or looked at.
-    #[error("can't {what}")]
-    Io {
-        /// What was tried.
-        what: &'static str,
-        /// Why not.
-        source: io::Error,
-    },
-    /// One of its processes ended at once.
-    #[error("{what} {ending}: {said}")]
-    EndedEarly {
-        /// Which.
-        what: &'static str,
-        /// How.
-        ending: super::process::Ending,
-        /// The last line that it wrote.
-        said: String,
-    },
-    /// One of its processes hangs.
-    #[error("{what} took more than {PATIENCE:?} to come up: {said}")]
-    Late {
-        /// Which.
-        what: &'static str,
-        /// The last line that it wrote, or what it answers.
-        said: String,
-    },
-    /// All users that VMs may have are taken.
-    #[error("all {USERS} users from qemu.user_base on have a VM")]
-    NoUser,
-    /// The guest's channel can't be bound.
-    #[error("can't bind the guest's channel")]
-    Channel(#[from] crate::link::BeginError),
-}
-
-fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
-    move |source| StartError::Io { what, source }
-}
 
 /// Starts VMs with QEMU, and finds them again.
 #[derive(Debug)]

@@ -1,0 +1,459 @@
+//! The one task that keeps all registrations.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use moorline_shared::InstanceId;
+use moorline_shared::api::feed::InstanceSpec;
+use moorline_shared::api::hosts::ReportState;
+use moorline_shared::api::instances::{Desired, Driver, InstanceState};
+use moorline_shared::host::{Channel, Registered, Supervision, VmStatus};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::peer::{find, peer};
+use super::place::Place;
+use super::record::{Active, Peer, Record, Registrations};
+use super::{Command, External, RegisterError, Registration};
+use crate::channel::{ChannelSpec, ExpectedPeer};
+use crate::link::ShardsHandle;
+use crate::uplink::{Reports, SpecChange};
+use crate::vm::file::FileError;
+use crate::vm::instance::{chain, shorten};
+use crate::vm::process::{self, Process};
+use crate::vm::table::Table;
+
+/// How many requests may wait for the registrar.
+const QUEUE: usize = 64;
+
+/// What is known of an instance.
+#[derive(Debug, Default)]
+pub(super) struct Entry {
+    spec: Option<Arc<InstanceSpec>>,
+    pub(super) record: Option<Record>,
+    /// Whether the record is of this daemon's time, so that the control plane knew the instance meanwhile.
+    fresh: bool,
+    watch: Option<AbortHandle>,
+    reported: Option<ReportState>,
+}
+
+impl Entry {
+    fn active(&self) -> Option<&Active> {
+        self.record.as_ref().and_then(|record| record.active.as_ref())
+    }
+
+    fn incarnation(&self) -> u64 {
+        let recorded = self.record.as_ref().map_or(0, |record| record.incarnation);
+        self.spec
+            .as_ref()
+            .map_or(0, |spec| spec.incarnation)
+            .max(recorded)
+    }
+}
+
+/// The VMM of a registration ended.
+#[derive(Debug)]
+struct VmmEnded {
+    instance: InstanceId,
+    incarnation: u64,
+    how: process::Ending,
+}
+
+/// Keeps all registrations.
+#[derive(Debug)]
+pub(in crate::vm) struct Registrar {
+    commands: mpsc::Receiver<Command>,
+    allowed: Vec<PathBuf>,
+    pub(super) registrations: Registrations,
+    pub(super) shards: ShardsHandle,
+    reports: Reports,
+    pub(super) table: Table,
+    pub(super) entries: BTreeMap<InstanceId, Entry>,
+    watches: JoinSet<VmmEnded>,
+}
+
+impl Registrar {
+    /// A registrar that keeps its records beneath the daemon's state folder, and the way to it.
+    pub(in crate::vm) fn new(
+        directories: &[PathBuf],
+        state: &Path,
+        shards: ShardsHandle,
+        reports: Reports,
+        table: Table,
+    ) -> Result<(Self, External), FileError> {
+        let (sender, commands) = mpsc::channel(QUEUE);
+        let registrar = Self {
+            commands,
+            allowed: allowed(directories, state),
+            registrations: Registrations::open(state)?,
+            shards,
+            reports,
+            table,
+            entries: BTreeMap::new(),
+            watches: JoinSet::new(),
+        };
+        Ok((registrar, External(sender)))
+    }
+
+    /// Takes up the registrations of an earlier daemon, and then does what is asked until cancelled.
+    pub(in crate::vm) async fn run(mut self, cancel: CancellationToken) {
+        self.recall_all().await;
+        loop {
+            // Cancel-safe: a command or an end that wasn't taken is there the next time.
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                command = self.commands.recv() => match command {
+                    Some(command) => self.execute(command).await,
+                    None => return,
+                },
+                Some(ended) = self.watches.join_next() => {
+                    // An error is a watch that was called off.
+                    if let Ok(ended) = ended {
+                        self.vmm_ended(ended).await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn execute(&mut self, command: Command) {
+        // Whoever asked may have gone meanwhile; what was done is done.
+        match command {
+            Command::Driver(instance, reply) => {
+                let _ = reply.send(self.driver(instance));
+            }
+            Command::Check(registration, reply) => {
+                let _ = reply.send(self.look_at(&registration).map(drop));
+            }
+            Command::Register(registration, reply) => {
+                let _ = reply.send(self.register(*registration).await);
+            }
+            Command::Unregister(instance, reply) => {
+                let _ = reply.send(self.unregister(instance).await);
+            }
+            Command::Change(change) => self.change(change).await,
+        }
+    }
+
+    fn driver(&self, instance: InstanceId) -> Option<Driver> {
+        let entry = self.entries.get(&instance)?;
+        let recorded = entry.record.as_ref().map(|_| Driver::External);
+        entry.spec.as_ref().map(|spec| spec.driver).or(recorded)
+    }
+
+    /// Everything about a registration that can be found out without doing anything.
+    fn look_at(&self, registration: &Registration) -> Result<(Active, Option<Process>), RegisterError> {
+        self.may_register(registration)?;
+        let vmm = match registration.supervision {
+            Supervision::Vmm(reference) => Some(find(reference, registration.caller)?),
+            Supervision::Unsupervised => None,
+        };
+        let active = Active {
+            boot: process::boot_id().map_err(RegisterError::Boot)?,
+            channel: registration.channel.clone(),
+            peer: peer(registration, vmm.as_ref())?,
+            vmm: vmm.as_ref().map(Process::identity),
+        };
+        match &active.channel {
+            Channel::Vsock { cid } if !(3..u32::MAX).contains(cid) => return Err(RegisterError::Cid(*cid)),
+            Channel::Vsock { .. } => (),
+            Channel::Hybrid { path, .. } => drop(Place::find(path, &self.allowed)?),
+        }
+        Ok((active, vmm))
+    }
+
+    async fn register(&mut self, registration: Registration) -> Result<Registered, RegisterError> {
+        let instance = registration.instance;
+        let (active, vmm) = self.look_at(&registration)?;
+        let entry = self.entries.entry(instance).or_default();
+        let incarnation = entry.incarnation().max(registration.incarnation) + 1;
+        // Kept first: what isn't known to the next daemon can't be taken back there.
+        let record = Record::new(instance, incarnation, Some(active.clone()));
+        self.registrations.save(&record)?;
+        entry.record = Some(record);
+        entry.fresh = true;
+        if let Err(error) = self.bind(instance, incarnation, &active).await {
+            self.end(instance, None).await;
+            return Err(error);
+        }
+        self.begun(instance, incarnation, vmm);
+        Ok(Registered {
+            instance,
+            incarnation,
+        })
+    }
+
+    fn may_register(&self, registration: &Registration) -> Result<(), RegisterError> {
+        let instance = registration.instance;
+        let spec = self.entries.get(&instance).and_then(|entry| entry.spec.as_ref());
+        if spec.is_some_and(|spec| spec.driver != Driver::External) {
+            return Err(RegisterError::NotExternal(instance));
+        }
+        if spec.is_some_and(|spec| spec.desired == Desired::Terminated) {
+            return Err(RegisterError::Terminated(instance));
+        }
+        let same = |entry: &Entry| {
+            let active = entry.active();
+            active.is_some_and(|active| same_channel(&active.channel, &registration.channel))
+        };
+        let holder = self
+            .entries
+            .iter()
+            .find(|(other, entry)| **other != instance && same(entry));
+        holder.map_or(Ok(()), |(holder, _)| {
+            Err(RegisterError::Taken { holder: *holder })
+        })
+    }
+
+    /// Checks where the channel lies and binds it as that of a life that begins.
+    pub(super) async fn bind(
+        &self,
+        instance: InstanceId,
+        incarnation: u64,
+        active: &Active,
+    ) -> Result<(), RegisterError> {
+        let place = match &active.channel {
+            Channel::Vsock { .. } => None,
+            Channel::Hybrid { path, .. } => Some(Place::find(path, &self.allowed)?),
+        };
+        let channel = channel(active, place.as_ref());
+        let begun = self
+            .shards
+            .begin_incarnation(instance, incarnation, channel)
+            .await;
+        // The channel's path leads by way of the place, which is let go only now.
+        drop(place);
+        Ok(begun?)
+    }
+
+    pub(super) fn begun(&mut self, instance: InstanceId, incarnation: u64, vmm: Option<Process>) {
+        tracing::info!(%instance, incarnation, supervised = vmm.is_some(), "a VM is taken for the instance's");
+        let pid = vmm.as_ref().map(|vmm| vmm.identity().pid.unsigned_abs());
+        let watch = vmm.map(|mut vmm| {
+            self.watches.spawn(async move {
+                let how = vmm.ended().await;
+                VmmEnded {
+                    instance,
+                    incarnation,
+                    how,
+                }
+            })
+        });
+        if let Some(entry) = self.entries.get_mut(&instance) {
+            let before = std::mem::replace(&mut entry.watch, watch);
+            before.inspect(AbortHandle::abort);
+        }
+        self.table
+            .set(status(instance, InstanceState::Running, None, incarnation, pid));
+        self.report(instance, InstanceState::Running, None);
+    }
+
+    async fn unregister(&mut self, instance: InstanceId) -> Result<(), RegisterError> {
+        let registered = self
+            .entries
+            .get(&instance)
+            .is_some_and(|entry| entry.active().is_some());
+        if !registered {
+            return Err(RegisterError::NotRegistered(instance));
+        }
+        self.end(instance, None).await;
+        Ok(())
+    }
+
+    async fn vmm_ended(&mut self, ended: VmmEnded) {
+        let VmmEnded {
+            instance,
+            incarnation,
+            how,
+        } = ended;
+        let current = self.entries.get(&instance).map(Entry::incarnation);
+        if current == Some(incarnation) {
+            self.end(instance, Some(format!("its VMM {how}"))).await;
+        }
+    }
+
+    /// Ends the instance's registration, if there is one, and says so.
+    pub(super) async fn end(&mut self, instance: InstanceId, reason: Option<String>) {
+        let Some(record) = self.entries.get_mut(&instance).and_then(|entry| {
+            entry.watch.take().inspect(AbortHandle::abort);
+            entry.record.as_mut()
+        }) else {
+            return;
+        };
+        let incarnation = record.incarnation;
+        record.active = None;
+        if let Err(error) = self.registrations.save(record) {
+            tracing::error!(%instance, error = %chain(&error), "can't keep that a registration ended");
+        }
+        tracing::info!(%instance, incarnation, ?reason, "a VM is no longer taken for the instance's");
+        self.shards.end_incarnation(instance, incarnation).await;
+        let state = InstanceState::Stopped;
+        self.table
+            .set(status(instance, state, reason.clone(), incarnation, None));
+        self.report(instance, state, reason);
+    }
+
+    async fn change(&mut self, change: SpecChange) {
+        match change {
+            SpecChange::Set(spec) => self.set(spec).await,
+            SpecChange::Gone(instance) => self.forget(instance).await,
+            SpecChange::Complete => self.complete().await,
+        }
+    }
+
+    async fn set(&mut self, spec: InstanceSpec) {
+        let instance = spec.instance;
+        let terminated = spec.driver == Driver::External && spec.desired == Desired::Terminated;
+        let entry = self.entries.entry(instance).or_default();
+        if entry
+            .spec
+            .as_ref()
+            .is_some_and(|known| known.revision > spec.revision)
+        {
+            return;
+        }
+        entry.spec = Some(Arc::new(spec));
+        if terminated {
+            let incarnation = entry.incarnation();
+            self.forget(instance).await;
+            self.send(instance, incarnation, InstanceState::Terminated, None);
+        } else {
+            self.report_as_is(instance);
+        }
+    }
+
+    /// A registration of an earlier daemon whose instance wasn't named by now is of no instance of this host.
+    async fn complete(&mut self) {
+        let stale = |entry: &Entry| entry.spec.is_none() && !entry.fresh;
+        let stale: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| stale(entry))
+            .map(|(id, _)| *id)
+            .collect();
+        for instance in stale {
+            tracing::warn!(%instance, "ending a registration whose instance the control plane doesn't know on this host");
+            self.forget(instance).await;
+        }
+    }
+
+    /// Ends the registration of an instance that is no more here, without a word to anybody.
+    async fn forget(&mut self, instance: InstanceId) {
+        let Some(entry) = self.entries.remove(&instance) else {
+            return;
+        };
+        entry.watch.inspect(AbortHandle::abort);
+        let Some(record) = entry.record else {
+            return;
+        };
+        self.shards.end_incarnation(instance, record.incarnation).await;
+        self.table.remove(instance);
+        if let Err(error) = self.registrations.remove(instance) {
+            tracing::error!(%instance, error = %chain(&error), "can't remove the record of a registration");
+        }
+    }
+
+    /// Reports what the control plane may not have heard of from an earlier daemon.
+    fn report_as_is(&mut self, instance: InstanceId) {
+        let Some(status) = self
+            .table
+            .get(instance)
+            .filter(|status| status.driver == Driver::External)
+        else {
+            return;
+        };
+        self.report(instance, status.state, status.reason);
+    }
+
+    /// Reports a state, once, and not before the control plane is known to know the instance.
+    fn report(&mut self, instance: InstanceId, state: InstanceState, reason: Option<String>) {
+        let Some(entry) = self.entries.get_mut(&instance) else {
+            return;
+        };
+        let incarnation = entry.incarnation();
+        if entry.spec.is_none() && !entry.fresh {
+            return;
+        }
+        let report = report(instance, incarnation, state, reason);
+        if entry.reported.as_ref() != Some(&report) {
+            entry.reported = Some(report.clone());
+            self.reports.report(report);
+        }
+    }
+
+    fn send(&self, instance: InstanceId, incarnation: u64, state: InstanceState, reason: Option<String>) {
+        self.reports.report(report(instance, incarnation, state, reason));
+    }
+}
+
+fn report(
+    instance: InstanceId,
+    incarnation: u64,
+    state: InstanceState,
+    reason: Option<String>,
+) -> ReportState {
+    ReportState {
+        instance,
+        state,
+        incarnation,
+        reboots: 0,
+        reason: reason.map(shorten),
+    }
+}
+
+pub(super) fn status(
+    instance: InstanceId,
+    state: InstanceState,
+    reason: Option<String>,
+    incarnation: u64,
+    pid: Option<u32>,
+) -> VmStatus {
+    VmStatus {
+        instance,
+        driver: Driver::External,
+        state,
+        reason,
+        incarnation,
+        reboots: 0,
+        pid,
+    }
+}
+
+fn channel(active: &Active, place: Option<&Place>) -> ChannelSpec {
+    let peer = match active.peer {
+        Peer::Process(identity) => ExpectedPeer::Process(identity.pid.unsigned_abs()),
+        Peer::User(uid) => ExpectedPeer::User(uid),
+    };
+    match (&active.channel, place) {
+        (Channel::Vsock { cid }, _) => ChannelSpec::Vsock { cid: *cid },
+        (Channel::Hybrid { path, .. }, place) => ChannelSpec::HybridVsock {
+            uds_path: place.map_or_else(|| path.clone(), Place::path),
+            peer,
+        },
+    }
+}
+
+fn same_channel(one: &Channel, other: &Channel) -> bool {
+    match (one, other) {
+        (Channel::Vsock { cid }, Channel::Vsock { cid: other }) => cid == other,
+        (Channel::Hybrid { path, .. }, Channel::Hybrid { path: other, .. }) => path == other,
+        _ => false,
+    }
+}
+
+/// Folders that hold the daemon's own VMs are nobody else's.
+fn allowed(directories: &[PathBuf], state: &Path) -> Vec<PathBuf> {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let state = real(state);
+    let apart = |directory: &&PathBuf| {
+        let folder = real(directory);
+        let apart = !folder.starts_with(&state) && !state.starts_with(&folder);
+        if !apart {
+            tracing::error!(directory = %directory.display(), "external.directories is ignored where it holds state_dir");
+        }
+        apart
+    };
+    directories.iter().filter(apart).cloned().collect()
+}

@@ -1,0 +1,76 @@
+//! How a task begins: with what an earlier daemon left.
+
+use super::{State, Task};
+use crate::vm::chain;
+use crate::vm::qemu::{StartError, another_boot};
+use crate::vm::record::{Ended, Life, Processes};
+
+impl Task {
+    /// Finds out from the record what an earlier daemon left. Adopts a VM that runs, cleans up one that was being
+    /// started.
+    pub(super) async fn recall(&mut self) -> Result<(), StartError> {
+        let record = match self.parts.records.load(self.instance) {
+            Ok(record) => record,
+            Err(error) => {
+                tracing::error!(instance = %self.instance, error = %chain(&error), "ending what may run of its VM");
+                self.clear_away().await;
+                return Ok(());
+            }
+        };
+        let Some(record) = record else {
+            return Ok(());
+        };
+        self.incarnation = record.incarnation;
+        self.reboots = record.reboots;
+        self.state = match record.life {
+            Life::Off => State::Off,
+            Life::Ended { how, reason } => State::Ended { how, reason },
+            Life::Beginning => {
+                tracing::warn!(instance = %self.instance, "cleaning up a VM that was being started");
+                self.clear_away().await;
+                self.keep(Life::Off);
+                State::Off
+            }
+            Life::Running(processes) => self.adopt(&processes).await?,
+        };
+        Ok(())
+    }
+
+    async fn adopt(&self, processes: &Processes) -> Result<State, StartError> {
+        let Some(adopted) = self.parts.qemu.adopt(self.instance, processes)? else {
+            return self.missed(processes).await;
+        };
+        let trouble = match adopted.channel {
+            Some(channel) => {
+                let begun = self
+                    .parts
+                    .shards
+                    .begin_incarnation(self.instance, self.incarnation, channel);
+                begun.await?;
+                None
+            }
+            None => {
+                Some("its vsock device is gone; the guest can't reach this host before a reboot".to_owned())
+            }
+        };
+        tracing::info!(instance = %self.instance, incarnation = self.incarnation, "found the VM again");
+        let vm = adopted.vm;
+        Ok(State::Running { vm, trouble })
+    }
+
+    /// The VM ended while no daemon ran. With the host's end that is no reason to leave it off.
+    async fn missed(&self, processes: &Processes) -> Result<State, StartError> {
+        self.clear_away().await;
+        if another_boot(processes)? {
+            self.keep(Life::Off);
+            return Ok(State::Off);
+        }
+        let how = Ended::Lost;
+        let reason = "its QEMU ended while the host daemon was not running".to_owned();
+        self.keep(Life::Ended {
+            how,
+            reason: reason.clone(),
+        });
+        Ok(State::Ended { how, reason })
+    }
+}
