@@ -167,3 +167,81 @@ fn write(text: &[u8]) -> Result<(), ClientError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Client, ClientError, target};
+    use crate::cli::args::{Format, Query, What};
+    use crate::test_host::{OTHER, Rig, run};
+
+    fn query(what: What) -> Query {
+        Query {
+            what,
+            instance: None,
+            format: Format::Plain,
+        }
+    }
+
+    fn get(path: &str) -> Query {
+        query(What::Get {
+            path: path.parse().unwrap(),
+            max_age_ms: None,
+        })
+    }
+
+    #[test]
+    fn queries_become_targets() {
+        let list = What::List {
+            prefix: "net".parse().unwrap(),
+            values: true,
+        };
+        assert_eq!(target(&query(list)), "/v1/data?prefix=net&values=true");
+        let watch = What::Watch {
+            prefix: Default::default(),
+            after: Some("1.2".parse().unwrap()),
+        };
+        let foreign = Query {
+            instance: Some(OTHER),
+            ..query(watch)
+        };
+        assert_eq!(
+            target(&foreign),
+            format!("/v1/instances/{OTHER}/watch?prefix=&after=1.2")
+        );
+        let json = Query {
+            format: Format::Json,
+            ..get("a")
+        };
+        assert_eq!(target(&json), "/v1/entries/a");
+        assert_eq!(target(&get("a/b")), "/v1/data/a/b");
+    }
+
+    #[test]
+    fn failures_have_the_exit_codes_that_the_help_names() {
+        run(async {
+            let rig = Rig::linked().await;
+            let missing = rig.folder().join("nobody");
+            let Err(error) = Client::connect(&missing).await else {
+                panic!("nobody is there")
+            };
+            assert!(
+                matches!(error, ClientError::NotRunning { .. }) && error.exit_code() == 4,
+                "{error}"
+            );
+            let mut client = Client::connect(&rig.socket).await.unwrap();
+            client.ask(&query(What::Status)).await.unwrap();
+            let error = client.ask(&get("none")).await.unwrap_err();
+            assert!(
+                error.exit_code() == 3 && error.to_string().contains("'none'"),
+                "{error}"
+            );
+            rig.stop.cancel();
+            let watch = What::Watch {
+                prefix: Default::default(),
+                after: None,
+            };
+            let error = client.ask(&query(watch)).await.unwrap_err();
+            assert_eq!(error.exit_code(), 1, "{error}");
+        });
+    }
+}

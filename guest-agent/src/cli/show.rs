@@ -75,3 +75,46 @@ fn status_lines(text: &mut String, status: &Status) -> std::fmt::Result {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use moorline_shared::Revision;
+    use moorline_shared::agent::{EntryChange, LinkState, LinkStatus, Status, WatchEvent};
+
+    #[test]
+    fn events_are_a_line_for_each_change() {
+        let revision = Revision::new(1, 5);
+        let gone = |path: &str| EntryChange {
+            path: path.parse().unwrap(),
+            entry: None,
+        };
+        let changes = vec![gone("a"), gone("b/c")];
+        assert_eq!(
+            super::event(&WatchEvent::Changes { revision, changes }),
+            b"1.5 gone a\n1.5 gone b/c\n"
+        );
+        assert_eq!(super::event(&WatchEvent::Bookmark { revision }), b"1.5 -\n");
+    }
+
+    #[test]
+    fn an_agent_without_a_host_says_why() {
+        let link = LinkStatus {
+            state: LinkState::Connecting,
+            endpoint: "vsock:2:8470".into(),
+            for_ms: 3_900,
+            last_error: Some("the host can't be reached: no such device".into()),
+        };
+        let status = Status {
+            build: "moorline-agent 0".into(),
+            link,
+            identity: None,
+            mirror: None,
+        };
+        let text = String::from_utf8(super::status(&status)).unwrap();
+        assert!(
+            text.contains("dialling vsock:2:8470 for 3 s") && text.contains("no such device"),
+            "{text}"
+        );
+        assert!(text.contains("no data from the host yet"), "{text}");
+    }
+}

@@ -21,6 +21,8 @@ use super::body::Body;
 
 /// The longest head of a request, and how much of a body is read at once, in bytes.
 const BUFFER_BYTES: usize = 8 * 1024;
+/// An answer up to this long, its head included, is written in one piece, in bytes.
+const ONE_WRITE: usize = 1024;
 /// The most headers of a request.
 const MOST_HEADERS: usize = 64;
 
@@ -120,6 +122,17 @@ impl Drop for Busy {
     }
 }
 
+/// Copies the pieces one behind the other, if they fit: for a small answer the kernel takes longer over two pieces than
+/// a copy does. Returns how many bytes there are.
+fn joined(bufs: &[io::IoSlice<'_>], one: &mut [u8; ONE_WRITE]) -> Option<usize> {
+    let mut length = 0;
+    for piece in bufs {
+        one.get_mut(length..length + piece.len())?.copy_from_slice(piece);
+        length += piece.len();
+    }
+    Some(length)
+}
+
 /// A socket that notes what is written to it.
 struct Watched {
     inner: TokioIo<UnixStream>,
@@ -159,6 +172,10 @@ impl Write for Watched {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut one = [0; ONE_WRITE];
+        if let Some(length) = joined(bufs, &mut one) {
+            return self.poll_write(cx, &one[..length]);
+        }
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.note(&written);
         written

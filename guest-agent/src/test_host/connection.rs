@@ -1,10 +1,6 @@
-//! A host for tests: the real session core behind a real unix socket, with entries to change and ways to misbehave.
+//! One guest's connection to the test host.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use moorline_shared::entry::Value;
@@ -14,161 +10,13 @@ use moorline_shared::link::body::{
 use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent};
 use moorline_shared::link::{KindSet, StreamId};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UnixListener, UnixStream};
-use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio::net::UnixStream;
 
-use crate::link::{Endpoint, Line, keep};
-use crate::local::{Settings, Surface, bind, serve};
-use crate::mirror::Live;
+use super::{Answers, OTHER, OWN, Order, TestHost};
 use crate::platform::now;
 
-/// This guest.
-pub(crate) const OWN: InstanceId = InstanceId::from_bytes([1; 16]);
-/// Another guest, whose data this one may read where the path begins with `open`.
-pub(crate) const OTHER: InstanceId = InstanceId::from_bytes([2; 16]);
-
-/// What the host does next, besides its work.
-#[derive(Clone, Debug)]
-pub(crate) enum Order {
-    Cut,
-    GoAway(u32),
-    Raw(Vec<u8>),
-    /// A batch that builds on a revision that never was.
-    Gap,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct HostState {
-    pub(crate) revision: u64,
-    pub(crate) own: BTreeMap<EntryPath, Mirrored>,
-    history: BTreeMap<u64, Vec<Item>>,
-    pub(crate) other: BTreeMap<EntryPath, Mirrored>,
-    pub(crate) other_revision: u64,
-    pub(crate) incarnation: u64,
-    pub(crate) hellos: Vec<Hello>,
-    pub(crate) snapshots: usize,
-    pub(crate) asked: Vec<String>,
-    pub(crate) cancelled: usize,
-    /// How many watches have their snapshot.
-    pub(crate) watches: usize,
-    pub(crate) relays: Vec<Relay>,
-    pub(crate) answers: Answers,
-    orders: Vec<Order>,
-}
-
-/// How the host treats questions.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Answers {
-    #[default]
-    Given,
-    Never,
-    Busy,
-}
-
-/// The handle by which a test steers the host.
-#[derive(Clone, Debug)]
-pub(crate) struct TestHost {
-    pub(crate) path: PathBuf,
-    state: Rc<RefCell<HostState>>,
-    wake: Rc<Notify>,
-    happened: Rc<Notify>,
-}
-
-pub(crate) fn entry(n: u64, value: &[u8]) -> Mirrored {
-    Mirrored {
-        revision: Revision::new(1, n),
-        content_type: "text/plain; charset=utf-8".into(),
-        valid_for_ms: None,
-        value: Value::from(Bytes::copy_from_slice(value)),
-    }
-}
-
-impl TestHost {
-    fn new(path: PathBuf) -> Self {
-        let state = HostState {
-            revision: 1,
-            other_revision: 1,
-            incarnation: 7,
-            ..HostState::default()
-        };
-        Self {
-            path,
-            state: Rc::new(RefCell::new(state)),
-            wake: Rc::default(),
-            happened: Rc::default(),
-        }
-    }
-
-    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut HostState) -> T) -> T {
-        let result = act(&mut self.state.borrow_mut());
-        self.wake.notify_one();
-        result
-    }
-
-    /// Commits a change of this guest's entries, and returns its revision.
-    pub(crate) fn change(&self, items: &[(&str, Option<&[u8]>)]) -> Revision {
-        self.with(|state| {
-            state.revision += 1;
-            let n = state.revision;
-            let mut batch = Vec::new();
-            for (path, value) in items {
-                let path: EntryPath = path.parse().unwrap();
-                let entry = value.map(|value| entry(n, value));
-                match &entry {
-                    Some(entry) => state.own.insert(path.clone(), entry.clone()),
-                    None => state.own.remove(&path),
-                };
-                batch.push(Item { path, entry });
-            }
-            state.history.insert(n, batch);
-            Revision::new(1, n)
-        })
-    }
-
-    /// Commits a change of the other guest's entry.
-    pub(crate) fn change_other(&self, path: &str, value: Option<&[u8]>) {
-        self.with(|state| {
-            state.other_revision += 1;
-            let path: EntryPath = path.parse().unwrap();
-            match value {
-                Some(value) => state.other.insert(path, entry(state.other_revision, value)),
-                None => state.other.remove(&path),
-            };
-        });
-    }
-
-    pub(crate) fn order(&self, order: Order) {
-        self.with(|state| state.orders.push(order));
-    }
-
-    /// Waits until the host has seen what the test waits for.
-    pub(crate) async fn until<T>(&self, mut look: impl FnMut(&HostState) -> Option<T>) -> T {
-        loop {
-            let mut happened = std::pin::pin!(self.happened.notified());
-            happened.as_mut().enable();
-            if let Some(found) = look(&self.state.borrow()) {
-                return found;
-            }
-            happened.await;
-        }
-    }
-
-    async fn serve(self, listener: UnixListener) {
-        loop {
-            let (stream, _) = listener.accept().await.unwrap();
-            // However a connection ends, the guest comes back.
-            let _ = Connection::new(self.clone(), stream).run().await;
-            self.happened.notify_waiters();
-        }
-    }
-}
-
-struct Connection {
+pub(super) struct Connection {
     host: TestHost,
     stream: UnixStream,
     core: Host,
@@ -183,7 +31,7 @@ type Ends = Option<()>;
 type Sent = (u64, BTreeMap<EntryPath, Mirrored>);
 
 impl Connection {
-    fn new(host: TestHost, stream: UnixStream) -> Self {
+    pub(super) fn new(host: TestHost, stream: UnixStream) -> Self {
         let core = Host::new(DEFAULT_LIMITS, [9; 16], now());
         Self {
             host,
@@ -195,7 +43,7 @@ impl Connection {
         }
     }
 
-    async fn run(mut self) -> Ends {
+    pub(super) async fn run(mut self) -> Ends {
         let mut input = BytesMut::new();
         let host = self.host.clone();
         loop {
@@ -502,92 +350,4 @@ fn content(items: &[Item]) -> Bytes {
         .flat_map(|item| postcard::to_stdvec(item).unwrap())
         .collect::<Vec<u8>>()
         .into()
-}
-
-/// A host, and an agent that dials it and serves a socket.
-pub(crate) struct Rig {
-    pub(crate) host: TestHost,
-    pub(crate) mirror: Rc<Live>,
-    pub(crate) line: Rc<Line>,
-    pub(crate) socket: PathBuf,
-    pub(crate) stop: CancellationToken,
-    /// The tasks of host and agent; they end with the rig.
-    pub(crate) tasks: JoinSet<()>,
-    listener: Option<UnixListener>,
-    folder: TempDir,
-}
-
-impl Rig {
-    /// The agent alone, in front of a host that doesn't take connections yet.
-    pub(crate) async fn without_host(settings: Settings) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let host = TestHost::new(folder.path().join("host"));
-        let mirror = Rc::new(Live::default());
-        let endpoint = Endpoint::Unix(host.path.clone());
-        let line = Rc::new(Line::new(&endpoint));
-        let stop = CancellationToken::new();
-        let socket = folder.path().join("run/agent.sock");
-        let mut tasks = JoinSet::new();
-        let served = bind(&socket).await.unwrap();
-        let surface = Rc::new(Surface::new(Rc::clone(&mirror), Rc::clone(&line), settings));
-        let told = stop.clone();
-        tasks.spawn_local(async move { serve(served, surface, &told).await });
-        let (mirrored, asking, told) = (Rc::clone(&mirror), Rc::clone(&line), stop.clone());
-        tasks.spawn_local(async move { keep(&endpoint, &asking, &mirrored, &told).await });
-        Self {
-            host,
-            mirror,
-            line,
-            socket,
-            stop,
-            tasks,
-            listener: None,
-            folder,
-        }
-    }
-
-    /// The host begins to take connections.
-    pub(crate) fn start_host(&mut self) {
-        let listener = self
-            .listener
-            .take()
-            .unwrap_or_else(|| UnixListener::bind(&self.host.path).unwrap());
-        self.tasks.spawn_local(self.host.clone().serve(listener));
-    }
-
-    /// Both, linked, with `a = one` mirrored.
-    pub(crate) async fn linked() -> Self {
-        Self::linked_with(Settings::default()).await
-    }
-
-    pub(crate) async fn linked_with(settings: Settings) -> Self {
-        let mut rig = Self::without_host(settings).await;
-        rig.host.change(&[("a", Some(b"one"))]);
-        rig.start_host();
-        rig.mirrored(2).await;
-        rig
-    }
-
-    /// Waits until the mirror stands at the `n`-th revision or later.
-    pub(crate) async fn mirrored(&self, n: u64) {
-        self.mirror
-            .until(|mirror| (mirror.revision()? >= Revision::new(1, n)).then_some(()))
-            .await;
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-}
-
-/// Runs a test on the kind of runtime the agent has, and fails it when it takes too long.
-pub(crate) fn run(test: impl Future<Output = ()>) {
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default())
-        .unwrap();
-    let limited = async { tokio::time::timeout(Duration::from_mins(1), test).await };
-    runtime
-        .block_on(limited)
-        .expect("the test waited for something that never came");
 }

@@ -1,22 +1,24 @@
 //! What local requests and the driver share: the session core, and who waits for which answer.
 
-use std::cell::{RefCell, RefMut};
+mod driven;
+mod watching;
+
+pub use watching::Watching;
+
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
 use moorline_shared::Revision;
 use moorline_shared::agent::{Identity, LinkState, LinkStatus};
-use moorline_shared::link::body::{
-    Code, Found, Get, Hello, HelloAck, Item, List, Listing, Refused, Relay, Relayed, Watch,
-};
-use moorline_shared::link::session::{AskError, Fault, Guest, GuestEvent};
-use moorline_shared::link::{Kind, KindSet, Moment, StreamId};
+use moorline_shared::link::body::{Code, Found, Get, Item, List, Listing, Refused, Relay, Relayed, Watch};
+use moorline_shared::link::session::{AskError, Guest};
+use moorline_shared::link::{Kind, Moment, StreamId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::driver::Lost;
-use crate::platform::{boot_id, now};
+use crate::platform::now;
 
 /// How long the host may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -112,14 +114,14 @@ pub struct WatchBatch {
 
 /// Whether the host takes the guest for who it was before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
+pub(in crate::link) enum Life {
     First,
     Same,
     Another,
 }
 
 impl Life {
-    pub(super) fn is_another_life(self) -> bool {
+    pub(in crate::link) fn is_another_life(self) -> bool {
         self == Self::Another
     }
 }
@@ -261,159 +263,6 @@ impl Line {
     }
 }
 
-/// What the driver does with the line.
-impl Line {
-    /// A connection was made.
-    pub(super) fn begin(&self, core: Guest) {
-        self.state.borrow_mut().core = core;
-    }
-
-    pub(super) fn core(&self) -> RefMut<'_, Guest> {
-        RefMut::map(self.state.borrow_mut(), |state| &mut state.core)
-    }
-
-    pub(super) async fn woken(&self) {
-        self.wake.notified().await;
-    }
-
-    /// A stream may have ended: those who wait for one try again.
-    pub(super) fn freed(&self) {
-        self.freed.notify_waiters();
-    }
-
-    pub(super) fn next_tick(&self) -> Moment {
-        self.state.borrow().core.next_tick()
-    }
-
-    pub(super) fn tick(&self, now: Moment) -> Result<(), Fault> {
-        self.core().tick(now)
-    }
-
-    pub(super) fn is_open(&self) -> bool {
-        self.state.borrow().link == LinkState::Connected
-    }
-
-    /// Answers the challenge: who speaks, and where its mirror stands.
-    pub(super) fn hello(&self, applied: Option<Revision>, now: Moment) {
-        let mut state = self.state.borrow_mut();
-        let hello = Hello {
-            kinds: KindSet::ours(),
-            build: crate::BUILD.to_owned(),
-            boot_id: boot_id(),
-            vmgenid: None,
-            incarnation: state.identity.as_ref().map(|identity| identity.incarnation),
-            applied: applied.filter(|_| !state.distrust),
-            journal: 0,
-            proof: None,
-        };
-        state.core.hello(&hello, now);
-    }
-
-    /// The session is open.
-    pub(super) fn ready(&self, ack: HelloAck, now: Moment) -> Life {
-        let mut state = self.state.borrow_mut();
-        let identity = Identity {
-            instance: ack.instance,
-            incarnation: ack.incarnation,
-            authority: ack.authority,
-            session: ack.session,
-        };
-        let life = match &state.identity {
-            None => Life::First,
-            Some(before) if same_life(before, &identity) => Life::Same,
-            Some(_) => Life::Another,
-        };
-        state.identity = Some(identity);
-        state.distrust = false;
-        state.link = LinkState::Connected;
-        state.since = now;
-        life
-    }
-
-    /// The session is over: nobody who waits is answered any more.
-    pub(super) fn lost(&self, lost: &Lost, now: Moment) {
-        let mut state = self.state.borrow_mut();
-        if state.link == LinkState::Connected {
-            state.since = now;
-        }
-        state.link = LinkState::Connecting;
-        state.last_error = Some(lost.with_cause());
-        state.distrust |= matches!(lost, Lost::Batch(_));
-        state.core = Guest::new(now);
-        state.waiting.clear();
-        self.freed.notify_waiters();
-    }
-
-    /// Passes an answer to whoever waits for it.
-    pub(super) fn answered(&self, event: GuestEvent) {
-        match event {
-            GuestEvent::Found(stream, found) => self.reply(stream, |reply| {
-                if let Reply::Found(sender) = reply {
-                    let _ = sender.send(Ok(found));
-                }
-            }),
-            GuestEvent::Listing(stream, listing) => self.reply(stream, |reply| {
-                if let Reply::Listing(sender) = reply {
-                    let _ = sender.send(Ok(listing));
-                }
-            }),
-            GuestEvent::Relayed(stream, relayed) => self.reply(stream, |reply| {
-                if let Reply::Relayed(sender) = reply {
-                    let _ = sender.send(Ok(relayed));
-                }
-            }),
-            GuestEvent::Refused(stream, refused) => self.fail(stream, AskFailure::Refused(refused)),
-            GuestEvent::Busy(stream, retry_after_ms) => {
-                self.fail(stream, AskFailure::Busy { retry_after_ms });
-            }
-            GuestEvent::Ended(stream, code) => self.fail(stream, AskFailure::Ended(code)),
-            GuestEvent::Challenge(_)
-            | GuestEvent::Ready(_)
-            | GuestEvent::Batch { .. }
-            | GuestEvent::GoAway(_) => {}
-        }
-    }
-
-    /// Ends a stream with its answer. A receiver that is gone took its question back at the same moment.
-    fn reply(&self, stream: StreamId, send: impl FnOnce(Reply)) {
-        if let Some(waiting) = self.state.borrow_mut().waiting.remove(&stream) {
-            send(waiting.reply);
-        }
-        self.freed.notify_waiters();
-    }
-
-    fn fail(&self, stream: StreamId, failure: AskFailure) {
-        self.reply(stream, |reply| match reply {
-            Reply::Found(sender) => drop(sender.send(Err(failure))),
-            Reply::Listing(sender) => drop(sender.send(Err(failure))),
-            Reply::Relayed(sender) => drop(sender.send(Err(failure))),
-            Reply::Watch(sender) => drop(sender.try_send(Err(failure))),
-        });
-    }
-
-    /// A batch for a watch. The host sends the next one only when this one was applied; one that doesn't wait for that
-    /// has its watch ended.
-    pub(super) fn watched(&self, stream: StreamId, batch: WatchBatch, now: Moment) {
-        let mut state = self.state.borrow_mut();
-        let taken = match state.waiting.get(&stream) {
-            Some(Waiting {
-                reply: Reply::Watch(sender),
-                ..
-            }) => sender.try_send(Ok(batch)).is_ok(),
-            _ => false,
-        };
-        if !taken {
-            state.waiting.remove(&stream);
-            state.core.cancel(stream, now);
-        }
-    }
-}
-
-fn same_life(before: &Identity, after: &Identity) -> bool {
-    (before.instance, before.incarnation, &before.authority)
-        == (after.instance, after.incarnation, &after.authority)
-}
-
 /// Takes a question back when nobody waits for its answer any more.
 struct Ticket<'a> {
     line: &'a Line,
@@ -422,42 +271,6 @@ struct Ticket<'a> {
 }
 
 impl Drop for Ticket<'_> {
-    fn drop(&mut self) {
-        self.line.take_back(self.stream, self.ask);
-    }
-}
-
-/// A watch at the host; dropping it ends it.
-#[derive(Debug)]
-pub struct Watching {
-    line: Rc<Line>,
-    stream: StreamId,
-    ask: u64,
-    batches: mpsc::Receiver<Answer<WatchBatch>>,
-}
-
-impl Watching {
-    /// The next batch. Say [`Self::applied`] once it is dealt with; no other comes before. Dropping the future is
-    /// harmless.
-    pub async fn next(&mut self) -> Result<WatchBatch, AskFailure> {
-        self.batches.recv().await.unwrap_or(Err(AskFailure::Away))
-    }
-
-    /// The batch that led to `revision` is dealt with.
-    pub fn applied(&self, revision: Revision) {
-        let mut state = self.line.state.borrow_mut();
-        if state
-            .waiting
-            .get(&self.stream)
-            .is_some_and(|waiting| waiting.ask == self.ask)
-        {
-            state.core.applied(self.stream, revision, now());
-            self.line.wake.notify_one();
-        }
-    }
-}
-
-impl Drop for Watching {
     fn drop(&mut self) {
         self.line.take_back(self.stream, self.ask);
     }

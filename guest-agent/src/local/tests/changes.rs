@@ -1,0 +1,86 @@
+//! Changes, through the host to the control plane.
+
+use super::*;
+
+#[test]
+fn changes_go_to_the_control_plane_and_back_into_the_mirror() {
+    run(async {
+        let rig = Rig::linked().await;
+        let mut client = Client::connect(&rig).await;
+        let mut put = request("PUT", "/v1/data/a?ttl=60&visibility=public", "written");
+        put.headers_mut()
+            .insert("content-type", "text/x-mine".parse().unwrap());
+        put.headers_mut().insert("if-match", "\"1.2\"".parse().unwrap());
+        put.headers_mut().insert("idempotency-key", "k1".parse().unwrap());
+        put.headers_mut()
+            .insert("cookie", "none of theirs".parse().unwrap());
+        let answer = client.ask(put).await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.header("moorline-operation")),
+            (200, "op-1")
+        );
+        assert_eq!(answer.header("x-inner"), "");
+        assert_eq!(
+            &client.ask(request("GET", "/v1/data/a", "")).await.body[..],
+            b"written"
+        );
+
+        let relay = rig.host.with(|state| state.relays.remove(0));
+        assert_eq!(
+            (relay.method.as_str(), relay.target),
+            ("PUT", format!("/v1/instances/{OWN}/data/a"))
+        );
+        let headers: Vec<_> = relay
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        assert_eq!(
+            headers,
+            [
+                ("if-match", "\"1.2\""),
+                ("idempotency-key", "k1"),
+                ("content-type", "application/json")
+            ]
+        );
+        let body: serde_json::Value = serde_json::from_slice(relay.body.bytes()).unwrap();
+        let expected = serde_json::json!({
+            "value": "written", "content_type": "text/x-mine", "visibility": "public", "ttl": 60
+        });
+        assert_eq!(body, expected);
+
+        let refused = client
+            .ask(request(
+                "DELETE",
+                &format!("/v1/instances/{OTHER}/data/open/x"),
+                "",
+            ))
+            .await;
+        assert_eq!(refused.status, 403);
+        let relay = rig.host.with(|state| state.relays.remove(0));
+        assert_eq!((relay.method.as_str(), relay.body.len()), ("DELETE", 0));
+        client.ask(request("POST", "/v1/data/log", "line\n")).await;
+        let relay = rig.host.with(|state| state.relays.remove(0));
+        assert_eq!(
+            (relay.method.as_str(), relay.body.text()),
+            ("POST", Some("{\"value\":\"line\\n\"}"))
+        );
+    });
+}
+
+#[test]
+fn values_that_text_would_blow_up_go_in_base64() {
+    run(async {
+        let rig = Rig::linked().await;
+        let mut client = Client::connect(&rig).await;
+        client
+            .ask(request("PUT", "/v1/data/ctl", vec![1_u8; 256 * 1024]))
+            .await;
+        let relay = rig.host.with(|state| state.relays.remove(0));
+        assert!(relay.body.text().unwrap().contains("base64"));
+        let too_large = client
+            .ask(request("PUT", "/v1/data/ctl", vec![b'x'; 256 * 1024 + 1]))
+            .await;
+        assert_eq!(too_large.problem(), (413, "too-large".into()));
+    });
+}

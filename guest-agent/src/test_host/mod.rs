@@ -1,0 +1,161 @@
+//! A host for tests: the real session core behind a real unix socket, with entries to change and ways to misbehave.
+
+mod connection;
+mod rig;
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use moorline_shared::entry::Value;
+use moorline_shared::link::body::{Hello, Item, Mirrored, Relay};
+use moorline_shared::{EntryPath, InstanceId, Revision};
+use tokio::net::UnixListener;
+use tokio::sync::Notify;
+
+use connection::Connection;
+
+pub(crate) use rig::{Rig, run};
+
+/// This guest.
+pub(crate) const OWN: InstanceId = InstanceId::from_bytes([1; 16]);
+/// Another guest, whose data this one may read where the path begins with `open`.
+pub(crate) const OTHER: InstanceId = InstanceId::from_bytes([2; 16]);
+
+/// What the host does next, besides its work.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    Cut,
+    GoAway(u32),
+    Raw(Vec<u8>),
+    /// A batch that builds on a revision that never was.
+    Gap,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct HostState {
+    pub(crate) revision: u64,
+    pub(crate) own: BTreeMap<EntryPath, Mirrored>,
+    history: BTreeMap<u64, Vec<Item>>,
+    pub(crate) other: BTreeMap<EntryPath, Mirrored>,
+    pub(crate) other_revision: u64,
+    pub(crate) incarnation: u64,
+    pub(crate) hellos: Vec<Hello>,
+    pub(crate) snapshots: usize,
+    pub(crate) asked: Vec<String>,
+    pub(crate) cancelled: usize,
+    /// How many watches have their snapshot.
+    pub(crate) watches: usize,
+    pub(crate) relays: Vec<Relay>,
+    pub(crate) answers: Answers,
+    orders: Vec<Order>,
+}
+
+/// How the host treats questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Answers {
+    #[default]
+    Given,
+    Never,
+    Busy,
+}
+
+/// The handle by which a test steers the host.
+#[derive(Clone, Debug)]
+pub(crate) struct TestHost {
+    pub(crate) path: PathBuf,
+    state: Rc<RefCell<HostState>>,
+    wake: Rc<Notify>,
+    happened: Rc<Notify>,
+}
+
+pub(crate) fn entry(n: u64, value: &[u8]) -> Mirrored {
+    Mirrored {
+        revision: Revision::new(1, n),
+        content_type: "text/plain; charset=utf-8".into(),
+        valid_for_ms: None,
+        value: Value::from(Bytes::copy_from_slice(value)),
+    }
+}
+
+impl TestHost {
+    fn new(path: PathBuf) -> Self {
+        let state = HostState {
+            revision: 1,
+            other_revision: 1,
+            incarnation: 7,
+            ..HostState::default()
+        };
+        Self {
+            path,
+            state: Rc::new(RefCell::new(state)),
+            wake: Rc::default(),
+            happened: Rc::default(),
+        }
+    }
+
+    pub(crate) fn with<T>(&self, act: impl FnOnce(&mut HostState) -> T) -> T {
+        let result = act(&mut self.state.borrow_mut());
+        self.wake.notify_one();
+        result
+    }
+
+    /// Commits a change of this guest's entries, and returns its revision.
+    pub(crate) fn change(&self, items: &[(&str, Option<&[u8]>)]) -> Revision {
+        self.with(|state| {
+            state.revision += 1;
+            let n = state.revision;
+            let mut batch = Vec::new();
+            for (path, value) in items {
+                let path: EntryPath = path.parse().unwrap();
+                let entry = value.map(|value| entry(n, value));
+                match &entry {
+                    Some(entry) => state.own.insert(path.clone(), entry.clone()),
+                    None => state.own.remove(&path),
+                };
+                batch.push(Item { path, entry });
+            }
+            state.history.insert(n, batch);
+            Revision::new(1, n)
+        })
+    }
+
+    /// Commits a change of the other guest's entry.
+    pub(crate) fn change_other(&self, path: &str, value: Option<&[u8]>) {
+        self.with(|state| {
+            state.other_revision += 1;
+            let path: EntryPath = path.parse().unwrap();
+            match value {
+                Some(value) => state.other.insert(path, entry(state.other_revision, value)),
+                None => state.other.remove(&path),
+            };
+        });
+    }
+
+    pub(crate) fn order(&self, order: Order) {
+        self.with(|state| state.orders.push(order));
+    }
+
+    /// Waits until the host has seen what the test waits for.
+    pub(crate) async fn until<T>(&self, mut look: impl FnMut(&HostState) -> Option<T>) -> T {
+        loop {
+            let mut happened = std::pin::pin!(self.happened.notified());
+            happened.as_mut().enable();
+            if let Some(found) = look(&self.state.borrow()) {
+                return found;
+            }
+            happened.await;
+        }
+    }
+
+    async fn serve(self, listener: UnixListener) {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            // However a connection ends, the guest comes back.
+            let _ = Connection::new(self.clone(), stream).run().await;
+            self.happened.notify_waiters();
+        }
+    }
+}

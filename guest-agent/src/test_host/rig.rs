@@ -1,0 +1,105 @@
+//! An agent before the test host.
+
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use moorline_shared::Revision;
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::TestHost;
+use crate::link::{Endpoint, Line, keep};
+use crate::local::{Settings, Surface, bind, serve};
+use crate::mirror::Live;
+
+/// A host, and an agent that dials it and serves a socket.
+pub(crate) struct Rig {
+    pub(crate) host: TestHost,
+    pub(crate) mirror: Rc<Live>,
+    pub(crate) line: Rc<Line>,
+    pub(crate) socket: PathBuf,
+    pub(crate) stop: CancellationToken,
+    /// The tasks of host and agent; they end with the rig.
+    pub(crate) tasks: JoinSet<()>,
+    listener: Option<UnixListener>,
+    folder: TempDir,
+}
+
+impl Rig {
+    /// The agent alone, in front of a host that doesn't take connections yet.
+    pub(crate) async fn without_host(settings: Settings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let host = TestHost::new(folder.path().join("host"));
+        let mirror = Rc::new(Live::default());
+        let endpoint = Endpoint::Unix(host.path.clone());
+        let line = Rc::new(Line::new(&endpoint));
+        let stop = CancellationToken::new();
+        let socket = folder.path().join("run/agent.sock");
+        let mut tasks = JoinSet::new();
+        let served = bind(&socket).await.unwrap();
+        let surface = Rc::new(Surface::new(Rc::clone(&mirror), Rc::clone(&line), settings));
+        let told = stop.clone();
+        tasks.spawn_local(async move { serve(served, surface, &told).await });
+        let (mirrored, asking, told) = (Rc::clone(&mirror), Rc::clone(&line), stop.clone());
+        tasks.spawn_local(async move { keep(&endpoint, &asking, &mirrored, &told).await });
+        Self {
+            host,
+            mirror,
+            line,
+            socket,
+            stop,
+            tasks,
+            listener: None,
+            folder,
+        }
+    }
+
+    /// The host begins to take connections.
+    pub(crate) fn start_host(&mut self) {
+        let listener = self
+            .listener
+            .take()
+            .unwrap_or_else(|| UnixListener::bind(&self.host.path).unwrap());
+        self.tasks.spawn_local(self.host.clone().serve(listener));
+    }
+
+    /// Both, linked, with `a = one` mirrored.
+    pub(crate) async fn linked() -> Self {
+        Self::linked_with(Settings::default()).await
+    }
+
+    pub(crate) async fn linked_with(settings: Settings) -> Self {
+        let mut rig = Self::without_host(settings).await;
+        rig.host.change(&[("a", Some(b"one"))]);
+        rig.start_host();
+        rig.mirrored(2).await;
+        rig
+    }
+
+    /// Waits until the mirror stands at the `n`-th revision or later.
+    pub(crate) async fn mirrored(&self, n: u64) {
+        self.mirror
+            .until(|mirror| (mirror.revision()? >= Revision::new(1, n)).then_some(()))
+            .await;
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Runs a test on the kind of runtime the agent has, and fails it when it takes too long.
+pub(crate) fn run(test: impl Future<Output = ()>) {
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default())
+        .unwrap();
+    let limited = async { tokio::time::timeout(Duration::from_mins(1), test).await };
+    runtime
+        .block_on(limited)
+        .expect("the test waited for something that never came");
+}
