@@ -9,6 +9,7 @@ use moorline_shared::link::body::{Code, Hello, HelloAck};
 use moorline_shared::link::session::{Fault, HEARTBEAT_MS, Host, HostEvent};
 use moorline_shared::link::{KindSet, Moment, StreamId};
 use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
 
 use super::answer::Pending;
 use super::desk::Desk;
@@ -72,6 +73,15 @@ pub(super) enum End {
     Socket(Errno),
 }
 
+/// What came of a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Turn {
+    pub(super) progress: Progress,
+    /// What the socket has to be waited for from now on, if that is something else than before.
+    pub(super) interest: Option<Interest>,
+    pub(super) rest: Rest,
+}
+
 /// What a turn brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Progress {
@@ -80,12 +90,30 @@ pub(super) enum Progress {
     Welcomed,
 }
 
+/// Whether a turn ended before everything was done that could be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    None,
+    More,
+}
+
+/// How far writing came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Written {
     /// Everything that may go has gone.
     All,
-    /// The socket takes no more, or others have their turn.
-    Part,
+    /// The socket takes no more for now.
+    Blocked,
+    /// Others have their turn.
+    Enough,
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Filled {
+    bytes: usize,
+    /// The buffer was filled, so there may be more.
+    rest: Rest,
 }
 
 impl Conn {
@@ -119,71 +147,97 @@ impl Conn {
         &self.socket
     }
 
-    /// What the socket has to be waited for now, if that is something else than before.
-    pub(super) fn changed_interest(&mut self, interest: Interest) -> Option<Interest> {
-        (std::mem::replace(&mut self.interest, interest) != interest).then_some(interest)
-    }
-
-    /// The socket is ready: reads, answers, writes. Returns what to wait for next.
-    pub(super) fn on_ready(
-        &mut self,
-        ready: Ready,
-        buffer: &mut [u8],
-        desk: &mut Desk,
-    ) -> Result<(Progress, Interest), End> {
+    /// The socket has become ready: reads, answers, writes.
+    pub(super) fn on_ready(&mut self, ready: Ready, buffer: &mut [u8], desk: &mut Desk) -> Result<Turn, End> {
         if ready.broken && !self.interest.read {
             return Err(End::HungUp);
         }
-        let read = ready.read && self.interest.read;
-        let filled = self.fill(read, buffer)?;
+        let mut filled = if ready.read && self.interest.read {
+            self.read(buffer)?
+        } else {
+            self.take_up(buffer)
+        };
+        if ready.ended {
+            // The end is said once, together with what came before it.
+            filled.rest = Rest::More;
+        }
+        self.turn(buffer, filled, desk)
+    }
+
+    /// The last turn left something to do.
+    pub(super) fn resume(&mut self, buffer: &mut [u8], desk: &mut Desk) -> Result<Turn, End> {
+        let filled = if self.interest.read {
+            self.read(buffer)?
+        } else {
+            self.take_up(buffer)
+        };
         self.turn(buffer, filled, desk)
     }
 
     /// Something happened elsewhere: sends what there is to send.
-    pub(super) fn nudge(&mut self, buffer: &mut [u8], desk: &mut Desk) -> Result<(Progress, Interest), End> {
-        let filled = self.fill(false, buffer)?;
+    pub(super) fn nudge(&mut self, buffer: &mut [u8], desk: &mut Desk) -> Result<Turn, End> {
+        let filled = self.take_up(buffer);
         self.turn(buffer, filled, desk)
     }
 
-    /// Puts what is unhandled, and what can be read behind it, into the buffer.
-    fn fill(&mut self, read: bool, buffer: &mut [u8]) -> Result<usize, End> {
-        let kept = self.unhandled.len();
-        buffer[..kept].copy_from_slice(&self.unhandled);
-        if !read || kept == buffer.len() {
-            return Ok(kept);
-        }
-        match rustix::io::read(&self.socket, &mut buffer[kept..]) {
-            Ok(0) => Err(End::HungUp),
-            Ok(count) => Ok(kept + count),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(kept),
+    /// Puts what is unhandled into the buffer.
+    fn take_up(&mut self, buffer: &mut [u8]) -> Filled {
+        let bytes = self.unhandled.len();
+        buffer[..bytes].copy_from_slice(&self.unhandled);
+        let rest = Rest::None;
+        Filled { bytes, rest }
+    }
+
+    /// The same, and behind it what can be read.
+    fn read(&mut self, buffer: &mut [u8]) -> Result<Filled, End> {
+        let kept = self.take_up(buffer);
+        let room = &mut buffer[kept.bytes..];
+        let most = room.len();
+        match rustix::net::recv(&self.socket, room, RecvFlags::empty()) {
+            Ok((_, 0)) if most > 0 => Err(End::HungUp),
+            Ok((_, count)) => Ok(Filled {
+                bytes: kept.bytes + count,
+                rest: if count == most { Rest::More } else { Rest::None },
+            }),
+            Err(Errno::AGAIN) => Ok(kept),
+            Err(Errno::INTR) => Ok(Filled {
+                rest: Rest::More,
+                ..kept
+            }),
             Err(error) => Err(End::Socket(error)),
         }
     }
 
-    fn turn(&mut self, buffer: &[u8], filled: usize, desk: &mut Desk) -> Result<(Progress, Interest), End> {
+    fn turn(&mut self, buffer: &[u8], filled: Filled, desk: &mut Desk) -> Result<Turn, End> {
         let (mut at, mut progress) = (0, Progress::Nothing);
         let mut written = Written::All;
         for _ in 0..TURN_ROUNDS {
-            let (taken, welcomed) = self.handle(&buffer[at..filled], desk)?;
+            let (taken, welcomed) = self.handle(&buffer[at..filled.bytes], desk)?;
             at += taken;
             if welcomed == Progress::Welcomed {
                 progress = welcomed;
             }
             self.feed(desk);
             written = self.write(desk.now)?;
-            if !self.held_back || written == Written::Part {
+            if !self.held_back || written != Written::All {
                 break;
             }
         }
-        self.keep(&buffer[at..filled]);
-        if written == Written::All && matches!(self.stage, Stage::Leaving { .. }) {
+        self.keep(&buffer[at..filled.bytes]);
+        let leaving = matches!(self.stage, Stage::Leaving { .. });
+        if written == Written::All && leaving {
             return Err(End::Sent);
         }
+        let unfinished = written == Written::Enough || (self.held_back && written == Written::All);
         let interest = Interest {
-            read: !self.held_back && !matches!(self.stage, Stage::Leaving { .. }),
-            write: self.held_back || written == Written::Part,
+            read: !self.held_back && !leaving,
+            write: written == Written::Blocked,
         };
-        Ok((progress, interest))
+        Ok(Turn {
+            progress,
+            interest: (std::mem::replace(&mut self.interest, interest) != interest).then_some(interest),
+            rest: if unfinished { Rest::More } else { filled.rest },
+        })
     }
 
     /// Handles whole frames until too many answers wait.
@@ -372,19 +426,19 @@ impl Conn {
                 return Ok(Written::All);
             }
             if left == 0 {
-                return Ok(Written::Part);
+                return Ok(Written::Enough);
             }
             let piece = &output[..output.len().min(MAX_WRITE).min(left)];
             let size = piece.len();
-            match rustix::io::write(&self.socket, piece) {
+            match rustix::net::send(&self.socket, piece, SendFlags::NOSIGNAL) {
                 Ok(count) => {
                     self.core.outbox().wrote(count, now);
                     left -= count;
                     if count < size {
-                        return Ok(Written::Part);
+                        return Ok(Written::Blocked);
                     }
                 }
-                Err(Errno::AGAIN) => return Ok(Written::Part),
+                Err(Errno::AGAIN) => return Ok(Written::Blocked),
                 Err(Errno::INTR) => {}
                 Err(error) => return Err(End::Socket(error)),
             }

@@ -12,7 +12,7 @@ use moorline_shared::link::Moment;
 use rustix::io::Errno;
 
 use super::ask::{Answer, Question};
-use super::conn::{Conn, End, Progress};
+use super::conn::{Conn, End, Progress, Rest, Turn};
 use super::desk::Desk;
 use super::guest::{Guest, GuestStatus, Listening};
 use super::handle::{BeginError, Ended, FeedEffects};
@@ -45,6 +45,8 @@ pub(super) struct Shard {
     /// Tokens of all shards, so that a session's number is its own.
     tokens: Arc<AtomicU64>,
     buffer: Vec<u8>,
+    /// Connections that have more to do than their turn allowed.
+    again: Vec<Token>,
     ticked: Moment,
     tidied: Moment,
     /// The daemon ends: until when guests may read that.
@@ -74,6 +76,7 @@ impl Shard {
             lobby,
             tokens,
             buffer: vec![0; READ_BYTES],
+            again: Vec::new(),
             draining: None,
         })
     }
@@ -85,6 +88,9 @@ impl Shard {
             self.poll.wait(&mut events, self.timeout())?;
             self.desk.now = super::clock::now();
             let mut mail = false;
+            for token in std::mem::take(&mut self.again) {
+                self.resume(token);
+            }
             for ready in events.iter() {
                 if ready.token == MAILBOX {
                     mail = true;
@@ -105,6 +111,9 @@ impl Shard {
 
     /// Only connections, and sockets that are not listened to for a while, need the time.
     fn timeout(&self) -> Option<u64> {
+        if !self.again.is_empty() {
+            return Some(0);
+        }
         let paused = |guest: &Guest| guest.listening.as_ref().is_some_and(|l| l.paused);
         let idle = self.conns.is_empty() && !self.desk.guests.values().any(paused);
         (!idle).then(|| TICK_MS.saturating_sub(self.desk.now.since(self.ticked)).max(1))
@@ -121,6 +130,14 @@ impl Shard {
         }
     }
 
+    /// A connection goes on where its last turn ended.
+    fn resume(&mut self, token: Token) {
+        if let Some(conn) = self.conns.get_mut(&token) {
+            let result = conn.resume(&mut self.buffer, &mut self.desk);
+            self.settle(token, result);
+        }
+    }
+
     /// Sends a connection what there is to send.
     fn nudge(&mut self, token: Token) {
         if let Some(conn) = self.conns.get_mut(&token) {
@@ -129,26 +146,22 @@ impl Shard {
         }
     }
 
-    fn settle(&mut self, token: Token, result: Result<(Progress, Interest), End>) {
-        match result {
-            Err(end) => self.close(token, &end),
-            Ok((progress, interest)) => {
-                self.wait_for(token, interest);
-                if progress == Progress::Welcomed {
-                    self.welcomed(token);
-                }
-            }
-        }
-    }
-
-    fn wait_for(&mut self, token: Token, interest: Interest) {
-        let Some(conn) = self.conns.get_mut(&token) else {
-            return;
+    fn settle(&mut self, token: Token, result: Result<Turn, End>) {
+        let turn = match result {
+            Ok(turn) => turn,
+            Err(end) => return self.close(token, &end),
         };
-        if let Some(interest) = conn.changed_interest(interest)
-            && let Err(error) = self.poll.modify(conn.socket(), token, interest)
+        if let Some(interest) = turn.interest
+            && let Some(conn) = self.conns.get(&token)
+            && let Err(error) = self.poll.modify_once(conn.socket(), token, interest)
         {
-            self.close(token, &End::Socket(error));
+            return self.close(token, &End::Socket(error));
+        }
+        if turn.rest == Rest::More && !self.again.contains(&token) {
+            self.again.push(token);
+        }
+        if turn.progress == Progress::Welcomed {
+            self.welcomed(token);
         }
     }
 
@@ -249,7 +262,7 @@ impl Shard {
             self.close(oldest, &End::HungUp);
         }
         let conn = Conn::new(token, instance, socket, nonce, &self.desk);
-        if let Err(error) = self.poll.add(conn.socket(), token, Interest::READ) {
+        if let Err(error) = self.poll.add_once(conn.socket(), token, Interest::READ) {
             tracing::error!(%instance, %error, "a guest's connection can't be waited for");
             return;
         }
