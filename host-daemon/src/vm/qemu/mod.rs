@@ -78,6 +78,28 @@ impl Ready {
             Way::Process(process) => hybrid(&self.folder, process),
         }
     }
+
+    fn device(&self) -> command::Device {
+        match self.way {
+            Way::Kernel { cid, .. } => command::Device::Kernel { cid },
+            Way::Process(_) => command::Device::Process,
+        }
+    }
+}
+
+impl Way {
+    /// What QEMU gets as its standard input, what the VM holds of the device, and what is recorded of it.
+    fn plug(self) -> (Stdio, Device, Vsock) {
+        match self {
+            Self::Kernel { cid, device } => (Stdio::from(device), Device::Kernel, Vsock::Kernel { cid }),
+            Self::Process(process) => {
+                let vsock = Vsock::Process {
+                    process: process.identity(),
+                };
+                (Stdio::null(), Device::Process(process), vsock)
+            }
+        }
+    }
 }
 
 /// A VM with a user of its own is known by that; others by the process of their device.
@@ -183,55 +205,34 @@ impl Qemu {
         spec: &InstanceSpec,
         ready: Ready,
     ) -> Result<(Vm, Processes), StartError> {
-        let instance = spec.instance;
-        let image = self.image(spec)?;
-        let engine = *self
+        let engine = self
             .engine
-            .get_or_init(|| accel::choose(&self.config, &self.images))
-            .await;
-        let (stdin, device, vsock) = match ready.way {
-            Way::Kernel { cid, device } => (Stdio::from(device), Device::Kernel, Vsock::Kernel { cid }),
-            Way::Process(process) => {
-                let identity = process.identity();
-                (
-                    Stdio::null(),
-                    Device::Process(process),
-                    Vsock::Process { process: identity },
-                )
-            }
-        };
+            .get_or_init(|| accel::choose(&self.config, &self.images));
         let machine = Machine {
-            instance,
+            instance: spec.instance,
             config: &self.config,
-            image,
+            image: self.image(spec)?,
             vcpus: spec.vcpus,
             memory_mib: spec.memory_mib,
-            engine,
-            device: match vsock {
-                Vsock::Kernel { cid } => command::Device::Kernel { cid },
-                Vsock::Process { .. } => command::Device::Process,
-            },
+            engine: *engine.await,
+            device: ready.device(),
             folder: &ready.folder,
         };
         self.make_overlay(&machine).await?;
+        let (stdin, device, vsock) = ready.way.plug();
         let (vmm, qmp) = self.start_qemu(&machine, stdin).await?;
-        let boot = boot_id().map_err(cannot("read the host's boot id"))?;
         let processes = Processes {
-            boot,
+            boot: boot_id().map_err(cannot("read the host's boot id"))?,
             vmm: vmm.identity(),
             vsock,
         };
-        let socket = command::qmp_socket(&ready.folder);
-        let qmp = Some(qmp);
-        Ok((
-            Vm {
-                vmm,
-                device,
-                socket,
-                qmp,
-            },
-            processes,
-        ))
+        let vm = Vm {
+            vmm,
+            device,
+            socket: command::qmp_socket(&ready.folder),
+            qmp: Some(qmp),
+        };
+        Ok((vm, processes))
     }
 
     fn image(&self, spec: &InstanceSpec) -> Result<&Image, StartError> {
