@@ -185,6 +185,9 @@ pub struct Listing {
 }
 
 /// A line of `GET /v1/watch`. The first is a bookmark, unless the watch resumes.
+///
+/// Each line can be applied again without harm. A watch that resumes may see once more what ran out at the revision it
+/// resumes from: that happens without a commit, so no revision says whether it was seen.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum WatchEvent {

@@ -298,3 +298,17 @@ fn the_link_stops_when_told() {
         }
     });
 }
+
+#[test]
+fn an_entry_that_runs_out_at_the_host_goes_without_a_new_revision() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.order(Order::RunOut("a"));
+        rig.mirror
+            .until(|mirror| matches!(mirror.get("a", now()), Lookup::Absent).then_some(()))
+            .await;
+        rig.host.change(&[("b", Some(b"goes on"))]);
+        rig.mirrored(3).await;
+        assert_eq!(rig.host.with(|state| state.hellos.len()), 1);
+    });
+}

@@ -16,7 +16,7 @@ use super::answer::Outcome;
 use super::params::{Params, Wait};
 use super::problem::Problem;
 use super::respond::{self, Values, entry_bytes, json, json_entry, text};
-use crate::mirror::{Entry, Lookup, Mirror, etag};
+use crate::mirror::{Compacted, Cursor, Entry, Lookup, Mirror, etag};
 use crate::platform::now;
 
 /// What a listing shows.
@@ -268,16 +268,22 @@ impl Surface {
 
     /// Waits until something below `prefix` changes after what the client has.
     async fn until_touched(&self, prefix: &PathPrefix, wait: &Wait) {
-        let known = match &wait.last_etag {
-            Some(text) => text.parse().ok(),
-            None => self.mirror.read().revision(),
+        let Ok(known) = wait.last_etag.as_deref().map(str::parse).transpose() else {
+            return;
         };
-        let Some(known) = known else {
+        let begin = {
+            let mirror = self.mirror.read();
+            match known {
+                Some(known) if Some(known) != mirror.revision() => mirror.cursor_after(known),
+                _ => Ok(mirror.cursor()),
+            }
+        };
+        let Ok(mut cursor) = begin else {
             return;
         };
         let touched = self
             .mirror
-            .until(|mirror| touched_after(mirror, prefix, known).then_some(()));
+            .until(|mirror| touched_after(mirror, prefix, &mut cursor).then_some(()));
         // Running out of time is an answer, too: the present state.
         let _ = timeout(wait.timeout, touched).await;
     }
@@ -330,16 +336,14 @@ fn entry_asked<'a>(path: &'a str, mut params: Params<'_>) -> Result<EntryAsked<'
     })
 }
 
-/// Whether anything below `prefix` changed after `known`; also true where nobody can tell any more.
-fn touched_after(mirror: &Mirror, prefix: &PathPrefix, known: Revision) -> bool {
-    let Ok(mut cursor) = mirror.cursor_after(known) else {
-        return true;
-    };
-    while let Ok(Some((change, next))) = mirror.next_change(cursor) {
-        if change.touches(prefix) {
-            return true;
+/// Whether anything below `prefix` changed behind `cursor`, which follows; also true where nobody can tell any more.
+fn touched_after(mirror: &Mirror, prefix: &PathPrefix, cursor: &mut Cursor) -> bool {
+    loop {
+        match mirror.next_change(*cursor) {
+            Err(Compacted { .. }) => return true,
+            Ok(None) => return false,
+            Ok(Some((change, _))) if change.touches(prefix) => return true,
+            Ok(Some((_, next))) => *cursor = next,
         }
-        cursor = next;
     }
-    false
 }

@@ -17,19 +17,21 @@ const ITEM_BYTES: usize = 64;
 /// Changes that became visible together.
 #[derive(Debug)]
 pub struct Change {
+    from: Revision,
     revision: Revision,
     items: Vec<(EntryPath, Option<Arc<Entry>>)>,
     weight: usize,
 }
 
 impl Change {
-    fn new(revision: Revision, items: Vec<(EntryPath, Option<Arc<Entry>>)>) -> Self {
+    fn new(from: Revision, revision: Revision, items: Vec<(EntryPath, Option<Arc<Entry>>)>) -> Self {
         let value = |entry: &Option<Arc<Entry>>| entry.as_ref().map_or(0, |entry| entry.value().len());
         let weight = items
             .iter()
             .map(|(path, entry)| ITEM_BYTES + path.len() + value(entry))
             .sum::<usize>();
         Self {
+            from,
             revision,
             items,
             weight: ITEM_BYTES + weight,
@@ -88,8 +90,12 @@ impl ChangeLog {
         self.start = revision;
     }
 
-    pub(super) fn push(&mut self, to: Revision, items: Vec<(EntryPath, Option<Arc<Entry>>)>) {
-        let change = Change::new(to, items);
+    /// Keeps a change; one that changes nothing and leads nowhere is none.
+    pub(super) fn push(&mut self, from: Revision, to: Revision, items: Vec<(EntryPath, Option<Arc<Entry>>)>) {
+        if from == to && items.is_empty() {
+            return;
+        }
+        let change = Change::new(from, to, items);
         self.bytes += change.weight;
         self.changes.push_back(Arc::new(change));
         while self.changes.len() > 1 && (self.changes.len() > MOST_CHANGES || self.bytes > MOST_BYTES) {
@@ -109,7 +115,11 @@ impl ChangeLog {
         if revision < self.start || revision > present {
             return Err(Compacted { oldest: self.start });
         }
-        let seen = self.changes.partition_point(|change| change.revision <= revision);
+        // What happened without a commit has the revision that was there before, and whoever stands there may have
+        // seen it or not: it comes again, which changes nothing.
+        let seen = self
+            .changes
+            .partition_point(|change| change.from < revision && change.revision <= revision);
         Ok(Cursor(self.first + seen as u64))
     }
 
@@ -122,10 +132,11 @@ impl ChangeLog {
     }
 
     pub(super) fn removed_at(&self, path: &str) -> Option<Revision> {
-        let of = |change: &Arc<Change>| {
-            let last = change.items.iter().rfind(|(other, _)| other.as_str() == path);
-            last.map(|(_, entry)| entry.is_none().then_some(change.revision))
+        let last = |change: &Arc<Change>| {
+            let (_, entry) = change.items.iter().rfind(|(other, _)| other.as_str() == path)?;
+            let committed = change.from < change.revision;
+            Some((entry.is_none() && committed).then_some(change.revision))
         };
-        self.changes.iter().rev().find_map(of).flatten()
+        self.changes.iter().rev().find_map(last).flatten()
     }
 }

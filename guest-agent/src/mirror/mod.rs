@@ -2,7 +2,7 @@
 //!
 //! [`Mirror`] stands at one revision. A batch brings it to the next one whole or not at all, so no reader ever sees
 //! half of a change; a batch that builds on another revision than the mirror's is refused, and a revision never goes
-//! back. The last changes stay in a bounded [`log`], from which watches resume; whoever asks for more than the log
+//! back. It may stay: an entry that runs out goes without a commit. The last changes stay in a bounded [`log`], from which watches resume; whoever asks for more than the log
 //! holds is told so and never skipped silently.
 //!
 //! Reads go on when the host is away: every answer has an age, which grows from the host's last word on, and is stale
@@ -148,13 +148,8 @@ impl Mirror {
         {
             return Err(Refusal::Gap { from, at });
         }
-        let to = batch.to;
         match at {
-            Some(at) if to < at => Err(Refusal::Backwards { to, at }),
-            // A revision names one state, so a change can't lead to where the mirror already stands.
-            Some(at) if to == at && batch.from.is_some() && !batch.items.is_empty() => {
-                Err(Refusal::Backwards { to, at })
-            }
+            Some(at) if batch.to < at => Err(Refusal::Backwards { to: batch.to, at }),
             _ => Ok(()),
         }
     }
@@ -169,16 +164,9 @@ impl Mirror {
         bounded(entries.len(), bytes)?;
         let before = std::mem::replace(&mut self.entries, entries);
         self.bytes = bytes;
-        let Some(Position { revision: from, .. }) = self.position else {
-            self.log.begin(to);
-            return Ok(());
-        };
-        let changes = difference(&before, &self.entries);
-        if from == to && !changes.is_empty() {
-            // Two states under one revision: nobody can resume across that.
-            self.log.begin(to);
-        } else if from != to {
-            self.log.push(to, changes);
+        match self.revision() {
+            None => self.log.begin(to),
+            Some(from) => self.log.push(from, to, difference(&before, &self.entries)),
         }
         Ok(())
     }
@@ -193,9 +181,7 @@ impl Mirror {
             };
         }
         self.bytes = bytes;
-        if Some(to) != self.revision() {
-            self.log.push(to, items);
-        }
+        self.log.push(self.revision().unwrap_or(to), to, items);
         Ok(())
     }
 
@@ -299,7 +285,7 @@ impl Mirror {
         self.log.next(cursor)
     }
 
-    /// The revision at which `path` was removed, as far back as the log goes.
+    /// The revision at which a commit removed `path`, as far back as the log goes. What ran out was removed by none.
     pub fn removed_at(&self, path: &str) -> Option<Revision> {
         self.log.removed_at(path)
     }

@@ -93,20 +93,25 @@ impl Connection {
                 }
                 Order::Raw(bytes) => self.stream.write_all(&bytes).await.ok()?,
                 // The batch before may not be acknowledged yet; then this one goes with the next round.
-                Order::Gap if !self.core.can_push(StreamId::SESSION) => {
-                    self.host.state.borrow_mut().orders.push(Order::Gap);
+                later if !self.core.can_push(StreamId::SESSION) => {
+                    self.host.state.borrow_mut().orders.push(later);
                 }
-                Order::Gap => {
-                    let batch = Batch {
-                        from: Some(Revision::new(1, 1_000_000)),
-                        to: Revision::new(1, 1_000_001),
-                        content: Bytes::new(),
-                    };
-                    self.core.batch(StreamId::SESSION, batch);
+                Order::Gap => self.odd_batch(1_000_000, 1_000_001, &[]),
+                Order::RunOut(path) => {
+                    let path = path.parse().unwrap();
+                    self.host.state.borrow_mut().own.remove(&path);
+                    let stands = self.sent.unwrap_or_default();
+                    self.odd_batch(stands, stands, &[Item { path, entry: None }]);
                 }
             }
         }
         Some(())
+    }
+
+    fn odd_batch(&mut self, from: u64, to: u64, items: &[Item]) {
+        let (from, to) = (Some(Revision::new(1, from)), Revision::new(1, to));
+        let content = content(items);
+        self.core.batch(StreamId::SESSION, Batch { from, to, content });
     }
 
     fn push(&mut self) {

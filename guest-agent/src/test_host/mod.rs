@@ -32,6 +32,8 @@ pub(crate) enum Order {
     Raw(Vec<u8>),
     /// A batch that builds on a revision that never was.
     Gap,
+    /// A batch that removes an entry without a commit.
+    RunOut(&'static str),
 }
 
 #[derive(Debug, Default)]
