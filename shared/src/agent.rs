@@ -20,7 +20,8 @@
 //! Without `last_etag` it waits for the next change.
 //!
 //! **Changes** go to the control plane through the host: `PUT` takes the raw bytes and `Content-Type`, with `ttl=` in
-//! seconds and `visibility=` as parameters; `POST` appends the raw bytes. `If-Match`, `If-None-Match` and
+//! seconds and `visibility=` as parameters (`application/x-www-form-urlencoded`, which `curl --data` says of anything,
+//! counts as no type); `POST` appends the raw bytes. `If-Match`, `If-None-Match` and
 //! `Idempotency-Key` are passed on, and the control plane's answer comes back as it is.
 //!
 //! Errors are [`crate::api::ProblemDetails`]. Parameters that no request knows are refused, not overlooked.

@@ -7,12 +7,12 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use moorline_shared::api::data::{AppendEntry, Changed, PutEntry};
 use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
-use moorline_shared::entry::{ContentType, MAX_VALUE_BYTES, Value};
+use moorline_shared::entry::{ContentType, ContentTypeError, MAX_VALUE_BYTES, Value};
 use moorline_shared::link::body::{Relay, Relayed};
 use moorline_shared::{EntryPath, InstanceId, Ttl};
 use serde::Serialize;
@@ -27,6 +27,9 @@ use super::problem::Problem;
 /// How long an answer to a change of the instance's own data waits for the mirror to have it, so that a program reads
 /// what it wrote. What the instance may write but not read never comes.
 const OWN_CHANGE_WAIT: Duration = Duration::from_millis(500);
+
+/// The content type that `curl --data` gives to whatever it sends.
+const CURLS_OWN: &str = "application/x-www-form-urlencoded";
 
 /// The longest body that the host passes on. Text full of control characters is longer in JSON than this, and shorter
 /// in base64.
@@ -101,13 +104,7 @@ impl Surface {
 }
 
 fn put_body(value: &Bytes, head: &Parts, mut params: Params<'_>) -> Result<Bytes, Problem> {
-    let content_type = head.headers.get(CONTENT_TYPE).map(|header| {
-        let parsed = header
-            .to_str()
-            .ok()
-            .and_then(|text| text.parse::<ContentType>().ok());
-        parsed.ok_or_else(|| Problem::invalid("content-type", moorline_shared::entry::ContentTypeError))
-    });
+    let content_type = said_type(&head.headers)?;
     let seconds: Option<u32> = params.value("ttl")?;
     let ttl = seconds.map(|s| Ttl::try_from(s).map_err(|error| Problem::invalid("ttl", error)));
     let visibility = match params.text("visibility") {
@@ -117,7 +114,7 @@ fn put_body(value: &Bytes, head: &Parts, mut params: Params<'_>) -> Result<Bytes
         }
     };
     params.finish()?;
-    let (content_type, ttl) = (content_type.transpose()?, ttl.transpose()?);
+    let ttl = ttl.transpose()?;
     let put = PutEntry {
         content_type,
         visibility,
@@ -125,6 +122,17 @@ fn put_body(value: &Bytes, head: &Parts, mut params: Params<'_>) -> Result<Bytes
         ..PutEntry::value(Value::from(value.clone()))
     };
     Ok(within_bound(&put, value))
+}
+
+/// What the client says the bytes are; what `curl` says of any bytes is not said by anyone.
+fn said_type(headers: &HeaderMap) -> Result<Option<ContentType>, Problem> {
+    let Some(said) = headers.get(CONTENT_TYPE).filter(|said| *said != CURLS_OWN) else {
+        return Ok(None);
+    };
+    let parsed = said.to_str().ok().and_then(|text| text.parse().ok());
+    parsed
+        .map(Some)
+        .ok_or_else(|| Problem::invalid("content-type", ContentTypeError))
 }
 
 /// The document, its value as text, or in base64 where the text would be too long.

@@ -84,3 +84,20 @@ fn values_that_text_would_blow_up_go_in_base64() {
         assert_eq!(too_large.problem(), (413, "too-large".into()));
     });
 }
+
+#[test]
+fn what_curl_says_of_any_bytes_is_no_content_type() {
+    run(async {
+        let rig = Rig::linked().await;
+        let mut client = Client::connect(&rig).await;
+        let mut put = request("PUT", "/v1/data/a", "x");
+        let form = "application/x-www-form-urlencoded".parse().unwrap();
+        put.headers_mut().insert("content-type", form);
+        assert_eq!(client.ask(put).await.status, 200);
+        let relay = rig.host.with(|state| state.relays.remove(0));
+        assert_eq!(relay.body.text(), Some("{\"value\":\"x\"}"));
+        let mut put = request("PUT", "/v1/data/a", "x");
+        put.headers_mut().insert("content-type", "text".parse().unwrap());
+        assert_eq!(client.ask(put).await.problem(), (400, "invalid-request".into()));
+    });
+}
