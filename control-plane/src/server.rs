@@ -9,13 +9,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::http::auth::{TokenError, Tokens};
-use crate::http::feed::Dispatcher;
 use crate::http::feed::views::Views;
+use crate::http::feed::{DispatchError, Dispatcher};
 use crate::http::{self, Control};
 use crate::model::{Attempt, ExecuteError, Executor, outbox};
 use crate::services::{self, Services};
 use crate::settings;
-use crate::store::{OpenError, ReadError, Store, WatchError, sqlite};
+use crate::store::{OpenError, ReadError, Store, sqlite};
 
 /// Why the control plane did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub enum ServeError {
     Feed(#[from] ReadError),
     /// The feed ended because the store did.
     #[error("the feed ended")]
-    FeedEnded(#[from] WatchError),
+    FeedEnded(#[from] DispatchError),
     /// The server ended.
     #[error("the server ended")]
     Server(#[source] std::io::Error),

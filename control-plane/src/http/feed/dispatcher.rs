@@ -121,10 +121,49 @@ impl FeedHandle {
     }
 }
 
+/// Why the dispatcher ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// The store ended, or can't be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The store can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+/// Where everything is at a revision, and a watch from there.
+#[derive(Debug)]
+struct Scene {
+    at: u64,
+    watch: Watch,
+    index: Index,
+    revisions: HashMap<InstanceId, Revision>,
+}
+
+impl Scene {
+    async fn read(store: &Store, control: AccessControl) -> Result<Self, ReadError> {
+        let at = store.head().await?;
+        let watch = store.watch(at).await?;
+        let (mut index, mut revisions) = (Index::new(control), HashMap::new());
+        for (record, revision) in Views::new(store.clone(), control).instances(at).await? {
+            revisions.insert(record.id, revision);
+            index.load(record);
+        }
+        Ok(Self {
+            at,
+            watch,
+            index,
+            revisions,
+        })
+    }
+}
+
 /// The task.
 #[derive(Debug)]
 pub struct Dispatcher {
-    epoch: u64,
+    store: Store,
+    control: AccessControl,
     watch: Watch,
     index: Index,
     feeds: HashMap<HostId, Feed>,
@@ -145,37 +184,29 @@ struct Feed {
 impl Dispatcher {
     /// Reads where everything is, and is ready to [`Self::run`].
     pub async fn new(store: &Store, control: AccessControl) -> Result<(Self, FeedHandle), ReadError> {
-        let at = store.head().await?;
-        let watch = store.watch(at).await?;
-        let (mut index, mut revisions) = (Index::new(control), HashMap::new());
-        for (record, revision) in Views::new(store.clone(), control).instances(at).await? {
-            revisions.insert(record.id, revision);
-            index.load(record);
-        }
+        let scene = Scene::read(store, control).await?;
         let (sender, commands) = mpsc::channel(256);
-        let position = Arc::new(AtomicU64::new(at));
+        let position = Arc::new(AtomicU64::new(scene.at));
         let handle = FeedHandle {
             commands: sender,
             position: position.clone(),
         };
-        let (epoch, feeds) = (store.epoch(), HashMap::new());
-        Ok((
-            Self {
-                epoch,
-                watch,
-                index,
-                feeds,
-                sessions: 0,
-                commands,
-                position,
-                revisions,
-            },
-            handle,
-        ))
+        let dispatcher = Self {
+            store: store.clone(),
+            control,
+            watch: scene.watch,
+            index: scene.index,
+            revisions: scene.revisions,
+            feeds: HashMap::new(),
+            sessions: 0,
+            commands,
+            position,
+        };
+        Ok((dispatcher, handle))
     }
 
     /// Tells hosts what concerns them until cancelled.
-    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), WatchError> {
+    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), DispatchError> {
         loop {
             tokio::select! {
                 // Every arm is cancel-safe: a watch and a channel keep what was not taken.
@@ -184,17 +215,35 @@ impl Dispatcher {
                     Some(command) => self.command(command),
                     None => break,
                 },
-                batch = self.watch.next() => self.dispatch(&batch?),
+                batch = self.watch.next() => match batch {
+                    Ok(batch) => self.dispatch(&batch),
+                    Err(WatchError::Compacted { .. }) => self.begin_anew().await?,
+                    Err(error) => return Err(error.into()),
+                },
             }
         }
-        for feed in self.feeds.values() {
-            feed.queue.close();
-        }
+        self.end_all();
         Ok(())
     }
 
+    /// Compaction overtook the watch: what was missed is read from the store, and every host is made to come again.
+    async fn begin_anew(&mut self) -> Result<(), ReadError> {
+        tracing::warn!("the feed fell behind what the store keeps; every host is brought in step anew");
+        let scene = Scene::read(&self.store, self.control).await?;
+        self.end_all();
+        (self.watch, self.index, self.revisions) = (scene.watch, scene.index, scene.revisions);
+        self.position.store(scene.at, Ordering::Release);
+        Ok(())
+    }
+
+    fn end_all(&mut self) {
+        for (_, feed) in self.feeds.drain() {
+            feed.queue.close();
+        }
+    }
+
     fn dispatch(&mut self, batch: &Batch) {
-        let changes = changes(self.epoch, &batch.events);
+        let changes = changes(self.store.epoch(), &batch.events);
         for change in &changes {
             if let Change::Instance(record, revision) = change {
                 self.revisions.insert(record.id, *revision);

@@ -9,6 +9,8 @@ pub mod dispatcher;
 pub mod index;
 pub mod queue;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 pub mod views;
 
-pub use dispatcher::{Dispatcher, FeedHandle};
+pub use dispatcher::{DispatchError, Dispatcher, FeedHandle};

@@ -1,0 +1,514 @@
+//! A host that loses its feed at any moment has, once it is in step again, just what its guests may see.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
+use moorline_shared::api::feed::{FeedEntry, FeedItem, FeedMessage, OpenFeed, ViewId};
+use moorline_shared::api::hosts::{RegisterHost, ReportState};
+use moorline_shared::api::instances::{InstanceState, ModifyInstance};
+use moorline_shared::{EntryPath, HostId, InstanceId, OperationId, Revision};
+use proptest::prelude::*;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::stream::{Gone, Sink, Stream};
+use super::views::Views;
+use super::{Dispatcher, FeedHandle};
+use crate::instance_data::model::{BatchAction, BatchChange};
+use crate::instance_data::rules::NewValue;
+use crate::instances::model::{Run, With};
+use crate::model::{Attempt, Caller, Executor, Role};
+use crate::settings::{AccessControl, Settings};
+use crate::store::Store;
+use crate::{instance_data, instances};
+
+/// What a host keeps, by the feed's rules alone.
+#[derive(Debug, Default)]
+struct HostModel {
+    session: u64,
+    cursor: Option<Revision>,
+    instances: BTreeSet<InstanceId>,
+    views: BTreeMap<ViewId, BTreeMap<EntryPath, FeedEntry>>,
+    wanted: BTreeSet<ViewId>,
+    resync: BTreeSet<ViewId>,
+}
+
+impl HostModel {
+    fn apply(&mut self, message: FeedMessage) {
+        match message {
+            FeedMessage::Hello { session, .. } => self.session = session,
+            FeedMessage::Bookmark { revision } => self.advance(revision),
+            FeedMessage::Resync { view } => drop(self.resync.insert(view)),
+            FeedMessage::Batch { from, to, items } => {
+                match from {
+                    Some(from) => {
+                        assert_eq!(Some(from), self.cursor, "a batch must build on what the host has")
+                    }
+                    None => self.forget(),
+                }
+                for item in items {
+                    self.apply_item(item);
+                }
+                self.advance(to);
+                self.check_pairs();
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        self.instances.clear();
+        self.views.clear();
+    }
+
+    fn advance(&mut self, to: Revision) {
+        assert!(
+            self.cursor.is_none_or(|cursor| cursor <= to),
+            "a revision went back"
+        );
+        self.cursor = Some(to);
+    }
+
+    fn apply_item(&mut self, item: FeedItem) {
+        match item {
+            FeedItem::Instance(spec) => drop(self.instances.insert(spec.instance)),
+            FeedItem::InstanceGone { instance } => {
+                self.instances.remove(&instance);
+                self.views.retain(|view, _| view.reader != instance);
+            }
+            FeedItem::View(view) => {
+                let entries = view.entries.into_iter().map(|entry| (entry.path, entry.entry));
+                self.views.insert(view.view, entries.collect());
+                self.resync.remove(&view.view);
+            }
+            FeedItem::Entry { view, path, entry } => {
+                let entries = self.views.entry(view).or_default();
+                let old = match entry {
+                    Some(entry) => {
+                        let revision = entry.revision;
+                        entries.insert(path, entry).map(|old| (old.revision, revision))
+                    }
+                    None => entries.remove(&path).map(|old| (old.revision, old.revision)),
+                };
+                assert!(old.is_none_or(|(old, new)| old <= new), "an entry went back");
+            }
+        }
+    }
+
+    /// Two entries are only ever written in one transaction and with one value: a host never has half of it.
+    fn check_pairs(&self) {
+        for (view, entries) in &self.views {
+            let [left, right] =
+                ["pair/a", "pair/b"].map(|path| entries.get(path).map(|entry| entry.value.clone()));
+            assert_eq!(left, right, "half a transaction is in {view:?}");
+        }
+    }
+}
+
+/// What happens.
+#[derive(Clone, Debug)]
+enum Event {
+    Run,
+    Put { instance: usize, path: u8, long: bool },
+    Pair { instance: usize },
+    Delete { instance: usize, path: u8 },
+    Access { instance: usize, path: u8, subject: u8 },
+    Tag { instance: usize, tag: u8 },
+    End { instance: usize },
+    Want { reader: usize, instance: usize },
+    Unwant { nth: usize },
+    Lose,
+    Compact,
+    Settle,
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let one = || 0usize..4;
+    let event = prop_oneof![
+        1 => Just(Event::Run),
+        8 => (one(), 0u8..4, prop::bool::weighted(0.2)).prop_map(|(instance, path, long)| Event::Put { instance, path, long }),
+        4 => one().prop_map(|instance| Event::Pair { instance }),
+        3 => (one(), 0u8..4).prop_map(|(instance, path)| Event::Delete { instance, path }),
+        4 => (one(), 0u8..4, 0u8..4).prop_map(|(instance, path, subject)| Event::Access { instance, path, subject }),
+        2 => (one(), 0u8..2).prop_map(|(instance, tag)| Event::Tag { instance, tag }),
+        1 => one().prop_map(|instance| Event::End { instance }),
+        3 => (one(), one()).prop_map(|(reader, instance)| Event::Want { reader, instance }),
+        1 => one().prop_map(|nth| Event::Unwant { nth }),
+        3 => Just(Event::Lose),
+        1 => Just(Event::Compact),
+        2 => Just(Event::Settle),
+    ];
+    prop::collection::vec(event, 60..120)
+}
+
+/// A control plane with one host, whose feed may be lost at any moment.
+struct World {
+    executor: Executor,
+    views: Views,
+    handle: FeedHandle,
+    host: HostModel,
+    messages: Option<mpsc::UnboundedReceiver<FeedMessage>>,
+    feeds: JoinSet<()>,
+    instances: Vec<InstanceId>,
+    ids: u64,
+    _tasks: JoinSet<()>,
+    _folder: tempfile::TempDir,
+}
+
+struct Channel(mpsc::UnboundedSender<FeedMessage>);
+
+impl Sink for Channel {
+    async fn send(&mut self, message: &FeedMessage) -> Result<(), Gone> {
+        // What goes over the wire is JSON, so what doesn't survive that doesn't arrive here either.
+        let line = serde_json::to_string(message).unwrap();
+        self.0
+            .send(serde_json::from_str(&line).unwrap())
+            .map_err(|_| Gone)
+    }
+}
+
+fn host() -> HostId {
+    "h1".parse().unwrap()
+}
+
+fn caller(principal: &str, role: Role) -> Caller {
+    Caller {
+        principal: principal.parse().unwrap(),
+        account: "default".parse().unwrap(),
+        role,
+        via: None,
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = crate::store::sqlite::Options {
+            recent_bytes: 0,
+            ..Default::default()
+        };
+        let store = Store::open_sqlite(folder.path().join("store.db"), &options).unwrap();
+        let (dispatcher, handle) = Dispatcher::new(&store, AccessControl::Enforced).await.unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { dispatcher.run(CancellationToken::new()).await.unwrap() });
+        let mut world = Self {
+            executor: Executor::new(store.clone(), Settings::default()),
+            views: Views::new(store, AccessControl::Enforced),
+            handle,
+            host: HostModel::default(),
+            messages: None,
+            feeds: JoinSet::new(),
+            instances: Vec::new(),
+            ids: 0,
+            _tasks: tasks,
+            _folder: folder,
+        };
+        let images = vec!["busybox".parse().unwrap()];
+        let offer = RegisterHost {
+            zone: "z".parse().unwrap(),
+            vcpus: 99,
+            memory_mib: 99_999,
+            images,
+        };
+        world
+            .run(
+                instances::Op::RegisterHost { host: host(), offer },
+                caller("host:h1", Role::Member),
+            )
+            .await;
+        world.run_instance().await;
+        world.run_instance().await;
+        world
+    }
+
+    async fn run(&mut self, op: instances::Op, caller: Caller) -> Option<instances::model::Reply> {
+        self.ids += 1;
+        let id = OperationId::derive(&caller.principal, &format!("k{}", self.ids).parse().unwrap());
+        Some(
+            self.executor
+                .execute(&instances::Model, Attempt::new(op, caller, id))
+                .await
+                .ok()?
+                .reply,
+        )
+    }
+
+    /// Changes data as the administrator; a refusal is as good as any other outcome here.
+    async fn change(&mut self, op: instance_data::Op) {
+        self.ids += 1;
+        let caller = caller("user:admin", Role::Administrator);
+        let id = OperationId::derive(&caller.principal, &format!("k{}", self.ids).parse().unwrap());
+        drop(
+            self.executor
+                .execute(&instance_data::Model, Attempt::new(op, caller, id))
+                .await,
+        );
+    }
+
+    async fn run_instance(&mut self) {
+        let run = Run {
+            image: "busybox".parse().unwrap(),
+            instance_type: "micro".parse().unwrap(),
+            count: 1,
+            host: None,
+            zone: None,
+            with: With::default(),
+        };
+        let made = self
+            .run(
+                instances::Op::RunInstances(run),
+                caller("user:admin", Role::Administrator),
+            )
+            .await;
+        if let Some(instances::model::Reply::Changed(ids)) = made {
+            self.instances.extend(ids);
+        }
+    }
+
+    fn instance(&self, nth: usize) -> InstanceId {
+        self.instances[nth % self.instances.len()]
+    }
+
+    async fn happen(&mut self, event: Event) {
+        use instance_data::Op;
+        match event {
+            Event::Run if self.instances.len() < 6 => self.run_instance().await,
+            Event::Run => {}
+            Event::Put { instance, path, long } => {
+                let new = NewValue::text(&format!(
+                    "{}{}",
+                    self.ids,
+                    "x".repeat(if long { 3_000 } else { 0 })
+                ));
+                let instance = self.instance(instance);
+                self.change(Op::PutInstanceData {
+                    instance,
+                    path: path_of(path),
+                    guard: None,
+                    new,
+                })
+                .await;
+            }
+            Event::Pair { instance } => {
+                let new = NewValue::text(&self.ids.to_string());
+                let put = |path: &str| BatchChange {
+                    path: path.parse().unwrap(),
+                    guard: None,
+                    action: BatchAction::Put(new.clone()),
+                };
+                let (instance, changes) = (self.instance(instance), vec![put("pair/a"), put("pair/b")]);
+                self.change(Op::BatchInstanceData { instance, changes }).await;
+            }
+            Event::Delete { instance, path } => {
+                let instance = self.instance(instance);
+                self.change(Op::DeleteInstanceData {
+                    instance,
+                    path: path_of(path),
+                    guard: None,
+                })
+                .await;
+            }
+            Event::Access {
+                instance,
+                path,
+                subject,
+            } => {
+                let (instance, access) = (self.instance(instance), self.list(subject));
+                self.change(Op::SetEntryAccess {
+                    instance,
+                    path: path_of(path),
+                    guard: None,
+                    access,
+                })
+                .await;
+            }
+            Event::Tag { instance, tag } => {
+                let change = ModifyInstance {
+                    tags: Some(vec![format!("k={tag}").parse().unwrap()]),
+                    ..Default::default()
+                };
+                let op = instances::Op::ModifyInstanceAttribute {
+                    instance: self.instance(instance),
+                    change,
+                };
+                self.run(op, caller("user:admin", Role::Administrator)).await;
+            }
+            Event::End { instance } => self.end(instance).await,
+            Event::Want { reader, instance } => self.want(reader, instance).await,
+            Event::Unwant { nth } => self.unwant(nth).await,
+            Event::Lose => self.lose().await,
+            Event::Compact => {
+                let head = self.executor.store().head().await.unwrap();
+                self.executor.store().compact(head).await.unwrap();
+            }
+            Event::Settle => self.settle().await,
+        }
+    }
+
+    fn list(&self, subject: u8) -> AccessList {
+        let subject = match subject {
+            0 => Subject::Owner,
+            1 => Subject::Account,
+            2 => "tag:k=1".parse().unwrap(),
+            _ => Subject::Instance(self.instances[0]),
+        };
+        vec![Clause {
+            subject,
+            rights: Rights::only(Right::Read),
+        }]
+        .try_into()
+        .unwrap()
+    }
+
+    async fn end(&mut self, nth: usize) {
+        if self.instances.len() < 3 {
+            return;
+        }
+        let instance = self.instances.remove(nth % self.instances.len());
+        let terminate = instances::Op::TerminateInstances {
+            instances: vec![instance],
+        };
+        self.run(terminate, caller("user:admin", Role::Administrator))
+            .await;
+        let state = InstanceState::Terminated;
+        let report = ReportState {
+            instance,
+            state,
+            incarnation: 1,
+            reboots: 0,
+            reason: None,
+        };
+        let report = instances::Op::ReportInstanceState { host: host(), report };
+        self.run(report, caller("host:h1", Role::Member)).await;
+        self.host.wanted.retain(|view| view.reader != instance);
+    }
+
+    async fn want(&mut self, reader: usize, instance: usize) {
+        let view = ViewId {
+            reader: self.instance(reader),
+            instance: self.instance(instance),
+        };
+        if view.reader == view.instance || !self.host.wanted.insert(view) || self.messages.is_none() {
+            return;
+        }
+        // Only what the dispatcher has seen can be asked for, as a host asks only for instances it was told of.
+        self.settle().await;
+        let set = self
+            .handle
+            .set_interests(host(), self.host.session, vec![view], vec![])
+            .await
+            .unwrap();
+        assert_eq!(set, super::dispatcher::Interest::Set);
+    }
+
+    async fn unwant(&mut self, nth: usize) {
+        let Some(view) = self.host.wanted.iter().nth(nth).copied() else {
+            return;
+        };
+        self.host.wanted.remove(&view);
+        if self.messages.is_some() {
+            self.settle().await;
+            self.handle
+                .set_interests(host(), self.host.session, vec![], vec![view])
+                .await
+                .unwrap();
+        }
+    }
+
+    /// The connection is gone; what was sent and not received is lost.
+    async fn lose(&mut self) {
+        self.messages = None;
+        self.feeds.shutdown().await;
+    }
+
+    async fn connect(&mut self) {
+        let open = OpenFeed {
+            cursor: self.host.cursor,
+            interests: self.host.wanted.iter().copied().collect(),
+        };
+        let opened = self.handle.open(host(), open.clone()).await.unwrap();
+        let (sender, messages) = mpsc::unbounded_channel();
+        let store = self.executor.store().clone();
+        let stream = Stream::new(
+            store,
+            self.views.clone(),
+            self.handle.clone(),
+            host(),
+            &opened,
+            CancellationToken::new(),
+        );
+        self.feeds.spawn(async move {
+            let mut sink = Channel(sender);
+            drop(stream.run("test".into(), open, opened, &mut sink).await);
+        });
+        self.messages = Some(messages);
+    }
+
+    /// Waits until the host stands where the store does, connecting again as often as it takes.
+    async fn settle(&mut self) {
+        let head = self.executor.store().head().await.unwrap();
+        let concerned = self.ids;
+        loop {
+            if self.messages.is_none() {
+                self.connect().await;
+            }
+            let Some(messages) = &mut self.messages else {
+                continue;
+            };
+            match tokio::time::timeout(Duration::from_secs(20), messages.recv())
+                .await
+                .expect("the feed is silent")
+            {
+                Some(message) => self.host.apply(message),
+                None => self.messages = None,
+            }
+            if self.host.cursor.is_some_and(|cursor| cursor.n >= head) {
+                return;
+            }
+            // Operations that concern no host move the head too: a bookmark brings the host there.
+            assert_eq!(self.ids, concerned);
+        }
+    }
+
+    /// What the host has is what its guests may see.
+    async fn check(&mut self) {
+        self.settle().await;
+        let head = self.executor.store().head().await.unwrap();
+        let live: BTreeSet<_> = self.instances.iter().copied().collect();
+        assert_eq!(self.host.instances, live);
+        let own = live.iter().map(|id| ViewId::own(*id));
+        for view in own.chain(self.host.wanted.iter().copied()).collect::<Vec<_>>() {
+            let expected = self.views.read(head, view).await.unwrap();
+            let expected: BTreeMap<_, _> = expected
+                .entries
+                .into_iter()
+                .map(|entry| (entry.path, entry.entry))
+                .collect();
+            let found = self.host.views.get(&view).cloned().unwrap_or_default();
+            if !self.host.resync.contains(&view) {
+                assert_eq!(found, expected, "{view:?}");
+            }
+        }
+    }
+}
+
+fn path_of(n: u8) -> EntryPath {
+    ["a", "b/c", "d", "pair/x"][usize::from(n % 4)].parse().unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_host_has_what_its_guests_may_see_whatever_it_lost(events in events()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new().await;
+            for event in events {
+                world.happen(event).await;
+            }
+            world.check().await;
+        });
+    }
+}
