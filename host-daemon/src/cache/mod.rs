@@ -13,7 +13,7 @@ use std::collections::HashMap;
 
 use moorline_shared::api::feed::{FeedItem, View as WholeView, ViewId};
 use moorline_shared::link::Moment;
-use moorline_shared::{Digest, EntryPath, InstanceId, Revision, Timestamp};
+use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
 
 use crate::config::CacheConfig;
 use foreign::Foreign;
@@ -201,26 +201,11 @@ impl Cache {
         )
     }
 
-    /// Changes of the view were lost: until it comes whole, readers see it as it was before. Returns its digest, by
-    /// which the control plane may find that it is the same all the same; `None` if it isn't here.
-    pub fn lose(&mut self, id: &ViewId) -> Option<Digest> {
-        let view = self.view_mut(id)?;
-        view.open_gap();
-        view.is_served().then(|| view.digest())
-    }
-
-    /// The control plane was asked for the view and found it to be as it is here.
-    pub fn confirm(&mut self, id: &ViewId) -> Effects {
-        let mut effects = Effects::default();
-        let Some(view) = self.view_mut(id) else {
-            return effects;
-        };
-        let touched = &mut effects.touched;
-        let asked = view.close_gap(|what| touched.push(Touched { view: *id, what }));
-        if asked == Asked::Again {
-            effects.wanting.push(*id);
+    /// Changes of the view up to `at` were lost: until it comes whole, from then or later, readers see it as it was.
+    pub fn lose(&mut self, id: &ViewId, at: Revision) {
+        if let Some(view) = self.view_mut(id) {
+            view.lose(at);
         }
-        effects
     }
 
     fn view_mut(&mut self, id: &ViewId) -> Option<&mut View> {

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use moorline_shared::api::feed::{FeedEntry, View as WholeView, ViewId};
 use moorline_shared::entry::{ContentType, MAX_ENTRIES, MAX_INSTANCE_BYTES, Value};
 use moorline_shared::link::Moment;
-use moorline_shared::{Digest, EntryPath, PathPrefix, Revision};
+use moorline_shared::{EntryPath, PathPrefix, Revision};
 
 use super::{Now, What};
 
@@ -162,11 +162,6 @@ impl View {
             .filter(move |(path, entry)| prefix.covers(path) && entry.is_valid(now))
     }
 
-    /// The digest by which the control plane knows whether this is what it would show.
-    pub fn digest(&self) -> Digest {
-        WholeView::digest(self.entries.iter().map(|(path, entry)| (path, entry.revision)))
-    }
-
     fn insert(&mut self, path: EntryPath, entry: CachedEntry) {
         self.next_deadline = earlier(self.next_deadline, entry.deadline);
         self.bytes += entry.cost(&path);
@@ -228,38 +223,23 @@ impl View {
         }
     }
 
-    /// Changes were lost. What comes from now on is kept aside until the view comes whole, so that readers see one
-    /// state or the other. Returns whether the view has to be asked for: it may have been already.
-    pub(super) fn open_gap(&mut self) -> bool {
-        let open = self.gap.is_some();
-        self.gap.get_or_insert_default();
-        !open
+    /// Changes up to `at` were lost. What comes from now on is kept aside until the view comes whole, so that readers
+    /// see one state or the other.
+    pub(super) fn lose(&mut self, at: Revision) {
+        let gap = self.gap.get_or_insert_default();
+        gap.lost = gap.lost.max(at);
     }
 
     /// A view that was too large is asked for again when it changes, but not all the time. Returns whether now.
     pub(super) fn retry_too_large(&mut self, now: Moment) -> bool {
         match &mut self.service {
-            Service::TooLarge(at) if now.since(*at) >= RETRY_MS => {
+            Service::TooLarge(at) if self.gap.is_none() && now.since(*at) >= RETRY_MS => {
                 *at = now;
-                self.open_gap()
+                self.gap = Some(Gap::default());
+                true
             }
             _ => false,
         }
-    }
-
-    /// The view is as the control plane would show it, but for what was kept aside.
-    pub(super) fn close_gap(&mut self, mut changed: impl FnMut(What)) -> Asked {
-        let Some(gap) = self.gap.take() else {
-            return Asked::Answered;
-        };
-        if gap.lost > self.known {
-            self.open_gap();
-            return Asked::Again;
-        }
-        for path in self.make_up(gap) {
-            changed(What::Entry(path));
-        }
-        Asked::Answered
     }
 
     /// Applies what was kept aside, as far as it is later than the view, and says what changed.
@@ -285,13 +265,13 @@ impl View {
             return Asked::Answered;
         }
         let gap = self.gap.take().unwrap_or_default();
-        let lost = gap.lost > new.known;
-        new.make_up(gap);
-        self.become_new(new, &mut changed);
-        if lost {
-            self.open_gap();
+        if gap.lost > new.known {
+            // Nothing is shown that is older than what was lost: what comes next may build on it.
+            self.gap = Some(gap);
             return Asked::Again;
         }
+        new.make_up(gap);
+        self.become_new(new, &mut changed);
         Asked::Answered
     }
 
@@ -369,7 +349,7 @@ impl View {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Answered,
-    /// It came from before changes that could not be kept: it has to be asked for once more.
+    /// It came from before changes that were lost: it has to be asked for once more.
     Again,
 }
 
@@ -384,6 +364,9 @@ struct Gap {
 
 impl Gap {
     fn keep(&mut self, path: &EntryPath, entry: Option<CachedEntry>, to: Revision) {
+        if self.changes.get(path).is_some_and(|(kept, _)| *kept > to) {
+            return;
+        }
         self.bytes += path.len() + entry.as_ref().map_or(0, |entry| entry.value.len());
         if self.changes.len() >= MAX_ENTRIES || self.bytes > MAX_INSTANCE_BYTES {
             (self.lost, self.bytes) = (to, 0);

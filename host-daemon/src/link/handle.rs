@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 
 use moorline_shared::api::feed::{FeedItem, View, ViewId};
-use moorline_shared::{Digest, InstanceId};
+use moorline_shared::{InstanceId, Revision};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 
@@ -262,17 +262,10 @@ impl ShardsHandle {
             .await
     }
 
-    /// Changes of the view were lost, and it is about to be asked for: readers see it as it was until then. Returns
-    /// its digest; `None` if it isn't here.
-    pub async fn lose(&self, view: ViewId) -> Result<Option<Digest>, Ending> {
-        let mailbox = self.mailbox(&view.reader);
-        self.call(mailbox, |reply| Message::Lost(view, reply)).await
-    }
-
-    /// The control plane was asked for the view and found it to be as it is here.
-    pub async fn confirm(&self, view: ViewId) -> Result<FeedEffects, Ending> {
-        let mailbox = self.mailbox(&view.reader);
-        self.call(mailbox, |reply| Message::Confirmed(view, reply)).await
+    /// Changes of the view up to `at` were lost: readers see it as it was until [`Self::replace`].
+    pub fn lose(&self, view: ViewId, at: Revision) {
+        // A shard that has ended has no readers.
+        let _ = self.mailbox(&view.reader).send(Message::Lost(view, at));
     }
 
     /// The control plane's name, which revisions belong to.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use moorline_shared::api::feed::{View, ViewId};
-use moorline_shared::{Digest, InstanceId};
+use moorline_shared::{InstanceId, Revision};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
@@ -23,10 +23,8 @@ pub(super) enum Message {
     Feed(FeedBatch, oneshot::Sender<FeedEffects>),
     /// A view as the control plane showed it when asked.
     View(Box<View>, oneshot::Sender<FeedEffects>),
-    /// Changes of the view were lost; its digest is wanted.
-    Lost(ViewId, oneshot::Sender<Option<Digest>>),
-    /// The control plane found the view to be as it is here.
-    Confirmed(ViewId, oneshot::Sender<FeedEffects>),
+    /// Changes of the view up to this revision were lost.
+    Lost(ViewId, Revision),
     /// The control plane's name, from the feed.
     Deployment(Arc<str>),
     Begin(Begin, oneshot::Sender<Result<(), BeginError>>),

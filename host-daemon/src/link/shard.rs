@@ -288,13 +288,7 @@ impl Shard {
                 let effects = self.desk.cache.replace(*view, super::clock::now_and_time());
                 let _ = reply.send(self.on_effects(effects));
             }
-            Message::Lost(view, reply) => {
-                let _ = reply.send(self.desk.cache.lose(&view));
-            }
-            Message::Confirmed(view, reply) => {
-                let effects = self.desk.cache.confirm(&view);
-                let _ = reply.send(self.on_effects(effects));
-            }
+            Message::Lost(view, at) => self.desk.cache.lose(&view, at),
             Message::Deployment(name) => self.deployment(name),
             Message::Begin(begin, reply) => {
                 let _ = reply.send(self.begin(begin));

@@ -191,7 +191,7 @@ impl Feed {
     ) -> Result<std::convert::Infallible, Over> {
         let mut heard = Instant::now();
         loop {
-            self.begin_calls(&mut session).await?;
+            self.begin_calls(&mut session);
             // Cancel-safe: the stream keeps what it has not given out, so do the channel and the set of calls.
             tokio::select! {
                 message = stream.next() => {
@@ -217,7 +217,7 @@ impl Feed {
             FeedMessage::Batch { from, to, items } => self.batch(FeedBatch { from, to, items }).await?,
             FeedMessage::Bookmark { revision } => self.cursor = self.cursor.max(Some(revision)),
             FeedMessage::Resync { view } => {
-                self.shards.lose(view).await?;
+                self.shards.lose(view, self.cursor.unwrap_or_default());
                 self.lost.insert(view);
             }
         }
@@ -291,13 +291,14 @@ impl Feed {
     }
 
     /// Begins what has to be asked of the control plane and is not being asked yet.
-    async fn begin_calls(&mut self, session: &mut Session) -> Result<(), Over> {
+    fn begin_calls(&mut self, session: &mut Session) {
         for view in self.lost.clone() {
             if session.asked.insert(view) {
-                let digest = self.shards.lose(view).await?;
                 let (client, host) = (self.client.clone(), self.host.clone());
                 session.calls.spawn(async move {
-                    let answer = client.get_feed_view(&host, view, digest.as_ref()).await;
+                    // Asked without the digest of what is here: "the same" would not say as of which revision, and
+                    // then nobody knew which of the changes since are in it.
+                    let answer = client.get_feed_view(&host, view, None).await;
                     if answer.is_err() {
                         tokio::time::sleep(ASK_AGAIN).await;
                     }
@@ -315,7 +316,6 @@ impl Feed {
                 Called::Interests(set.add, answer)
             });
         }
-        Ok(())
     }
 
     async fn called(&mut self, session: &mut Session, called: Called) -> Result<(), Over> {
@@ -352,7 +352,8 @@ impl Feed {
 
     async fn view_came(&mut self, view: ViewId, answer: Result<FeedView, ClientError>) -> Result<(), Over> {
         let effects = match answer {
-            Ok(FeedView::Same) => self.shards.confirm(view).await?,
+            // Nothing was sent that it could be the same as.
+            Ok(FeedView::Same) => return Ok(()),
             Ok(FeedView::Whole(whole)) => self.shards.replace(whole).await?,
             Err(error) => {
                 let refused = error.problem().is_some_and(|problem| problem.status < 500);

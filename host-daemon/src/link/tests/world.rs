@@ -126,8 +126,13 @@ impl World {
     }
 
     pub(super) fn begin(&self, n: u8, incarnation: u64) {
+        self.begin_at(n, incarnation, n);
+    }
+
+    /// A life of the instance begins on the device that is named after another.
+    pub(super) fn begin_at(&self, n: u8, incarnation: u64, device: u8) {
         let channel = ChannelSpec::HybridVsock {
-            uds_path: self.device(n),
+            uds_path: self.device(device),
             peer: ExpectedPeer::Owner,
         };
         let begun = self.handle().begin_incarnation(id(n), incarnation, channel);
@@ -161,8 +166,10 @@ impl World {
 
     /// The next question to the control plane.
     pub(super) fn asked(&mut self) -> Ask {
-        let next = tokio::time::timeout(Duration::from_secs(10), self.asks.recv());
-        self.runtime.block_on(next).expect("nothing was asked").unwrap()
+        let next = self
+            .runtime
+            .block_on(async { tokio::time::timeout(Duration::from_secs(10), self.asks.recv()).await });
+        next.expect("nothing was asked").unwrap()
     }
 
     pub(super) fn status(&self, n: u8) -> GuestStatus {
