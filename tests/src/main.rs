@@ -4,6 +4,8 @@
 
 use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
+use moorline_lab::bench::report::Form;
+use moorline_lab::bench::{self, Bench};
 use moorline_lab::demo;
 use moorline_lab::image::{Busybox, Image};
 use moorline_lab::setup::{self, tools};
@@ -31,6 +33,15 @@ enum Task {
         #[arg(last = true)]
         options: Vec<String>,
     },
+    /// Measure, against peers from Debian's packages and against the physical limit.
+    Bench {
+        /// What to measure.
+        #[arg(value_enum)]
+        bench: Bench,
+        /// Print JSON instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Build a guest image and print where it is.
     Image {
         /// What the image is made from.
@@ -52,6 +63,8 @@ async fn main() -> ExitCode {
         Task::Demo { keep: true } => demo::keep().await,
         Task::Demo { keep: false } => demo::run().await.map(drop),
         Task::Test { options } => test(&options).await,
+        Task::Bench { bench, json: true } => bench::run(bench, Form::Json).await,
+        Task::Bench { bench, json: false } => bench::run(bench, Form::Table).await,
         Task::Image { recipe } => print_image(recipe).await,
     };
     match outcome {

@@ -1,6 +1,7 @@
 //! Child processes that end with the lab, and commands whose failure explains itself.
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -103,6 +104,47 @@ impl Drop for Running {
         while killed.is_ok() && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+/// A process that does nothing until this is dropped.
+#[derive(Debug)]
+pub struct Frozen(Pid);
+
+impl Frozen {
+    /// Stops the process with this id, and waits until the kernel has stopped all of it.
+    pub fn new(pid: u32) -> Result<Self> {
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        let pid = pid.context("this is no process id")?;
+        kill_process(pid, Signal::STOP).context("stop a process")?;
+        let frozen = Self(pid);
+        while !frozen.is_complete()? {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Ok(frozen)
+    }
+
+    /// Whether every thread has stopped. The signal reaches them one after the other.
+    fn is_complete(&self) -> Result<bool> {
+        let tasks = format!("/proc/{}/task", self.0.as_raw_nonzero());
+        for task in std::fs::read_dir(tasks).context("list a process's threads")? {
+            let stat = task.context("list a process's threads")?.path().join("stat");
+            let stat = std::fs::read_to_string(stat).context("look at a thread")?;
+            if !stat
+                .rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T'))
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // A process that is gone needs nothing.
+        let _ = kill_process(self.0, Signal::CONT);
     }
 }
 

@@ -1,0 +1,91 @@
+//! Starts `lab-load` and understands what it says.
+
+use super::programs::Programs;
+use crate::process::{self, Running};
+use crate::wait;
+use anyhow::{Context as _, Result, bail};
+use moorline_lab_load::plan::{Changes, Load, Measured, READY, Seen};
+use serde::Serialize;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::process::Command;
+
+/// How long one that stays takes until it is ready: a thousand guests connect meanwhile.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program, and a folder for plans and logs.
+#[derive(Clone, Debug)]
+pub(super) struct Loader {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Loader {
+    /// A loader whose files lie in `folder`.
+    pub(super) fn new(programs: &Programs, folder: &Path) -> Self {
+        Self {
+            program: programs.path("lab-load"),
+            folder: folder.to_owned(),
+        }
+    }
+
+    /// Puts servers under load.
+    pub(super) async fn drive(&self, plan: &Load) -> Result<Measured> {
+        let outcome = self.finish(moorline_lab_load::plan::DRIVE, plan).await?;
+        serde_json::from_str(&outcome).context("understand what was measured")
+    }
+
+    /// Follows changes into a guest.
+    pub(super) async fn changes(&self, plan: &Changes) -> Result<Seen> {
+        let outcome = self.finish(moorline_lab_load::plan::CHANGES, plan).await?;
+        serde_json::from_str(&outcome).context("understand how long changes took")
+    }
+
+    async fn finish(&self, task: &str, plan: &impl Serialize) -> Result<String> {
+        let mut command = process::tied(&self.program);
+        self.prepare(&mut command, task, plan)?;
+        let output = command
+            .output()
+            .await
+            .with_context(|| format!("run lab-load {task}"))?;
+        if !output.status.success() {
+            bail!("lab-load {task}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn prepare(&self, command: &mut Command, task: &str, plan: &impl Serialize) -> Result<()> {
+        let file = self.folder.join(format!("{task}.json"));
+        fs::write(&file, serde_json::to_vec(plan).context("write a plan")?).context("write a plan")?;
+        command
+            .arg(task)
+            .stdin(Stdio::from(File::open(&file).context("open a plan")?));
+        Ok(())
+    }
+
+    /// Starts a task that stays, from a command line for the program itself, and waits until it is ready.
+    pub(super) async fn stay(
+        &self,
+        name: &'static str,
+        mut command: Command,
+        plan: &impl Serialize,
+    ) -> Result<Running> {
+        self.prepare(&mut command, name, plan)?;
+        let log = self.folder.join(format!("{name}.log"));
+        let mut running = Running::start(name, &mut command, log.clone())?;
+        let ready = async || fs::read_to_string(&log).ok().filter(|text| text.contains(READY));
+        // Cancel-safe: once one branch has ended, the task is ready or given up.
+        tokio::select! {
+            ready = wait::until("lab-load to be ready", PATIENCE, ready) => ready.with_context(|| running.last_words())?,
+            ended = running.ended() => bail!("lab-load {name} ended with {}\n{}", ended?, running.last_words()),
+        };
+        Ok(running)
+    }
+
+    /// Where the program is.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+}

@@ -1,0 +1,77 @@
+//! Benches: our programs against the physical limit and against peers, everything that a row compares in one run.
+//!
+//! [`Bench`] names them; [`run`] builds what is measured, in the profiles that are shipped, sets it up, measures, and
+//! prints a [`report`]. `link` is about guests and their host, `feed` about the control plane.
+//!
+//! The method is the same for all. What is compared takes turns, five at least, and a row shows the median of the
+//! turns' own ratios beside the smallest and the largest ([`spread`]). The load comes from one small program
+//! ([`moorline_lab_load`]) on core 1 with one request in flight per connection, the server that has its turn is alone on
+//! core 0, and its processor time per request is told as well. [`servers`] starts ours, [`peers`] the others'.
+
+mod feed;
+mod link;
+mod load;
+mod peers;
+mod programs;
+pub mod report;
+mod servers;
+pub mod spread;
+
+use anyhow::{Context as _, Result};
+use report::{Form, Report};
+use rustix::process::{Resource, getrlimit, setrlimit};
+
+/// The core of whoever is measured.
+const SERVER_CORE: usize = 0;
+/// The core of the load.
+const LOAD_CORE: usize = 1;
+/// How often each of those that are compared has its turn.
+const TURNS: u32 = 5;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Bench {
+    /// Reads and changes between guests and their host.
+    Link,
+    /// Changes at the control plane.
+    Feed,
+}
+
+/// Sets up, measures and prints. A goal that isn't met is told and is no failure.
+///
+/// Fails when something can't be set up, or answers a request with anything but what was asked for.
+pub async fn run(bench: Bench, form: Form) -> Result<()> {
+    more_files()?;
+    let programs = programs::Programs::build().await?;
+    let before = load_average()?;
+    let rows = match bench {
+        Bench::Link => link::measure(&programs).await?,
+        Bench::Feed => feed::measure(&programs).await?,
+    };
+    let name = match bench {
+        Bench::Link => "link",
+        Bench::Feed => "feed",
+    };
+    println!("{}", Report { name, rows }.show(form)?);
+    eprintln!(
+        "load average: {before} before, {} after (the bench itself is in it)",
+        load_average()?
+    );
+    Ok(())
+}
+
+/// A thousand guests are two thousand sockets: this process, and all that it starts, may open as many as it can get.
+fn more_files() -> Result<()> {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).context("raise the number of open files to its limit")
+}
+
+fn load_average() -> Result<String> {
+    let text = std::fs::read_to_string("/proc/loadavg").context("read the load average")?;
+    Ok(text
+        .split_ascii_whitespace()
+        .take(3)
+        .collect::<Vec<_>>()
+        .join(" "))
+}

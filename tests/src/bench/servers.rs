@@ -1,0 +1,335 @@
+//! Ours: a control plane, a host daemon with guests that others run, an agent.
+
+use super::SERVER_CORE;
+use super::programs::{Programs, pinned};
+use crate::process::{Running, tied};
+use crate::wait;
+use anyhow::{Context as _, Result, bail, ensure};
+use moorline_client::{BaseUrl, Client, Endpoint, HostSocket, Token, fresh_key};
+use moorline_lab_load::plan::Place;
+use moorline_shared::api::data::PutEntry;
+use moorline_shared::api::hosts::RegisterHost;
+use moorline_shared::api::instances::RegisterInstance;
+use moorline_shared::host::{Channel, Register, Supervision};
+use moorline_shared::link::PORT;
+use moorline_shared::{EntryPath, HostId, InstanceId};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// How long a server may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How many guests are registered at once.
+const REGISTRATIONS: usize = 8;
+/// The name of the host that our host daemon is.
+const HOST: &str = "bench";
+/// The entry that every guest begins with.
+pub(super) const ENTRY: &str = "bench/value";
+/// The length of every value, in bytes.
+pub(super) const VALUE_BYTES: usize = 64;
+
+/// The entry that every guest begins with, as a path.
+pub(super) fn entry() -> EntryPath {
+    ENTRY.parse().expect("this is a path")
+}
+
+/// A value as long as all are here.
+pub(super) fn value() -> PutEntry {
+    PutEntry::value("v".repeat(VALUE_BYTES).as_str().into())
+}
+
+/// Where a control plane runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cores {
+    /// On the servers' core alone: it is what is measured.
+    Servers,
+    /// Wherever there is room.
+    Any,
+}
+
+/// A control plane.
+#[derive(Debug)]
+pub(super) struct ControlPlane {
+    running: Running,
+    client: Client,
+    address: SocketAddr,
+    state: PathBuf,
+}
+
+impl ControlPlane {
+    /// Starts one whose state lies in `state`, and waits until it answers.
+    pub(super) async fn start(programs: &Programs, state: &Path, cores: Cores) -> Result<Self> {
+        let address = free_address()?;
+        let program = programs.path("moorline-control");
+        let mut command = match cores {
+            Cores::Servers => pinned(SERVER_CORE, &program),
+            Cores::Any => tied(&program),
+        };
+        command
+            .arg("--state")
+            .arg(state)
+            .args(["--listen", &address.to_string()]);
+        command.env("MOORLINE_LOG", "warn");
+        fs::create_dir_all(state).context("make a folder for the control plane")?;
+        let running = Running::start("moorline-control", &mut command, state.join("log"))?;
+        let client = connect(address, &state.join("admin.token"))
+            .await
+            .with_context(|| running.last_words())?;
+        Ok(Self {
+            running,
+            client,
+            address,
+            state: state.to_owned(),
+        })
+    }
+
+    /// Its API, as the administrator.
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Where it listens.
+    pub(super) fn place(&self) -> Place {
+        Place::Tcp(self.address)
+    }
+
+    /// The administrator's token, for requests that are made by hand.
+    pub(super) fn token(&self) -> Result<String> {
+        let text = fs::read_to_string(self.state.join("admin.token")).context("read the token")?;
+        Ok(text.trim().to_owned())
+    }
+
+    /// The file of its store.
+    pub(super) fn store(&self) -> PathBuf {
+        self.state.join("store.db")
+    }
+
+    /// Its process.
+    pub(super) fn process(&self) -> Result<u32> {
+        self.running.pid().context("the control plane has ended")
+    }
+
+    /// Makes an instance of a host that is only a name, so that nobody follows its data.
+    pub(super) async fn instance_elsewhere(&self) -> Result<InstanceId> {
+        let host: HostId = "elsewhere".parse()?;
+        let offer = RegisterHost {
+            zone: "zone-2".parse()?,
+            vcpus: 1,
+            memory_mib: 128,
+            images: Vec::new(),
+        };
+        self.client.register_host(&host, &offer, &fresh_key()).await?;
+        let request = RegisterInstance {
+            host,
+            id: None,
+            name: None,
+            tags: Vec::new(),
+            data: BTreeMap::from([(entry(), value())]),
+        };
+        let made = self.client.register_instance(&request, &fresh_key()).await?;
+        let instance = made.instances.first().context("no instance was made")?;
+        Ok(instance.id)
+    }
+
+    /// Ends it as an administrator would, and waits until its store is closed.
+    pub(super) async fn end(mut self) -> Result<()> {
+        let pid = i32::try_from(self.process()?).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("the control plane has no id")?, Signal::TERM)
+            .context("end the control plane")?;
+        let ended = timeout(PATIENCE, self.running.ended()).await;
+        let status = ended.context("the control plane doesn't end")??;
+        ensure!(
+            status.success(),
+            "the control plane ended with {status}\n{}",
+            self.running.last_words()
+        );
+        Ok(())
+    }
+}
+
+async fn connect(address: SocketAddr, token: &Path) -> Result<Client> {
+    let url: BaseUrl = format!("http://{address}")
+        .parse()
+        .context("the control plane's address")?;
+    let connect = async || {
+        let client = Client::new(Endpoint::new(url.clone(), Token::read(token).ok()?)).ok()?;
+        client.describe_hosts().await.ok()?;
+        Some(client)
+    };
+    wait::until("the control plane to answer", PATIENCE, connect).await
+}
+
+/// An address that nobody listens on now.
+fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    listener.local_addr().context("find a free port")
+}
+
+/// A guest of the host daemon; whoever connects to its socket is it.
+#[derive(Clone, Debug)]
+pub(super) struct Guest {
+    /// Which instance it is.
+    pub(super) instance: InstanceId,
+    /// Where it dials.
+    pub(super) socket: PathBuf,
+}
+
+/// A host daemon on the servers' core, with guests.
+#[derive(Debug)]
+pub(super) struct Host {
+    running: Running,
+    guests: Vec<Guest>,
+}
+
+impl Host {
+    /// Starts a host daemon of `control` in `folder`, and registers so many guests there.
+    pub(super) async fn start(
+        programs: &Programs,
+        control: &ControlPlane,
+        folder: &Path,
+        guests: usize,
+    ) -> Result<Self> {
+        fs::create_dir_all(folder.join("vm")).context("make a folder for guests' sockets")?;
+        fs::write(folder.join("host.toml"), config(control, folder))
+            .context("write the host's configuration")?;
+        let mut command = pinned(SERVER_CORE, &programs.path("moorline-host"));
+        command
+            .arg("--config")
+            .arg(folder.join("host.toml"))
+            .env("MOORLINE_LOG", "warn");
+        let mut running = Running::start("moorline-host", &mut command, folder.join("host.log"))?;
+        // Cancel-safe: once one branch has ended, the guests are registered or given up.
+        let guests = tokio::select! {
+            guests = register(control, folder, guests) => guests.with_context(|| running.last_words())?,
+            ended = running.ended() => bail!("moorline-host ended with {}\n{}", ended?, running.last_words()),
+        };
+        Ok(Self { running, guests })
+    }
+
+    /// Its guests.
+    pub(super) fn guests(&self) -> &[Guest] {
+        &self.guests
+    }
+
+    /// Its process.
+    pub(super) fn process(&self) -> Result<u32> {
+        self.running.pid().context("the host daemon has ended")
+    }
+}
+
+fn config(control: &ControlPlane, folder: &Path) -> String {
+    let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
+    format!(
+        "host = {HOST:?}\nzone = \"zone-1\"\nstate_dir = {}\n\
+         [control]\nurl = \"http://{}\"\ntoken_file = {}\n\
+         [capacity]\nvcpus = 1\nmemory_mib = 128\n\
+         [sockets]\nregister = {}\nadmin = {}\n\
+         [link]\nvsock = \"off\"\n\
+         [external]\ndirectories = [{}]\n",
+        quoted(folder.join("host")),
+        control.address,
+        quoted(control.state.join("admin.token")),
+        quoted(folder.join("register.sock")),
+        quoted(folder.join("admin.sock")),
+        quoted(folder.join("vm")),
+    )
+}
+
+async fn register(control: &ControlPlane, folder: &Path, count: usize) -> Result<Vec<Guest>> {
+    let there = async || {
+        let hosts = control.client.describe_hosts().await.ok()?;
+        hosts
+            .hosts
+            .iter()
+            .any(|host| host.id.as_str() == HOST)
+            .then_some(())
+    };
+    wait::until("the host to register", PATIENCE, there).await?;
+    let (mut tasks, mut guests) = (JoinSet::new(), Vec::with_capacity(count));
+    for nth in 0..count {
+        if tasks.len() >= REGISTRATIONS {
+            guests.extend(joined(&mut tasks).await?);
+        }
+        tasks.spawn(register_one(
+            folder.join("register.sock"),
+            folder.join(format!("vm/{nth}")),
+        ));
+    }
+    while let Some(guest) = joined(&mut tasks).await? {
+        guests.push(guest);
+    }
+    Ok(guests)
+}
+
+async fn joined(tasks: &mut JoinSet<Result<Guest>>) -> Result<Option<Guest>> {
+    match tasks.join_next().await {
+        Some(guest) => guest.context("join a registration")?.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn register_one(socket: PathBuf, path: PathBuf) -> Result<Guest> {
+    let body = Register {
+        instance: None,
+        name: None,
+        tags: Vec::new(),
+        data: BTreeMap::from([(entry(), value())]),
+        channel: Channel::Hybrid {
+            path: path.clone(),
+            device: None,
+        },
+        supervision: Supervision::Unsupervised,
+    };
+    let registered = HostSocket::new(&socket)?.register(&body).await?;
+    let mut dialled = path.into_os_string();
+    dialled.push(format!("_{PORT}"));
+    Ok(Guest {
+        instance: registered.instance,
+        socket: dialled.into(),
+    })
+}
+
+/// An agent on the servers' core, connected to the host as one of its guests.
+#[derive(Debug)]
+pub(super) struct Agent {
+    running: Running,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// Starts the agent of `guest`, and waits until its socket takes connections.
+    pub(super) async fn start(programs: &Programs, guest: &Guest, folder: &Path) -> Result<Self> {
+        let socket = folder.join("agent.sock");
+        let mut command = pinned(SERVER_CORE, programs.agent());
+        command.args([
+            "run",
+            "--log",
+            "warn",
+            "--link",
+            &format!("unix:{}", guest.socket.display()),
+        ]);
+        command.arg("--socket").arg(&socket);
+        let running = Running::start("moorline-agent", &mut command, folder.join("agent.log"))?;
+        let listens = async || UnixStream::connect(&socket).ok();
+        wait::until("the agent to listen", PATIENCE, listens)
+            .await
+            .with_context(|| running.last_words())?;
+        Ok(Self { running, socket })
+    }
+
+    /// Where local programs find it.
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its process.
+    pub(super) fn process(&self) -> Result<u32> {
+        self.running.pid().context("the agent has ended")
+    }
+}

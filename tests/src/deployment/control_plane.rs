@@ -1,0 +1,141 @@
+//! A control plane as a process, which a test can kill, start again on the same state and port, and freeze.
+
+use super::{PATIENCE, Programs, next_log};
+use crate::process::{Frozen, Running, tied};
+use crate::wait;
+use anyhow::{Context, Result, bail};
+use moorline_client::{BaseUrl, Client, Endpoint, Token};
+use moorline_shared::HostId;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+/// A control plane with its state in a folder.
+#[derive(Debug)]
+pub struct ControlPlane {
+    programs: Programs,
+    folder: PathBuf,
+    port: u16,
+    url: String,
+    process: Option<Running>,
+    client: Client,
+}
+
+impl ControlPlane {
+    /// Starts one that keeps its state beneath `folder` and listens on a port of its own, and waits until it answers.
+    pub async fn start(programs: &Programs, folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let url = format!("http://127.0.0.1:{port}");
+        let process = start(programs, folder, port)?;
+        let client = client(&url, &token_file(folder))
+            .await
+            .with_context(|| process.last_words())?;
+        Ok(Self {
+            programs: programs.clone(),
+            folder: folder.to_owned(),
+            port,
+            url,
+            process: Some(process),
+            client,
+        })
+    }
+
+    /// The API, as its administrator.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The API, as one of the hosts.
+    pub fn client_of_host(&self, host: HostId) -> Result<Client> {
+        let url: BaseUrl = self.url.parse().context("the control plane's address")?;
+        let token = Token::read(&self.token_file()).context("the administrator's token")?;
+        Ok(Client::new(Endpoint::new(url, token).of_host(host))?)
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The port of loopback that it listens on.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The file with its administrator's token.
+    pub fn token_file(&self) -> PathBuf {
+        token_file(&self.folder)
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Running::pid)
+    }
+
+    /// A command of the `moorline` command line, as its administrator.
+    pub fn cli(&self) -> tokio::process::Command {
+        let mut command = tied(self.programs.path("moorline"));
+        command.env("MOORLINE_URL", &self.url);
+        command.env("MOORLINE_TOKEN_FILE", self.token_file());
+        command.env("MOORLINE_CONFIG", self.folder.join("no-profile.toml"));
+        command
+    }
+
+    /// Kills it, as a crash would.
+    pub async fn kill(&mut self) -> Result<()> {
+        match self.process.take() {
+            Some(mut process) => process.kill().await,
+            None => bail!("the control plane doesn't run"),
+        }
+    }
+
+    /// Starts it again on what it left, and waits until it answers.
+    pub async fn restart(&mut self) -> Result<()> {
+        let process = start(&self.programs, &self.folder, self.port)?;
+        let answers = async || self.client.describe_hosts().await.ok();
+        wait::until("the control plane to answer again", PATIENCE, answers)
+            .await
+            .with_context(|| process.last_words())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Has it do nothing until the answer is dropped: its sockets stay open and nobody is at them.
+    pub fn freeze(&self) -> Result<Frozen> {
+        Frozen::new(self.pid().context("the control plane doesn't run")?)
+    }
+
+    /// What it said last.
+    pub fn last_words(&self) -> String {
+        self.process.as_ref().map(Running::last_words).unwrap_or_default()
+    }
+}
+
+fn token_file(folder: &Path) -> PathBuf {
+    folder.join("control/admin.token")
+}
+
+/// A port that nobody listens on now. Another process could take it before it is used; then that start fails and says
+/// so.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
+    Ok(listener.local_addr().context("find a free port")?.port())
+}
+
+fn start(programs: &Programs, folder: &Path, port: u16) -> Result<Running> {
+    let mut command = tied(programs.path("moorline-control"));
+    command
+        .arg("--state")
+        .arg(folder.join("control"))
+        .args(["--listen", &format!("127.0.0.1:{port}")]);
+    Running::start("moorline-control", &mut command, next_log(folder, "control"))
+}
+
+async fn client(url: &str, token_file: &Path) -> Result<Client> {
+    let url: BaseUrl = url.parse().context("the control plane's address")?;
+    let connect = async || {
+        let client = Client::new(Endpoint::new(url.clone(), Token::read(token_file).ok()?)).ok()?;
+        client.describe_hosts().await.ok()?;
+        Some(client)
+    };
+    wait::until("the control plane to answer", PATIENCE, connect).await
+}

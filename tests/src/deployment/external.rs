@@ -1,0 +1,105 @@
+//! Guests whose VMs somebody else runs: the test registers them, and whoever dials their sockets speaks as them.
+
+use super::{Deployment, PATIENCE};
+use crate::wait;
+use anyhow::{Context, Result};
+use moorline_client::HostSocket;
+use moorline_shared::api::data::PutEntry;
+use moorline_shared::host::{Channel, GuestStatus, Register, Supervision};
+use moorline_shared::link::PORT;
+use moorline_shared::{EntryPath, InstanceId};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// An instance of a VM that isn't there: a socket at which its guest is taken for it.
+#[derive(Clone, Debug)]
+pub struct External {
+    /// Which.
+    pub id: InstanceId,
+    /// The life that the registration began.
+    pub incarnation: u64,
+    /// The path that the VMM was given, as far as the daemon knows.
+    device: PathBuf,
+}
+
+impl External {
+    /// Where its guest dials.
+    pub fn socket(&self) -> PathBuf {
+        let mut socket = self.device.clone().into_os_string();
+        socket.push(format!("_{PORT}"));
+        socket.into()
+    }
+}
+
+impl Deployment {
+    /// The host daemon's socket for VM managers.
+    pub fn register_socket(&self) -> Result<HostSocket> {
+        Ok(HostSocket::new(&self.folder().join("register.sock"))?)
+    }
+
+    /// The host daemon's socket for root.
+    pub fn admin_socket(&self) -> Result<HostSocket> {
+        Ok(HostSocket::new(&self.folder().join("admin.sock"))?)
+    }
+
+    /// Makes an instance with these entries, registers a VM for it, and waits until the host has its data.
+    pub async fn attach(&self, name: &str, data: &[(&str, &str)]) -> Result<External> {
+        let entry = |(path, value): &(&str, &str)| {
+            let path: EntryPath = path.parse().with_context(|| format!("the path '{path}'"))?;
+            Ok((path, PutEntry::value((*value).into())))
+        };
+        let data: BTreeMap<_, _> = data.iter().map(entry).collect::<Result<_>>()?;
+        let external = self.register(None, name, data).await?;
+        let there = async || self.guest_status(external.id).await?.revision;
+        wait::until("the host to have the instance's data", PATIENCE, there)
+            .await
+            .with_context(|| self.last_words())?;
+        Ok(external)
+    }
+
+    /// Registers a VM for an instance, or for a new one with these entries.
+    pub async fn register(
+        &self,
+        instance: Option<InstanceId>,
+        name: &str,
+        data: BTreeMap<EntryPath, PutEntry>,
+    ) -> Result<External> {
+        let device = external_folder(self.folder())?.join(name);
+        let body = Register {
+            instance,
+            name: Some(name.to_owned()),
+            tags: Vec::new(),
+            data,
+            channel: Channel::Hybrid {
+                path: device.clone(),
+                device: None,
+            },
+            supervision: Supervision::Unsupervised,
+        };
+        let registered = self.register_socket()?.register(&body).await;
+        let registered = registered.with_context(|| self.last_words())?;
+        Ok(External {
+            id: registered.instance,
+            incarnation: registered.incarnation,
+            device,
+        })
+    }
+
+    /// What the host daemon knows of an instance's guest, if it answers and knows anything.
+    pub async fn guest_status(&self, id: InstanceId) -> Option<GuestStatus> {
+        let status = self.admin_socket().ok()?.instance_status(id).await;
+        status.ok()?.guest
+    }
+}
+
+/// The folder that the host's configuration lets sockets lie in, for its owner alone, as the daemon asks.
+fn external_folder(folder: &Path) -> Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let folder = folder.join("external");
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    builder
+        .create(&folder)
+        .with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
+}

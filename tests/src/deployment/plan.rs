@@ -1,0 +1,130 @@
+//! What a deployment consists of, and the host's configuration that is made of it.
+
+use super::{Deployment, IMAGE, Programs, host_name};
+use crate::image::Image;
+use crate::setup::Tools;
+use anyhow::Result;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// A deployment before it starts. Its host runs no machines unless [`Self::machines`] says what they are made of.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub(super) programs: Programs,
+    machines: Option<Machines>,
+    control_url: Option<String>,
+    lines: Vec<(&'static str, String)>,
+}
+
+#[derive(Clone, Debug)]
+struct Machines {
+    vsock_device: PathBuf,
+    image: Image,
+}
+
+/// The tables of a configuration, each with its lines.
+type Toml = BTreeMap<String, Vec<String>>;
+
+impl Plan {
+    /// A control plane, and a host daemon whose guests are registered by the test.
+    pub fn new(programs: Programs) -> Self {
+        Self {
+            programs,
+            machines: None,
+            control_url: None,
+            lines: Vec::new(),
+        }
+    }
+
+    /// The host boots `image` under the name [`IMAGE`].
+    #[must_use]
+    pub fn machines(mut self, tools: &Tools, image: &Image) -> Self {
+        self.machines = Some(Machines {
+            vsock_device: tools.vsock_device.clone(),
+            image: image.clone(),
+        });
+        self
+    }
+
+    /// Adds a line to a table of the host's configuration, such as `link` and `connect_burst = 100`.
+    #[must_use]
+    pub fn host(mut self, table: &'static str, line: impl Into<String>) -> Self {
+        self.lines.push((table, line.into()));
+        self
+    }
+
+    /// The host dials the control plane there instead of directly.
+    #[must_use]
+    pub fn control_by_way_of(mut self, url: impl Into<String>) -> Self {
+        self.control_url = Some(url.into());
+        self
+    }
+
+    /// Starts it and waits until the host has registered.
+    pub async fn start(self) -> Result<Deployment> {
+        Deployment::begin(self).await
+    }
+
+    /// The host's configuration: what the README's has, in folders of this deployment, with the lab's channel in
+    /// guests.
+    pub(super) fn host_config(&self, folder: &Path, url: &str, token_file: &Path) -> String {
+        let url = self.control_url.as_deref().unwrap_or(url);
+        let mut toml = Toml::new();
+        add(&mut toml, "control", format!("url = {url:?}"));
+        add(&mut toml, "control", path("token_file", token_file));
+        add(&mut toml, "capacity", "vcpus = 64\nmemory_mib = 16384");
+        for socket in ["register", "admin"] {
+            add(
+                &mut toml,
+                "sockets",
+                path(socket, &folder.join(format!("{socket}.sock"))),
+            );
+        }
+        add(&mut toml, "link", "vsock = \"off\"");
+        let externals = folder.join("external");
+        add(
+            &mut toml,
+            "external",
+            format!("directories = [{:?}]", externals.display().to_string()),
+        );
+        if let Some(machines) = &self.machines {
+            machines.describe(&mut toml);
+        }
+        for (table, line) in &self.lines {
+            add(&mut toml, table, line);
+        }
+        let mut text = format!("host = \"{}\"\nzone = \"zone-1\"\n", host_name());
+        let _ = writeln!(text, "{}", path("state_dir", &folder.join("host")));
+        for (table, lines) in toml {
+            let _ = writeln!(text, "[{table}]\n{}", lines.join("\n"));
+        }
+        text
+    }
+}
+
+impl Machines {
+    fn describe(&self, toml: &mut Toml) {
+        add(toml, "vm", "stop_seconds = 2");
+        add(
+            toml,
+            "qemu",
+            "accel = \"tcg\"\nvsock = \"vhost-user\"\nconsole = \"file\"",
+        );
+        add(toml, "qemu", path("vsock_device", &self.vsock_device));
+        let arguments = crate::guest::control_arguments(Path::new("{folder}/control.sock"));
+        add(toml, "qemu", format!("arguments = {arguments:?}"));
+        let table = format!("images.{IMAGE}");
+        add(toml, &table, path("kernel", &self.image.kernel));
+        add(toml, &table, path("initrd", &self.image.initrd));
+        add(toml, &table, format!("append = {:?}", self.image.command_line));
+    }
+}
+
+fn add(toml: &mut Toml, table: &str, line: impl Into<String>) {
+    toml.entry(table.to_owned()).or_default().push(line.into());
+}
+
+fn path(key: &str, path: &Path) -> String {
+    format!("{key} = {:?}", path.display().to_string())
+}

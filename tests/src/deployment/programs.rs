@@ -1,0 +1,54 @@
+//! Our daemons and the command line, as cargo builds them for their own tests.
+
+use crate::setup::tools;
+use crate::{process, progress};
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+use tokio::sync::OnceCell;
+
+/// Where our programs are.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    folder: PathBuf,
+}
+
+impl Programs {
+    /// Builds the daemons and the command line, if there is anything to build; once for all that ask.
+    pub async fn build() -> Result<Self> {
+        static BUILT: OnceCell<Programs> = OnceCell::const_new();
+        let packages = ["moorline-control", "moorline-host", "moorline-client"];
+        let build = async || {
+            cargo_build("the daemons", &packages).await?;
+            Ok(Self {
+                folder: tools::target_folder().join("debug"),
+            })
+        };
+        BUILT.get_or_try_init(build).await.cloned()
+    }
+
+    /// Builds the agent as it runs outside of guests too, beside a socket; once for all that ask.
+    pub async fn agent(&self) -> Result<PathBuf> {
+        static BUILT: OnceCell<()> = OnceCell::const_new();
+        let build = || cargo_build("the agent", &["moorline-agent"]);
+        BUILT.get_or_try_init(build).await?;
+        Ok(self.path("moorline-agent"))
+    }
+
+    /// Where one of them is.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.folder.join(name)
+    }
+}
+
+async fn cargo_build(what: &str, packages: &[&str]) -> Result<()> {
+    let build = async {
+        let mut command = tools::cargo();
+        command.args(["build", "--quiet", "--bins"]);
+        for package in packages {
+            command.args(["--package", package]);
+        }
+        process::finish(command.current_dir(tools::workspace())).await
+    };
+    progress::quietly_at_first(&format!("build {what}"), build).await?;
+    Ok(())
+}

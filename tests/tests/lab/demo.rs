@@ -1,0 +1,77 @@
+//! The demo as a user runs it: every step is seen, and nothing is left.
+
+use anyhow::{Context, Result, ensure};
+use moorline_lab::guest::seats;
+use moorline_lab::process::tied;
+use moorline_lab::setup;
+use std::path::Path;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// Longer than everything in it may take one after the other on a machine that builds meanwhile.
+const PATIENCE: Duration = Duration::from_mins(4);
+
+/// What must be seen, in this order, and nothing beside it.
+const STEPS: [&str; 15] = [
+    "control plane and host daemon serve, and the host has registered",
+    "two instances are reported running",
+    "both guests are up and their agents have their data",
+    "neither guest has a network interface but lo",
+    "guest A reads its own data",
+    "a user's change to 'bonjour' is in guest A's watch",
+    "a user's change to 'salut' is in guest A's watch",
+    "guest A reads the entry of guest B that B's access list grants",
+    "guest A is refused the one that it withholds",
+    "the host daemon is killed; guest A still reads what it mirrored",
+    "the host daemon is back, and guest A has caught up with the change made meanwhile",
+    "both guests ran on: the same boot, the same incarnation",
+    "guest A is stopped",
+    "both instances are terminated",
+    "no process and no folder of theirs is left",
+];
+
+#[tokio::test]
+async fn the_demo_shows_every_step_and_leaves_nothing() -> Result<()> {
+    setup::ready().await?;
+    // The demo's guests run in a process of their own, and count all the same.
+    let _seats = seats(2).await;
+    let folder = tempfile::tempdir()?;
+    let mut command = tied(env!("CARGO_BIN_EXE_lab"));
+    let output = command.arg("demo").env("TMPDIR", folder.path()).output();
+    let output = timeout(PATIENCE, output)
+        .await
+        .context("the demo doesn't end")??;
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(output.status.success(), "{}\n{stdout}{stderr}", output.status);
+
+    let seen: Vec<_> = stdout.lines().collect();
+    ensure!(
+        seen.len() == STEPS.len(),
+        "not the steps that are expected:\n{stdout}"
+    );
+    for (line, step) in seen.iter().zip(STEPS) {
+        ensure!(line.contains(step), "'{step}' was to be seen instead of: {line}");
+    }
+
+    let running = running_with(folder.path());
+    ensure!(running.is_empty(), "still running: {running:#?}");
+    let left: Vec<_> = std::fs::read_dir(folder.path())?.collect();
+    ensure!(left.is_empty(), "still there: {left:?}");
+    Ok(())
+}
+
+/// The command lines of all processes that were given the folder, by their environment or their arguments.
+fn running_with(folder: &Path) -> Vec<String> {
+    let folder = folder.display().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let told = |process: std::fs::DirEntry| {
+        let of = |file| std::fs::read(process.path().join(file)).unwrap_or_default();
+        let arguments = String::from_utf8_lossy(&of("cmdline")).replace('\0', " ");
+        let environment = String::from_utf8_lossy(&of("environ")).into_owned();
+        (arguments.contains(&folder) || environment.contains(&folder)).then_some(arguments)
+    };
+    processes.filter_map(told).collect()
+}
