@@ -76,10 +76,7 @@ impl Turn {
     async fn take(programs: &Programs) -> Result<Self> {
         let folder = folder()?;
         let control = ControlPlane::start(programs, &folder.path().join("control"), Cores::Servers).await?;
-        let mut instances = Vec::with_capacity(CLIENTS);
-        for _ in 0..CLIENTS {
-            instances.push(control.instance_elsewhere().await?);
-        }
+        let instances = control.instances_elsewhere(CLIENTS).await?;
         let before = mark(programs, &control, instances[0]).await?;
         let plan = load(&control, &instances)?;
         let measured = Loader::new(programs, folder.path()).drive(&plan).await?;

@@ -161,7 +161,7 @@ impl Scene {
     }
 
     async fn changes_plan(&self, agent: &Agent) -> Result<Changes> {
-        let bare = self.control.instance_elsewhere().await?;
+        let bare = self.control.instances_elsewhere(1).await?;
         let target = |instance| format!("/v1/instances/{instance}/data/{ENTRY}");
         Ok(Changes {
             count: CHANGES,
@@ -169,7 +169,7 @@ impl Scene {
             control: self.control.place(),
             token: self.control.token()?,
             entry: target(self.first().instance),
-            bare: target(bare),
+            bare: target(bare[0]),
             agent: agent.socket().to_owned(),
             watch: get("/v1/watch?prefix=bench"),
         })

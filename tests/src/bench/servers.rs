@@ -115,26 +115,39 @@ impl ControlPlane {
         self.running.pid().context("the control plane has ended")
     }
 
-    /// Makes an instance of a host that is only a name, so that nobody follows its data.
-    pub(super) async fn instance_elsewhere(&self) -> Result<InstanceId> {
+    /// Makes so many instances of a host that is only a name, so that nobody follows their data.
+    pub(super) async fn instances_elsewhere(&self, count: usize) -> Result<Vec<InstanceId>> {
         let host: HostId = "elsewhere".parse()?;
+        self.offer(&host).await?;
+        let mut instances = Vec::with_capacity(count);
+        for _ in 0..count {
+            let request = RegisterInstance {
+                host: host.clone(),
+                id: None,
+                name: None,
+                tags: Vec::new(),
+                data: BTreeMap::from([(entry(), value())]),
+            };
+            let made = self.client.register_instance(&request, &fresh_key()).await?;
+            instances.extend(made.instances.iter().map(|instance| instance.id));
+        }
+        Ok(instances)
+    }
+
+    /// Only a host says what it offers, so this speaks for it.
+    async fn offer(&self, host: &HostId) -> Result<()> {
+        let token = Token::read(&self.state.join("admin.token")).context("read the token")?;
+        let endpoint = Endpoint::new(url(self.address)?, token).of_host(host.clone());
         let offer = RegisterHost {
             zone: "zone-2".parse()?,
             vcpus: 1,
             memory_mib: 128,
             images: Vec::new(),
         };
-        self.client.register_host(&host, &offer, &fresh_key()).await?;
-        let request = RegisterInstance {
-            host,
-            id: None,
-            name: None,
-            tags: Vec::new(),
-            data: BTreeMap::from([(entry(), value())]),
-        };
-        let made = self.client.register_instance(&request, &fresh_key()).await?;
-        let instance = made.instances.first().context("no instance was made")?;
-        Ok(instance.id)
+        Client::new(endpoint)?
+            .register_host(host, &offer, &fresh_key())
+            .await?;
+        Ok(())
     }
 
     /// Ends it as an administrator would, and waits until its store is closed.
@@ -154,15 +167,19 @@ impl ControlPlane {
 }
 
 async fn connect(address: SocketAddr, token: &Path) -> Result<Client> {
-    let url: BaseUrl = format!("http://{address}")
-        .parse()
-        .context("the control plane's address")?;
+    let url = url(address)?;
     let connect = async || {
         let client = Client::new(Endpoint::new(url.clone(), Token::read(token).ok()?)).ok()?;
         client.describe_hosts().await.ok()?;
         Some(client)
     };
     wait::until("the control plane to answer", PATIENCE, connect).await
+}
+
+fn url(address: SocketAddr) -> Result<BaseUrl> {
+    format!("http://{address}")
+        .parse()
+        .context("the control plane's address")
 }
 
 /// An address that nobody listens on now.

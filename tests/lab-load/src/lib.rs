@@ -1,0 +1,33 @@
+//! The load of the lab's benches: one epoll loop for every server that is measured, and the echo they are compared
+//! with.
+//!
+//! The lab starts the program `lab-load` with a [`plan`] on its standard input and reads what it measured, as JSON,
+//! from its standard output. It is built with optimisations whatever the lab is built with, and has no runtime: what
+//! it costs is the same for all servers, and little.
+//!
+//! * [`drive()`] puts several servers under load in turn, one request in flight per connection, and says for each round
+//!   how many replies came, how long they took, and how much processor time the server needed.
+//! * [`changes()`] sends changes to the control plane one by one and waits for each in the agent's watch.
+//! * [`hold()`] keeps connections of idle guests open.
+//! * [`echo()`] is the physical limit: as many bytes in and out as the server it stands for, and nothing in between.
+//!
+//! [`reply`] tells when a reply is whole, in each of the languages that are spoken. [`place`](plan::Place) says where
+//! a server is. Guests' connections are opened by the session core of `moorline-shared`, as the agent does it.
+
+#![forbid(unsafe_code)]
+
+mod changes;
+mod drive;
+mod echo;
+mod guest;
+mod hold;
+pub mod plan;
+mod poll;
+mod processor;
+pub mod reply;
+mod socket;
+
+pub use changes::changes;
+pub use drive::drive;
+pub use echo::echo;
+pub use hold::hold;

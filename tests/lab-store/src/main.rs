@@ -1,0 +1,101 @@
+//! `lab-store`: parts of the control plane by themselves, on the store that a control plane has left behind.
+//!
+//! * `commit` takes the transactions of a load out of the store and commits their rows again, with the same grouping and
+//!   the same settings of `SQLite`, and nothing around it: the most that a control plane on this disk could do.
+//! * `groups` says how many groups a control plane has committed, while it runs.
+//! * `step` runs the rules of `PutInstanceData` over the store's state in memory, again and again, on one thread.
+//!
+//! Each prints one number; `commit` and `step` what they did per second. The program is one of its own because the lab itself is
+//! built for quick building, and what is measured must not be.
+
+#![forbid(unsafe_code)]
+
+mod commit;
+mod groups;
+mod step;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+use moorline_control::store::Store;
+use moorline_control::store::sqlite::Options;
+use moorline_shared::{EntryPath, InstanceId};
+use tokio::runtime::Runtime;
+
+#[derive(Debug, Parser)]
+#[command(name = "lab-store")]
+struct Arguments {
+    /// The file of the store. Its control plane must have ended, but for `groups`.
+    #[arg(long)]
+    store: PathBuf,
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Commits recorded transactions bare.
+    Commit {
+        /// Those after this revision.
+        #[arg(long)]
+        after: u64,
+        /// How many share a commit, on average.
+        #[arg(long)]
+        group: f64,
+        /// Where to; the file must not exist.
+        #[arg(long)]
+        file: PathBuf,
+    },
+    /// Counts the groups that were committed, from anywhere on.
+    Groups,
+    /// Steps `PutInstanceData`.
+    Step {
+        /// Of this instance.
+        #[arg(long)]
+        instance: InstanceId,
+        /// This entry.
+        #[arg(long)]
+        path: EntryPath,
+        /// For so many milliseconds.
+        #[arg(long)]
+        milliseconds: u64,
+    },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let number = match arguments.task {
+        Task::Groups => groups::committed(&arguments.store)?.into(),
+        Task::Commit { after, group, file } => {
+            let batches = runtime()?.block_on(commit::recorded(&open(&arguments.store)?, after))?;
+            commit::bare(&batches, group, &file)?
+        }
+        Task::Step {
+            instance,
+            path,
+            milliseconds,
+        } => {
+            let time = Duration::from_millis(milliseconds);
+            runtime()?.block_on(step::rate(&open(&arguments.store)?, instance, path, time))?
+        }
+    };
+    println!("{number}");
+    Ok(())
+}
+
+fn open(store: &Path) -> Result<Store> {
+    Store::open_sqlite(store, &Options::default()).context("open the store")
+}
+
+fn runtime() -> Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .context("no runtime")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
+fn per_second(count: u64, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
+}
