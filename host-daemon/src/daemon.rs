@@ -40,7 +40,7 @@ pub enum StartError {
     /// The HTTP library can't be set up.
     #[error("the control plane can't be called")]
     Client(#[from] ClientError),
-    /// Guests can't come over AF_VSOCK, and should.
+    /// Guests can't come over `AF_VSOCK`, and should.
     #[error(transparent)]
     Vsock(#[from] VsockError),
     /// The shards' threads can't be started.

@@ -279,13 +279,12 @@ impl Cache {
         let new = View::new(whole, now, batch);
         let touched = &mut effects.touched;
         let mut changed = |what| touched.push(Touched { view: id, what });
-        let asked = match old {
-            Some(old) => old.replace(new, changed),
-            None => {
-                *old = Some(new);
-                changed(What::Everything);
-                Asked::Answered
-            }
+        let asked = if let Some(old) = old {
+            old.replace(new, changed)
+        } else {
+            *old = Some(new);
+            changed(What::Everything);
+            Asked::Answered
         };
         if asked == Asked::Again {
             effects.wanting.push(id);

@@ -23,7 +23,7 @@ pub enum ChannelSpec {
         /// Who may connect.
         peer: ExpectedPeer,
     },
-    /// AF_VSOCK: connections come from this CID, 3 or more.
+    /// `AF_VSOCK`: connections come from this CID, 3 or more.
     Vsock {
         /// The VM's context id.
         cid: u32,
@@ -70,7 +70,7 @@ pub enum ChannelError {
     /// The CID is the hypervisor's, the local one or the host's.
     #[error("CID {0} is no guest's: the lowest is 3, and 4294967295 is nobody's")]
     Cid(u32),
-    /// The daemon doesn't listen on AF_VSOCK.
+    /// The daemon doesn't listen on `AF_VSOCK`.
     #[error("AF_VSOCK is not listened on: set link.vsock, or load the kernel's module")]
     NoVsock,
 }

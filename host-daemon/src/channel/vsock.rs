@@ -1,4 +1,4 @@
-//! AF_VSOCK: one port for all guests of the host; the kernel vouches for the CID that a connection comes from.
+//! `AF_VSOCK`: one port for all guests of the host; the kernel vouches for the CID that a connection comes from.
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

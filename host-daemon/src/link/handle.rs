@@ -35,7 +35,7 @@ pub struct ShardsHandle(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     mailboxes: Arc<[Mailbox]>,
-    /// Which CID is whose; `None` where nobody listens on AF_VSOCK.
+    /// Which CID is whose; `None` where nobody listens on `AF_VSOCK`.
     cids: Option<Arc<Cids>>,
     feed: Arc<FeedClock>,
 }

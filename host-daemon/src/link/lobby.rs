@@ -1,4 +1,4 @@
-//! Where guests arrive over AF_VSOCK: one port for all, so one shard listens and passes them on.
+//! Where guests arrive over `AF_VSOCK`: one port for all, so one shard listens and passes them on.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::ErrorKind;

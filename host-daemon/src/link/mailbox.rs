@@ -42,7 +42,7 @@ pub(super) enum Message {
 pub(super) struct Begin {
     pub(super) instance: InstanceId,
     pub(super) incarnation: u64,
-    /// `None` where the connections arrive over AF_VSOCK.
+    /// `None` where the connections arrive over `AF_VSOCK`.
     pub(super) listener: Option<HybridListener>,
 }
 

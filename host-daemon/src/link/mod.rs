@@ -29,7 +29,7 @@ mod poll;
 mod push;
 mod shard;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use ask::{Answer, Ask, Asker, MissKey, Page, Question, Refusal, Reply};
 pub use clock::{FeedClock, Standing, now, time};

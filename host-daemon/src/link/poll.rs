@@ -10,7 +10,7 @@ use rustix::io::Errno;
 pub(super) type Token = u64;
 /// The mailbox.
 pub(super) const MAILBOX: Token = 0;
-/// The port of AF_VSOCK.
+/// The port of `AF_VSOCK`.
 pub(super) const LOBBY: Token = 1;
 
 /// Waiting for many descriptors at once.

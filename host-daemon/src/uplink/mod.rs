@@ -10,6 +10,8 @@ mod feed;
 mod interests;
 mod questions;
 mod reports;
+#[cfg(test)]
+mod tests;
 
 use moorline_client::Client;
 use moorline_client::fresh_key;

@@ -15,23 +15,23 @@ use moorline_shared::{PathPrefix, Revision};
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-pub(super) struct Agent {
-    pub(super) core: Guest,
-    pub(super) socket: UnixStream,
-    pub(super) hello: Hello,
+pub(crate) struct Agent {
+    pub(crate) core: Guest,
+    pub(crate) socket: UnixStream,
+    pub(crate) hello: Hello,
     input: Vec<u8>,
     events: VecDeque<GuestEvent>,
 }
 
 /// What the mirror was told.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pushed {
-    pub(super) from: Option<Revision>,
-    pub(super) to: Revision,
-    pub(super) items: BTreeMap<String, Option<String>>,
+pub(crate) struct Pushed {
+    pub(crate) from: Option<Revision>,
+    pub(crate) to: Revision,
+    pub(crate) items: BTreeMap<String, Option<String>>,
 }
 
-pub(super) fn hello() -> Hello {
+pub(crate) fn hello() -> Hello {
     Hello {
         kinds: KindSet::ours(),
         build: "test".into(),
@@ -45,7 +45,7 @@ pub(super) fn hello() -> Hello {
 }
 
 impl Agent {
-    pub(super) fn dial(path: &Path) -> Self {
+    pub(crate) fn dial(path: &Path) -> Self {
         let socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
@@ -58,7 +58,7 @@ impl Agent {
     }
 
     /// Writes what is to be written.
-    pub(super) fn flush(&mut self) {
+    pub(crate) fn flush(&mut self) {
         loop {
             let output = self.core.outbox().output().to_vec();
             if output.is_empty() {
@@ -70,7 +70,7 @@ impl Agent {
     }
 
     /// The next event; `None` when the host has hung up.
-    pub(super) fn try_next(&mut self) -> Option<GuestEvent> {
+    pub(crate) fn try_next(&mut self) -> Option<GuestEvent> {
         loop {
             self.flush();
             if let Some(event) = self.events.pop_front() {
@@ -107,11 +107,11 @@ impl Agent {
         self.input.drain(..at);
     }
 
-    pub(super) fn next(&mut self) -> GuestEvent {
+    pub(crate) fn next(&mut self) -> GuestEvent {
         self.try_next().expect("the host hung up")
     }
 
-    pub(super) fn ready(&mut self) -> HelloAck {
+    pub(crate) fn ready(&mut self) -> HelloAck {
         match self.next() {
             GuestEvent::Ready(ack) => ack,
             other => panic!("{other:?} came instead of HELLO_ACK"),
@@ -120,7 +120,7 @@ impl Agent {
 
     /// The next batch on the stream, without saying that it is applied. Streams take turns in no stated order, so what
     /// comes on others is kept for later.
-    pub(super) fn batch(&mut self, expected: StreamId) -> Pushed {
+    pub(crate) fn batch(&mut self, expected: StreamId) -> Pushed {
         let mut others = Vec::new();
         let (from, to, items) = loop {
             match self.next() {
@@ -147,18 +147,18 @@ impl Agent {
     }
 
     /// The next batch of the mirror, applied.
-    pub(super) fn mirror(&mut self) -> Pushed {
+    pub(crate) fn mirror(&mut self) -> Pushed {
         let pushed = self.batch(StreamId::SESSION);
         self.applied(StreamId::SESSION, pushed.to);
         pushed
     }
 
-    pub(super) fn applied(&mut self, stream: StreamId, revision: Revision) {
+    pub(crate) fn applied(&mut self, stream: StreamId, revision: Revision) {
         self.core.applied(stream, revision, crate::link::now());
         self.flush();
     }
 
-    pub(super) fn ask_get(&mut self, instance: Option<InstanceId>, path: &str) -> StreamId {
+    pub(crate) fn ask_get(&mut self, instance: Option<InstanceId>, path: &str) -> StreamId {
         let get = Get {
             instance,
             path: path.into(),
@@ -169,12 +169,12 @@ impl Agent {
         stream
     }
 
-    pub(super) fn get(&mut self, path: &str) -> Result<Found<'static>, Refused> {
+    pub(crate) fn get(&mut self, path: &str) -> Result<Found<'static>, Refused> {
         let stream = self.ask_get(None, path);
         self.answer(stream)
     }
 
-    pub(super) fn answer(&mut self, stream: StreamId) -> Result<Found<'static>, Refused> {
+    pub(crate) fn answer(&mut self, stream: StreamId) -> Result<Found<'static>, Refused> {
         match self.next() {
             GuestEvent::Found(id, found) if id == stream => Ok(found),
             GuestEvent::Refused(id, refused) if id == stream => Err(refused),
@@ -182,13 +182,13 @@ impl Agent {
         }
     }
 
-    pub(super) fn ask_list(&mut self, list: &List) -> StreamId {
+    pub(crate) fn ask_list(&mut self, list: &List) -> StreamId {
         let stream = self.core.list(list, crate::link::now()).unwrap();
         self.flush();
         stream
     }
 
-    pub(super) fn list(&mut self, list: &List) -> Listing {
+    pub(crate) fn list(&mut self, list: &List) -> Listing {
         self.ask_list(list);
         match self.next() {
             GuestEvent::Listing(_, listing) => listing,
@@ -196,7 +196,7 @@ impl Agent {
         }
     }
 
-    pub(super) fn watch(&mut self, instance: Option<InstanceId>, prefix: &str) -> StreamId {
+    pub(crate) fn watch(&mut self, instance: Option<InstanceId>, prefix: &str) -> StreamId {
         let prefix = prefix.parse::<PathPrefix>().unwrap();
         let watch = Watch { instance, prefix };
         let stream = self.core.watch(&watch, crate::link::now()).unwrap();
@@ -204,7 +204,7 @@ impl Agent {
         stream
     }
 
-    pub(super) fn relay(&mut self, relay: Relay) -> StreamId {
+    pub(crate) fn relay(&mut self, relay: Relay) -> StreamId {
         let stream = self.core.relay(relay, crate::link::now()).unwrap();
         self.flush();
         stream

@@ -237,7 +237,7 @@ fn another_life_begins_with_nothing_of_the_one_before() {
 fn status_tells_who_is_there() {
     let world = World::new();
     world.add(1, &[("a", "0")]);
-    world.apply(2, vec![FeedItem::Instance(super::world::spec(2))]);
+    world.apply(2, vec![FeedItem::Instance(super::spec(2))]);
     let mut agent = world.guest(1);
     agent.get("a").unwrap();
     agent.get("b").unwrap_err();

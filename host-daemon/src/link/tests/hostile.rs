@@ -96,7 +96,7 @@ fn a_piece_of_a_frame_is_all_that_is_kept_of_it() {
     let (world, mut honest) = world();
     let whole = frame(Kind::Get, 1, &get("a"));
     let mut agent = world.guest(1);
-    for byte in whole.iter() {
+    for byte in &whole {
         agent.socket.write_all(&[*byte]).unwrap();
         assert!(honest.get("a").is_ok());
     }

@@ -6,5 +6,6 @@ mod honest;
 mod hostile;
 mod world;
 
-use agent::Agent;
-use world::{World, entry, id, path, revision, view};
+pub(crate) use agent::Agent;
+use world::World;
+pub(crate) use world::{entry, id, path, revision, spec, view};

@@ -18,20 +18,20 @@ use crate::link::{Ask, FeedEffects, GuestStatus, Shards, ShardsHandle};
 use super::Agent;
 
 /// The instance that a test calls by this number.
-pub(super) fn id(n: u8) -> InstanceId {
+pub(crate) fn id(n: u8) -> InstanceId {
     InstanceId::from_bytes([n; 16])
 }
 
-pub(super) fn path(text: &str) -> EntryPath {
+pub(crate) fn path(text: &str) -> EntryPath {
     text.parse().unwrap()
 }
 
-pub(super) fn revision(n: u64) -> Revision {
+pub(crate) fn revision(n: u64) -> Revision {
     Revision::new(1, n)
 }
 
 /// An entry as the feed brings it.
-pub(super) fn entry(n: u64, value: &str) -> FeedEntry {
+pub(crate) fn entry(n: u64, value: &str) -> FeedEntry {
     FeedEntry {
         revision: revision(n),
         content_type: "text/plain".parse().unwrap(),
@@ -41,7 +41,7 @@ pub(super) fn entry(n: u64, value: &str) -> FeedEntry {
 }
 
 /// A whole view.
-pub(super) fn view(reader: u8, instance: u8, n: u64, entries: &[(&str, &str)]) -> FeedItem {
+pub(crate) fn view(reader: u8, instance: u8, n: u64, entries: &[(&str, &str)]) -> FeedItem {
     let mut entries: Vec<_> = entries
         .iter()
         .map(|(at, value)| ViewEntry {
@@ -60,7 +60,7 @@ pub(super) fn view(reader: u8, instance: u8, n: u64, entries: &[(&str, &str)]) -
     })
 }
 
-pub(super) fn spec(n: u8) -> InstanceSpec {
+pub(crate) fn spec(n: u8) -> InstanceSpec {
     InstanceSpec {
         instance: id(n),
         revision: revision(1),
@@ -76,19 +76,19 @@ pub(super) fn spec(n: u8) -> InstanceSpec {
 }
 
 /// A running set of shards, and the folder of the guests' sockets.
-pub(super) struct World {
-    pub(super) asks: mpsc::Receiver<Ask>,
+pub(crate) struct World {
+    pub(crate) asks: mpsc::Receiver<Ask>,
     shards: Option<Shards>,
     runtime: Runtime,
     folder: tempfile::TempDir,
 }
 
 impl World {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with(&LinkConfig::default(), &CacheConfig::default())
     }
 
-    pub(super) fn with(link: &LinkConfig, cache: &CacheConfig) -> Self {
+    pub(crate) fn with(link: &LinkConfig, cache: &CacheConfig) -> Self {
         let (sender, asks) = mpsc::channel(64);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -104,7 +104,7 @@ impl World {
         }
     }
 
-    pub(super) fn handle(&self) -> &ShardsHandle {
+    pub(crate) fn handle(&self) -> &ShardsHandle {
         self.shards.as_ref().unwrap().handle()
     }
 
@@ -114,23 +114,23 @@ impl World {
     }
 
     /// The socket that connections of the guest arrive at.
-    pub(super) fn socket(&self, n: u8) -> PathBuf {
+    pub(crate) fn socket(&self, n: u8) -> PathBuf {
         self.folder.path().join(format!("{n}_8470"))
     }
 
     /// The instance is this host's, and a life of its VM begins.
-    pub(super) fn add(&self, n: u8, entries: &[(&str, &str)]) {
+    pub(crate) fn add(&self, n: u8, entries: &[(&str, &str)]) {
         self.begin(n, 1);
         let items = vec![FeedItem::Instance(spec(n)), view(n, n, 1, entries)];
         self.apply(1, items);
     }
 
-    pub(super) fn begin(&self, n: u8, incarnation: u64) {
+    pub(crate) fn begin(&self, n: u8, incarnation: u64) {
         self.begin_at(n, incarnation, n);
     }
 
     /// A life of the instance begins on the device that is named after another.
-    pub(super) fn begin_at(&self, n: u8, incarnation: u64, device: u8) {
+    pub(crate) fn begin_at(&self, n: u8, incarnation: u64, device: u8) {
         let channel = ChannelSpec::HybridVsock {
             uds_path: self.device(device),
             peer: ExpectedPeer::Owner,
@@ -139,13 +139,13 @@ impl World {
         self.runtime.block_on(begun).unwrap();
     }
 
-    pub(super) fn end(&self, n: u8, incarnation: u64) {
+    pub(crate) fn end(&self, n: u8, incarnation: u64) {
         self.runtime
             .block_on(self.handle().end_incarnation(id(n), incarnation));
     }
 
     /// A batch that builds on whatever there is.
-    pub(super) fn apply(&self, to: u64, items: Vec<FeedItem>) -> FeedEffects {
+    pub(crate) fn apply(&self, to: u64, items: Vec<FeedItem>) -> FeedEffects {
         let batch = FeedBatch {
             from: Some(revision(0)),
             to: revision(to),
@@ -155,7 +155,7 @@ impl World {
     }
 
     /// One of an instance's own entries changes.
-    pub(super) fn set(&self, n: u8, at: &str, to: u64, value: Option<&str>) {
+    pub(crate) fn set(&self, n: u8, at: &str, to: u64, value: Option<&str>) {
         let item = FeedItem::Entry {
             view: ViewId::own(id(n)),
             path: path(at),
@@ -165,26 +165,26 @@ impl World {
     }
 
     /// The next question to the control plane.
-    pub(super) fn asked(&mut self) -> Ask {
+    pub(crate) fn asked(&mut self) -> Ask {
         let next = self
             .runtime
             .block_on(async { tokio::time::timeout(Duration::from_secs(10), self.asks.recv()).await });
         next.expect("nothing was asked").unwrap()
     }
 
-    pub(super) fn status(&self, n: u8) -> GuestStatus {
+    pub(crate) fn status(&self, n: u8) -> GuestStatus {
         let all = self.runtime.block_on(self.handle().status()).unwrap();
         all.into_iter().find(|status| status.instance == id(n)).unwrap()
     }
 
-    pub(super) fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         if let Some(shards) = self.shards.take() {
             shards.drain(1_000);
         }
     }
 
     /// A guest whose session is open and whose mirror is filled.
-    pub(super) fn guest(&self, n: u8) -> Agent {
+    pub(crate) fn guest(&self, n: u8) -> Agent {
         let mut agent = Agent::dial(&self.socket(n));
         agent.ready();
         agent.mirror();

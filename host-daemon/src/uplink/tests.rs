@@ -1,0 +1,508 @@
+//! The uplink against a scripted control plane, with real shards and real guests.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use axum::{Json, Router};
+use moorline_client::{Client, Endpoint};
+use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, SetInterests, ViewId};
+use moorline_shared::api::hosts::{RegisterHost, ReportState};
+use moorline_shared::api::instances::InstanceState;
+use moorline_shared::link::body::{Code, Freshness};
+use moorline_shared::{HostId, InstanceId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Reports, SpecChange, Uplink};
+use crate::channel::{ChannelSpec, ExpectedPeer};
+use crate::config::{CacheConfig, LinkConfig};
+use crate::link::tests::{Agent, entry, id, path, revision, spec, view};
+use crate::link::{Shards, ShardsHandle};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What the daemon did at the control plane, and what it is answered.
+struct Plane {
+    opened: mpsc::UnboundedSender<Opened>,
+    interests: mpsc::UnboundedSender<SetInterests>,
+    reports: mpsc::UnboundedSender<(ReportState, String)>,
+    views: mpsc::UnboundedSender<ViewId>,
+    /// The next answers to reports and to questions for views; then each is granted.
+    answers: Mutex<VecDeque<StatusCode>>,
+    view: Mutex<Option<FeedItem>>,
+}
+
+/// A session of the feed; what is sent here the host gets.
+struct Opened {
+    asked: OpenFeed,
+    lines: mpsc::UnboundedSender<FeedMessage>,
+}
+
+type Shared = State<Arc<Plane>>;
+
+impl Plane {
+    fn answer(&self) -> StatusCode {
+        self.answers.lock().unwrap().pop_front().unwrap_or(StatusCode::OK)
+    }
+}
+
+fn problem(status: StatusCode) -> Response {
+    let body = serde_json::json!({
+        "type": "scripted", "title": "Scripted", "status": status.as_u16(), "detail": "as the test says",
+    });
+    (status, [("content-type", "application/problem+json")], Json(body)).into_response()
+}
+
+async fn register(Path(host): Path<String>, Json(offer): Json<RegisterHost>) -> Response {
+    let mut body = serde_json::to_value(offer).unwrap();
+    let more = serde_json::json!({
+        "id": host, "used_vcpus": 0, "used_memory_mib": 0, "instances": 0,
+        "created_at": "2026-01-31T12:00:00Z", "revision": "1.1",
+    });
+    body.as_object_mut()
+        .unwrap()
+        .extend(more.as_object().unwrap().clone());
+    Json(body).into_response()
+}
+
+async fn feed(State(plane): Shared, Json(asked): Json<OpenFeed>) -> Response {
+    let (lines, receiver) = mpsc::unbounded_channel();
+    plane.opened.send(Opened { asked, lines }).ok();
+    let stream = futures_util::stream::unfold(receiver, |mut receiver| async {
+        let message: FeedMessage = receiver.recv().await?;
+        let mut line = serde_json::to_vec(&message).unwrap();
+        line.push(b'\n');
+        Some((Ok::<_, Infallible>(Bytes::from(line)), receiver))
+    });
+    Body::from_stream(stream).into_response()
+}
+
+async fn set_interests(State(plane): Shared, Json(set): Json<SetInterests>) -> Response {
+    plane.interests.send(set).ok();
+    StatusCode::NO_CONTENT.into_response()
+}
+
+async fn feed_view(
+    State(plane): Shared,
+    Path((_, reader, instance)): Path<(String, String, String)>,
+) -> Response {
+    let [reader, instance] = [reader, instance].map(|id| id.parse().unwrap());
+    plane.views.send(ViewId { reader, instance }).ok();
+    match plane.answer() {
+        StatusCode::OK => match plane.view.lock().unwrap().clone() {
+            Some(FeedItem::View(view)) => Json(view).into_response(),
+            _ => problem(StatusCode::NOT_FOUND),
+        },
+        status => problem(status),
+    }
+}
+
+async fn report(State(plane): Shared, headers: HeaderMap, Json(report): Json<ReportState>) -> Response {
+    let key = headers["idempotency-key"].to_str().unwrap().to_owned();
+    plane.reports.send((report, key)).ok();
+    match plane.answer() {
+        StatusCode::OK => {
+            let operation = format!("op-{}", "0".repeat(64));
+            Json(serde_json::json!({ "revision": "1.2", "operation": operation })).into_response()
+        }
+        status => problem(status),
+    }
+}
+
+/// Entries: `shared` is granted, everything else is answered with the status that it names.
+async fn data(headers: HeaderMap, Path((_, at)): Path<(String, String)>) -> Response {
+    assert!(headers.contains_key("moorline-instance") && headers.contains_key("moorline-host"));
+    if at != "shared" {
+        return problem(StatusCode::from_bytes(at.as_bytes()).unwrap());
+    }
+    Json(serde_json::json!({
+        "path": at, "revision": "1.5", "version": 1, "content_type": "text/plain", "length": 2, "value": "up",
+        "origin": "customer", "visibility": "private", "changed_by": "user:a", "changed_at": "2026-01-31T12:00:00Z",
+    }))
+    .into_response()
+}
+
+/// A daemon without machines, and the control plane that it has.
+struct World {
+    opened: mpsc::UnboundedReceiver<Opened>,
+    interests: mpsc::UnboundedReceiver<SetInterests>,
+    reports: mpsc::UnboundedReceiver<(ReportState, String)>,
+    views: mpsc::UnboundedReceiver<ViewId>,
+    specs: mpsc::Receiver<SpecChange>,
+    report: Reports,
+    plane: Arc<Plane>,
+    shards: Shards,
+    folder: tempfile::TempDir,
+    cancel: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+async fn soon<T>(what: impl Future<Output = Option<T>>) -> T {
+    let what = tokio::time::timeout(PATIENCE, what).await;
+    what.expect("nothing came in time")
+        .expect("nothing can come any more")
+}
+
+fn hello(lines: &mpsc::UnboundedSender<FeedMessage>, session: u64, deployment: &str) {
+    let hello = FeedMessage::Hello {
+        host: "h1".parse().unwrap(),
+        session,
+        deployment: deployment.into(),
+        bookmark_seconds: 60,
+    };
+    lines.send(hello).unwrap();
+}
+
+fn batch(lines: &mpsc::UnboundedSender<FeedMessage>, from: Option<u64>, to: u64, items: Vec<FeedItem>) {
+    let (from, to) = (from.map(revision), revision(to));
+    lines.send(FeedMessage::Batch { from, to, items }).unwrap();
+}
+
+fn put_own(n: u8, to: u64, value: &str) -> FeedItem {
+    FeedItem::Entry {
+        view: ViewId::own(id(n)),
+        path: path("a"),
+        entry: Some(entry(to, value)),
+    }
+}
+
+impl World {
+    async fn new() -> Self {
+        let (opened, opened_rx) = mpsc::unbounded_channel();
+        let (interests, interests_rx) = mpsc::unbounded_channel();
+        let (reports, reports_rx) = mpsc::unbounded_channel();
+        let (views, views_rx) = mpsc::unbounded_channel();
+        let plane = Arc::new(Plane {
+            opened,
+            interests,
+            reports,
+            views,
+            answers: Mutex::default(),
+            view: Mutex::default(),
+        });
+        let routes = Router::new()
+            .route("/v1/hosts/{host}", put(register))
+            .route("/v1/hosts/{host}/feed", post(feed))
+            .route("/v1/hosts/{host}/interests", post(set_interests))
+            .route("/v1/hosts/{host}/views/{reader}/{instance}", get(feed_view))
+            .route("/v1/hosts/{host}/reports", post(report))
+            .route("/v1/instances/{instance}/data/{*path}", get(data))
+            .with_state(plane.clone());
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let host: HostId = "h1".parse().unwrap();
+        let endpoint = Endpoint::new(url.parse().unwrap(), "token".parse().unwrap()).of_host(host.clone());
+        let (asks, asked) = mpsc::channel(64);
+        let shards = Shards::start(&LinkConfig::default(), &CacheConfig::default(), None, &asks).unwrap();
+        let (report, reported) = Reports::channel();
+        let (specs, specs_rx) = mpsc::channel(64);
+        let uplink = Uplink {
+            client: Client::new(endpoint).unwrap(),
+            host,
+            offer: RegisterHost {
+                zone: "z1".parse().unwrap(),
+                vcpus: 1,
+                memory_mib: 1,
+                images: vec![],
+            },
+            shards: shards.handle().clone(),
+            asks: asked,
+            reports: reported,
+            specs,
+        };
+        let cancel = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { axum::serve(listener, routes).await.unwrap() });
+        tasks.spawn(uplink.run(cancel.clone()));
+        Self {
+            opened: opened_rx,
+            interests: interests_rx,
+            reports: reports_rx,
+            views: views_rx,
+            specs: specs_rx,
+            report,
+            plane,
+            shards,
+            folder: tempfile::tempdir().unwrap(),
+            cancel,
+            tasks,
+        }
+    }
+
+    fn handle(&self) -> &ShardsHandle {
+        self.shards.handle()
+    }
+
+    async fn opened(&mut self) -> Opened {
+        soon(self.opened.recv()).await
+    }
+
+    /// The feed is open, and one instance is there.
+    async fn begun(&mut self) -> mpsc::UnboundedSender<FeedMessage> {
+        let opened = self.opened().await;
+        assert_eq!(opened.asked, OpenFeed::default());
+        hello(&opened.lines, 1, "test");
+        let items = vec![FeedItem::Instance(spec(1)), view(1, 1, 5, &[("a", "0")])];
+        batch(&opened.lines, None, 5, items);
+        self.stands_at(1, 5).await;
+        opened.lines
+    }
+
+    /// Waits until an instance's own view stands there.
+    async fn stands_at(&self, n: u8, to: u64) {
+        let there = async {
+            loop {
+                let status = self.handle().status().await.unwrap();
+                let own = status.iter().find(|status| status.instance == id(n));
+                if own.is_some_and(|own| own.revision == Some(revision(to))) {
+                    return Some(());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        soon(there).await;
+    }
+
+    /// Lets a guest of an instance do something, on a thread of its own.
+    async fn guest<T: Send + 'static>(
+        &self,
+        n: u8,
+        does: impl FnOnce(&mut Agent) -> T + Send + 'static,
+    ) -> T {
+        let channel = ChannelSpec::HybridVsock {
+            uds_path: self.folder.path().join("vm"),
+            peer: ExpectedPeer::Owner,
+        };
+        self.handle().begin_incarnation(id(n), 1, channel).await.unwrap();
+        let socket = self.folder.path().join("vm_8470");
+        let guest = tokio::task::spawn_blocking(move || {
+            let mut agent = Agent::dial(&socket);
+            agent.ready();
+            agent.mirror();
+            does(&mut agent)
+        });
+        guest.await.unwrap()
+    }
+
+    async fn end(mut self) {
+        self.cancel.cancel();
+        tokio::task::spawn_blocking(move || self.shards.drain(0))
+            .await
+            .unwrap();
+        self.tasks.shutdown().await;
+    }
+}
+
+#[tokio::test]
+async fn the_feed_fills_the_shards_names_the_machines_and_resumes_where_it_was_lost() {
+    let mut world = World::new().await;
+    let lines = world.begun().await;
+    assert_eq!(soon(world.specs.recv()).await, SpecChange::Set(spec(1)));
+    assert_eq!(soon(world.specs.recv()).await, SpecChange::Complete);
+    batch(&lines, Some(5), 6, vec![put_own(1, 6, "six")]);
+    lines
+        .send(FeedMessage::Bookmark {
+            revision: revision(8),
+        })
+        .unwrap();
+    world.stands_at(1, 6).await;
+    drop(lines);
+
+    let again = world.opened().await;
+    assert_eq!(again.asked.cursor, Some(revision(8)));
+    let stale = world.handle().feed_clock().standing(crate::link::now());
+    assert_eq!(stale.freshness, Freshness::Stale, "before the feed has caught up");
+    hello(&again.lines, 2, "test");
+    batch(&again.lines, Some(8), 9, vec![put_own(1, 9, "nine")]);
+    world.stands_at(1, 9).await;
+    let fresh = world.handle().feed_clock().standing(crate::link::now());
+    assert_eq!(fresh.freshness, Freshness::Fresh);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn everything_anew_ends_the_machines_that_it_does_not_name() {
+    let mut world = World::new().await;
+    let lines = world.begun().await;
+    batch(&lines, Some(5), 6, vec![FeedItem::Instance(spec(2))]);
+    batch(
+        &lines,
+        None,
+        7,
+        vec![FeedItem::Instance(spec(2)), view(2, 2, 7, &[])],
+    );
+    let mut told = Vec::new();
+    for _ in 0..6 {
+        told.push(soon(world.specs.recv()).await);
+    }
+    let expected = [
+        SpecChange::Set(spec(1)),
+        SpecChange::Complete,
+        SpecChange::Set(spec(2)),
+        SpecChange::Set(spec(2)),
+        SpecChange::Gone(id(1)),
+        SpecChange::Complete,
+    ];
+    assert_eq!(told, expected);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_builds_on_what_is_not_here_begins_everything_anew() {
+    let mut world = World::new().await;
+    let lines = world.begun().await;
+    batch(&lines, Some(7), 8, vec![put_own(1, 8, "eight")]);
+    assert_eq!(world.opened().await.asked.cursor, None);
+    world.stands_at(1, 5).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn another_deployment_begins_everything_anew() {
+    let mut world = World::new().await;
+    drop(world.begun().await);
+    let other = world.opened().await;
+    assert_eq!(other.asked.cursor, Some(revision(5)));
+    hello(&other.lines, 1, "other");
+    let anew = world.opened().await;
+    assert_eq!(anew.asked.cursor, None);
+    hello(&anew.lines, 2, "other");
+    batch(
+        &anew.lines,
+        None,
+        2,
+        vec![FeedItem::Instance(spec(1)), view(1, 1, 2, &[])],
+    );
+    world.stands_at(1, 2).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_view_whose_changes_were_lost_is_asked_for_until_it_comes() {
+    let mut world = World::new().await;
+    let lines = world.begun().await;
+    world
+        .plane
+        .answers
+        .lock()
+        .unwrap()
+        .push_back(StatusCode::SERVICE_UNAVAILABLE);
+    *world.plane.view.lock().unwrap() = Some(view(1, 1, 7, &[("b", "7")]));
+    batch(&lines, Some(5), 7, vec![]);
+    let own = ViewId::own(id(1));
+    lines.send(FeedMessage::Resync { view: own }).unwrap();
+    assert_eq!(soon(world.views.recv()).await, own);
+    assert_eq!(
+        soon(world.views.recv()).await,
+        own,
+        "after a failure it is asked for again"
+    );
+    world.stands_at(1, 7).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_feed_without_a_word_is_left() {
+    let mut world = World::new().await;
+    let silent = world.opened().await;
+    let hello = FeedMessage::Hello {
+        host: "h1".parse().unwrap(),
+        session: 1,
+        deployment: "test".into(),
+        bookmark_seconds: 0,
+    };
+    silent.lines.send(hello).unwrap();
+    world.opened().await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn reports_are_sent_until_they_are_answered_and_the_last_counts() {
+    let mut world = World::new().await;
+    world.begun().await;
+    let report = |state| ReportState {
+        instance: id(1),
+        state,
+        incarnation: 1,
+        reboots: 0,
+        reason: None,
+    };
+    let plane = world.plane.clone();
+    plane.answers.lock().unwrap().extend([
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::OK,
+        StatusCode::CONFLICT,
+    ]);
+    world.report.report(report(InstanceState::Running));
+    let (first, key) = soon(world.reports.recv()).await;
+    assert_eq!(
+        soon(world.reports.recv()).await,
+        (first, key),
+        "the same, under the same key"
+    );
+    world.report.report(report(InstanceState::Stopped));
+    assert_eq!(soon(world.reports.recv()).await.0.state, InstanceState::Stopped);
+    world.report.report(report(InstanceState::Failed));
+    assert_eq!(
+        soon(world.reports.recv()).await.0.state,
+        InstanceState::Failed,
+        "a refused report is not sent again"
+    );
+    world.end().await;
+}
+
+fn foreign(instance: u8) -> ViewId {
+    ViewId {
+        reader: id(1),
+        instance: id(instance),
+    }
+}
+
+fn refusal(agent: &mut Agent, instance: InstanceId, at: &str) -> u16 {
+    let stream = agent.ask_get(Some(instance), at);
+    agent.answer(stream).unwrap_err().code
+}
+
+#[tokio::test]
+async fn a_guest_reads_of_another_instance_what_the_control_plane_lets_it() {
+    let mut world = World::new().await;
+    let lines = world.begun().await;
+    world
+        .guest(1, |agent| {
+            let codes = ["404", "403", "422", "503"].map(|status| refusal(agent, id(2), status));
+            let expected = [Code::NotFound, Code::Denied, Code::Invalid, Code::Unavailable];
+            assert_eq!(codes, expected.map(|code| code as u16));
+            let stream = agent.ask_get(Some(id(2)), "shared");
+            assert_eq!(&agent.answer(stream).unwrap().value[..], b"up");
+        })
+        .await;
+    let set = soon(world.interests.recv()).await;
+    assert_eq!((set.session, set.add, set.remove), (1, vec![foreign(2)], vec![]));
+    // The feed is lost before the view came: it has to be asked for again; after it came, the cursor is enough.
+    drop(lines);
+    let again = world.opened().await;
+    assert_eq!(again.asked.interests, []);
+    hello(&again.lines, 2, "test");
+    assert_eq!(soon(world.interests.recv()).await.add, [foreign(2)]);
+    batch(
+        &again.lines,
+        Some(5),
+        5,
+        vec![view(1, 2, 5, &[("shared", "view")])],
+    );
+    batch(&again.lines, Some(5), 6, vec![put_own(1, 6, "six")]);
+    world.stands_at(1, 6).await;
+    drop(again.lines);
+    let last = world.opened().await;
+    assert_eq!(last.asked.interests, [foreign(2)]);
+    world.end().await;
+}
