@@ -123,7 +123,7 @@ pub struct LinkConfig {
     pub connect_burst: u32,
     /// And once more each so many milliseconds, 10 to 60,000.
     pub connect_interval_ms: u32,
-    /// How many requests a guest may have passed on to the control plane per second, 1 to 10,000.
+    /// How many requests a guest may have passed on to the control plane per second, 1 to 1,000.
     pub upstream_per_second: u32,
 }
 
@@ -305,7 +305,7 @@ impl LinkConfig {
         let interval = self.connect_interval_ms.into();
         bound("link.connect_interval_ms", interval, 10, 60_000)?;
         let upstream = self.upstream_per_second.into();
-        bound("link.upstream_per_second", upstream, 1, 10_000)
+        bound("link.upstream_per_second", upstream, 1, 1_000)
     }
 }
 
@@ -321,5 +321,68 @@ impl CacheConfig {
         let stale = self.foreign_stale_after_seconds.into();
         bound("cache.foreign_stale_after_seconds", stale, 0, 3_600)?;
         bound("cache.refusal_ms", self.refusal_ms.into(), 0, 60_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, ConfigError, VsockUse};
+    use std::error::Error as _;
+
+    const LEAST: &str = "host = 'h1'\nzone = 'z1'\n[control]\nurl = 'http://127.0.0.1:8471'\ntoken_file = '/t'\n\
+        [capacity]\nvcpus = 4\nmemory_mib = 1024\n";
+
+    fn read(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::read(file.path())
+    }
+
+    fn refused(more: &str) -> String {
+        let error = read(&format!("{LEAST}{more}")).unwrap_err();
+        let source = error.source().map(ToString::to_string);
+        format!("{error}: {}", source.unwrap_or_default())
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let config = read(LEAST).unwrap();
+        assert_eq!(config.link.vsock, VsockUse::Auto);
+        assert_eq!(config.cache.foreign_views, 16);
+        assert!(config.link.shard_count() >= 1);
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused_by_name() {
+        for (more, named) in [
+            ("[link]\nshard = 2", "`shard`"),
+            ("[link]\nshards = 0", "shards"),
+            ("[link]\nvsock = 'yes'", "`auto`"),
+            ("[chache]\n", "`chache`"),
+        ] {
+            let said = refused(more);
+            assert!(said.contains(named), "{more}: {said}");
+        }
+        let said = read(&LEAST.replace("http://", "ftp://")).unwrap_err();
+        assert!(said.source().unwrap().to_string().contains("ftp"), "{said}");
+    }
+
+    #[test]
+    fn numbers_out_of_bounds_are_refused_with_the_bounds() {
+        for (more, expected) in [
+            ("[link]\nstreams = 0", "link.streams is 0; allowed is 1 to 256"),
+            ("[link]\nshards = 65", "link.shards is 65; allowed is 1 to 64"),
+            (
+                "[cache]\nentries = 1025",
+                "cache.entries is 1025; allowed is 1 to 1024",
+            ),
+            (
+                "[cache]\nrefusal_ms = 60001",
+                "cache.refusal_ms is 60001; allowed is 0 to 60000",
+            ),
+        ] {
+            let said = refused(more);
+            assert!(said.contains(expected), "{said}");
+        }
     }
 }

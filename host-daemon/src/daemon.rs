@@ -2,6 +2,7 @@
 
 use moorline_client::{Client, ClientError, Endpoint, Token, TokenError};
 use moorline_shared::api::hosts::RegisterHost;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +61,7 @@ pub enum StartError {
 impl Daemon {
     /// Binds and starts everything that can fail. Call it within a runtime with I/O and time.
     pub fn open(config: &Config) -> Result<Self, StartError> {
+        allow_descriptors();
         let token = Token::read(&config.control.token_file)?;
         let endpoint = Endpoint::new(config.control.url.clone(), token).of_host(config.host.clone());
         let client = Client::new(endpoint)?;
@@ -116,6 +118,15 @@ impl Daemon {
             }
         }
         self.shards.drain(RECONNECT_MS);
+    }
+}
+
+/// Each guest takes two descriptors, and the system's first allowance is for a thousand.
+fn allow_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the number of descriptors stays as it is");
     }
 }
 

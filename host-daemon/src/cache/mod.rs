@@ -149,6 +149,11 @@ impl Cache {
         dropped
     }
 
+    /// Whether the instance is this host's, as far as the feed has said.
+    pub fn has(&self, instance: &InstanceId) -> bool {
+        self.instances.contains_key(instance)
+    }
+
     /// Which instances there is something for.
     pub fn instances(&self) -> impl Iterator<Item = &InstanceId> {
         self.instances.keys()

@@ -312,9 +312,7 @@ impl Shard {
             self.end_watches(view);
         }
         for instance in &effects.gone {
-            if self.desk.guests.get(instance).is_some_and(|guest| !guest.alive) {
-                self.desk.guests.remove(instance);
-            }
+            self.forget_if_gone(*instance);
         }
         FeedEffects {
             wanting: effects.wanting,
@@ -383,19 +381,19 @@ impl Shard {
                 current: guest.incarnation,
             });
         }
-        let tokens = guest.tokens();
-        (guest.incarnation, guest.alive) = (incarnation, true);
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
+        if let Some(listener) = &begin.listener {
+            let added = self.poll.add(listener, token, Interest::READ);
+            added.map_err(|source| BeginError::Poll { instance, source })?;
+            self.listeners.insert(token, instance);
+        }
         let new = begin.listener.map(|listener| Listening {
             listener,
             token,
             paused: false,
         });
-        if let Some(new) = &new {
-            let added = self.poll.add(&new.listener, token, Interest::READ);
-            added.map_err(|source| BeginError::Poll { instance, source })?;
-            self.listeners.insert(token, instance);
-        }
+        (guest.incarnation, guest.alive) = (incarnation, true);
+        let tokens = guest.tokens();
         if let Some(old) = std::mem::replace(&mut guest.listening, new) {
             self.listeners.remove(&old.token);
         }
@@ -418,6 +416,15 @@ impl Shard {
         }
         for token in guest.tokens() {
             self.send_away(token, "this life of the instance has ended", 0);
+        }
+        self.forget_if_gone(instance);
+    }
+
+    /// Nothing is kept of a guest whose VM has ended and whose instance is no longer this host's.
+    fn forget_if_gone(&mut self, instance: InstanceId) {
+        let dead = self.desk.guests.get(&instance).is_some_and(|guest| !guest.alive);
+        if dead && !self.desk.cache.has(&instance) {
+            self.desk.guests.remove(&instance);
         }
     }
 

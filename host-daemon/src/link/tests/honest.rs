@@ -234,6 +234,53 @@ fn another_life_begins_with_nothing_of_the_one_before() {
 }
 
 #[test]
+fn a_guest_that_is_there_before_its_data_gets_them_when_they_come() {
+    let world = World::new();
+    world.begin(1, 1);
+    let mut agent = Agent::dial(&world.socket(1));
+    agent.ready();
+    assert_eq!(agent.get("a").unwrap_err().code, Code::Unavailable as u16);
+    world.apply(
+        1,
+        vec![FeedItem::Instance(super::spec(1)), view(1, 1, 1, &[("a", "0")])],
+    );
+    assert_eq!(agent.mirror().items["a"].as_deref(), Some("0"));
+}
+
+#[test]
+fn before_the_control_plane_has_a_name_guests_are_told_to_come_again() {
+    let world = World::nameless();
+    world.begin(1, 1);
+    let mut agent = Agent::dial(&world.socket(1));
+    assert!(matches!(agent.next(), GuestEvent::GoAway(_)));
+    assert_eq!(agent.try_next(), None);
+    world.handle().deployment("test");
+    assert_eq!(&*Agent::dial(&world.socket(1)).ready().authority, "test");
+}
+
+#[test]
+fn another_deployment_takes_nothing_over() {
+    let world = World::new();
+    world.add(1, &[("a", "0")]);
+    let mut agent = world.guest(1);
+    world.handle().deployment("other");
+    assert!(matches!(agent.next(), GuestEvent::GoAway(_)));
+    let mut agent = Agent::dial(&world.socket(1));
+    assert_eq!(&*agent.ready().authority, "other");
+    assert!(agent.get("a").is_err());
+}
+
+#[test]
+fn nothing_is_kept_of_an_instance_that_left_and_whose_vm_ended() {
+    let world = World::new();
+    world.add(1, &[("a", "0")]);
+    world.apply(2, vec![FeedItem::InstanceGone { instance: id(1) }]);
+    assert_eq!(world.status(1).incarnation, 1, "its VM is still there");
+    world.end(1, 1);
+    assert_eq!(world.statuses(), []);
+}
+
+#[test]
 fn status_tells_who_is_there() {
     let world = World::new();
     world.add(1, &[("a", "0")]);

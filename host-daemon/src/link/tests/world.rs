@@ -89,12 +89,22 @@ impl World {
     }
 
     pub(crate) fn with(link: &LinkConfig, cache: &CacheConfig) -> Self {
+        let world = Self::start(link, cache);
+        world.handle().deployment("test");
+        world
+    }
+
+    /// The feed was never open.
+    pub(crate) fn nameless() -> Self {
+        Self::start(&LinkConfig::default(), &CacheConfig::default())
+    }
+
+    fn start(link: &LinkConfig, cache: &CacheConfig) -> Self {
         let (sender, asks) = mpsc::channel(64);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build();
         let shards = Shards::start(link, cache, None, &sender).unwrap();
-        shards.handle().deployment("test");
         shards.handle().feed_clock().heard(crate::link::now());
         Self {
             asks,
@@ -172,8 +182,12 @@ impl World {
         next.expect("nothing was asked").unwrap()
     }
 
+    pub(crate) fn statuses(&self) -> Vec<GuestStatus> {
+        self.runtime.block_on(self.handle().status()).unwrap()
+    }
+
     pub(crate) fn status(&self, n: u8) -> GuestStatus {
-        let all = self.runtime.block_on(self.handle().status()).unwrap();
+        let all = self.statuses();
         all.into_iter().find(|status| status.instance == id(n)).unwrap()
     }
 
