@@ -452,6 +452,7 @@ impl Guest {
 
     /// Time passes: says PING when it is due. A fault ends the connection.
     pub fn tick(&mut self, now: Moment) -> Result<(), Fault> {
+        self.outbox.rest();
         match self.state {
             State::AwaitChallenge { since } | State::AwaitAck { since } if now.since(since) > PATIENCE_MS => {
                 return Err(Fault::Silent);

@@ -446,6 +446,7 @@ impl Host {
 
     /// Time passes. A fault ends the connection; call this at least once a second.
     pub fn tick(&mut self, now: Moment) -> Result<(), Fault> {
+        self.outbox.rest();
         match self.state {
             State::AwaitHello { since } if now.since(since) > PATIENCE_MS => return Err(Fault::NoHello),
             _ => {}

@@ -95,6 +95,16 @@ impl Outbox {
         self.wire.len() + self.control.len() + self.answers.len()
     }
 
+    /// Lets go of buffers in which nothing waits: what a burst took is not kept for ever. How much that is can't be
+    /// seen from a buffer's capacity, which counts only what lies behind its bytes.
+    pub(super) fn rest(&mut self) {
+        for buffer in [&mut self.wire, &mut self.control, &mut self.answers] {
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+        }
+    }
+
     /// How long something has waited without a byte being written, in milliseconds; 0 if nothing waits.
     pub(super) fn stuck_for(&self, now: Moment) -> u64 {
         self.stuck_since().map_or(0, |since| now.since(since))

@@ -617,3 +617,20 @@ fn the_guests_next_tick_is_never_in_the_past_once_it_ticked() {
     }
     panic!("the guest waited for ever");
 }
+
+#[test]
+fn a_tick_loses_nothing_of_what_waits() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    pair.values.insert("v".into(), Bytes::from(vec![7; 100_000]));
+    for _ in 0..20 {
+        pair.guest.get(&get("v"), pair.now).unwrap();
+    }
+    while pair.step(777) {
+        pair.host.tick(pair.now).unwrap();
+        pair.guest.tick(pair.now).unwrap();
+    }
+    assert_eq!(pair.heard.len(), 20);
+    let whole =
+        |event: &GuestEvent| matches!(event, GuestEvent::Found(_, found) if found.value.len() == 100_000);
+    assert!(pair.heard.iter().all(whole));
+}
