@@ -145,7 +145,7 @@ impl Host {
             .filter_map(|one| Some(one["id"].as_str()?.to_owned()))
             .collect();
         for id in &ids {
-            let runs = format!("moorline instance show {id} --output json | grep '\"running\"'");
+            let runs = format!("moorline instance show {id} --output json | grep '\"state\": *\"running\"'");
             self.wait_for(&runs).await?;
         }
         Ok(ids)

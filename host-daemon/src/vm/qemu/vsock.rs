@@ -12,6 +12,7 @@ use crate::vm::kernel::set_guest_cid;
 const DEVICE: &str = "/dev/vhost-vsock";
 /// How many CIDs in a row may be others' before the search is given up.
 const TRIES: u32 = 65_536;
+const BEGIN_WITHIN: u32 = 1 << 24;
 
 /// A CID that is a guest's for as long as anybody holds the descriptor.
 #[derive(Debug)]
@@ -39,7 +40,8 @@ pub enum LeaseError {
     },
 }
 
-/// The CIDs that are leased next. Going round makes it long until one is used again.
+/// The CIDs that are leased next. Going round from anywhere makes it long until one is used again, by the next daemon
+/// too. (That it would be safe is not a reason to confuse whoever reads a log.)
 #[derive(Debug)]
 pub(super) struct Cids {
     first: u32,
@@ -47,10 +49,16 @@ pub(super) struct Cids {
 }
 
 impl Cids {
+    /// All from `first` on, beginning somewhere in the first sixteen million of them.
     pub(super) fn from(first: u32) -> Self {
+        let somewhere = getrandom::u32().unwrap_or_default() % BEGIN_WITHIN;
+        Self::beginning(first, first.saturating_add(somewhere).min(u32::MAX - 1))
+    }
+
+    fn beginning(first: u32, next: u32) -> Self {
         Self {
             first,
-            next: AtomicU32::new(first),
+            next: AtomicU32::new(next),
         }
     }
 
@@ -97,9 +105,9 @@ mod tests {
 
     #[test]
     fn candidates_go_round_and_never_reach_the_last_number() {
-        let cids = Cids::from(3);
+        let cids = Cids::beginning(3, 3);
         assert_eq!([cids.candidate(), cids.candidate()], [3, 4]);
-        let cids = Cids::from(u32::MAX - 1);
+        let cids = Cids::beginning(u32::MAX - 1, u32::MAX - 1);
         assert_eq!([cids.candidate(), cids.candidate()], [u32::MAX - 1, u32::MAX - 1]);
     }
 }
