@@ -62,7 +62,7 @@ impl Peer {
         let mut command = package.program("usr/bin/redis-server");
         command
             .args(["--port", "0", "--save", "", "--appendonly", "no"])
-            .args(["--server-cpulist", &SERVER_CORE.to_string()])
+            .args(["--server_cpulist", &SERVER_CORE.to_string()])
             .arg("--unixsocket")
             .arg(&socket)
             .current_dir(folder);
