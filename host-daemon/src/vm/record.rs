@@ -208,6 +208,14 @@ impl Records {
         file::save(&self.folder(record.instance).join(FILE), record)
     }
 
+    /// The same without blocking the runtime's thread while the disk is waited for. Cancelled, it is done all the same.
+    pub async fn keep(&self, record: Record) -> Result<(), FileError> {
+        let records = self.clone();
+        let path = self.folder(record.instance).join(FILE);
+        let saved = tokio::task::spawn_blocking(move || records.save(&record)).await;
+        saved.unwrap_or_else(|panicked| Err(failed("write", &path)(io::Error::other(panicked))))
+    }
+
     /// Removes all that is kept of an instance's VM; it is fine if there is nothing.
     pub fn remove(&self, instance: InstanceId) -> Result<(), FileError> {
         let folder = self.folder(instance);

@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use moorline_shared::InstanceId;
 use moorline_shared::api::feed::InstanceSpec;
 use moorline_shared::api::instances::Driver;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Tables;
@@ -22,6 +24,9 @@ use super::record::{Lock, Records};
 use super::table::Table;
 use crate::link::ShardsHandle;
 use crate::uplink::{Reports, SpecChange};
+
+/// For what is under way when the daemon ends.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Owns a task for each instance whose VM this host runs, and the registrar of those that others run.
 #[derive(Debug)]
@@ -115,8 +120,13 @@ impl Supervisor {
             }
         }
         self.cancel.cancel();
-        while self.tasks.join_next().await.is_some() {}
-        while registrar.join_next().await.is_some() {}
+        let ended = async {
+            while self.tasks.join_next().await.is_some() {}
+            while registrar.join_next().await.is_some() {}
+        };
+        if timeout(DRAIN_PATIENCE, ended).await.is_err() {
+            tracing::warn!("leaving VMs that are being started to the next daemon, which will clean them up");
+        }
         Ok(())
     }
 

@@ -10,8 +10,9 @@ use moorline_host::link::{Shards, ShardsHandle};
 use moorline_host::uplink::{Reports, SpecChange};
 use moorline_host::vm::Supervisor;
 use moorline_host::vm::config::{Accel, Image, QemuConfig, Tables, VmConfig, VsockDevice};
+use moorline_host::vm::process::Identity;
 use moorline_host::vm::qmp::{Qmp, RunState};
-use moorline_host::vm::record::{Life, Record, Records};
+use moorline_host::vm::record::{Life, Record, Records, Vsock};
 use moorline_lab::guest::{Control, Lines, control_arguments, seats};
 use moorline_lab::image::{self, Busybox};
 use moorline_lab::setup::{self, Tools};
@@ -303,13 +304,40 @@ async fn a_vm_that_ends_by_itself_stays_off_until_it_is_wanted_again() -> Result
     let Some(Life::Running(processes)) = record(&host)?.map(|record| record.life) else {
         bail!("the record says nothing of a VM that runs");
     };
-    kill_process(
-        Pid::from_raw(processes.vmm.pid).context("a process id")?,
-        Signal::KILL,
-    )?;
+    let Vsock::Process { process: device } = processes.vsock else {
+        bail!("the VM has no vsock device of its own");
+    };
+    send(device, Signal::KILL)?;
+    let cut_off = daemon.reports(InstanceState::Running).await?;
+    let reason = cut_off.reason.context("a reason")?;
+    assert!(
+        reason.starts_with("its vsock device was ended by signal 9"),
+        "{reason}"
+    );
+    send(processes.vmm, Signal::KILL)?;
     let lost = daemon.reports(InstanceState::Failed).await?;
     assert_eq!(lost.incarnation, report.incarnation);
     assert_eq!(lost.reason.as_deref(), Some("its QEMU was ended by signal 9"));
+    host.nothing_runs().await?;
+    daemon.end().await
+}
+
+#[tokio::test]
+async fn a_qemu_that_does_not_answer_is_killed_in_the_end() -> Result<()> {
+    let tools = setup::ready().await?;
+    let image = Busybox::new().build(tools).await?;
+    let _seats = seats(1).await;
+    let host = Host::new(tools, &image)?;
+    let mut daemon = Daemon::start(&host)?;
+    daemon.want(Desired::Running, 0).await?;
+    daemon.reports(InstanceState::Running).await?;
+    let Some(Life::Running(processes)) = record(&host)?.map(|record| record.life) else {
+        bail!("the record says nothing of a VM that runs");
+    };
+    send(processes.vmm, Signal::STOP)?;
+    daemon.want(Desired::Stopped, 0).await?;
+    let report = daemon.reports(InstanceState::Stopped).await?;
+    assert_eq!(report.reason, None);
     host.nothing_runs().await?;
     daemon.end().await
 }
@@ -433,6 +461,11 @@ async fn waits_for_notice(host: &Host) -> Result<()> {
         (status == RunState::Shutdown).then_some(())
     };
     wait::until("the guest to be off", PATIENCE, off).await
+}
+
+fn send(process: Identity, signal: Signal) -> Result<()> {
+    let pid = Pid::from_raw(process.pid).context("a process id")?;
+    kill_process(pid, signal).with_context(|| format!("send {signal:?} to {process:?}"))
 }
 
 fn record(host: &Host) -> Result<Option<Record>> {

@@ -94,7 +94,7 @@ impl Task {
             let reason = reason.clone();
             self.state = State::Ended { how: *how, reason };
         }
-        self.keep(life);
+        self.keep(life).await;
     }
 
     async fn device_ended(&mut self, how: &str) {

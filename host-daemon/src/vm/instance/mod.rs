@@ -164,7 +164,7 @@ impl Task {
             (Action::PowerDown, _) => self.tell(Told::Guest).await,
             (Action::Quit, _) => self.tell(Told::Vmm).await,
             (Action::Kill, _) => self.tell(Told::Killed).await,
-            (Action::Settle, _) => self.turn_off(),
+            (Action::Settle, _) => self.turn_off().await,
             (Action::Remove, _) => {
                 self.remove();
                 self.report(InstanceState::Terminated, None);
@@ -264,13 +264,13 @@ impl Task {
             ..
         } = &*self.parts;
         qemu.prepare(self.instance)?;
-        records.save(&self.record(Life::Beginning))?;
+        records.keep(self.record(Life::Beginning)).await?;
         let ready = qemu.vsock(self.instance).await?;
         shards
             .begin_incarnation(self.instance, self.incarnation, ready.channel())
             .await?;
         let (vm, processes) = qemu.boot(spec, ready).await?;
-        records.save(&self.record(Life::Running(processes)))?;
+        records.keep(self.record(Life::Running(processes))).await?;
         Ok(vm)
     }
 
@@ -278,7 +278,7 @@ impl Task {
         let reason = chain(error);
         tracing::warn!(instance = %self.instance, incarnation = self.incarnation, %reason, "could not start the VM");
         self.clear_away().await;
-        self.keep(Life::Off);
+        self.keep(Life::Off).await;
         let first = Duration::from_secs(self.parts.config.retry_seconds.into());
         let pause = first.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
         self.state = State::Failed {
@@ -299,9 +299,9 @@ impl Task {
         }
     }
 
-    fn turn_off(&mut self) {
+    async fn turn_off(&mut self) {
         self.state = State::Off;
-        self.keep(Life::Off);
+        self.keep(Life::Off).await;
     }
 
     fn remove(&self) {
@@ -316,12 +316,12 @@ impl Task {
     }
 
     /// Keeps how things stand. Failing that, the next daemon finds the VM gone and says so: nothing is lost.
-    fn keep(&self, life: Life) {
+    async fn keep(&self, life: Life) {
         // An instance that never had a folder has nothing to be kept.
         if !self.parts.records.folder(self.instance).exists() {
             return;
         }
-        if let Err(error) = self.parts.records.save(&self.record(life)) {
+        if let Err(error) = self.parts.records.keep(self.record(life)).await {
             tracing::error!(instance = %self.instance, error = %chain(&error), "can't keep how its VM is");
         }
     }

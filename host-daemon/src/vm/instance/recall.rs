@@ -28,7 +28,7 @@ impl Task {
             Life::Beginning => {
                 tracing::warn!(instance = %self.instance, "cleaning up a VM that was being started");
                 self.clear_away().await;
-                self.keep(Life::Off);
+                self.keep(Life::Off).await;
                 State::Off
             }
             Life::Running(processes) => self.adopt(&processes).await?,
@@ -62,7 +62,7 @@ impl Task {
     async fn missed(&self, processes: &Processes) -> Result<State, StartError> {
         self.clear_away().await;
         if another_boot(processes)? {
-            self.keep(Life::Off);
+            self.keep(Life::Off).await;
             return Ok(State::Off);
         }
         let how = Ended::Lost;
@@ -70,7 +70,8 @@ impl Task {
         self.keep(Life::Ended {
             how,
             reason: reason.clone(),
-        });
+        })
+        .await;
         Ok(State::Ended { how, reason })
     }
 }
