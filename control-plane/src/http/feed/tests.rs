@@ -44,7 +44,7 @@ impl HostModel {
             FeedMessage::Batch { from, to, items } => {
                 match from {
                     Some(from) => {
-                        assert_eq!(Some(from), self.cursor, "a batch must build on what the host has")
+                        assert_eq!(Some(from), self.cursor, "a batch must build on what the host has");
                     }
                     None => self.forget(),
                 }
