@@ -1,18 +1,11 @@
 //! Turns requests into answers: from the cache where it has them, otherwise by asking the control plane.
 
-use std::borrow::Cow;
-
-use bytes::Bytes;
 use moorline_shared::api::data::Entry;
 use moorline_shared::api::feed::ViewId;
-use moorline_shared::entry::Value;
 use moorline_shared::link::StreamId;
-use moorline_shared::link::body::{
-    Code, Found, Freshness, Get, List, Listed, Listing, Relay, Relayed, Watch,
-};
-use moorline_shared::link::frame::MAX_BODY;
-use moorline_shared::link::session::{Deferred, Host};
-use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+use moorline_shared::link::body::{Code, Freshness, Get, List, Relay, Watch};
+use moorline_shared::link::session::Deferred;
+use moorline_shared::{EntryPath, InstanceId, PathPrefix};
 
 use super::ask::{Asker, MissKey, Page, Question, Refusal, Reply};
 use super::clock::Standing;
@@ -20,15 +13,9 @@ use super::conn::Conn;
 use super::desk::Desk;
 use super::misses::Known;
 use super::push::Feeder;
+use super::reply::{listed, listing, send_entry, send_reply};
 use crate::cache::{CachedEntry, View};
 
-/// How much of a value goes into the first frame; the rest of the body is at most 160 bytes.
-const FIRST_OF_VALUE: usize = MAX_BODY - 512;
-/// How much of a relayed body goes into the first frame, and how much of its headers.
-const FIRST_OF_BODY: usize = MAX_BODY / 2;
-const MAX_HEADERS: usize = MAX_BODY / 4;
-/// How many bytes of entries go into a page.
-const PAGE_BYTES: usize = MAX_BODY - 512;
 /// The largest relayed body.
 const MAX_RELAYED: usize = 4 * 1024 * 1024;
 /// When to ask again after too many questions to the control plane, in milliseconds.
@@ -343,7 +330,7 @@ impl Conn {
                 let message = "the answer is larger than 4 MiB: ask for less at a time";
                 self.refuse(asker.stream, &Refusal::new(Code::TooMuch, message), desk);
             }
-            Ok(reply) => send_reply(&mut self.core, asker.stream, reply, desk),
+            Ok(reply) => send_reply(&mut self.core, asker.stream, reply, desk.now),
         }
     }
 }
@@ -375,81 +362,4 @@ fn no_entry(path: &str) -> Refusal {
         Ok(()) => Refusal::new(Code::NotFound, "there is no such entry"),
         Err(error) => Refusal::new(Code::Invalid, error.to_string()),
     }
-}
-
-fn length(bytes: &Bytes) -> u32 {
-    u32::try_from(bytes.len()).unwrap_or(u32::MAX)
-}
-
-fn send_entry(
-    core: &mut Host,
-    stream: StreamId,
-    entry: &CachedEntry,
-    standing: Standing,
-    now: moorline_shared::link::Moment,
-) {
-    let value = entry.value.bytes();
-    let first = value.len().min(FIRST_OF_VALUE);
-    let found = Found {
-        revision: entry.revision,
-        age_ms: standing.age_ms,
-        freshness: standing.freshness,
-        content_type: Cow::Borrowed(entry.content_type.as_str()),
-        length: length(value),
-        value: Cow::Borrowed(&value[..first]),
-    };
-    core.found(stream, &found, value.slice(first..), now);
-}
-
-fn listed(path: &EntryPath, entry: &CachedEntry) -> Listed {
-    Listed {
-        path: path.clone(),
-        revision: entry.revision,
-        content_type: entry.content_type.as_str().to_owned(),
-        length: length(entry.value.bytes()),
-    }
-}
-
-/// As many entries as fit a frame.
-fn listing(revision: Revision, standing: Standing, mut entries: impl Iterator<Item = Listed>) -> Listing {
-    let mut listing = Listing {
-        revision,
-        age_ms: standing.age_ms,
-        freshness: standing.freshness,
-        entries: Vec::new(),
-        more: false,
-    };
-    let mut left = PAGE_BYTES;
-    for entry in &mut entries {
-        // Lengths and numbers take at most 32 bytes beside the two texts.
-        let size = entry.path.len() + entry.content_type.len() + 32;
-        if size > left {
-            listing.more = true;
-            break;
-        }
-        left -= size;
-        listing.entries.push(entry);
-    }
-    listing
-}
-
-fn send_reply(core: &mut Host, stream: StreamId, reply: Reply, desk: &Desk) {
-    let mut headers = reply.headers;
-    let mut left = MAX_HEADERS;
-    headers.retain(|(name, value)| {
-        let size = name.len() + value.len() + 8;
-        let fits = size <= left;
-        left -= if fits { size } else { 0 };
-        fits
-    });
-    let mut first = reply.body;
-    let length = length(&first);
-    let rest = first.split_off(first.len().min(FIRST_OF_BODY));
-    let relayed = Relayed {
-        status: reply.status,
-        headers,
-        length,
-        body: Value::from(first),
-    };
-    core.relayed(stream, &relayed, rest, desk.now);
 }

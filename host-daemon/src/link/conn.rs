@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use moorline_shared::InstanceId;
-use moorline_shared::api::feed::ViewId;
-use moorline_shared::link::body::{Code, Hello, HelloAck};
+use moorline_shared::link::body::{Hello, HelloAck};
 use moorline_shared::link::session::{Fault, HEARTBEAT_MS, Host, HostEvent};
 use moorline_shared::link::{KindSet, Moment, StreamId};
 use rustix::io::Errno;
@@ -13,10 +12,10 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::answer::Pending;
 use super::desk::Desk;
+use super::follow::mirror;
 use super::guest::{Conversation, Requests};
 use super::poll::{Interest, Ready, Token};
 use super::push::Feeder;
-use crate::cache::Touched;
 
 /// A guest is not read from while more than so many bytes of answers wait for it.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -26,8 +25,6 @@ const MAX_WRITE: usize = 32 * 1024;
 const TURN_BYTES: usize = 256 * 1024;
 /// How often answers are made from what is read already before the other guests have their turn.
 const TURN_ROUNDS: usize = 4;
-/// How many bytes of batches may be under way on watches before another watch has to wait.
-const MAX_WATCH_BYTES: usize = 2 * 1024 * 1024;
 /// How long a guest that was told to go may take to read it.
 const LEAVE_MS: u64 = 1_000;
 
@@ -337,65 +334,6 @@ impl Conn {
         })
     }
 
-    /// A view changed. Returns whether the guest follows it.
-    pub(super) fn mark(&mut self, touched: &Touched) -> bool {
-        let mut follows = false;
-        for feeder in self.feeders.values_mut() {
-            if feeder.view == touched.view {
-                feeder.mark(&touched.what);
-                follows = true;
-            }
-        }
-        self.feed_due |= follows;
-        follows
-    }
-
-    /// Sends what changed to every follower that is ready for it.
-    fn feed(&mut self, desk: &Desk) {
-        if !std::mem::take(&mut self.feed_due) {
-            return;
-        }
-        let mut under_way: usize = self.watches().map(Feeder::in_flight).sum();
-        for (stream, feeder) in &mut self.feeders {
-            let waits = *stream != StreamId::SESSION && under_way > MAX_WATCH_BYTES;
-            if waits || !feeder.is_behind() || !self.core.can_push(*stream) {
-                continue;
-            }
-            let view = desk.cache.view(&feeder.view).filter(|view| view.is_served());
-            let Some(batch) = view.and_then(|view| feeder.next(view, desk.now)) else {
-                continue;
-            };
-            under_way += batch.content.len();
-            self.core.batch(*stream, batch);
-        }
-    }
-
-    fn watches(&self) -> impl Iterator<Item = &Feeder> {
-        self.feeders
-            .iter()
-            .filter(|(stream, _)| **stream != StreamId::SESSION)
-            .map(|(_, feeder)| feeder)
-    }
-
-    /// The other instances that the guest watches.
-    pub(super) fn watched(&self) -> Vec<InstanceId> {
-        let foreign = self
-            .watches()
-            .filter(|feeder| feeder.view.instance != self.instance);
-        foreign.map(|feeder| feeder.view.instance).collect()
-    }
-
-    /// Ends the watches of a view that is not kept any more.
-    pub(super) fn end_watches(&mut self, view: &ViewId, now: Moment) {
-        let of_view = |(stream, feeder): (&StreamId, &Feeder)| (feeder.view == *view).then_some(*stream);
-        let streams: Vec<_> = self.feeders.iter().filter_map(of_view).collect();
-        for stream in streams {
-            self.feeders.remove(&stream);
-            let message = "the host has no room for this view any more: watch less, or watch again later";
-            self.core.refuse(stream, Code::TooMuch, message, now);
-        }
-    }
-
     /// Tells the guest to go. The connection ends when it has read that, or soon.
     pub(super) fn send_away(&mut self, reason: &str, reconnect_after_ms: u32, now: Moment) {
         if matches!(self.stage, Stage::Leaving { .. }) {
@@ -443,20 +381,6 @@ impl Conn {
                 Err(error) => return Err(End::Socket(error)),
             }
         }
-    }
-}
-
-/// The guest's mirror follows its own view: from where it stands if that is where the view does, else anew.
-fn mirror(instance: InstanceId, incarnation: u64, hello: &Hello, desk: &Desk) -> Feeder {
-    let id = ViewId::own(instance);
-    let stands = desk.cache.own(&instance).filter(|view| view.is_served());
-    match (hello.applied, stands) {
-        (Some(applied), Some(view))
-            if applied == view.revision() && hello.incarnation == Some(incarnation) =>
-        {
-            Feeder::in_step(id, applied)
-        }
-        _ => Feeder::from_nothing(id, moorline_shared::PathPrefix::ALL),
     }
 }
 

@@ -10,9 +10,9 @@
 //! A runtime would add a task and its wake-ups to each connection, and would make every access to what guests share a
 //! run-time check; the loop is a few dozen lines.
 //!
-//! By module: [`shard`](self) is the loop; `conn` reads, writes and bounds one connection; `answer` turns requests
-//! into answers; `push` turns changes of views into batches; `misses` keeps what was asked of the control plane; `guest`
-//! is what there is of a guest beside its connection.
+//! By module: `shard` is the loop; `conn` reads, writes and bounds one connection; `answer` turns requests into answers
+//! and `reply` those into frames; `follow` and `push` turn changes of views into batches; `misses` keeps what was asked
+//! of the control plane; `guest` is what there is of a guest beside its connection, `desk` what the guests share.
 
 mod answer;
 mod ask;
@@ -20,6 +20,7 @@ mod budget;
 mod clock;
 mod conn;
 mod desk;
+mod follow;
 mod guest;
 mod handle;
 mod lobby;
@@ -27,6 +28,7 @@ mod mailbox;
 mod misses;
 mod poll;
 mod push;
+mod reply;
 mod shard;
 #[cfg(test)]
 pub(crate) mod tests;

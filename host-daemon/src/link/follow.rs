@@ -1,0 +1,89 @@
+//! Who follows views on a connection: the guest's mirror, and its watches.
+
+use moorline_shared::api::feed::ViewId;
+use moorline_shared::link::body::{Code, Hello};
+use moorline_shared::link::{Moment, StreamId};
+use moorline_shared::{InstanceId, PathPrefix};
+
+use super::conn::Conn;
+use super::desk::Desk;
+use super::push::Feeder;
+use crate::cache::Touched;
+
+/// How many bytes of batches may be under way on watches before another watch has to wait.
+const MAX_WATCH_BYTES: usize = 2 * 1024 * 1024;
+
+impl Conn {
+    /// A view changed. Returns whether the guest follows it.
+    pub(super) fn mark(&mut self, touched: &Touched) -> bool {
+        let mut follows = false;
+        for feeder in self.feeders.values_mut() {
+            if feeder.view == touched.view {
+                feeder.mark(&touched.what);
+                follows = true;
+            }
+        }
+        self.feed_due |= follows;
+        follows
+    }
+
+    /// Sends what changed to every follower that is ready for it.
+    pub(super) fn feed(&mut self, desk: &Desk) {
+        if !std::mem::take(&mut self.feed_due) {
+            return;
+        }
+        let mut under_way: usize = self.watches().map(Feeder::in_flight).sum();
+        for (stream, feeder) in &mut self.feeders {
+            let waits = *stream != StreamId::SESSION && under_way > MAX_WATCH_BYTES;
+            if waits || !feeder.is_behind() || !self.core.can_push(*stream) {
+                continue;
+            }
+            let view = desk.cache.view(&feeder.view).filter(|view| view.is_served());
+            let Some(batch) = view.and_then(|view| feeder.next(view, desk.now)) else {
+                continue;
+            };
+            under_way += batch.content.len();
+            self.core.batch(*stream, batch);
+        }
+    }
+
+    fn watches(&self) -> impl Iterator<Item = &Feeder> {
+        self.feeders
+            .iter()
+            .filter(|(stream, _)| **stream != StreamId::SESSION)
+            .map(|(_, feeder)| feeder)
+    }
+
+    /// The other instances that the guest watches.
+    pub(super) fn watched(&self) -> Vec<InstanceId> {
+        let foreign = self
+            .watches()
+            .filter(|feeder| feeder.view.instance != self.instance);
+        foreign.map(|feeder| feeder.view.instance).collect()
+    }
+
+    /// Ends the watches of a view that is not kept any more.
+    pub(super) fn end_watches(&mut self, view: &ViewId, now: Moment) {
+        let of_view = |(stream, feeder): (&StreamId, &Feeder)| (feeder.view == *view).then_some(*stream);
+        let streams: Vec<_> = self.feeders.iter().filter_map(of_view).collect();
+        for stream in streams {
+            self.feeders.remove(&stream);
+            let message = "the host has no room for this view any more: watch less, or watch again later";
+            self.core.refuse(stream, Code::TooMuch, message, now);
+        }
+    }
+}
+
+/// The guest's mirror follows its own view: from where it stands if that is where the view does, else anew.
+pub(super) fn mirror(instance: InstanceId, incarnation: u64, hello: &Hello, desk: &Desk) -> Feeder {
+    let id = ViewId::own(instance);
+    let stands = desk.cache.own(&instance).filter(|view| view.is_served());
+    match (hello.applied, stands) {
+        (Some(applied), Some(view))
+            if applied == view.revision() && hello.incarnation == Some(incarnation) =>
+        {
+            Feeder::in_step(id, applied)
+        }
+        _ => Feeder::from_nothing(id, PathPrefix::ALL),
+    }
+}

@@ -1,0 +1,154 @@
+//! The guests' ways in: lives that begin and end, connections that are accepted.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+
+use moorline_shared::InstanceId;
+
+use super::{End, Shard};
+use crate::channel::Accepted;
+use crate::link::conn::Conn;
+use crate::link::guest::{Guest, Listening};
+use crate::link::handle::{BeginError, Ended};
+use crate::link::mailbox::Begin;
+use crate::link::poll::Interest;
+
+/// How many connections of one guest are accepted before the others have their turn.
+const ACCEPTS: usize = 4;
+
+impl Shard {
+    pub(super) fn begin(&mut self, begin: Begin) -> Result<(), BeginError> {
+        let (instance, incarnation) = (begin.instance, begin.incarnation);
+        let guest = self.desk.guests.entry(instance);
+        let guest = guest.or_insert_with(|| Guest::new(&self.desk.link, self.desk.now));
+        if guest.incarnation >= incarnation {
+            return Err(BeginError::Stale {
+                instance,
+                incarnation,
+                current: guest.incarnation,
+            });
+        }
+        let token = self.tokens.fetch_add(1, Ordering::Relaxed);
+        if let Some(listener) = &begin.listener {
+            let added = self.poll.add(listener, token, Interest::READ);
+            added.map_err(|source| BeginError::Poll { instance, source })?;
+            self.listeners.insert(token, instance);
+        }
+        let new = begin.listener.map(|listener| Listening {
+            listener,
+            token,
+            paused: false,
+        });
+        (guest.incarnation, guest.alive) = (incarnation, true);
+        let tokens = guest.tokens();
+        if let Some(old) = std::mem::replace(&mut guest.listening, new) {
+            self.listeners.remove(&old.token);
+        }
+        for token in tokens {
+            self.send_away(token, "another life of this instance has begun", 0);
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self, instance: InstanceId, ended: Ended) {
+        let Some(guest) = self.desk.guests.get_mut(&instance) else {
+            return;
+        };
+        if guest.incarnation != ended.0 {
+            return;
+        }
+        guest.alive = false;
+        if let Some(old) = guest.listening.take() {
+            self.listeners.remove(&old.token);
+        }
+        for token in guest.tokens() {
+            self.send_away(token, "this life of the instance has ended", 0);
+        }
+        self.forget_if_gone(instance);
+    }
+
+    /// Nothing is kept of a guest whose VM has ended and whose instance is no longer this host's.
+    pub(super) fn forget_if_gone(&mut self, instance: InstanceId) {
+        let dead = self.desk.guests.get(&instance).is_some_and(|guest| !guest.alive);
+        if dead && !self.desk.cache.has(&instance) {
+            self.desk.guests.remove(&instance);
+        }
+    }
+
+    pub(super) fn accept(&mut self, instance: InstanceId) {
+        for _ in 0..ACCEPTS {
+            let Some(guest) = self.desk.guests.get_mut(&instance) else {
+                return;
+            };
+            let Some(listening) = &mut guest.listening else {
+                return;
+            };
+            if !guest.connects.has(self.desk.now) {
+                listening.paused = true;
+                let _ = self
+                    .poll
+                    .modify(&listening.listener, listening.token, Interest::NONE);
+                return;
+            }
+            match listening.listener.accept() {
+                Ok(None) => return,
+                Ok(Some(Accepted::Guest(socket))) => self.arrived(instance, socket),
+                Ok(Some(Accepted::Stranger { uid, pid })) => {
+                    guest.connects.take(self.desk.now);
+                    if guest.log.take(self.desk.now) {
+                        tracing::warn!(%instance, uid, pid, "somebody else than the VM's device connected");
+                    }
+                }
+                Err(error) => {
+                    // Descriptors are short, most likely; the socket is left alone until the next tick.
+                    listening.paused = true;
+                    let _ = self
+                        .poll
+                        .modify(&listening.listener, listening.token, Interest::NONE);
+                    tracing::error!(%instance, %error, "a guest's connection can't be accepted");
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A connection from the instance's channel.
+    pub(super) fn arrived(&mut self, instance: InstanceId, socket: OwnedFd) {
+        let now = self.desk.now;
+        let Some(guest) = self.desk.guests.get_mut(&instance) else {
+            return;
+        };
+        if self.draining.is_some() || !guest.alive || !guest.connects.take(now) {
+            return;
+        }
+        let mut nonce = [0; 16];
+        if let Err(error) = getrandom::fill(&mut nonce) {
+            tracing::error!(%error, "no random bytes for a guest's challenge");
+            return;
+        }
+        let token = self.tokens.fetch_add(1, Ordering::Relaxed);
+        if let Some(oldest) = guest.greet(token) {
+            self.close(oldest, &End::HungUp);
+        }
+        let conn = Conn::new(token, instance, socket, nonce, &self.desk);
+        if let Err(error) = self.poll.add_once(conn.socket(), token, Interest::READ) {
+            tracing::error!(%instance, %error, "a guest's connection can't be waited for");
+            return;
+        }
+        self.conns.insert(token, conn);
+        self.nudge(token);
+    }
+
+    pub(super) fn resume_listeners(&mut self) {
+        let now = self.desk.now;
+        for guest in self.desk.guests.values_mut() {
+            let ready = guest.connects.has(now);
+            if let Some(listening) = guest.listening.as_mut().filter(|l| l.paused && ready) {
+                listening.paused = false;
+                let _ = self
+                    .poll
+                    .modify(&listening.listener, listening.token, Interest::READ);
+            }
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! What the rest of the daemon tells a shard, and what comes of it.
+
+use std::sync::Arc;
+
+use moorline_shared::InstanceId;
+use moorline_shared::api::feed::ViewId;
+use moorline_shared::link::Moment;
+
+use super::Shard;
+use crate::cache::{Effects, View};
+use crate::link::ask::Answer;
+use crate::link::clock::now_and_time;
+use crate::link::guest::GuestStatus;
+use crate::link::handle::FeedEffects;
+use crate::link::mailbox::Message;
+
+/// How long guests may take to read that the daemon ends, in milliseconds.
+const DRAIN_MS: u64 = 5_000;
+
+impl Shard {
+    pub(super) fn take_messages(&mut self) {
+        let messages: Vec<_> = self.inbox.take().collect();
+        for message in messages {
+            self.on_message(message);
+        }
+    }
+
+    fn on_message(&mut self, message: Message) {
+        // Nobody waits for a reply whose receiver is gone.
+        match message {
+            Message::Feed(batch, reply) => {
+                let effects = self.desk.cache.apply(batch, now_and_time());
+                let _ = reply.send(self.on_effects(effects));
+            }
+            Message::View(view, reply) => {
+                let effects = self.desk.cache.replace(*view, now_and_time());
+                let _ = reply.send(self.on_effects(effects));
+            }
+            Message::Lost(view, at) => self.desk.cache.lose(&view, at),
+            Message::Deployment(name) => self.deployment(name),
+            Message::Begin(begin, reply) => {
+                let _ = reply.send(self.begin(begin));
+            }
+            Message::End(instance, ended, reply) => {
+                self.end(instance, ended);
+                let _ = reply.send(());
+            }
+            Message::Arrived(instance, socket) => self.arrived(instance, socket),
+            Message::Answer(answer) => self.answer(answer),
+            Message::Status(reply) => {
+                let _ = reply.send(self.status());
+            }
+            Message::Drain(reconnect_after_ms) => self.drain(reconnect_after_ms),
+        }
+    }
+
+    fn on_effects(&mut self, effects: Effects) -> FeedEffects {
+        self.touched(&effects.touched);
+        for view in &effects.dropped {
+            self.end_watches(view);
+        }
+        for instance in &effects.gone {
+            self.forget_if_gone(*instance);
+        }
+        FeedEffects {
+            wanting: effects.wanting,
+            dropped: effects.dropped,
+        }
+    }
+
+    fn end_watches(&mut self, view: &ViewId) {
+        let guest = self.desk.guests.get(&view.reader);
+        let Some(token) = guest.and_then(|guest| guest.talking) else {
+            return;
+        };
+        if let Some(conn) = self.conns.get_mut(&token) {
+            conn.end_watches(view, self.desk.now);
+            self.nudge(token);
+        }
+    }
+
+    /// The revisions of another deployment mean nothing for what is here.
+    fn deployment(&mut self, name: Arc<str>) {
+        let other = self.desk.deployment.as_ref().is_some_and(|old| *old != name);
+        self.desk.deployment = Some(name);
+        if other {
+            tracing::warn!(
+                "the control plane is of another deployment than before: everything is asked anew"
+            );
+            self.desk.cache.clear();
+            self.send_all_away("the host belongs to another deployment now", 0);
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        match answer {
+            Answer::Entry(key, answer) => {
+                let now = self.desk.now;
+                let askers = self.desk.misses.answered(&key, answer.as_ref().err(), now);
+                for asker in askers {
+                    if let Some(conn) = self.conns.get_mut(&asker.session) {
+                        let entry = answer.as_ref().map(Box::as_ref);
+                        conn.entry_came(&asker, entry, &mut self.desk, key.instance);
+                        self.nudge(asker.session);
+                    }
+                }
+            }
+            Answer::Page(asker, page) => {
+                if let Some(conn) = self.conns.get_mut(&asker.session) {
+                    conn.page_came(&asker, page, &mut self.desk);
+                    self.nudge(asker.session);
+                }
+            }
+            Answer::Relayed(asker, reply) => {
+                if let Some(conn) = self.conns.get_mut(&asker.session) {
+                    conn.reply_came(&asker, reply, &self.desk);
+                    self.nudge(asker.session);
+                }
+            }
+        }
+    }
+
+    fn status(&self) -> Vec<GuestStatus> {
+        let known = self.desk.cache.instances();
+        let unborn = known.filter(|instance| !self.desk.guests.contains_key(instance));
+        let all = self.desk.guests.keys().chain(unborn);
+        all.map(|instance| self.status_of(*instance)).collect()
+    }
+
+    fn status_of(&self, instance: InstanceId) -> GuestStatus {
+        let guest = self.desk.guests.get(&instance);
+        let conn = guest.and_then(|guest| self.conns.get(&guest.talking?));
+        let mut requests = guest.map(|guest| guest.requests).unwrap_or_default();
+        requests.add(conn.map(|conn| conn.requests).unwrap_or_default());
+        let own = self.desk.cache.own(&instance);
+        let (foreign_views, bytes) = self.desk.cache.usage(&instance);
+        GuestStatus {
+            instance,
+            incarnation: guest.map_or(0, |guest| guest.incarnation),
+            conversation: conn.and_then(|conn| conn.conversation(self.desk.now)),
+            revision: own.map(View::revision),
+            entries: own.map_or(0, View::len),
+            bytes,
+            foreign_views,
+            requests,
+        }
+    }
+
+    fn drain(&mut self, reconnect_after_ms: u32) {
+        self.draining = Some(Moment(self.desk.now.0 + DRAIN_MS));
+        for guest in self.desk.guests.values_mut() {
+            guest.listening = None;
+        }
+        self.listeners.clear();
+        self.lobby = None;
+        self.send_all_away("the host daemon ends", reconnect_after_ms);
+    }
+}
