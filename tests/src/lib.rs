@@ -11,7 +11,7 @@
 //!    channel.
 //! 4. [`deployment`] is a control plane and a host daemon as processes, with the guests that the daemon starts;
 //!    [`demo`] shows the main job on one.
-//! 5. [`bench`] measures our programs against peers and against the physical limit.
+//! 5. [`mod@bench`] measures our programs against peers and against the physical limit.
 //! 6. [`wait`] is how everything here waits: for a condition, with a deadline.
 //!
 //! What is slow to make lies in the [`cache`], outside the checkout; [`progress`] tells a person what takes
