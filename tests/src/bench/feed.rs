@@ -22,10 +22,10 @@ const CLIENTS: usize = 32;
 /// How many entries each client changes in turn.
 const ENTRIES: usize = 16;
 /// For how long a turn runs before it counts, and for how long it counts, in milliseconds.
-const WARM_UP_MS: u64 = 300;
-const MEASURE_MS: u64 = 2_000;
+const WARM_UP_MS: u64 = 200;
+const MEASURE_MS: u64 = 1_000;
 /// For how long a turn steps, in milliseconds.
-const STEP_MS: u64 = 1_000;
+const STEP_MS: u64 = 500;
 const NAME: &str = "control";
 
 /// All rows of the bench.

@@ -18,10 +18,10 @@ const GUESTS: usize = 1_000;
 /// How many connections put load on a server at once.
 const CONNECTIONS: usize = 64;
 /// How many changes each turn has.
-const CHANGES: u32 = 300;
+const CHANGES: u32 = 500;
 /// For how long a turn runs before it counts, and for how long it counts, in milliseconds.
-const WARM_UP_MS: u64 = 300;
-const MEASURE_MS: u64 = 1_500;
+const WARM_UP_MS: u64 = 100;
+const MEASURE_MS: u64 = 600;
 
 /// All rows of the bench.
 pub(super) async fn measure(programs: &Programs) -> Result<Vec<Row>> {

@@ -3,7 +3,7 @@
 //! [`Bench`] names them; [`run`] builds what is measured, in the profiles that are shipped, sets it up, measures, and
 //! prints a [`report`]. `link` is about guests and their host, `feed` about the control plane.
 //!
-//! The method is the same for all. What is compared takes turns, five at least, and a row shows the median of the
+//! The method is the same for all. What is compared takes turns, many short ones, and a row shows the median of the
 //! turns' own ratios beside the smallest and the largest ([`spread`]). The load comes from one small program
 //! ([`moorline_lab_load`]) on core 1 with one request in flight per connection, the server that has its turn is alone on
 //! core 0, and its processor time per request is told as well. [`servers`] starts ours, [`peers`] the others'.
@@ -25,8 +25,9 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 const SERVER_CORE: usize = 0;
 /// The core of the load.
 const LOAD_CORE: usize = 1;
-/// How often each of those that are compared has its turn.
-const TURNS: u32 = 5;
+/// How often each of those that are compared has its turn. Many short turns say more than few long ones where
+/// something else runs now and then: the turn that it hits is not the one in the middle.
+const TURNS: u32 = 11;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]

@@ -9,6 +9,8 @@ use crate::setup::unpack;
 use crate::wait;
 use anyhow::{Context as _, Result, bail};
 use moorline_lab_load::plan::{ECHO, Echo, Place};
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use std::fs;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -80,9 +82,7 @@ impl Peer {
         let folder = folder.join("nginx");
         fs::create_dir_all(folder.join("www")).context("make a folder for nginx")?;
         fs::write(folder.join("www/file"), "n".repeat(length)).context("write nginx's file")?;
-        let conf = NGINX_CONF
-            .replace("{folder}", &folder.display().to_string())
-            .replace("{core_mask}", &format!("{:b}", 1 << SERVER_CORE));
+        let conf = NGINX_CONF.replace("{folder}", &folder.display().to_string());
         fs::write(folder.join("nginx.conf"), conf).context("write nginx's configuration")?;
         let mut command = package.program("usr/sbin/nginx");
         command
@@ -94,10 +94,11 @@ impl Peer {
             .arg(folder.join("nginx.conf"));
         let socket = folder.join("nginx.sock");
         let running = start("nginx", &mut command, &folder, &socket).await?;
-        let master = running.pid().context("nginx has ended")?;
+        let server = running.pid().context("nginx has ended")?;
+        pin(server)?;
         Ok(Self {
             socket,
-            server: wait::until("nginx's worker", PATIENCE, async || child_of(master)).await?,
+            server,
             _running: running,
         })
     }
@@ -118,7 +119,10 @@ async fn start(name: &'static str, command: &mut Command, folder: &Path, socket:
     Ok(running)
 }
 
-fn child_of(process: u32) -> Option<u32> {
-    let text = fs::read_to_string(format!("/proc/{process}/task/{process}/children")).ok()?;
-    text.split_ascii_whitespace().next()?.parse().ok()
+/// Moves a server of one thread to the servers' core.
+fn pin(server: u32) -> Result<()> {
+    let pid = i32::try_from(server).ok().and_then(Pid::from_raw);
+    let mut cores = CpuSet::new();
+    cores.set(SERVER_CORE);
+    sched_setaffinity(pid, &cores).context("move a server to its core")
 }
