@@ -77,7 +77,7 @@ enum Over {
     NoHello,
     #[error("the control plane is of another deployment than before")]
     OtherDeployment,
-    #[error("a batch builds on {from}, and the host stands at {at:?}")]
+    #[error("a batch builds on {from}, and the host stands {}", at.map_or("nowhere".into(), |at| format!("at {at}")))]
     Gap { from: Revision, at: Option<Revision> },
 }
 
@@ -117,7 +117,8 @@ impl Feed {
                 return;
             }
             let wait = self.backoff.next();
-            tracing::warn!(error = %Causes(&over), ?wait, cursor = ?self.cursor, "the feed is lost");
+            let cursor = self.cursor.map(tracing::field::display);
+            tracing::warn!(error = %Causes(&over), ?wait, cursor, "the feed is lost");
             tokio::select! {
                 () = cancel.cancelled() => return,
                 () = tokio::time::sleep(wait) => {}
@@ -166,7 +167,8 @@ impl Feed {
         if host != self.host {
             return Err(Over::NoHello);
         }
-        tracing::info!(session, deployment, cursor = ?self.cursor, "the feed is open");
+        let cursor = self.cursor.map(tracing::field::display);
+        tracing::info!(session, deployment, cursor, "the feed is open");
         self.shards.deployment(&deployment);
         let before = self.deployment.replace(deployment);
         if before.is_some() && before != self.deployment {

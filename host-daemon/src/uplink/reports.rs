@@ -1,6 +1,7 @@
 //! What became of the machines, said until the control plane has answered.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use moorline_client::{Client, ClientError, fresh_key};
 use moorline_shared::api::hosts::ReportState;
@@ -40,8 +41,11 @@ impl Unanswered {
         self.0.insert(report.instance, (report, fresh_key()));
     }
 
-    fn first(&self) -> Option<(ReportState, IdempotencyKey)> {
-        self.0.values().next().cloned()
+    /// The next one after an instance's, around in a circle: one that is not answered holds no other up.
+    fn after(&self, last: Option<InstanceId>) -> Option<(ReportState, IdempotencyKey)> {
+        let after = last.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.0.range((after, Bound::Unbounded)).chain(&self.0).next();
+        next.map(|(_, report)| report.clone())
     }
 
     /// The report was answered; a later one about the same instance stays.
@@ -65,11 +69,12 @@ pub(super) async fn deliver(
 ) {
     let mut unanswered = Unanswered::default();
     let mut backoff = Backoff::new();
+    let mut last = None;
     loop {
         while let Ok(report) = reports.try_recv() {
             unanswered.add(report);
         }
-        let Some((report, key)) = unanswered.first() else {
+        let Some((report, key)) = unanswered.after(last) else {
             // Cancel-safe: a report that wasn't taken stays in the channel.
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -80,6 +85,7 @@ pub(super) async fn deliver(
             }
             continue;
         };
+        last = Some(report.instance);
         // Cancel-safe: the report stays among the unanswered, and its key makes sending it again harmless.
         let answer = tokio::select! {
             () = cancel.cancelled() => return,
@@ -121,21 +127,43 @@ mod tests {
     use moorline_shared::api::hosts::ReportState;
     use moorline_shared::api::instances::InstanceState;
 
-    #[test]
-    fn the_last_report_counts() {
-        let report = |state| ReportState {
-            instance: InstanceId::from_bytes([1; 16]),
+    fn report(n: u8, state: InstanceState) -> ReportState {
+        ReportState {
+            instance: InstanceId::from_bytes([n; 16]),
             state,
             incarnation: 1,
             reboots: 0,
             reason: None,
-        };
+        }
+    }
+
+    #[test]
+    fn the_last_report_counts() {
         let mut unanswered = Unanswered::default();
-        unanswered.add(report(InstanceState::Running));
-        unanswered.add(report(InstanceState::Stopped));
-        unanswered.answered(&report(InstanceState::Running));
-        assert_eq!(unanswered.first().unwrap().0, report(InstanceState::Stopped));
-        unanswered.answered(&report(InstanceState::Stopped));
-        assert!(unanswered.first().is_none());
+        unanswered.add(report(1, InstanceState::Running));
+        unanswered.add(report(1, InstanceState::Stopped));
+        unanswered.answered(&report(1, InstanceState::Running));
+        assert_eq!(
+            unanswered.after(None).unwrap().0,
+            report(1, InstanceState::Stopped)
+        );
+        unanswered.answered(&report(1, InstanceState::Stopped));
+        assert!(unanswered.after(None).is_none());
+    }
+
+    #[test]
+    fn a_report_that_is_not_answered_holds_no_other_up() {
+        let mut unanswered = Unanswered::default();
+        for n in 1..=3 {
+            unanswered.add(report(n, InstanceState::Running));
+        }
+        let mut last = None;
+        let mut seen = Vec::new();
+        for _ in 0..4 {
+            let (next, _) = unanswered.after(last).unwrap();
+            last = Some(next.instance);
+            seen.push(next.instance.bytes()[0]);
+        }
+        assert_eq!(seen, [1, 2, 3, 1]);
     }
 }
