@@ -12,7 +12,7 @@ mod machines;
 mod plan;
 mod programs;
 
-pub use control_plane::ControlPlane;
+pub use control_plane::{ControlPlane, free_port};
 pub use external::External;
 pub use plan::Plan;
 pub use programs::Programs;
@@ -72,7 +72,8 @@ impl Deployment {
 
     async fn begin(plan: Plan) -> Result<Self> {
         let folder = state_folder()?;
-        let control = ControlPlane::start(&plan.programs, folder.path()).await?;
+        let port = plan.control_port.map_or_else(free_port, Ok)?;
+        let control = ControlPlane::start_at(port, &plan.programs, folder.path()).await?;
         let config = plan.host_config(folder.path(), control.url(), &control.token_file());
         std::fs::write(folder.path().join("host.toml"), config).context("write the host's configuration")?;
         let mut deployment = Self {
@@ -120,12 +121,19 @@ impl Deployment {
         self.control.cli()
     }
 
-    /// Starts the host daemon and waits until the control plane knows the host.
-    pub async fn start_host(&mut self) -> Result<()> {
+    /// Starts the host daemon without waiting for anything.
+    pub fn launch_host(&mut self) -> Result<()> {
         let mut command = tied(self.programs.path("moorline-host"));
         command.arg("--config").arg(self.folder.path().join("host.toml"));
         let log = next_log(self.folder.path(), "host");
-        let mut host = Running::start("moorline-host", &mut command, log)?;
+        self.host = Some(Running::start("moorline-host", &mut command, log)?);
+        Ok(())
+    }
+
+    /// Starts the host daemon and waits until the control plane knows the host.
+    pub async fn start_host(&mut self) -> Result<()> {
+        self.launch_host()?;
+        let mut host = self.host.take().context("the host daemon was started")?;
         let there = async || {
             let hosts = self.client().describe_hosts().await.ok()?;
             hosts
@@ -154,6 +162,11 @@ impl Deployment {
     /// The process id of the host daemon, while it runs.
     pub fn host_pid(&self) -> Option<u32> {
         self.host.as_ref().and_then(Running::pid)
+    }
+
+    /// All that the host daemon has said since it was last started.
+    pub fn host_said(&self) -> String {
+        self.host.as_ref().map(Running::said).unwrap_or_default()
     }
 
     /// The process id of the control plane.

@@ -90,6 +90,12 @@ impl Running {
             .with_context(|| format!("kill {}", self.name))
     }
 
+    /// All that it has said, as far as that is text.
+    pub fn said(&self) -> String {
+        let bytes = std::fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// The last lines that it said, for an error.
     pub fn last_words(&self) -> String {
         format!("{} said last:\n{}", self.name, last_lines_of(&self.log))

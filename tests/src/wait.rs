@@ -11,10 +11,7 @@ const INTERVAL: Duration = Duration::from_millis(5);
 ///
 /// `what` completes the sentence "waited for ..." of the error that comes after `patience`. One look is never
 /// cut short, so a look that can hang needs a deadline of its own. Dropping the future stops the waiting.
-pub async fn until<T, L>(what: &str, patience: Duration, mut look: impl FnMut() -> L) -> Result<T>
-where
-    L: Future<Output = Option<T>>,
-{
+pub async fn until<T>(what: &str, patience: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
     let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = look().await {

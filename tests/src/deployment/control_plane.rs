@@ -23,7 +23,11 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts one that keeps its state beneath `folder` and listens on a port of its own, and waits until it answers.
     pub async fn start(programs: &Programs, folder: &Path) -> Result<Self> {
-        let port = free_port()?;
+        Self::start_at(free_port()?, programs, folder).await
+    }
+
+    /// The same, on this port.
+    pub async fn start_at(port: u16, programs: &Programs, folder: &Path) -> Result<Self> {
         let url = format!("http://127.0.0.1:{port}");
         let process = start(programs, folder, port)?;
         let client = client(&url, &token_file(folder))
@@ -116,7 +120,7 @@ fn token_file(folder: &Path) -> PathBuf {
 
 /// A port that nobody listens on now. Another process could take it before it is used; then that start fails and says
 /// so.
-fn free_port() -> Result<u16> {
+pub fn free_port() -> Result<u16> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     Ok(listener.local_addr().context("find a free port")?.port())
 }

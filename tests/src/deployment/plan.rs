@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 pub struct Plan {
     pub(super) programs: Programs,
     machines: Option<Machines>,
+    pub(super) control_port: Option<u16>,
     control_url: Option<String>,
     lines: Vec<(&'static str, String)>,
 }
@@ -32,6 +33,7 @@ impl Plan {
         Self {
             programs,
             machines: None,
+            control_port: None,
             control_url: None,
             lines: Vec::new(),
         }
@@ -51,6 +53,13 @@ impl Plan {
     #[must_use]
     pub fn host(mut self, table: &'static str, line: impl Into<String>) -> Self {
         self.lines.push((table, line.into()));
+        self
+    }
+
+    /// The control plane listens on this port of loopback instead of any.
+    #[must_use]
+    pub fn control_port(mut self, port: u16) -> Self {
+        self.control_port = Some(port);
         self
     }
 

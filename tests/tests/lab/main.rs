@@ -1,7 +1,12 @@
 //! Tests with real processes and real guests: one binary, so that they share what is slow to make and take
 //! turns at the machine.
 
+mod agent;
+mod cutter;
 mod demo;
 mod guests;
+mod hostile_link;
 mod nested;
+mod processes;
+mod talker;
 mod vm;

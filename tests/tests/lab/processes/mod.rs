@@ -1,0 +1,24 @@
+//! Daemons that are killed, frozen and cut off, with agents and guests beside them: what was acknowledged stays, guests
+//! go on reading, and everybody catches up by themselves.
+
+mod acknowledged;
+mod control_plane;
+mod cuts;
+mod host_daemon;
+
+use anyhow::{Context, Result};
+use moorline_client::{Client, Terms};
+use moorline_shared::api::data::{Changed, PutEntry};
+use moorline_shared::{EntryPath, InstanceId};
+
+fn path(text: &str) -> EntryPath {
+    text.parse().expect("the tests' paths are paths")
+}
+
+async fn put(client: &Client, instance: InstanceId, at: &str, value: &str) -> Result<Changed> {
+    let body = PutEntry::value(value.into());
+    let changed = client
+        .put_instance_data(instance, &path(at), &body, &Terms::fresh())
+        .await;
+    changed.with_context(|| format!("put {at}"))
+}
