@@ -81,8 +81,8 @@ pub(super) struct ConnectionArgs {
     /// The control plane's address, instead of the profile's [env: MOORLINE_URL].
     #[arg(long, global = true, value_name = "URL")]
     pub(super) url: Option<BaseUrl>,
-    /// A file with the token, instead of the profile's; MOORLINE_TOKEN may hold the token itself.
-    #[arg(long, global = true, env = "MOORLINE_TOKEN_FILE", value_name = "FILE")]
+    /// A file with the token, instead of the profile's [env: MOORLINE_TOKEN_FILE]; MOORLINE_TOKEN may hold the token itself.
+    #[arg(long, global = true, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// The key of the change, to ask again for one whose answer was lost; a fresh one if absent.
     #[arg(long, global = true, value_name = "KEY", hide_short_help = true)]

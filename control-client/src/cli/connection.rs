@@ -18,6 +18,7 @@ pub(super) struct Environment {
     pub(super) profile: Option<String>,
     pub(super) url: Option<String>,
     pub(super) token: Option<String>,
+    pub(super) token_file: Option<PathBuf>,
 }
 
 impl Environment {
@@ -31,6 +32,7 @@ impl Environment {
             profile: text("MOORLINE_PROFILE"),
             url: text("MOORLINE_URL"),
             token: text("MOORLINE_TOKEN"),
+            token_file: text("MOORLINE_TOKEN_FILE").map(PathBuf::from),
         }
     }
 }
@@ -119,6 +121,9 @@ fn token(
     }
     if let Some(text) = &environment.token {
         return of_text("MOORLINE_TOKEN", text);
+    }
+    if let Some(path) = &environment.token_file {
+        return of_file("what MOORLINE_TOKEN_FILE names", path);
     }
     match profile.map(|profile| (&profile.token, &profile.token_file)) {
         Some((Some(secret), _)) => of_text("the profile's token", secret.reveal()),
