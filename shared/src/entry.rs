@@ -93,9 +93,9 @@ impl<'de> Deserialize<'de> for Value {
         match JsonValue::deserialize(d)? {
             JsonValue::Text(text) => Ok(Self(Bytes::from(text.into_owned()))),
             JsonValue::Base64 { base64 } => {
-                let bytes = STANDARD
-                    .decode(base64.as_bytes())
-                    .map_err(serde::de::Error::custom)?;
+                let bytes = STANDARD.decode(base64.as_bytes()).map_err(|error| {
+                    serde::de::Error::custom(format!("a value is not well formed base64: {error}"))
+                })?;
                 Ok(Self(bytes.into()))
             }
         }
