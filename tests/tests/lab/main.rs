@@ -2,6 +2,8 @@
 //! turns at the machine.
 
 mod agent;
+mod alone;
+mod api;
 mod cutter;
 mod demo;
 mod guests;

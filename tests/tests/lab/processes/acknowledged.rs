@@ -1,17 +1,14 @@
 //! What was acknowledged, and its records, after the control plane was killed.
 
-use super::path;
+use crate::alone::{Alone, path};
 use anyhow::{Context, Result, ensure};
-use moorline_client::{Client, ClientError, Terms, fresh_key};
-use moorline_lab::deployment::{ControlPlane, PATIENCE, Programs, state_folder};
+use moorline_client::{Client, ClientError, Terms};
+use moorline_lab::deployment::PATIENCE;
 use moorline_lab::wait;
 use moorline_shared::api::data::{Changed, Entry, ListQuery, PutEntry};
-use moorline_shared::api::hosts::RegisterHost;
-use moorline_shared::api::instances::RegisterInstance;
 use moorline_shared::api::operations::{Operation, OperationQuery, Outcome};
-use moorline_shared::{EntryPath, HostId, InstanceId};
+use moorline_shared::{EntryPath, InstanceId};
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::task::JoinSet;
@@ -19,31 +16,15 @@ use tokio::task::JoinSet;
 /// How many writes are acknowledged before each kill.
 const WRITES: u64 = 200;
 
-/// A control plane with a host that is nobody, and instances on it.
-async fn control_with_instances(folder: &Path, count: usize) -> Result<(ControlPlane, Vec<InstanceId>)> {
-    let control = ControlPlane::start(&Programs::build().await?, folder).await?;
-    let host: HostId = "nobody".parse()?;
-    let offer = RegisterHost {
-        zone: "zone-1".parse()?,
-        vcpus: 64,
-        memory_mib: 65_536,
-        images: Vec::new(),
-    };
-    let itself = control.client_of_host(host.clone())?;
-    itself.register_host(&host, &offer, &fresh_key()).await?;
+/// A control plane with a host that is only a name, and instances on it.
+async fn with_instances(count: usize) -> Result<(Alone, Vec<InstanceId>)> {
+    let alone = Alone::start().await?;
+    alone.host("h").await?;
     let mut ids = Vec::new();
-    for _ in 0..count {
-        let body = RegisterInstance {
-            host: host.clone(),
-            id: None,
-            name: None,
-            tags: Vec::new(),
-            data: BTreeMap::new(),
-        };
-        let made = control.client().register_instance(&body, &fresh_key()).await?;
-        ids.extend(made.instances.iter().map(|instance| instance.id));
+    for n in 0..count {
+        ids.push(alone.instance("h", &format!("web-{n}")).await?);
     }
-    Ok((control, ids))
+    Ok((alone, ids))
 }
 
 /// A change that was sent, and what came back.
@@ -145,24 +126,23 @@ async fn records_of_puts(client: &Client) -> Result<Vec<Operation>> {
 /// Invariants 2 and 4.
 #[tokio::test]
 async fn what_was_acknowledged_survives_kills_of_the_control_plane_with_one_record_each() -> Result<()> {
-    let folder = state_folder()?;
-    let (mut control, ids) = control_with_instances(folder.path(), 4).await?;
+    let (mut alone, ids) = with_instances(4).await?;
     let mut writes = Vec::new();
     for round in 0..3 {
         let mut tasks = JoinSet::new();
         let done = Arc::new(AtomicU64::new(0));
         for (n, id) in ids.iter().cycle().take(8).enumerate() {
             let name = format!("round-{round}/writer-{n}");
-            tasks.spawn(write_on(control.client().clone(), *id, name, done.clone()));
+            tasks.spawn(write_on(alone.client().clone(), *id, name, done.clone()));
         }
         let enough = async || (done.load(Ordering::SeqCst) >= WRITES).then_some(());
         wait::until("writes to be under way", PATIENCE, enough).await?;
-        control.kill().await?;
+        alone.control.kill().await?;
         for written in tasks.join_all().await {
             writes.extend(written?);
         }
-        control.restart().await?;
-        let here = entries(control.client(), &ids).await?;
+        alone.control.restart().await?;
+        let here = entries(alone.client(), &ids).await?;
         for write in &writes {
             if let Some(changed) = &write.changed {
                 let entry = here.get(&(write.instance, write.path.clone()));
@@ -179,9 +159,9 @@ async fn what_was_acknowledged_survives_kills_of_the_control_plane_with_one_reco
                 );
             }
         }
-        ask_again(control.client(), &mut writes, &here).await?;
+        ask_again(alone.client(), &mut writes, &here).await?;
     }
-    let here = entries(control.client(), &ids).await?;
+    let here = entries(alone.client(), &ids).await?;
     let written = here
         .values()
         .filter(|entry| entry.path.starts_with("round-"))
@@ -191,7 +171,7 @@ async fn what_was_acknowledged_survives_kills_of_the_control_plane_with_one_reco
         "{written} entries came of {} writes",
         writes.len()
     );
-    let records = records_of_puts(control.client()).await?;
+    let records = records_of_puts(alone.client()).await?;
     ensure!(records.iter().all(|record| record.outcome == Outcome::Done));
     let recorded: BTreeSet<_> = records.iter().map(|record| record.id).collect();
     let answered: BTreeSet<_> = writes

@@ -1,7 +1,7 @@
 //! Connections that break in the middle of what they carry.
 
-use super::path;
 use crate::agent::Agent;
+use crate::alone::path;
 use crate::cutter::Cutter;
 use anyhow::{Context, Result, ensure};
 use moorline_client::{Client, fresh_key};

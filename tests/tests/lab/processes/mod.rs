@@ -6,14 +6,11 @@ mod control_plane;
 mod cuts;
 mod host_daemon;
 
+use crate::alone::path;
 use anyhow::{Context, Result};
 use moorline_client::{Client, Terms};
+use moorline_shared::InstanceId;
 use moorline_shared::api::data::{Changed, PutEntry};
-use moorline_shared::{EntryPath, InstanceId};
-
-fn path(text: &str) -> EntryPath {
-    text.parse().expect("the tests' paths are paths")
-}
 
 async fn put(client: &Client, instance: InstanceId, at: &str, value: &str) -> Result<Changed> {
     let body = PutEntry::value(value.into());

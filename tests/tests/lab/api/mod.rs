@@ -1,0 +1,7 @@
+//! The control plane's API as its users have it: the real command line, plain HTTP, watches, and the feed to hosts over
+//! real HTTP/2.
+
+mod bad_input;
+mod command;
+mod feed;
+mod watches;
