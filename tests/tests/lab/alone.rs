@@ -76,7 +76,10 @@ impl Alone {
             access: readers(who)?,
         };
         let terms = Terms::fresh();
-        Ok(self.client().set_entry_access(instance, &path(at), &body, &terms).await?)
+        Ok(self
+            .client()
+            .set_entry_access(instance, &path(at), &body, &terms)
+            .await?)
     }
 }
 
