@@ -11,7 +11,7 @@ use tokio::io::ReadBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Stream;
-use super::line::{Line, WatchBatch};
+use super::line::{Life, Line, WatchBatch};
 use crate::mirror::{Batch, Live, Refusal};
 use crate::platform::now;
 
@@ -44,6 +44,9 @@ pub enum Lost {
     /// The host said goodbye.
     #[error("the host ended the session: {}", .0.reason)]
     GoAway(GoAway),
+    /// What HELLO said of the mirror fitted another instance or deployment by chance.
+    #[error("the host knows this guest as another instance than before")]
+    Mistaken,
     /// The agent ends.
     #[error("the agent stops")]
     Stopped,
@@ -229,7 +232,7 @@ impl<'a> Driver<'a> {
     fn act(&mut self, event: GuestEvent, now: Moment) -> Result<(), Lost> {
         match event {
             GuestEvent::Challenge(_) => self.line.hello(self.mirror.read().revision(), now),
-            GuestEvent::Ready(ack) => self.ready(ack, now),
+            GuestEvent::Ready(ack) => self.ready(ack, now)?,
             GuestEvent::GoAway(said) => return Err(Lost::GoAway(said)),
             other => {
                 self.progressed = true;
@@ -239,11 +242,17 @@ impl<'a> Driver<'a> {
         Ok(())
     }
 
-    fn ready(&self, ack: HelloAck, now: Moment) {
+    fn ready(&self, ack: HelloAck, now: Moment) -> Result<(), Lost> {
         tracing::info!(instance = %ack.instance, session = ack.session, "session with the host");
-        if self.line.ready(ack, now).is_another_life() {
+        let life = self.line.ready(ack, now);
+        if matches!(life, Life::Another | Life::Mistaken) {
             tracing::info!("another life of the machine: dropping the mirror");
             self.mirror.forget();
+        }
+        // Without a mirror the next HELLO makes no claim, and the host sends a snapshot.
+        match life {
+            Life::Mistaken => Err(Lost::Mistaken),
+            Life::First | Life::Same | Life::Another => Ok(()),
         }
     }
 

@@ -10,7 +10,7 @@ use moorline_shared::{PathPrefix, Revision};
 use super::AskFailure;
 use crate::mirror::Lookup;
 use crate::platform::now;
-use crate::test_host::{Answers, OTHER, OWN, Order, Rig, run};
+use crate::test_host::{Answers, HostState, OTHER, OWN, Order, Rig, entry, run};
 
 fn value(rig: &Rig, path: &str) -> Option<Vec<u8>> {
     match rig.mirror.read().get(path, now()) {
@@ -102,13 +102,47 @@ fn another_incarnation_drops_the_mirror() {
     });
 }
 
+/// A host whose HELLO_ACK names somebody else, while the revision and the incarnation fit by chance: it believes that the
+/// mirror is in step and sends nothing.
+async fn taken_for_another(become_another: impl FnOnce(&mut HostState)) {
+    let rig = Rig::linked().await;
+    rig.host.with(|state| {
+        state.own = [("b".parse().unwrap(), entry(2, b"another's"))].into();
+        become_another(state);
+    });
+    rig.host.order(Order::Cut);
+    rig.mirror
+        .until(|mirror| matches!(mirror.get("b", now()), Lookup::Found(_)).then_some(()))
+        .await;
+    assert_eq!(value(&rig, "a"), None, "the old instance's entry is mixed in");
+    let (hellos, snapshots) = rig.host.with(|state| (state.hellos.clone(), state.snapshots));
+    let claims: Vec<_> = hellos
+        .iter()
+        .map(|hello| (hello.incarnation, hello.applied.map(|applied| applied.n)))
+        .collect();
+    assert_eq!(
+        (claims, snapshots),
+        (vec![(None, None), (Some(7), Some(2)), (None, None)], 2)
+    );
+}
+
+#[test]
+fn another_instance_at_the_same_revision_sends_a_snapshot_after_all() {
+    run(taken_for_another(|state| state.instance = OTHER));
+}
+
+#[test]
+fn another_deployment_at_the_same_revision_sends_a_snapshot_after_all() {
+    run(taken_for_another(|state| state.authority = "elsewhere".into()));
+}
+
 #[test]
 fn a_batch_that_builds_on_something_else_resets_and_asks_for_a_snapshot() {
     run(async {
         let rig = Rig::linked().await;
         rig.host.order(Order::Gap);
         let hello = rig.host.until(|state| state.hellos.get(1).cloned()).await;
-        assert_eq!(hello.applied, None);
+        assert_eq!((hello.incarnation, hello.applied), (None, None));
         rig.host.until(|state| (state.snapshots == 2).then_some(())).await;
         assert_eq!(value(&rig, "a").as_deref(), Some(&b"one"[..]));
     });

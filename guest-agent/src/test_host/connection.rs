@@ -237,9 +237,9 @@ impl Connection {
         let ack = HelloAck {
             kinds: KindSet::ours(),
             session: state.hellos.len() as u64 + 1,
-            instance: OWN,
+            instance: state.instance,
             incarnation: state.incarnation,
-            authority: "test".into(),
+            authority: state.authority.clone(),
             limits: DEFAULT_LIMITS,
             boottime_ms: 1,
             heartbeat_ms: HEARTBEAT_MS,

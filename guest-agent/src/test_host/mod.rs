@@ -36,14 +36,16 @@ pub(crate) enum Order {
     RunOut(&'static str),
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct HostState {
     pub(crate) revision: u64,
     pub(crate) own: BTreeMap<EntryPath, Mirrored>,
     history: BTreeMap<u64, Vec<Item>>,
     pub(crate) other: BTreeMap<EntryPath, Mirrored>,
     pub(crate) other_revision: u64,
+    pub(crate) instance: InstanceId,
     pub(crate) incarnation: u64,
+    pub(crate) authority: String,
     pub(crate) hellos: Vec<Hello>,
     pub(crate) snapshots: usize,
     pub(crate) asked: Vec<String>,
@@ -86,9 +88,21 @@ impl TestHost {
     fn new(path: PathBuf) -> Self {
         let state = HostState {
             revision: 1,
+            own: BTreeMap::new(),
+            history: BTreeMap::new(),
+            other: BTreeMap::new(),
             other_revision: 1,
+            instance: OWN,
             incarnation: 7,
-            ..HostState::default()
+            authority: "test".to_owned(),
+            hellos: Vec::new(),
+            snapshots: 0,
+            asked: Vec::new(),
+            cancelled: 0,
+            watches: 0,
+            relays: Vec::new(),
+            answers: Answers::Given,
+            orders: Vec::new(),
         };
         Self {
             path,

@@ -46,13 +46,17 @@ impl Line {
     /// Answers the challenge: who speaks, and where its mirror stands.
     pub(in crate::link) fn hello(&self, applied: Option<Revision>, now: Moment) {
         let mut state = self.state.borrow_mut();
+        let incarnation = state.identity.as_ref().map(|identity| identity.incarnation);
+        // Both or none: an incarnation alone says nothing about a mirror.
+        let claimed = incarnation.zip(applied).filter(|_| !state.distrust);
+        state.claimed = claimed.map(|(incarnation, _)| incarnation);
         let hello = Hello {
             kinds: KindSet::ours(),
             build: crate::BUILD.to_owned(),
             boot_id: boot_id(),
             vmgenid: None,
-            incarnation: state.identity.as_ref().map(|identity| identity.incarnation),
-            applied: applied.filter(|_| !state.distrust),
+            incarnation: state.claimed,
+            applied: claimed.map(|(_, applied)| applied),
             journal: 0,
             proof: None,
         };
@@ -71,6 +75,7 @@ impl Line {
         let life = match &state.identity {
             None => Life::First,
             Some(before) if same_life(before, &identity) => Life::Same,
+            Some(_) if state.claimed == Some(identity.incarnation) => Life::Mistaken,
             Some(_) => Life::Another,
         };
         state.identity = Some(identity);

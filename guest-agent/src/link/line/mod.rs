@@ -43,6 +43,8 @@ struct State {
     identity: Option<Identity>,
     /// The mirror refused a batch, so the next session asks for a snapshot.
     distrust: bool,
+    /// The incarnation of whose mirror the last HELLO spoke.
+    claimed: Option<u64>,
     asks: u64,
     waiting: BTreeMap<StreamId, Waiting>,
 }
@@ -117,13 +119,11 @@ pub struct WatchBatch {
 pub(in crate::link) enum Life {
     First,
     Same,
+    /// The host knows that it is another, and sends a snapshot.
     Another,
-}
-
-impl Life {
-    pub(in crate::link) fn is_another_life(self) -> bool {
-        self == Self::Another
-    }
+    /// It is another instance or deployment, but HELLO fitted it by chance: the host may believe that the mirror is in
+    /// step.
+    Mistaken,
 }
 
 impl Line {
@@ -137,6 +137,7 @@ impl Line {
             last_error: None,
             identity: None,
             distrust: false,
+            claimed: None,
             asks: 0,
             waiting: BTreeMap::new(),
         };

@@ -266,3 +266,25 @@ fn a_long_poll_sees_an_entry_run_out() {
         assert!(begun.elapsed() < Duration::from_secs(20));
     });
 }
+
+#[test]
+fn readers_see_one_instance_or_the_other_and_never_an_empty_one() {
+    run(async {
+        let rig = Rig::linked().await;
+        let mut client = Client::connect(&rig).await;
+        rig.host.with(|state| {
+            state.own = [("b".parse().unwrap(), entry(2, b"another's"))].into();
+            state.instance = OTHER;
+        });
+        rig.host.order(Order::Cut);
+        loop {
+            let answer = client.ask(request("GET", "/v1/data", "")).await;
+            let listing: Listing = answer.json();
+            let paths: Vec<_> = listing.entries.iter().map(|entry| entry.path.as_str()).collect();
+            assert!(paths == ["a"] || paths == ["b"], "{paths:?}");
+            if paths == ["b"] {
+                break;
+            }
+        }
+    });
+}
