@@ -3,7 +3,7 @@
 //! Each step is something that was observed, with how long it took; a step that isn't observed ends the demo with an
 //! error. The same steps are an integration test.
 
-use crate::deployment::{Deployment, IMAGE, PATIENCE, Programs};
+use crate::deployment::{Deployment, IMAGE, PATIENCE, Programs, STOP};
 use crate::guest::{Control, Lines, Seats, seats};
 use crate::image::Busybox;
 use crate::setup::{self, tools};
@@ -260,7 +260,12 @@ impl Scene {
             )
             .await?;
         self.deployment.reaches(self.a.id, InstanceState::Stopped).await?;
-        show.seen("guest A is stopped", begun.elapsed());
+        let took = begun.elapsed();
+        ensure!(took < STOP, "guest A didn't heed its power button");
+        show.seen(
+            "guest A is stopped: it powered itself off at the press of its button",
+            took,
+        );
         let begun = Instant::now();
         self.deployment.terminate(&[self.a.id, self.b.id]).await?;
         show.seen("both instances are terminated", begun.elapsed());

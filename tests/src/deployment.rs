@@ -3,8 +3,8 @@
 //!
 //! A [`Plan`] says what there is to be and starts it. Both daemons ([`Programs`]) are built as cargo builds them for
 //! their own tests, listen on sockets that nobody else uses, and die with the lab. Either can be killed and started
-//! again, and the [`ControlPlane`] frozen. VMs outlive their daemon by design, so dropping a deployment ends them by the
-//! process ids in the daemon's own records. An [`External`] guest has no VM at all.
+//! again, and the [`ControlPlane`] frozen. VMs outlive their daemon by design, so dropping a deployment finds and ends
+//! them, those too that were only beginning. An [`External`] guest has no VM at all.
 
 mod control_plane;
 mod external;
@@ -14,7 +14,7 @@ mod programs;
 
 pub use control_plane::{ControlPlane, free_port};
 pub use external::External;
-pub use plan::Plan;
+pub use plan::{Plan, STOP};
 pub use programs::Programs;
 
 use crate::guest::{Control, Seats};
@@ -56,6 +56,11 @@ pub fn state_folder() -> Result<TempDir> {
     folder.context("create a folder")
 }
 
+/// The host daemon's configuration.
+fn host_toml(folder: &Path) -> PathBuf {
+    folder.join("host.toml")
+}
+
 /// A name for another log of a process that may have been started before.
 fn next_log(folder: &Path, name: &str) -> PathBuf {
     let nth = (1..1_000)
@@ -75,7 +80,7 @@ impl Deployment {
         let port = plan.control_port.map_or_else(free_port, Ok)?;
         let control = ControlPlane::start_at(port, &plan.programs, folder.path()).await?;
         let config = plan.host_config(folder.path(), control.url(), &control.token_file());
-        std::fs::write(folder.path().join("host.toml"), config).context("write the host's configuration")?;
+        std::fs::write(host_toml(folder.path()), config).context("write the host's configuration")?;
         let mut deployment = Self {
             control,
             host: None,
@@ -124,7 +129,7 @@ impl Deployment {
     /// Starts the host daemon without waiting for anything.
     pub fn launch_host(&mut self) -> Result<()> {
         let mut command = tied(self.programs.path("moorline-host"));
-        command.arg("--config").arg(self.folder.path().join("host.toml"));
+        command.arg("--config").arg(host_toml(self.folder.path()));
         let log = next_log(self.folder.path(), "host");
         self.host = Some(Running::start("moorline-host", &mut command, log)?);
         Ok(())
@@ -247,7 +252,7 @@ impl Deployment {
         Ok(())
     }
 
-    /// The processes of all VMs, by the host daemon's records.
+    /// The processes of all VMs, whatever the host daemon knows of them.
     pub fn vm_processes(&self) -> Vec<i32> {
         machines::processes(&self.vms())
     }
@@ -261,6 +266,6 @@ impl Drop for Deployment {
     /// The daemon goes first, so that it doesn't start a VM again that is ended here.
     fn drop(&mut self) {
         self.host = None;
-        machines::end(&self.vms());
+        machines::end(&self.vms(), &host_toml(self.folder.path()));
     }
 }

@@ -7,6 +7,7 @@ use anyhow::Result;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// A deployment before it starts. Its host runs no machines unless [`Self::machines`] says what they are made of.
 #[derive(Clone, Debug)]
@@ -23,6 +24,10 @@ struct Machines {
     vsock_device: PathBuf,
     image: Image,
 }
+
+/// How long a guest may take from its power button to its end, before its VMM is told to end. A guest that runs takes a
+/// fraction of a second.
+pub const STOP: Duration = Duration::from_secs(20);
 
 /// The tables of a configuration, each with its lines.
 type Toml = BTreeMap<String, Vec<String>>;
@@ -114,7 +119,7 @@ impl Plan {
 
 impl Machines {
     fn describe(&self, toml: &mut Toml) {
-        add(toml, "vm", "stop_seconds = 2");
+        add(toml, "vm", format!("stop_seconds = {}", STOP.as_secs()));
         add(
             toml,
             "qemu",

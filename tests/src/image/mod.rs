@@ -19,12 +19,15 @@ use std::time::{Duration, SystemTime};
 use std::{fs, io};
 use tokio::process::Command;
 
-/// Devices of a guest: its PCI bus, its vsock, the port of the lab's helper, and what a VM manager passes in.
+/// Devices of a guest: its PCI bus, its vsock, the port of the lab's helper, what a VM manager passes in, and its
+/// power button with the events of it.
 const MODULES: &[&str] = &[
     "virtio_pci",
     "vmw_vsock_virtio_transport",
     "virtio_console",
     "qemu_fw_cfg",
+    "evdev",
+    "button",
 ];
 
 /// Words for the kernel: the console goes to a file, and a guest that can't go on ends.
@@ -32,6 +35,9 @@ const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1";
 
 /// Where the agent lies in the guest; `init` keeps it running.
 const AGENT: &str = "usr/bin/moorline-agent";
+
+/// What busybox's `acpid` runs when the power button was pressed.
+const POWER_BUTTON: &str = "etc/acpi/PWRF/00000080";
 
 /// Images that nobody used for this long are removed when there are more than [`IMAGES_KEPT`].
 const OUT_OF_USE: Duration = Duration::from_hours(1);
@@ -164,6 +170,7 @@ fn skeleton(archive: &mut Archive) {
     archive.folder("home/user", 0o755, moorline_lab_guest::ORDINARY_UID);
     archive.console();
     archive.file("init", 0o755, include_bytes!("init"));
+    archive.file(POWER_BUTTON, 0o755, include_bytes!("power-button"));
     archive.file(
         "etc/passwd",
         0o644,

@@ -25,7 +25,7 @@ const STEPS: [&str; 15] = [
     "the host daemon is killed; guest A still reads what it mirrored",
     "the host daemon is back, and guest A has caught up with the change made meanwhile",
     "both guests ran on: the same boot, the same incarnation",
-    "guest A is stopped",
+    "guest A is stopped: it powered itself off at the press of its button",
     "both instances are terminated",
     "no process and no folder of theirs is left",
 ];
