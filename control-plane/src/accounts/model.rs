@@ -173,6 +173,7 @@ fn list(
         .get(limit.wrapping_sub(1))
         .filter(|_| rows.len() > limit)
         .map(|row| row.cursor());
+    v.foresee::<OperationRecord>(rows.iter().take(limit).map(|row| row.operation))?;
     let mut operations = Vec::new();
     for row in rows.iter().take(limit) {
         let record = v.get::<OperationRecord>(&row.operation)?;

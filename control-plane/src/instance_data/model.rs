@@ -248,6 +248,15 @@ impl Operation for Op {
 }
 
 impl BatchChange {
+    /// The value that it comes with.
+    fn given(&self) -> Option<&Content> {
+        match &self.action {
+            BatchAction::Put(new) => Some(&new.content),
+            BatchAction::Append(content) => Some(content),
+            BatchAction::Delete | BatchAction::SetAccess(_) => None,
+        }
+    }
+
     fn content(&mut self) -> Option<&mut Content> {
         match &mut self.action {
             BatchAction::Put(new) => Some(&mut new.content),
@@ -529,6 +538,7 @@ fn batch(data: &mut Data<'_, '_>, changes: &[BatchChange]) -> Step<Reply> {
     if let Some(path) = repeated(changes.iter().map(|change| &change.path)) {
         return Err(Stop::Refused(Refusal::Repeated(path.clone())));
     }
+    data.foresee_changes(changes.iter().map(|change| (&change.path, change.given())))?;
     for BatchChange { path, guard, action } in changes {
         match action {
             BatchAction::Put(new) => data.put(path, *guard, new)?,
@@ -571,23 +581,29 @@ fn list(
     values: Values,
 ) -> Step<Reply> {
     let all = data.all()?;
-    let mut readable = all
+    let mut readable: Vec<_> = all
         .into_iter()
         .filter(|(entry, rights)| rights.has(Right::Read) && prefix.covers(&entry.path))
-        .filter(|(entry, _)| after.is_none_or(|after| entry.path > *after));
+        .filter(|(entry, _)| after.is_none_or(|after| entry.path > *after))
+        .take(limit.saturating_add(1))
+        .collect();
+    let more = if readable.len() > limit {
+        More::Yes
+    } else {
+        More::No
+    };
+    readable.truncate(limit);
+    if values == Values::Shown {
+        data.foresee_values(readable.iter().map(|(entry, _)| (&entry.path, &entry.content)))?;
+    }
     let mut entries = Vec::new();
-    for (entry, rights) in readable.by_ref().take(limit) {
+    for (entry, rights) in readable {
         let value = match values {
             Values::Shown => Some(data.value(&entry.path, &entry.content)?),
             Values::LeftOut => None,
         };
         entries.push(shown(&entry, value, rights));
     }
-    let more = if readable.next().is_some() {
-        More::Yes
-    } else {
-        More::No
-    };
     Ok(Reply::Page { entries, more })
 }
 
@@ -627,10 +643,11 @@ fn history(
             limit: limit + 1,
         },
     )?;
+    let mut data = Data::open(v, env, instance, "GetInstanceDataHistory")?;
+    data.foresee_values(rows.iter().filter_map(|row| Some((path, row.to.as_ref()?))))?;
     let mut changes = Vec::new();
     for (i, row) in rows.iter().take(limit).enumerate() {
         let from = rows.get(i + 1).and_then(|older| older.to.clone());
-        let mut data = Data::open(v, env, instance, "GetInstanceDataHistory")?;
         let from = from.map(|content| data.value(path, &content)).transpose()?;
         let to = row
             .to

@@ -227,6 +227,22 @@ impl<'d, 'v> Data<'d, 'v> {
         Ok(found.is_some_and(|entry| entry.content == Content::Inline(Value::from(text))))
     }
 
+    /// Has what changes of these entries read at hand: the entries, and the long values that they are given.
+    pub fn foresee_changes<'c>(
+        &mut self,
+        changes: impl IntoIterator<Item = (&'c EntryPath, Option<&'c Content>)>,
+    ) -> Result<(), Load> {
+        foresee_changes(self.v, self.id(), changes)
+    }
+
+    /// Has these values at hand, wherever they live.
+    pub fn foresee_values<'c>(
+        &mut self,
+        contents: impl IntoIterator<Item = (&'c EntryPath, &'c Content)>,
+    ) -> Result<(), Load> {
+        foresee_values(self.v, self.id(), contents)
+    }
+
     /// A value, wherever it lives.
     pub fn value(&mut self, path: &EntryPath, content: &Content) -> Result<Value, Load> {
         match content {
@@ -449,7 +465,7 @@ impl<'d, 'v> Data<'d, 'v> {
     }
 
     fn remember(&mut self, path: &EntryPath, to: Option<Content>) {
-        self.v.put(&ChangeRecord {
+        self.v.put_once(&ChangeRecord {
             instance: self.instance.id,
             path: path.clone(),
             operation: self.env.operation,
@@ -530,6 +546,36 @@ impl<'d, 'v> Data<'d, 'v> {
             Purged::Wholly
         })
     }
+}
+
+/// Has what changes of an instance's entries read at hand: the entries, and the long values that they are given.
+pub fn foresee_changes<'c>(
+    v: &mut View<'_>,
+    instance: InstanceId,
+    changes: impl IntoIterator<Item = (&'c EntryPath, Option<&'c Content>)>,
+) -> Result<(), Load> {
+    // All are asked for before any ends the step, so that one more step has all.
+    let mut all = v.foresee::<Usage>([instance]);
+    for (path, given) in changes {
+        let entry = v.foresee::<EntryRecord>([(instance, path.clone())]);
+        let value = foresee_values(v, instance, given.map(|given| (path, given)));
+        all = all.and(entry).and(value);
+    }
+    all
+}
+
+fn foresee_values<'c>(
+    v: &mut View<'_>,
+    instance: InstanceId,
+    contents: impl IntoIterator<Item = (&'c EntryPath, &'c Content)>,
+) -> Result<(), Load> {
+    let long = contents
+        .into_iter()
+        .filter_map(|(path, content)| match content.named() {
+            Content::Named { digest, .. } => Some((instance, path.clone(), digest)),
+            Content::Inline(_) => None,
+        });
+    v.foresee::<LongValue>(long)
 }
 
 /// How far a purge came.

@@ -15,7 +15,7 @@ use super::placement::{Need, place};
 use super::provider_data;
 use super::records::{HostRecord, InstanceRecord};
 use crate::instance_data;
-use crate::instance_data::rules::{Data, NewValue};
+use crate::instance_data::rules::{self, Data, NewValue};
 use crate::model::operation::Effect;
 use crate::model::{
     Content, Env, Intent, Kept, Operation, Page, Problem, Record, Role, ServiceModel, Stop, View,
@@ -471,7 +471,7 @@ fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
         return refuse(Refusal::UnknownHost(host.clone()));
     }
     check_image(&hosts, &run.image)?;
-    let (mut made, mut used) = (Vec::new(), BTreeMap::new());
+    let (mut instances, mut used) = (Vec::new(), BTreeMap::new());
     for nth in 1..=run.count {
         let need = Need {
             image: &run.image,
@@ -486,15 +486,37 @@ fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
         host.take(size.vcpus, size.memory_mib);
         used.insert(host.id.clone(), host.clone());
         let host = host.clone();
-        let instance = running(v, env, run, nth, size, &host);
-        made.push(instance.id);
-        make(v, env, &instance, &run.with, "RunInstances")?;
+        instances.push(running(v, env, run, nth, size, &host));
+    }
+    foresee(v, env, &instances, &run.with, used.keys())?;
+    for instance in &instances {
+        make(v, env, instance, &run.with, "RunInstances")?;
     }
     for host in used.values() {
         v.get::<HostRecord>(&host.id)?;
         v.put(host);
     }
-    Ok(Reply::Changed(made))
+    Ok(Reply::Changed(
+        instances.iter().map(|instance| instance.id).collect(),
+    ))
+}
+
+/// Has at hand what is read when new instances are made.
+fn foresee<'h>(
+    v: &mut View<'_>,
+    env: &Env,
+    instances: &[InstanceRecord],
+    with: &With,
+    hosts: impl Iterator<Item = &'h HostId>,
+) -> Step<()> {
+    let mut all = v.foresee::<HostRecord>(hosts.cloned());
+    for instance in instances {
+        let provider = provider_data::paths(instance, &env.settings);
+        let provider = provider.iter().map(|path| (path, None));
+        let customer = with.data.iter().map(|(path, new)| (path, Some(&new.content)));
+        all = rules::foresee_changes(v, instance.id, provider.chain(customer)).and(all);
+    }
+    Ok(all?)
 }
 
 fn check_image(hosts: &[HostRecord], name: &ImageName) -> Step<()> {
@@ -601,6 +623,13 @@ fn register(v: &mut View<'_>, env: &Env, register: &Register) -> Step<Reply> {
     host.take(0, 0);
     let instance = external(env, id, register, &host);
     v.put(&host);
+    foresee(
+        v,
+        env,
+        std::slice::from_ref(&instance),
+        &register.with,
+        std::iter::empty(),
+    )?;
     make(v, env, &instance, &register.with, "RegisterInstance")?;
     Ok(Reply::Changed(vec![id]))
 }
@@ -641,6 +670,7 @@ fn administered(v: &mut View<'_>, env: &Env, id: InstanceId) -> Step<Kept<Instan
 
 fn ask_all(v: &mut View<'_>, env: &Env, instances: &[InstanceId], ask: Ask) -> Step<Reply> {
     bound("instances", instances.len() as u64, 1, MAX_INSTANCES)?;
+    v.foresee::<InstanceRecord>(instances.iter().copied())?;
     for id in instances {
         let old = administered(v, env, *id)?;
         let mut new = InstanceRecord::clone(&old);

@@ -16,20 +16,35 @@ pub fn write(
     instance: &InstanceRecord,
     settings: &Settings,
 ) -> Result<(), Stop<Refusal>> {
-    for (name, value) in entries(instance, settings) {
-        let path: EntryPath = format!("meta/{name}")
-            .parse()
-            .expect("the names above are segments of a path");
-        if let Some(text) = value
-            && !data.holds(&path, &text)?
-        {
+    data.foresee_changes(paths(instance, settings).iter().map(|path| (path, None)))?;
+    for (path, text) in entries(instance, settings) {
+        if !data.holds(&path, &text)? {
             data.as_provider().put(&path, None, &published(&text))?;
         }
     }
     Ok(())
 }
 
-fn entries(instance: &InstanceRecord, settings: &Settings) -> Vec<(&'static str, Option<String>)> {
+/// Where the instance's provider entries are.
+pub fn paths(instance: &InstanceRecord, settings: &Settings) -> Vec<EntryPath> {
+    let entries = entries(instance, settings);
+    entries.into_iter().map(|(path, _)| path).collect()
+}
+
+/// The instance's provider entries: where they are, and what they say.
+fn entries(instance: &InstanceRecord, settings: &Settings) -> Vec<(EntryPath, String)> {
+    let path = |name: &str| {
+        format!("meta/{name}")
+            .parse()
+            .expect("the names below are segments of a path")
+    };
+    let known = known(instance, settings).into_iter();
+    known
+        .filter_map(|(name, text)| Some((path(name), text?)))
+        .collect()
+}
+
+fn known(instance: &InstanceRecord, settings: &Settings) -> Vec<(&'static str, Option<String>)> {
     let text = |value: &dyn std::fmt::Display| Some(value.to_string());
     vec![
         ("instance-id", text(&instance.id)),

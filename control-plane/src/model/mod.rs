@@ -18,6 +18,8 @@ pub mod base;
 mod conformance;
 pub mod content;
 pub mod execute;
+#[cfg(test)]
+mod foresight;
 pub mod journal;
 pub mod operation;
 pub mod outbox;

@@ -128,6 +128,23 @@ impl<'a> View<'a> {
         found.map(|found| self.kept(&key, &found)).transpose()
     }
 
+    /// Has these records at hand for reads that follow. A step that reads many one by one is begun anew for each that
+    /// is missing; one that says so first is begun anew once. Nothing is traced, for nothing was read.
+    pub fn foresee<T>(&mut self, ids: impl IntoIterator<Item = T::Id>) -> Result<(), Load>
+    where
+        T: Record<Id: Sized>,
+    {
+        // Every one is asked for before any ends the step, so that one more step has them all.
+        let mut all = Ok(());
+        for key in ids.into_iter().map(|id| T::key(&id)) {
+            let written = self.trace.writes.contains_key(&key);
+            if !written && let Err(load) = self.base.get(&key) {
+                all = Err(load);
+            }
+        }
+        all
+    }
+
     /// The records of a collection in the byte order of their keys, as far as `page` says.
     ///
     /// A collection without a fence is only for operations that look: nothing guards what was scanned.
@@ -241,9 +258,20 @@ impl<'a> View<'a> {
 
     /// Writes a record that this step has read, or knows to be new because its id is fresh.
     pub fn put<T: Record>(&mut self, record: &T) {
-        let value =
-            serde_json::to_vec(record).expect("records are maps with text keys, which JSON can express");
-        self.write::<T>(record.own_key(), Some(value.into()));
+        self.write::<T>(record.own_key(), Some(encode(record)));
+    }
+
+    /// Writes a record whose key names this operation. The operation's own record is guarded, so this needs no guard.
+    pub fn put_once<T: Record>(&mut self, record: &T) {
+        let value = encode(record);
+        let (key, fence) = (record.own_key(), T::FENCED.then(|| T::fence(&record.own_key())));
+        self.trace.writes.insert(
+            key,
+            Write {
+                value: Some(value),
+                fence,
+            },
+        );
     }
 
     /// Removes the record that this step has read.
@@ -274,4 +302,10 @@ impl<'a> View<'a> {
         id[8] = id[8] & 0x3f | 0x80;
         InstanceId::from_bytes(id)
     }
+}
+
+fn encode<T: Record>(record: &T) -> Bytes {
+    let json = serde_json::to_vec(record);
+    json.expect("records are maps with text keys, which JSON can express")
+        .into()
 }
