@@ -12,7 +12,8 @@ use moorline_shared::api::data::{
 use moorline_shared::{EntryPath, InstanceId, Revision};
 use serde::{Deserialize, Serialize};
 
-use super::model::{Model, More, Op, Reply, Values};
+use super::model::Model;
+use super::operations::{More, Op, Reply, Values};
 use super::watch::Watching;
 use crate::http::extract::{Json, Query, guard, segment};
 use crate::http::problem::Failure;

@@ -13,8 +13,10 @@ use moorline_shared::{AccountId, EntryPath, InstanceId, PathPrefix, Revision};
 use tokio::time::Instant;
 
 use super::access::{Asker, Owner, rights};
-use super::model::{Model, Op, Reply, shown};
+use super::model::Model;
+use super::operations::{Op, Reply};
 use super::records::EntryRecord;
+use super::show::shown;
 use crate::http::Control;
 use crate::http::problem::Failure;
 use crate::model::content::LongValue;

@@ -12,7 +12,8 @@ use moorline_shared::api::instances::{
 };
 use moorline_shared::{HostId, InstanceId, Revision};
 
-use super::model::{Model, Op, Register, Reply, Run, With};
+use super::model::Model;
+use super::operations::{Op, Register, Reply, Run, With};
 use crate::http::extract::{Json, Query, segment};
 use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};

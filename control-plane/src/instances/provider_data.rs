@@ -5,7 +5,7 @@ use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
 use moorline_shared::entry::Visibility;
 
 use super::records::InstanceRecord;
-use crate::instance_data::model::Refusal;
+use crate::instance_data::Refusal;
 use crate::instance_data::rules::{Data, NewValue};
 use crate::model::Stop;
 use crate::settings::Settings;

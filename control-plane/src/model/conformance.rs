@@ -6,7 +6,8 @@ use moorline_shared::entry::{Origin, Value};
 use moorline_shared::{InstanceId, OperationId};
 
 use super::{Attempt, Caller, Env, ExecuteError, Executor, Intent, Page, ServiceModel, Stop, View};
-use crate::instance_data::model::{Op, Refusal, Reply};
+use crate::instance_data::Refusal;
+use crate::instance_data::operations::{Op, Reply};
 use crate::instance_data::records::EntryRecord;
 use crate::instance_data::rules::NewValue;
 use crate::services::{AnyOp, provider};

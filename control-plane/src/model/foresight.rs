@@ -8,9 +8,9 @@ use moorline_shared::{HostId, InstanceId, OperationId, PathPrefix, Principal};
 
 use super::operation::Effect;
 use super::{Attempt, Caller, Env, Executor, Intent, Operation, Role, ServiceModel, Stop, View};
-use crate::instance_data::model::{BatchAction, BatchChange, Reply, Values};
+use crate::instance_data::operations::{BatchAction, BatchChange, Reply, Values};
 use crate::instance_data::rules::NewValue;
-use crate::instances::model::{Register, Run, With};
+use crate::instances::operations::{Register, Run, With};
 use crate::services::AnyOp;
 use crate::settings::Settings;
 use crate::store::Store;
@@ -265,7 +265,7 @@ async fn running_and_stopping_a_hundred_instances_takes_few_steps() {
     let (reply, steps) = world
         .run(instances::Model, instances::Op::RunInstances(run))
         .await;
-    let instances::model::Reply::Changed(instances) = reply else {
+    let instances::operations::Reply::Changed(instances) = reply else {
         panic!("instances are made");
     };
     assert!(steps <= 4, "{steps} steps");

@@ -11,7 +11,7 @@
 //! * [`record`]: what the store keeps and under which keys; [`content`]: values that live once.
 //! * [`operation`]: what an operation is, who asks and when. [`view`], [`base`]: what a step sees.
 //! * [`journal`]: operation records. [`execute`]: the one way. [`replay`]: the same way, from the records.
-//! * [`outbox`]: what is to be done later, written with what decides it.
+//! * `transaction`: what is committed at once. [`outbox`]: what is to be done later, written with what decides it.
 
 pub mod base;
 #[cfg(test)]
@@ -27,6 +27,7 @@ pub mod record;
 pub mod replay;
 #[cfg(test)]
 mod replay_tests;
+mod transaction;
 pub mod view;
 
 pub use base::{Base, Fork, Loaded};

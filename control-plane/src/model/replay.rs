@@ -8,9 +8,9 @@ use moorline_shared::entry::Value;
 
 use super::base::Fork;
 use super::content::{Content, LongValue};
-use super::execute::{Fences, compose, effects};
 use super::journal::{OperationRecord, Outcome};
 use super::operation::{Env, Stop};
+use super::transaction::{Fences, compose, effects};
 use super::view::{Trace, View};
 use crate::services::Services;
 use crate::settings::{Settings, SettingsRecord};

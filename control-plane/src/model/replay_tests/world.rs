@@ -1,108 +1,39 @@
-//! Rules and records agree: a random run is replayed from its records, and stepped again on a fork.
+//! A control plane without a server, on which a run happens.
 
 use std::collections::BTreeMap;
 
-use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
 use moorline_shared::api::data::EntryGuard;
-use moorline_shared::api::hosts::{RegisterHost, ReportState};
-use moorline_shared::api::instances::{InstanceState, ModifyInstance};
+use moorline_shared::api::hosts::RegisterHost;
+use moorline_shared::api::instances::ModifyInstance;
 use moorline_shared::entry::Value;
-use moorline_shared::{EntryPath, HostId, InstanceId, OperationId, PathPrefix, Principal, Revision};
-use proptest::prelude::*;
-use proptest::strategy::ValueTree as _;
+use moorline_shared::{HostId, InstanceId, OperationId, Principal, Revision};
 
-use super::operation::Effect;
-use super::replay::replay;
-use super::{Attempt, Caller, Content, Env, ExecuteError, Executor, Fork, Record, Role, Stop, View};
-use crate::instance_data::model::{BatchAction, BatchChange, Values};
+use super::steps::{Kind, Step, change, list, path_of, read, report, run};
 use crate::instance_data::rules::NewValue;
-use crate::instances::model::{Register, Run, With};
+use crate::instances::operations::{Register, With};
 use crate::model::journal::{OperationRecord, Outcome};
+use crate::model::operation::{self, Effect};
+use crate::model::{Attempt, Caller, Content, Env, ExecuteError, Executor, Fork, Record, Role, Stop, View};
 use crate::services::{AnyOp, Services, provider};
 use crate::settings::{self, Settings};
-use crate::store::{Key, Store, Transaction, Write};
+use crate::store::Store;
 use crate::{accounts, instance_data, instances};
 
-/// A step of the run: who does what to which of the instances there are.
-#[derive(Clone, Debug)]
-struct Step {
-    caller: u8,
-    target: usize,
-    kind: Kind,
-}
-
-#[derive(Clone, Debug)]
-enum Kind {
-    Run(u32),
-    Register,
-    Ask(u8),
-    Tag(u8),
-    Resize,
-    Report(u8),
-    Put {
-        path: u8,
-        size: usize,
-        ttl: bool,
-        guard: u8,
-        access: bool,
-    },
-    Append {
-        path: u8,
-        size: usize,
-    },
-    Delete {
-        path: u8,
-        guard: u8,
-    },
-    Batch(Vec<(u8, u8)>),
-    SetAccess {
-        path: u8,
-        subject: u8,
-    },
-    Read {
-        path: u8,
-        which: u8,
-    },
-}
-
-fn kinds() -> impl Strategy<Value = Kind> {
-    prop_oneof![
-        2 => (0u32..4).prop_map(Kind::Run),
-        1 => Just(Kind::Register),
-        3 => (0u8..4).prop_map(Kind::Ask),
-        1 => (0u8..4).prop_map(Kind::Tag),
-        1 => Just(Kind::Resize),
-        4 => (0u8..7).prop_map(Kind::Report),
-        12 => (0u8..6, prop_oneof![0usize..40, 1_000usize..5_000], prop::bool::weighted(0.1), 0u8..6, prop::bool::weighted(0.1))
-            .prop_map(|(path, size, ttl, guard, access)| Kind::Put { path, size, ttl, guard, access }),
-        3 => (0u8..6, 0usize..2_000).prop_map(|(path, size)| Kind::Append { path, size }),
-        3 => (0u8..6, 0u8..6).prop_map(|(path, guard)| Kind::Delete { path, guard }),
-        3 => prop::collection::vec((0u8..6, 0u8..4), 0..5).prop_map(Kind::Batch),
-        3 => (0u8..6, 0u8..5).prop_map(|(path, subject)| Kind::SetAccess { path, subject }),
-        4 => (0u8..6, 0u8..6).prop_map(|(path, which)| Kind::Read { path, which }),
-    ]
-}
-
-fn steps(count: usize) -> impl Strategy<Value = Vec<Step>> {
-    let step = (0u8..6, 0usize..6, kinds()).prop_map(|(caller, target, kind)| Step { caller, target, kind });
-    prop::collection::vec(step, count..=count)
-}
-
 /// A control plane without a server.
-struct World {
-    executor: Executor,
-    services: Services,
+pub(super) struct World {
+    pub(super) executor: Executor,
+    pub(super) services: Services,
     instances: Vec<InstanceId>,
     ids: u64,
     revisions: Vec<Revision>,
-    seen: BTreeMap<&'static str, usize>,
+    pub(super) seen: BTreeMap<&'static str, usize>,
     _folder: tempfile::TempDir,
 }
 
-const HOSTS: [&str; 2] = ["h1", "h2"];
+pub(super) const HOSTS: [&str; 2] = ["h1", "h2"];
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = crate::store::sqlite::Options {
             retention: crate::store::sqlite::Retention::All,
@@ -218,7 +149,7 @@ impl World {
         macro_rules! run {
             ($model:expr, $op:expr) => {{
                 let (effect, attempt) = (
-                    super::Operation::effect(&$op),
+                    operation::Operation::effect(&$op),
                     Attempt::new($op, caller, id),
                 );
                 let done = match effect {
@@ -246,7 +177,7 @@ impl World {
         Some(serde_json::from_slice(&found.into_iter().next()??.value).unwrap())
     }
 
-    async fn step(&mut self, step: Step) {
+    pub(super) async fn step(&mut self, step: Step) {
         let target = self
             .instances
             .get(step.target)
@@ -388,202 +319,11 @@ impl World {
     }
 }
 
-fn caller_of(principal: Principal) -> Caller {
+pub(super) fn caller_of(principal: Principal) -> Caller {
     Caller {
         principal,
         account: "default".parse().unwrap(),
         role: Role::Member,
         via: None,
     }
-}
-
-fn path_of(n: u8) -> EntryPath {
-    ["a", "a/b", "config/x", "config/y", "meta/vcpus", "z"][usize::from(n % 6)]
-        .parse()
-        .unwrap()
-}
-
-fn run(count: u32) -> Run {
-    let data = BTreeMap::from([("config/x".parse().unwrap(), NewValue::text(&"seed".repeat(300)))]);
-    Run {
-        image: "busybox".parse().unwrap(),
-        instance_type: "micro".parse().unwrap(),
-        count,
-        host: None,
-        zone: None,
-        with: With {
-            name: Some("n".into()),
-            tags: vec![],
-            data,
-        },
-    }
-}
-
-fn report(instance: InstanceId, state: u8) -> instances::Op {
-    use InstanceState::{Failed, Pending, Running, Stopped, Terminated};
-    let state = [Pending, Running, Running, Stopped, Failed, Terminated, Running][usize::from(state)];
-    let report = ReportState {
-        instance,
-        state,
-        incarnation: 1,
-        reboots: 1,
-        reason: None,
-    };
-    instances::Op::ReportInstanceState {
-        host: HOSTS[0].parse().unwrap(),
-        report,
-    }
-}
-
-fn list(subject: u8) -> AccessList {
-    let subjects = ["owner", "account", "tag:role=1", "user:stranger"];
-    let Some(subject) = subjects.get(usize::from(subject)) else {
-        return AccessList::default();
-    };
-    let subject: Subject = subject.parse().unwrap();
-    let rights: Rights = [Right::Read, Right::Update].into_iter().collect();
-    vec![Clause { subject, rights }].try_into().unwrap()
-}
-
-fn change(path: u8, action: u8) -> BatchChange {
-    let action = match action {
-        0 => BatchAction::Delete,
-        1 => BatchAction::Append(Value::from("more").into()),
-        2 => BatchAction::SetAccess(list(0)),
-        _ => BatchAction::Put(NewValue::text(&"b".repeat(2_000))),
-    };
-    BatchChange {
-        path: path_of(path),
-        guard: None,
-        action,
-    }
-}
-
-fn read(instance: InstanceId, path: u8, which: u8) -> AnyOp {
-    use instance_data::Op as Data;
-    match which {
-        0 => Data::ListInstanceData {
-            instance,
-            prefix: PathPrefix::ALL,
-            after: None,
-            limit: 3,
-            values: Values::Shown,
-        }
-        .into(),
-        1 => Data::DescribeInstanceData { instance }.into(),
-        2 => Data::GetInstanceDataHistory {
-            instance,
-            path: path_of(path),
-            before: None,
-            limit: 3,
-        }
-        .into(),
-        3 => accounts::Op::ListOperations {
-            instance: Some(instance),
-            before: None,
-            limit: 3,
-        }
-        .into(),
-        4 => instances::Op::DescribeInstances {
-            instance: None,
-            name: None,
-            host: None,
-            state: None,
-            after: None,
-            limit: 3,
-        }
-        .into(),
-        _ => Data::GetInstanceData {
-            instance,
-            path: path_of(path),
-        }
-        .into(),
-    }
-}
-
-/// Runs the steps, and compares the store with what its records lead to.
-fn check(steps: Vec<Step>) -> BTreeMap<&'static str, usize> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut world = World::new().await;
-        world
-            .step(Step {
-                caller: 5,
-                target: 0,
-                kind: Kind::Run(2),
-            })
-            .await;
-        for step in steps {
-            world.step(step).await;
-        }
-        let store = world.executor.store();
-        let replayed = replay(store, &world.services)
-            .await
-            .unwrap_or_else(|error| panic!("{error}"));
-        let live = store.dump(store.head().await.unwrap()).await.unwrap();
-        assert_eq!(replayed.head(), store.head().await.unwrap());
-        for (live, replayed) in live.iter().zip(replayed.dump()) {
-            assert_eq!((&live.0, &live.1.value), (replayed.0, &replayed.1.value));
-            assert_eq!((&live.0, &live.1), (replayed.0, replayed.1));
-        }
-        assert_eq!(live.len(), replayed.dump().count());
-        world.seen
-    })
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
-
-    #[test]
-    fn records_lead_to_the_store_byte_for_byte(steps in steps(60)) {
-        check(steps);
-    }
-}
-
-#[test]
-fn a_long_run_is_replayed_byte_for_byte_and_much_of_it_was_done_and_refused() {
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let steps = steps(1_200).new_tree(&mut runner).unwrap().current();
-    let seen = check(steps);
-    assert!(seen["done"] > 300 && seen["refused"] > 200, "{seen:?}");
-}
-
-#[test]
-fn a_record_that_lies_is_found() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
-        let mut world = World::new().await;
-        world
-            .step(Step {
-                caller: 5,
-                target: 0,
-                kind: Kind::Run(1),
-            })
-            .await;
-        let store = world.executor.store();
-        let head = store.head().await.unwrap();
-        let dump = store.dump(head).await.unwrap();
-        let is_last = |key: &Key| key.to_string().starts_with("operation/");
-        let (key, kept) = dump
-            .into_iter()
-            .find(|(key, kept)| is_last(key) && kept.modified == head)
-            .unwrap();
-        let mut record: OperationRecord = serde_json::from_slice(&kept.value).unwrap();
-        record.effects.pop();
-        let lie = Write::Put(key, serde_json::to_vec(&record).unwrap().into());
-        store
-            .commit(Transaction {
-                guards: vec![],
-                writes: vec![lie],
-            })
-            .await
-            .unwrap();
-        assert!(replay(store, &world.services).await.is_err());
-    });
 }

@@ -1,110 +1,31 @@
 //! A host that loses its feed at any moment has, once it is in step again, just what its guests may see.
 
+mod host;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
-use moorline_shared::api::feed::{FeedEntry, FeedItem, FeedMessage, OpenFeed, ViewId};
+use moorline_shared::api::feed::{FeedMessage, OpenFeed, ViewId};
 use moorline_shared::api::hosts::{RegisterHost, ReportState};
 use moorline_shared::api::instances::{InstanceState, ModifyInstance};
-use moorline_shared::{EntryPath, HostId, InstanceId, OperationId, Revision};
+use moorline_shared::{EntryPath, HostId, InstanceId, OperationId};
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::host::HostModel;
 use super::stream::{Gone, Sink, Stream};
 use super::views::Views;
 use super::{Dispatcher, FeedHandle};
-use crate::instance_data::model::{BatchAction, BatchChange};
+use crate::instance_data::operations::{BatchAction, BatchChange};
 use crate::instance_data::rules::NewValue;
-use crate::instances::model::{Run, With};
+use crate::instances::operations::{Run, With};
 use crate::model::{Attempt, Caller, Executor, Role};
 use crate::settings::{AccessControl, Settings};
 use crate::store::Store;
 use crate::{instance_data, instances};
-
-/// What a host keeps, by the feed's rules alone.
-#[derive(Debug, Default)]
-struct HostModel {
-    session: u64,
-    cursor: Option<Revision>,
-    instances: BTreeSet<InstanceId>,
-    views: BTreeMap<ViewId, BTreeMap<EntryPath, FeedEntry>>,
-    wanted: BTreeSet<ViewId>,
-    resync: BTreeSet<ViewId>,
-}
-
-impl HostModel {
-    fn apply(&mut self, message: FeedMessage) {
-        match message {
-            FeedMessage::Hello { session, .. } => self.session = session,
-            FeedMessage::Bookmark { revision } => self.advance(revision),
-            FeedMessage::Resync { view } => drop(self.resync.insert(view)),
-            FeedMessage::Batch { from, to, items } => {
-                match from {
-                    Some(from) => {
-                        assert_eq!(Some(from), self.cursor, "a batch must build on what the host has");
-                    }
-                    None => self.forget(),
-                }
-                for item in items {
-                    self.apply_item(item);
-                }
-                self.advance(to);
-                self.check_pairs();
-            }
-        }
-    }
-
-    fn forget(&mut self) {
-        self.instances.clear();
-        self.views.clear();
-    }
-
-    fn advance(&mut self, to: Revision) {
-        assert!(
-            self.cursor.is_none_or(|cursor| cursor <= to),
-            "a revision went back"
-        );
-        self.cursor = Some(to);
-    }
-
-    fn apply_item(&mut self, item: FeedItem) {
-        match item {
-            FeedItem::Instance(spec) => drop(self.instances.insert(spec.instance)),
-            FeedItem::InstanceGone { instance } => {
-                self.instances.remove(&instance);
-                self.views.retain(|view, _| view.reader != instance);
-            }
-            FeedItem::View(view) => {
-                let entries = view.entries.into_iter().map(|entry| (entry.path, entry.entry));
-                self.views.insert(view.view, entries.collect());
-                self.resync.remove(&view.view);
-            }
-            FeedItem::Entry { view, path, entry } => {
-                let entries = self.views.entry(view).or_default();
-                let old = match entry {
-                    Some(entry) => {
-                        let revision = entry.revision;
-                        entries.insert(path, entry).map(|old| (old.revision, revision))
-                    }
-                    None => entries.remove(&path).map(|old| (old.revision, old.revision)),
-                };
-                assert!(old.is_none_or(|(old, new)| old <= new), "an entry went back");
-            }
-        }
-    }
-
-    /// Two entries are only ever written in one transaction and with one value: a host never has half of it.
-    fn check_pairs(&self) {
-        for (view, entries) in &self.views {
-            let [left, right] =
-                ["pair/a", "pair/b"].map(|path| entries.get(path).map(|entry| entry.value.clone()));
-            assert_eq!(left, right, "half a transaction is in {view:?}");
-        }
-    }
-}
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -222,7 +143,7 @@ impl World {
         world
     }
 
-    async fn run(&mut self, op: instances::Op, caller: Caller) -> Option<instances::model::Reply> {
+    async fn run(&mut self, op: instances::Op, caller: Caller) -> Option<instances::operations::Reply> {
         self.ids += 1;
         let id = OperationId::derive(&caller.principal, &format!("k{}", self.ids).parse().unwrap());
         Some(
@@ -261,7 +182,7 @@ impl World {
                 caller("user:admin", Role::Administrator),
             )
             .await;
-        if let Some(instances::model::Reply::Changed(ids)) = made {
+        if let Some(instances::operations::Reply::Changed(ids)) = made {
             self.instances.extend(ids);
         }
     }

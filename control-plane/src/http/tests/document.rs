@@ -1,0 +1,60 @@
+//! The document and the server say the same.
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use axum::http::{Method, StatusCode};
+use serde_json::Value as Json;
+
+use super::Api;
+use crate::http::openapi;
+
+/// The document that is checked in is the one that is served; `--example openapi` writes it anew.
+#[test]
+fn the_openapi_document_is_the_one_that_is_checked_in() {
+    let kept = include_str!("../../../openapi.json");
+    assert!(
+        kept == openapi::document(),
+        "run: cargo run -p moorline-control --example openapi > control-plane/openapi.json"
+    );
+}
+
+/// Every operation of the document is served, with no other method beside those of the document.
+#[tokio::test]
+async fn the_server_serves_what_the_document_says_and_nothing_else() {
+    let mut api = Api::new().await;
+    api.token = "nobody".into();
+    let document: Json = serde_json::from_str(&openapi::document()).unwrap();
+    let mut ids = BTreeSet::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let target = path
+            .replace("{instance}", "i-00000000000000000000000000000000")
+            .replace("{reader}", "i-00000000000000000000000000000000")
+            .replace("{path}", "a")
+            .replace("{host}", "h1")
+            .replace("{operation}", "op-0");
+        for method in [
+            Method::GET,
+            Method::PUT,
+            Method::POST,
+            Method::DELETE,
+            Method::PATCH,
+        ] {
+            let documented = item.get(method.as_str().to_lowercase()).is_some();
+            let reply = api.send(method.clone(), &target, &[], Body::empty()).await;
+            let expected = if documented {
+                StatusCode::UNAUTHORIZED
+            } else {
+                StatusCode::METHOD_NOT_ALLOWED
+            };
+            assert_eq!(reply.status, expected, "{method} {path}");
+        }
+        ids.extend(
+            item.as_object()
+                .unwrap()
+                .values()
+                .filter_map(|op| op["operationId"].as_str().map(str::to_owned)),
+        );
+    }
+    assert_eq!(ids.len(), 26, "{ids:?}");
+}

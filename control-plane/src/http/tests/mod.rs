@@ -1,0 +1,122 @@
+//! The API without a socket: requests in, responses out, on a real store.
+
+mod access;
+mod data;
+mod document;
+mod problems;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use serde_json::{Value as Json, json};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
+
+use super::auth::Tokens;
+use super::feed::Dispatcher;
+use super::feed::views::Views;
+use super::{Control, router};
+use crate::model::Executor;
+use crate::services::Services;
+use crate::settings::Settings;
+use crate::store::Store;
+
+struct Api {
+    router: axum::Router,
+    token: String,
+    dispatcher: Option<Dispatcher>,
+    _folder: tempfile::TempDir,
+}
+
+/// What came back.
+#[derive(Debug)]
+struct Reply {
+    status: StatusCode,
+    headers: axum::http::HeaderMap,
+    body: Json,
+}
+
+impl Api {
+    async fn new() -> Self {
+        Self::with(Settings::default()).await
+    }
+
+    async fn with(settings: Settings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open_sqlite(folder.path().join("store.db"), &Default::default()).unwrap();
+        let token_file = folder.path().join("admin.token");
+        let tokens = Tokens::open(&token_file).unwrap();
+        let access = settings.access;
+        let (dispatcher, feed) = Dispatcher::new(&store, access).await.unwrap();
+        let control = Control {
+            executor: Arc::new(Executor::new(store.clone(), settings)),
+            services: Arc::new(Services::default()),
+            tokens: Arc::new(tokens),
+            feed,
+            views: Views::new(store, access),
+            deployment: "test".into(),
+            cancel: CancellationToken::new(),
+        };
+        let token = std::fs::read_to_string(token_file).unwrap().trim().to_owned();
+        Self {
+            router: router(control),
+            token,
+            dispatcher: Some(dispatcher),
+            _folder: folder,
+        }
+    }
+
+    async fn send(&self, method: Method, target: &str, headers: &[(&str, &str)], body: Body) -> Reply {
+        let mut request = Request::builder().method(method).uri(target);
+        request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self
+            .router
+            .clone()
+            .oneshot(request.body(body).unwrap())
+            .await
+            .unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        Reply {
+            status: head.status,
+            headers: head.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or_default(),
+        }
+    }
+
+    async fn json(&self, method: Method, target: &str, headers: &[(&str, &str)], body: Json) -> Reply {
+        self.send(method, target, headers, Body::from(body.to_string()))
+            .await
+    }
+
+    async fn get(&self, target: &str) -> Reply {
+        self.send(Method::GET, target, &[], Body::empty()).await
+    }
+
+    /// A host and instances on it.
+    async fn with_instances(&self, count: u32) -> Vec<String> {
+        let offer = json!({"zone": "z", "vcpus": 64, "memory_mib": 65536, "images": ["busybox"]});
+        let host = self
+            .json(Method::PUT, "/v1/hosts/h1", &[("moorline-host", "h1")], offer)
+            .await;
+        assert_eq!(host.status, StatusCode::OK, "{host:?}");
+        let run = json!({"image": "busybox", "type": "micro", "count": count, "name": "web"});
+        let made = self.json(Method::POST, "/v1/instances", &[], run).await;
+        assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
+        let instances = made.body["instances"].as_array().unwrap();
+        instances
+            .iter()
+            .map(|instance| instance["id"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+/// As a guest on host `h1`.
+fn as_guest(id: &str) -> [(&str, &str); 2] {
+    [("moorline-host", "h1"), ("moorline-instance", id)]
+}

@@ -1,0 +1,242 @@
+//! Entries written, removed, and given to others.
+
+use bytes::{Bytes, BytesMut};
+use moorline_shared::access::{AccessList, Right, Rights};
+use moorline_shared::api::data::EntryGuard;
+use moorline_shared::entry::{ContentType, Origin, Value};
+use moorline_shared::{EntryPath, Principal, Ttl};
+
+use super::{Data, NewValue, Step};
+use crate::instance_data::access;
+use crate::instance_data::operations::Op;
+use crate::instance_data::records::{ChangeRecord, EntryRecord};
+use crate::instance_data::refusal::Refusal;
+use crate::model::{Content, Intent, Kept, Page, Role, Stop};
+
+impl Data<'_, '_> {
+    /// Gives the entry at `path` another value, or makes it.
+    pub fn put(&mut self, path: &EntryPath, guard: Option<EntryGuard>, new: &NewValue) -> Step<()> {
+        let found = self.find(path)?;
+        match found {
+            Some(old) if old.is_valid(self.env.now) => self.replace(&old, guard, new),
+            expired => self.create(path, guard, new, expired.as_deref()),
+        }
+    }
+
+    fn replace(&mut self, old: &Kept<EntryRecord>, guard: Option<EntryGuard>, new: &NewValue) -> Step<()> {
+        let rights = self.rights(old);
+        if !rights.has(Right::Update) {
+            return Err(self.denied(old, rights, Right::Update));
+        }
+        if new.access.as_ref().is_some_and(|access| *access != old.access) && !rights.has(Right::Administer) {
+            return Err(self.denied(old, rights, Right::Administer));
+        }
+        Self::check_guard(&old.path, guard, Some(old))?;
+        let mut entry = EntryRecord::clone(old);
+        entry.content = self.keep(&old.path, &new.content, Some(old.content.len()))?;
+        if let Some(content_type) = &new.content_type {
+            entry.content_type = content_type.clone();
+        }
+        entry.visibility = new.visibility.unwrap_or(old.visibility);
+        entry.access = new.access.clone().unwrap_or_else(|| old.access.clone());
+        self.set_validity(&mut entry, new.ttl);
+        self.write(entry);
+        Ok(())
+    }
+
+    fn create(
+        &mut self,
+        path: &EntryPath,
+        guard: Option<EntryGuard>,
+        new: &NewValue,
+        expired: Option<&EntryRecord>,
+    ) -> Step<()> {
+        if !access::may_create(&self.asker, self.owner(), path, self.env.settings.access) {
+            return Err(self.may_not_create(path));
+        }
+        Self::check_guard(path, guard, None)?;
+        let content = self.keep(path, &new.content, expired.map(|old| old.content.len()))?;
+        let mut entry = EntryRecord {
+            instance: self.id(),
+            path: path.clone(),
+            content_type: new.content_type.clone().unwrap_or_else(|| guess(&new.content)),
+            content,
+            origin: self.origin(),
+            visibility: new.visibility.unwrap_or_default(),
+            expires_at: None,
+            access: new.access.clone().unwrap_or_default(),
+            changed_by: self.env.caller.principal.clone(),
+            changed_at: self.env.now,
+        };
+        self.check_own_access(&entry)?;
+        self.set_validity(&mut entry, new.ttl);
+        self.write(entry);
+        Ok(())
+    }
+
+    /// An instance may not take the administration of what it makes: the access list stays with administrators.
+    fn check_own_access(&self, entry: &EntryRecord) -> Step<()> {
+        let members_list = self.asker.role == Role::Member && !entry.access.is_default();
+        if members_list {
+            Err(self.denied(entry, Rights::only(Right::Read), Right::Administer))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn may_not_create(&self, path: &EntryPath) -> Stop<Refusal> {
+        let reserved = path.split('/').next() == Some(access::PROVIDER_PREFIX);
+        let knows =
+            self.asker.role == Role::Administrator || self.asker.principal == Principal::Instance(self.id());
+        match (reserved, knows) {
+            (true, true) => Stop::Refused(Refusal::Reserved(path.clone())),
+            _ => self.unknown(path),
+        }
+    }
+
+    fn origin(&self) -> Origin {
+        match (self.asker.role, &self.asker.principal) {
+            (Role::Provider, _) => Origin::Provider,
+            (_, Principal::Instance(_)) => Origin::Instance,
+            _ => Origin::Customer,
+        }
+    }
+
+    fn check_guard(
+        path: &EntryPath,
+        guard: Option<EntryGuard>,
+        found: Option<&Kept<EntryRecord>>,
+    ) -> Step<()> {
+        let revision = found.and_then(|entry| entry.revision);
+        let holds = match guard {
+            None => true,
+            Some(EntryGuard::Absent) => found.is_none(),
+            Some(EntryGuard::Revision(wanted)) => revision == Some(wanted),
+        };
+        if holds {
+            Ok(())
+        } else {
+            Err(Stop::Refused(Refusal::Guard {
+                path: path.clone(),
+                found: revision,
+            }))
+        }
+    }
+
+    fn set_validity(&mut self, entry: &mut EntryRecord, ttl: Option<Ttl>) {
+        entry.expires_at = ttl.map(|ttl| self.env.now.plus_seconds(ttl.seconds()));
+        if let Some(due) = entry.expires_at {
+            let (instance, path) = (entry.instance, entry.path.clone());
+            self.v.later(Intent {
+                due,
+                submit: Op::ExpireEntry { instance, path }.into(),
+            });
+        }
+    }
+
+    fn write(&mut self, mut entry: EntryRecord) {
+        entry.changed_by = self.env.caller.principal.clone();
+        entry.changed_at = self.env.now;
+        self.remember(&entry.path, Some(entry.content.clone()));
+        self.v.put(&entry);
+    }
+
+    fn remember(&mut self, path: &EntryPath, to: Option<Content>) {
+        self.v.put_once(&ChangeRecord {
+            instance: self.instance.id,
+            path: path.clone(),
+            operation: self.env.operation,
+            api: self.api.to_owned(),
+            principal: self.env.caller.principal.clone(),
+            at: self.env.now,
+            to,
+        });
+    }
+
+    /// Adds to the end of the entry's value.
+    pub fn append(&mut self, path: &EntryPath, guard: Option<EntryGuard>, more: &Content) -> Step<()> {
+        let old = self.permitted(path, Right::Append)?;
+        Self::check_guard(path, guard, Some(&old))?;
+        // What was appended is a parameter of the record, so a long one is kept under its name too.
+        self.store_long(path, more)?;
+        let (before, more) = (self.value(path, &old.content)?, self.value(path, more)?);
+        let mut bytes = BytesMut::with_capacity(before.len() + more.len());
+        bytes.extend_from_slice(before.bytes());
+        bytes.extend_from_slice(more.bytes());
+        let content = Content::Inline(Value::from(Bytes::from(bytes)));
+        let mut entry = EntryRecord::clone(&old);
+        entry.content = self.keep(path, &content, Some(old.content.len()))?;
+        self.write(entry);
+        Ok(())
+    }
+
+    /// Removes the entry.
+    pub fn delete(&mut self, path: &EntryPath, guard: Option<EntryGuard>) -> Step<()> {
+        let old = self.permitted(path, Right::Delete)?;
+        Self::check_guard(path, guard, Some(&old))?;
+        self.remove(&old)
+    }
+
+    fn remove(&mut self, old: &EntryRecord) -> Step<()> {
+        let mut usage = self.usage()?;
+        usage.entries = usage.entries.saturating_sub(1);
+        usage.bytes = usage.bytes.saturating_sub(old.content.len());
+        self.set_usage(usage);
+        self.remember(&old.path, None);
+        self.v.delete::<EntryRecord>(&(old.instance, old.path.clone()));
+        Ok(())
+    }
+
+    /// Says who may do what with the entry from now on.
+    pub fn set_access(&mut self, path: &EntryPath, guard: Option<EntryGuard>, list: &AccessList) -> Step<()> {
+        let old = self.permitted(path, Right::Administer)?;
+        Self::check_guard(path, guard, Some(&old))?;
+        let mut entry = EntryRecord::clone(&old);
+        entry.access = list.clone();
+        self.write(entry);
+        Ok(())
+    }
+
+    /// Removes the entry if its time has come; an entry that was given more time stays.
+    pub fn expire(&mut self, path: &EntryPath) -> Step<()> {
+        match self.find(path)?.filter(|entry| !entry.is_valid(self.env.now)) {
+            Some(expired) => self.remove(&expired),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes up to `most` entries, and says whether more are left.
+    pub fn purge(&mut self, most: usize) -> Step<Purged> {
+        let entries = self.v.scan::<EntryRecord>(
+            &self.id(),
+            &Page {
+                after: None,
+                limit: most + 1,
+            },
+        )?;
+        for entry in entries.iter().take(most) {
+            self.remove(entry)?;
+        }
+        Ok(if entries.len() > most {
+            Purged::Partly
+        } else {
+            Purged::Wholly
+        })
+    }
+}
+
+/// How far a purge came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purged {
+    /// Nothing is left.
+    Wholly,
+    /// More is left.
+    Partly,
+}
+
+fn guess(content: &Content) -> ContentType {
+    match content {
+        Content::Inline(value) => ContentType::guess(value.bytes()),
+        Content::Named { .. } => ContentType::default(),
+    }
+}

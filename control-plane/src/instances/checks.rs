@@ -1,0 +1,90 @@
+//! What several operations check before they do anything.
+
+use moorline_shared::id::TypeName;
+use moorline_shared::{HostId, InstanceId, Principal};
+
+use super::operations::With;
+use super::records::InstanceRecord;
+use super::refusal::Refusal;
+use crate::model::{Env, Kept, Role, Stop, View};
+use crate::settings::InstanceType;
+
+/// What an operation on instances comes to.
+pub(super) type Step<T> = Result<T, Stop<Refusal>>;
+
+/// The most instances of one request.
+pub(super) const MAX_INSTANCES: u64 = 100;
+
+/// The most tags of an instance.
+pub(super) const MAX_TAGS: u64 = 50;
+
+pub(super) fn refuse<T>(refusal: Refusal) -> Step<T> {
+    Err(Stop::Refused(refusal))
+}
+
+pub(super) fn administrator(env: &Env) -> Step<()> {
+    match env.caller.role {
+        Role::Administrator | Role::Provider => Ok(()),
+        Role::Member => refuse(Refusal::NotAdministrator(env.caller.principal.clone())),
+    }
+}
+
+pub(super) fn bound(field: &'static str, found: u64, least: u64, most: u64) -> Step<()> {
+    if (least..=most).contains(&found) {
+        Ok(())
+    } else {
+        refuse(Refusal::Bound {
+            field,
+            found,
+            least,
+            most,
+        })
+    }
+}
+
+pub(super) fn check(with: &With) -> Step<()> {
+    bound("tags", with.tags.len() as u64, 0, MAX_TAGS)?;
+    with.name.as_deref().map_or(Ok(()), check_name)
+}
+
+pub(super) fn check_name(name: &str) -> Step<()> {
+    let valid = (1..=128).contains(&name.len()) && !name.chars().any(char::is_control);
+    if valid {
+        Ok(())
+    } else {
+        refuse(Refusal::Name(name.len()))
+    }
+}
+
+pub(super) fn size(env: &Env, name: &TypeName) -> Step<InstanceType> {
+    if let Some(found) = env.settings.types.get(name) {
+        Ok(*found)
+    } else {
+        let known: Vec<_> = env.settings.types.keys().map(TypeName::as_str).collect();
+        refuse(Refusal::UnknownType {
+            name: name.clone(),
+            known: known.join(", "),
+        })
+    }
+}
+
+/// The instance, if the caller administers it.
+pub(super) fn administered(v: &mut View<'_>, env: &Env, id: InstanceId) -> Step<Kept<InstanceRecord>> {
+    administrator(env)?;
+    let found = v.get::<InstanceRecord>(&id)?;
+    let mine =
+        |i: &Kept<InstanceRecord>| env.caller.role == Role::Provider || i.account == env.caller.account;
+    found
+        .filter(mine)
+        .map_or_else(|| refuse(Refusal::UnknownInstance(id)), Ok)
+}
+
+pub(super) fn speaks_for(env: &Env, host: &HostId) -> Step<()> {
+    if env.caller.principal == Principal::Host(host.clone()) {
+        return Ok(());
+    }
+    refuse(Refusal::NotTheHost {
+        caller: env.caller.principal.clone(),
+        host: host.clone(),
+    })
+}

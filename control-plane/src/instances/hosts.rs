@@ -1,0 +1,93 @@
+//! What hosts say: what they offer, and what they saw happen to their instances.
+
+use moorline_shared::HostId;
+use moorline_shared::api::hosts::{RegisterHost, ReportState};
+use moorline_shared::api::instances::InstanceState;
+
+use super::checks::{Step, bound, refuse, speaks_for};
+use super::lifecycle;
+use super::operations::Reply;
+use super::records::{HostRecord, InstanceRecord};
+use super::refusal::Refusal;
+use crate::instance_data;
+use crate::model::{Env, Intent, View};
+
+pub(super) fn register_host(v: &mut View<'_>, env: &Env, host: &HostId, offer: &RegisterHost) -> Step<Reply> {
+    speaks_for(env, host)?;
+    bound("images", offer.images.len() as u64, 0, 1_000)?;
+    let known = v.get::<HostRecord>(host)?;
+    let mut record = known.as_deref().cloned().unwrap_or_else(|| HostRecord {
+        id: host.clone(),
+        offer: offer.clone(),
+        used_vcpus: 0,
+        used_memory_mib: 0,
+        instances: 0,
+        created_at: env.now,
+    });
+    record.offer = offer.clone();
+    if known.as_deref() != Some(&record) {
+        v.put(&record);
+    }
+    Ok(Reply::Recorded)
+}
+
+pub(super) fn report_state(v: &mut View<'_>, env: &Env, host: &HostId, report: &ReportState) -> Step<Reply> {
+    speaks_for(env, host)?;
+    bound(
+        "reason",
+        report.reason.as_ref().map_or(0, String::len) as u64,
+        0,
+        512,
+    )?;
+    let Some(old) = v
+        .get::<InstanceRecord>(&report.instance)?
+        .filter(|i| i.host == *host)
+    else {
+        return refuse(Refusal::NotHere {
+            instance: report.instance,
+            host: host.clone(),
+        });
+    };
+    if report.incarnation < old.incarnation {
+        let (found, known) = (report.incarnation, old.incarnation);
+        return refuse(Refusal::OldReport {
+            instance: report.instance,
+            found,
+            known,
+        });
+    }
+    if !lifecycle::may_report(&old, report.state) {
+        return Ok(Reply::Recorded);
+    }
+    let mut new = InstanceRecord::clone(&old);
+    new.state = lifecycle::reported(&old, report.state);
+    new.incarnation = report.incarnation;
+    new.reboots_done = new.reboots_done.max(report.reboots.min(new.reboots));
+    new.reason.clone_from(&report.reason);
+    if new == *old {
+        return Ok(Reply::Recorded);
+    }
+    if new.state == InstanceState::Terminated && old.state != InstanceState::Terminated {
+        end(v, env, &new)?;
+    }
+    v.put(&new);
+    Ok(Reply::Recorded)
+}
+
+/// Gives the room of a terminated instance back, and has its data purged after they were kept for a while.
+fn end(v: &mut View<'_>, env: &Env, instance: &InstanceRecord) -> Step<()> {
+    if let Some(host) = v.get::<HostRecord>(&instance.host)? {
+        let mut host = host.into_inner();
+        host.give_back(instance.vcpus, instance.memory_mib);
+        v.put(&host);
+    }
+    let due = env.now.plus_seconds(env.settings.keep_terminated.seconds());
+    let purge = instance_data::Op::PurgeInstanceData {
+        instance: instance.id,
+    };
+    v.later(Intent {
+        due,
+        submit: purge.into(),
+    });
+    Ok(())
+}

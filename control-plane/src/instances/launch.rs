@@ -1,0 +1,214 @@
+//! New instances: `RunInstances` and `RegisterInstance`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use moorline_shared::api::instances::{Desired, Driver, InstanceState};
+use moorline_shared::id::ImageName;
+use moorline_shared::{HostId, InstanceId, Principal};
+
+use super::checks::{MAX_INSTANCES, Step, administrator, bound, check, refuse, size};
+use super::operations::{Register, Reply, Run, With};
+use super::placement::{Need, place};
+use super::provider_data;
+use super::records::{HostRecord, InstanceRecord};
+use super::refusal::{Refusal, in_data};
+use crate::instance_data::rules::{self, Data};
+use crate::model::{Env, Kept, Page, View};
+use crate::settings::InstanceType;
+
+pub(super) fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
+    administrator(env)?;
+    bound("count", u64::from(run.count), 1, MAX_INSTANCES)?;
+    check(&run.with)?;
+    let size = size(env, &run.instance_type)?;
+    let mut hosts: Vec<_> = v
+        .scan::<HostRecord>(&(), &Page::ALL)?
+        .into_iter()
+        .map(Kept::into_inner)
+        .collect();
+    if let Some(host) = run
+        .host
+        .as_ref()
+        .filter(|host| !hosts.iter().any(|h| h.id == **host))
+    {
+        return refuse(Refusal::UnknownHost(host.clone()));
+    }
+    check_image(&hosts, &run.image)?;
+    let (mut instances, mut used) = (Vec::new(), BTreeMap::new());
+    for nth in 1..=run.count {
+        let need = Need {
+            image: &run.image,
+            vcpus: size.vcpus,
+            memory_mib: size.memory_mib,
+            host: run.host.as_ref(),
+            zone: run.zone.as_ref(),
+        };
+        let Some(host) = place(&mut hosts, &need) else {
+            return no_room(run, nth, size);
+        };
+        host.take(size.vcpus, size.memory_mib);
+        used.insert(host.id.clone(), host.clone());
+        let host = host.clone();
+        instances.push(running(v, env, run, nth, size, &host));
+    }
+    foresee(v, env, &instances, &run.with, used.keys())?;
+    for instance in &instances {
+        make(v, env, instance, &run.with, "RunInstances")?;
+    }
+    for host in used.values() {
+        v.get::<HostRecord>(&host.id)?;
+        v.put(host);
+    }
+    Ok(Reply::Changed(
+        instances.iter().map(|instance| instance.id).collect(),
+    ))
+}
+
+/// Has at hand what is read when new instances are made.
+fn foresee<'h>(
+    v: &mut View<'_>,
+    env: &Env,
+    instances: &[InstanceRecord],
+    with: &With,
+    hosts: impl Iterator<Item = &'h HostId>,
+) -> Step<()> {
+    let mut all = v.foresee::<HostRecord>(hosts.cloned());
+    for instance in instances {
+        let provider = provider_data::paths(instance, &env.settings);
+        let provider = provider.iter().map(|path| (path, None));
+        let customer = with.data.iter().map(|(path, new)| (path, Some(&new.content)));
+        all = rules::foresee_changes(v, instance.id, provider.chain(customer)).and(all);
+    }
+    Ok(all?)
+}
+
+fn check_image(hosts: &[HostRecord], name: &ImageName) -> Step<()> {
+    let known: BTreeSet<_> = hosts
+        .iter()
+        .flat_map(|host| &host.offer.images)
+        .map(ImageName::as_str)
+        .collect();
+    if known.contains(name.as_str()) {
+        return Ok(());
+    }
+    let known = if known.is_empty() {
+        "none".to_owned()
+    } else {
+        Vec::from_iter(known).join(", ")
+    };
+    refuse(Refusal::UnknownImage {
+        name: name.clone(),
+        known,
+    })
+}
+
+fn no_room<T>(run: &Run, nth: u32, size: InstanceType) -> Step<T> {
+    let host = run.host.as_ref().map(|host| format!(", on host {host}"));
+    let zone = run.zone.as_ref().map(|zone| format!(", in zone {zone}"));
+    refuse(Refusal::NoRoom {
+        nth,
+        count: run.count,
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        image: run.image.clone(),
+        place: host.or(zone).unwrap_or_default(),
+    })
+}
+
+fn running(
+    v: &mut View<'_>,
+    env: &Env,
+    run: &Run,
+    nth: u32,
+    size: InstanceType,
+    host: &HostRecord,
+) -> InstanceRecord {
+    let name = run.with.name.as_ref().map(|name| {
+        if run.count == 1 {
+            name.clone()
+        } else {
+            format!("{name}-{nth}")
+        }
+    });
+    InstanceRecord {
+        id: v.fresh_instance(),
+        account: env.caller.account.clone(),
+        name,
+        host: host.id.clone(),
+        zone: host.offer.zone.clone(),
+        driver: Driver::Qemu,
+        image: Some(run.image.clone()),
+        instance_type: Some(run.instance_type.clone()),
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        tags: run.with.tags.clone(),
+        desired: Desired::Running,
+        state: InstanceState::Pending,
+        reason: None,
+        incarnation: 0,
+        reboots: 0,
+        reboots_done: 0,
+        created_at: env.now,
+    }
+}
+
+/// Writes a new instance, the provider's entries and the customer's.
+fn make(v: &mut View<'_>, env: &Env, instance: &InstanceRecord, with: &With, api: &'static str) -> Step<()> {
+    v.put(instance);
+    let mut data = Data::of_new(v, env, instance.id, api).map_err(in_data)?;
+    provider_data::write(&mut data, instance, &env.settings).map_err(in_data)?;
+    for (path, new) in &with.data {
+        data.as_caller().put(path, None, new).map_err(in_data)?;
+    }
+    Ok(())
+}
+
+pub(super) fn register(v: &mut View<'_>, env: &Env, register: &Register) -> Step<Reply> {
+    if env.caller.principal != Principal::Host(register.host.clone()) {
+        administrator(env)?;
+    }
+    check(&register.with)?;
+    let Some(host) = v.get::<HostRecord>(&register.host)? else {
+        return refuse(Refusal::UnknownHost(register.host.clone()));
+    };
+    let id = register.id.unwrap_or_else(|| v.fresh_instance());
+    if v.get::<InstanceRecord>(&id)?.is_some() {
+        return refuse(Refusal::Exists(id));
+    }
+    let mut host = host.into_inner();
+    host.take(0, 0);
+    let instance = external(env, id, register, &host);
+    v.put(&host);
+    foresee(
+        v,
+        env,
+        std::slice::from_ref(&instance),
+        &register.with,
+        std::iter::empty(),
+    )?;
+    make(v, env, &instance, &register.with, "RegisterInstance")?;
+    Ok(Reply::Changed(vec![id]))
+}
+
+fn external(env: &Env, id: InstanceId, register: &Register, host: &HostRecord) -> InstanceRecord {
+    InstanceRecord {
+        id,
+        account: env.caller.account.clone(),
+        name: register.with.name.clone(),
+        host: host.id.clone(),
+        zone: host.offer.zone.clone(),
+        driver: Driver::External,
+        image: None,
+        instance_type: None,
+        vcpus: 0,
+        memory_mib: 0,
+        tags: register.with.tags.clone(),
+        desired: Desired::Running,
+        state: InstanceState::Pending,
+        reason: None,
+        incarnation: 0,
+        reboots: 0,
+        reboots_done: 0,
+        created_at: env.now,
+    }
+}

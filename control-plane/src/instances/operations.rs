@@ -1,0 +1,208 @@
+//! What can be asked about instances and hosts, and what is answered.
+
+use std::collections::BTreeMap;
+
+use moorline_shared::access::Tag;
+use moorline_shared::api::hosts::{Host, RegisterHost, ReportState};
+use moorline_shared::api::instances::{Instance, InstanceState, ModifyInstance};
+use moorline_shared::id::{ImageName, TypeName, ZoneName};
+use moorline_shared::{EntryPath, HostId, InstanceId};
+use serde::{Deserialize, Serialize};
+
+use crate::instance_data::rules::NewValue;
+use crate::model::operation::Effect;
+use crate::model::{Content, Operation};
+use crate::services::AnyOp;
+
+/// The operations.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "api", content = "parameters")]
+pub enum Op {
+    /// Makes instances and has them started.
+    RunInstances(Run),
+    /// Makes an instance of a VM that somebody else runs.
+    RegisterInstance(Register),
+    /// Has instances started.
+    StartInstances {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Has instances stopped.
+    StopInstances {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Has instances rebooted.
+    RebootInstances {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Ends instances for good.
+    TerminateInstances {
+        /// Which.
+        instances: Vec<InstanceId>,
+    },
+    /// Changes what is known of an instance.
+    ModifyInstanceAttribute {
+        /// Which.
+        instance: InstanceId,
+        /// What changes.
+        change: ModifyInstance,
+    },
+    /// Shows instances.
+    DescribeInstances {
+        /// Only this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        instance: Option<InstanceId>,
+        /// Only those with this name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+        /// Only those on this host.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        host: Option<HostId>,
+        /// Only those in this state.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        state: Option<InstanceState>,
+        /// Only those after this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<InstanceId>,
+        /// The most.
+        limit: u32,
+    },
+    /// A host says what it offers.
+    RegisterHost {
+        /// Which.
+        host: HostId,
+        /// What it offers.
+        offer: RegisterHost,
+    },
+    /// Shows the hosts.
+    DescribeHosts {},
+    /// A host saw an instance change.
+    ReportInstanceState {
+        /// Which host.
+        host: HostId,
+        /// What it saw.
+        report: ReportState,
+    },
+}
+
+/// The parameters of `RunInstances`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// What they boot from.
+    pub image: ImageName,
+    /// How large they are.
+    #[serde(rename = "type")]
+    pub instance_type: TypeName,
+    /// How many.
+    pub count: u32,
+    /// The host they must be on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
+    /// The zone they must be in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<ZoneName>,
+    /// What they are and begin with.
+    #[serde(flatten)]
+    pub with: With,
+}
+
+/// The parameters of `RegisterInstance`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Register {
+    /// Where its VM runs.
+    pub host: HostId,
+    /// The id it is to have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<InstanceId>,
+    /// What it is and begins with.
+    #[serde(flatten)]
+    pub with: With,
+}
+
+/// What new instances are called and begin with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct With {
+    /// A name for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<Tag>,
+    /// Entries.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub data: BTreeMap<EntryPath, NewValue>,
+}
+
+impl Operation for Op {
+    fn api(&self) -> &'static str {
+        match self {
+            Self::RunInstances(_) => "RunInstances",
+            Self::RegisterInstance(_) => "RegisterInstance",
+            Self::StartInstances { .. } => "StartInstances",
+            Self::StopInstances { .. } => "StopInstances",
+            Self::RebootInstances { .. } => "RebootInstances",
+            Self::TerminateInstances { .. } => "TerminateInstances",
+            Self::ModifyInstanceAttribute { .. } => "ModifyInstanceAttribute",
+            Self::DescribeInstances { .. } => "DescribeInstances",
+            Self::RegisterHost { .. } => "RegisterHost",
+            Self::DescribeHosts {} => "DescribeHosts",
+            Self::ReportInstanceState { .. } => "ReportInstanceState",
+        }
+    }
+
+    fn effect(&self) -> Effect {
+        match self {
+            Self::DescribeInstances { .. } | Self::DescribeHosts {} => Effect::Read,
+            _ => Effect::Change,
+        }
+    }
+
+    fn instances(&self) -> Vec<InstanceId> {
+        match self {
+            Self::StartInstances { instances }
+            | Self::StopInstances { instances }
+            | Self::RebootInstances { instances }
+            | Self::TerminateInstances { instances } => instances.clone(),
+            Self::ModifyInstanceAttribute { instance, .. } => vec![*instance],
+            Self::ReportInstanceState { report, .. } => vec![report.instance],
+            Self::RegisterInstance(register) => register.id.into_iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn contents(&mut self) -> Vec<&mut Content> {
+        let data = match self {
+            Self::RunInstances(run) => &mut run.with.data,
+            Self::RegisterInstance(register) => &mut register.with.data,
+            _ => return Vec::new(),
+        };
+        data.values_mut().map(|new| &mut new.content).collect()
+    }
+}
+
+impl From<Op> for AnyOp {
+    fn from(op: Op) -> Self {
+        Self::Instances(op)
+    }
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// These were made or changed.
+    Changed(Vec<InstanceId>),
+    /// These were found.
+    Found {
+        /// The instances.
+        instances: Vec<Instance>,
+        /// The last one looked at, if there are more after it.
+        next: Option<InstanceId>,
+    },
+    /// The hosts.
+    Hosts(Vec<Host>),
+    /// It is recorded.
+    Recorded,
+}

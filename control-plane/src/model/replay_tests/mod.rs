@@ -1,0 +1,102 @@
+//! Rules and records agree: a random run is replayed from its records, and stepped again on a fork.
+
+mod steps;
+mod world;
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree as _;
+
+use self::steps::{Kind, Step, steps};
+use self::world::World;
+use super::journal::OperationRecord;
+use super::replay::replay;
+use crate::store::{Key, Transaction, Write};
+
+/// Runs the steps, and compares the store with what its records lead to.
+fn check(steps: Vec<Step>) -> BTreeMap<&'static str, usize> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut world = World::new().await;
+        world
+            .step(Step {
+                caller: 5,
+                target: 0,
+                kind: Kind::Run(2),
+            })
+            .await;
+        for step in steps {
+            world.step(step).await;
+        }
+        let store = world.executor.store();
+        let replayed = replay(store, &world.services)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let live = store.dump(store.head().await.unwrap()).await.unwrap();
+        assert_eq!(replayed.head(), store.head().await.unwrap());
+        for (live, replayed) in live.iter().zip(replayed.dump()) {
+            assert_eq!((&live.0, &live.1.value), (replayed.0, &replayed.1.value));
+            assert_eq!((&live.0, &live.1), (replayed.0, replayed.1));
+        }
+        assert_eq!(live.len(), replayed.dump().count());
+        world.seen
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    #[test]
+    fn records_lead_to_the_store_byte_for_byte(steps in steps(60)) {
+        check(steps);
+    }
+}
+
+#[test]
+fn a_long_run_is_replayed_byte_for_byte_and_much_of_it_was_done_and_refused() {
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let steps = steps(1_200).new_tree(&mut runner).unwrap().current();
+    let seen = check(steps);
+    assert!(seen["done"] > 300 && seen["refused"] > 200, "{seen:?}");
+}
+
+#[test]
+fn a_record_that_lies_is_found() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut world = World::new().await;
+        world
+            .step(Step {
+                caller: 5,
+                target: 0,
+                kind: Kind::Run(1),
+            })
+            .await;
+        let store = world.executor.store();
+        let head = store.head().await.unwrap();
+        let dump = store.dump(head).await.unwrap();
+        let is_last = |key: &Key| key.to_string().starts_with("operation/");
+        let (key, kept) = dump
+            .into_iter()
+            .find(|(key, kept)| is_last(key) && kept.modified == head)
+            .unwrap();
+        let mut record: OperationRecord = serde_json::from_slice(&kept.value).unwrap();
+        record.effects.pop();
+        let lie = Write::Put(key, serde_json::to_vec(&record).unwrap().into());
+        store
+            .commit(Transaction {
+                guards: vec![],
+                writes: vec![lie],
+            })
+            .await
+            .unwrap();
+        assert!(replay(store, &world.services).await.is_err());
+    });
+}
