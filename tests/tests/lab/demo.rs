@@ -1,10 +1,10 @@
 //! The demo as a user runs it: every step is seen, and nothing is left.
 
+use crate::leftovers::running_in;
 use anyhow::{Context, Result, ensure};
 use moorline_lab::guest::seats;
 use moorline_lab::process::tied;
 use moorline_lab::setup;
-use std::path::Path;
 use std::time::Duration;
 use tokio::time::timeout;
 
@@ -56,22 +56,9 @@ async fn the_demo_shows_every_step_and_leaves_nothing() -> Result<()> {
         ensure!(line.contains(step), "'{step}' was to be seen instead of: {line}");
     }
 
-    let running = running_with(folder.path());
+    let running = running_in(folder.path());
     ensure!(running.is_empty(), "still running: {running:#?}");
     let left: Vec<_> = std::fs::read_dir(folder.path())?.collect();
     ensure!(left.is_empty(), "still there: {left:?}");
     Ok(())
-}
-
-/// The command lines of all processes that were given the folder, by their environment or their arguments.
-fn running_with(folder: &Path) -> Vec<String> {
-    let folder = folder.display().to_string();
-    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    let told = |process: std::fs::DirEntry| {
-        let of = |file| std::fs::read(process.path().join(file)).unwrap_or_default();
-        let arguments = String::from_utf8_lossy(&of("cmdline")).replace('\0', " ");
-        let environment = String::from_utf8_lossy(&of("environ")).into_owned();
-        (arguments.contains(&folder) || environment.contains(&folder)).then_some(arguments)
-    };
-    processes.filter_map(told).collect()
 }

@@ -1,6 +1,7 @@
 //! Tests with real processes and real guests: one binary, so that they share what is slow to make and take
 //! turns at the machine.
 
+mod access;
 mod agent;
 mod alone;
 mod api;
@@ -8,6 +9,7 @@ mod cutter;
 mod demo;
 mod guests;
 mod hostile_link;
+mod leftovers;
 mod nested;
 mod processes;
 mod talker;

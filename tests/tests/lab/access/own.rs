@@ -1,0 +1,103 @@
+//! A guest's own data: what is withheld, withdrawn, or runs out.
+
+use super::{Guest, Scene};
+use crate::alone::{path, readers};
+use anyhow::{Context, Result, ensure};
+use moorline_shared::Ttl;
+use moorline_shared::api::data::PutEntry;
+use std::collections::BTreeMap;
+
+/// How long the entry that runs out is valid: long enough to be seen on a machine that builds meanwhile.
+const SECONDS: u32 = 5;
+
+#[tokio::test]
+async fn what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror() -> Result<()> {
+    let secret = PutEntry {
+        access: Some(readers(&[])?),
+        ..PutEntry::value("not for the guest".into())
+    };
+    let data = BTreeMap::from([
+        (path("withheld/secret"), secret),
+        (path("withheld/not"), PutEntry::value("for the guest".into())),
+    ]);
+    let scene = Scene::open(1, data).await?;
+    let guest = scene.guests.first().context("one guest")?;
+    what_was_withheld_from_the_start(&scene, guest)
+        .await
+        .context("withheld")?;
+    what_is_withdrawn_later(&scene, guest)
+        .await
+        .context("withdrawn")?;
+    what_runs_out(&scene, guest).await.context("run out")?;
+    super::values::in_a_guest(&scene, guest).await
+}
+
+async fn what_was_withheld_from_the_start(scene: &Scene, guest: &Guest) -> Result<()> {
+    guest.own().reads("withheld/not", "for the guest").await?;
+    guest.own().hides("withheld/secret").await?;
+    ensure!(guest.own().names("withheld").await? == ["withheld/not"]);
+    // Another value doesn't show it either.
+    let mut watch = guest.own().watch("withheld").await?;
+    scene.put(guest.id, "withheld/secret", "another").await?;
+    scene.put(guest.id, "withheld/not", "another").await?;
+    let seen = watch.to("withheld/not").await?;
+    ensure!(seen.len() == 1, "{seen:?}");
+    guest.own().hides("withheld/secret").await?;
+    the_mirror_holds_what_is_listed(guest).await
+}
+
+/// By the agent's own count, the mirror holds nothing besides what it shows.
+async fn the_mirror_holds_what_is_listed(guest: &Guest) -> Result<()> {
+    let listed = guest.own().names("").await?;
+    let mirror = guest.status().await?.mirror.context("the mirror's status")?;
+    ensure!(
+        mirror.entries == listed.len() as u64,
+        "{mirror:?} besides what is listed: {listed:?}"
+    );
+    Ok(())
+}
+
+async fn what_is_withdrawn_later(scene: &Scene, guest: &Guest) -> Result<()> {
+    let at = "lent/entry";
+    let before = session(guest).await?;
+    let mut watch = guest.own().watch("lent").await?;
+    scene.put(guest.id, at, "lent").await?;
+    watch.shows(at).await?;
+    guest.own().reads(at, "lent").await?;
+    for _ in 0..2 {
+        scene.set_access(guest.id, at, readers(&[])?).await?;
+        watch.loses(at).await?;
+        guest.own().hides(at).await?;
+        the_mirror_holds_what_is_listed(guest).await?;
+        scene.set_access(guest.id, at, readers(&["owner"])?).await?;
+        watch.shows(at).await?;
+        guest.own().reads(at, "lent").await?;
+    }
+    // Neither the agent nor its session with the host had to begin anew for it.
+    let after = session(guest).await?;
+    ensure!(after == before, "session {before} became {after}");
+    Ok(())
+}
+
+async fn session(guest: &Guest) -> Result<u64> {
+    let identity = guest.status().await?.identity;
+    Ok(identity.context("the guest's identity")?.session)
+}
+
+async fn what_runs_out(scene: &Scene, guest: &Guest) -> Result<()> {
+    let at = "brief/entry";
+    let brief = PutEntry {
+        ttl: Some(Ttl::try_from(SECONDS)?),
+        ..PutEntry::value("brief".into())
+    };
+    let mut watch = guest.own().watch("brief").await?;
+    scene.put_whole(guest.id, at, brief).await?;
+    watch.shows(at).await?;
+    watch.loses(at).await?;
+    guest.own().hides(at).await?;
+    the_mirror_holds_what_is_listed(guest).await?;
+    // What is put there afterwards is a new entry, and valid for ever.
+    scene.put(guest.id, at, "again").await?;
+    watch.shows(at).await?;
+    guest.own().reads(at, "again").await
+}
