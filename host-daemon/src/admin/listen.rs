@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,12 @@ pub enum BindError {
     #[error("somebody answers at {} already: is another moorline-host running?", path.display())]
     InUse {
         /// Which socket.
+        path: PathBuf,
+    },
+    /// It is not a leftover of a daemon.
+    #[error("{} is there and is no socket: move it away, or choose another path in the table [sockets]", path.display())]
+    InTheWay {
+        /// What is there.
         path: PathBuf,
     },
     /// No such group.
@@ -182,6 +189,14 @@ fn make_way(path: &Path) -> Result<(), BindError> {
     };
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
+    }
+    // A file that is no socket refuses connections as a socket does on which nobody listens.
+    let other = path
+        .symlink_metadata()
+        .is_ok_and(|file| !file.file_type().is_socket());
+    if other {
+        let path = path.to_owned();
+        return Err(BindError::InTheWay { path });
     }
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(BindError::InUse {

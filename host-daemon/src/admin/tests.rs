@@ -304,6 +304,32 @@ async fn a_registration_holds_until_its_vmm_ends() {
 }
 
 #[tokio::test]
+async fn a_registration_that_cannot_be_made_leaves_the_one_before_it() {
+    let host = Host::new();
+    let mut daemon = Daemon::start(&host).await;
+    let vmm = Vmm::start();
+    let registration = host.registration(&vmm);
+    daemon.register(&registration).await.as_done::<Registered>();
+    assert_eq!(daemon.reported().await.state, InstanceState::Running);
+    // This daemon doesn't listen on AF_VSOCK.
+    let other = json!({"instance": OURS, "channel": {"vsock": {"cid": 7}}, "supervision": registration["supervision"]});
+    assert_eq!(
+        daemon.register(&other).await.as_problem().kind,
+        "channel-unusable"
+    );
+    let status: InstanceStatus = daemon.get(&format!("/v1/instances/{OURS}")).await.as_done();
+    let vm = status.vm.unwrap();
+    assert_eq!((vm.state, vm.incarnation), (InstanceState::Running, 7));
+    UnixStream::connect(host.guest_socket()).await.unwrap();
+
+    // It is still its VMM's end that ends it.
+    vmm.end();
+    assert_eq!(daemon.reported().await.state, InstanceState::Stopped);
+    assert!(!host.guest_socket().exists());
+    daemon.end().await;
+}
+
+#[tokio::test]
 async fn a_registration_survives_the_daemon_and_its_vmm_is_looked_at_again() {
     let host = Host::new();
     let vmm = Vmm::start();
@@ -438,6 +464,16 @@ async fn sockets_have_their_modes_and_belong_to_one_daemon() {
     drop(sockets);
     let again = Sockets::bind(&config).unwrap();
     drop(again);
+    let file = host.folder.path().join("precious");
+    std::fs::write(&file, "kept").unwrap();
+    for path in [&file, &host.folder.path().join("vmm")] {
+        let config = SocketConfig {
+            admin: path.clone(),
+            ..config.clone()
+        };
+        assert!(matches!(Sockets::bind(&config), Err(BindError::InTheWay { .. })));
+    }
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
     config.register_group = Some("no such group".to_owned());
     assert!(matches!(Sockets::bind(&config), Err(BindError::NoGroup(_))));
 }

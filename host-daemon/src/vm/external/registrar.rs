@@ -172,10 +172,10 @@ impl Registrar {
         // Kept first: what isn't known to the next daemon can't be taken back there.
         let record = Record::new(instance, incarnation, Some(active.clone()));
         self.registrations.save(&record)?;
-        entry.record = Some(record);
+        let before = entry.record.replace(record);
         entry.fresh = true;
         if let Err(error) = self.bind(instance, incarnation, &active).await {
-            self.end(instance, None).await;
+            self.take_back(instance, before).await;
             return Err(error);
         }
         self.begun(instance, incarnation, vmm);
@@ -183,6 +183,18 @@ impl Registrar {
             instance,
             incarnation,
         })
+    }
+
+    /// What was to be registered can't be bound. A VM that was registered before still is: its channel was not touched.
+    async fn take_back(&mut self, instance: InstanceId, before: Option<Record>) {
+        let before = before.filter(|record| record.active.is_some());
+        let (Some(record), Some(entry)) = (before, self.entries.get_mut(&instance)) else {
+            return self.end(instance, None).await;
+        };
+        if let Err(error) = self.registrations.save(&record) {
+            tracing::error!(%instance, error = %chain(&error), "can't keep that a registration goes on");
+        }
+        entry.record = Some(record);
     }
 
     fn may_register(&self, registration: &Registration) -> Result<(), RegisterError> {
