@@ -22,6 +22,8 @@ use crate::link::{Ending, FeedEffects, ShardsHandle};
 const HELLO: Duration = Duration::from_secs(30);
 /// How long after a failure a view is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// How many views are asked for at once: all of a host's may be lost together, and then so are other hosts'.
+const VIEWS_AT_ONCE: usize = 16;
 /// So many bookmarks missed mean that the feed is dead.
 const MISSED_BOOKMARKS: u32 = 3;
 
@@ -294,19 +296,20 @@ impl Feed {
 
     /// Begins what has to be asked of the control plane and is not being asked yet.
     fn begin_calls(&mut self, session: &mut Session) {
-        for view in self.lost.clone() {
-            if session.asked.insert(view) {
-                let (client, host) = (self.client.clone(), self.host.clone());
-                session.calls.spawn(async move {
-                    // Asked without the digest of what is here: "the same" would not say as of which revision, and
-                    // then nobody knew which of the changes since are in it.
-                    let answer = client.get_feed_view(&host, view, None).await;
-                    if answer.is_err() {
-                        tokio::time::sleep(ASK_AGAIN).await;
-                    }
-                    Called::View(view, answer)
-                });
-            }
+        let room = VIEWS_AT_ONCE.saturating_sub(session.asked.len());
+        let next: Vec<_> = self.lost.difference(&session.asked).copied().take(room).collect();
+        for view in next {
+            session.asked.insert(view);
+            let (client, host) = (self.client.clone(), self.host.clone());
+            session.calls.spawn(async move {
+                // Asked without the digest of what is here: "the same" would not say as of which revision, and
+                // then nobody knew which of the changes since are in it.
+                let answer = client.get_feed_view(&host, view, None).await;
+                if answer.is_err() {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                }
+                Called::View(view, answer)
+            });
         }
         if !session.setting_interests
             && let Some(set) = self.interests.next(session.number)
@@ -358,7 +361,10 @@ impl Feed {
             Ok(FeedView::Same) => return Ok(()),
             Ok(FeedView::Whole(whole)) => self.shards.replace(whole).await?,
             Err(error) => {
-                let refused = error.problem().is_some_and(|problem| problem.status < 500);
+                // Everything else may be another answer the next time, and without the view its reader is not served.
+                let refused = error
+                    .problem()
+                    .is_some_and(|problem| matches!(problem.status, 403 | 404 | 410));
                 tracing::warn!(reader = %view.reader, instance = %view.instance, error = %Causes(&error),
                     "a view can't be had");
                 if !refused {
