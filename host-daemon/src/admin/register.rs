@@ -17,6 +17,8 @@ use moorline_shared::host::{Register, Registered, Unregister};
 
 use super::Desk;
 use super::problem::{Problem, unknown_path};
+use crate::channel::ChannelError;
+use crate::link::BeginError;
 use crate::vm::external::{Caller, RegisterError, Registration};
 
 pub(super) fn routes(desk: Arc<Desk>) -> Router {
@@ -158,7 +160,8 @@ impl From<RegisterError> for Problem {
                 let title = "There is no registration to take back";
                 problem(StatusCode::NOT_FOUND, "not-registered", title).at("instance")
             }
-            RegisterError::Taken { .. } => {
+            RegisterError::Taken { .. }
+            | RegisterError::Channel(BeginError::Channel(ChannelError::CidTaken { .. })) => {
                 problem(StatusCode::CONFLICT, "channel-taken", title).at("channel")
             }
             RegisterError::NoProcess { .. } => {

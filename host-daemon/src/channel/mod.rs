@@ -7,6 +7,7 @@ mod vsock;
 
 use std::path::PathBuf;
 
+use moorline_shared::InstanceId;
 use rustix::io::Errno;
 
 pub use hybrid::{Accepted, HybridListener};
@@ -70,6 +71,14 @@ pub enum ChannelError {
     /// The CID is the hypervisor's, the local one or the host's.
     #[error("CID {0} is no guest's: the lowest is 3, and 4294967295 is nobody's")]
     Cid(u32),
+    /// The CID is another instance's, whose guest's connections would be taken for this one's.
+    #[error("CID {cid} is that of {holder}: end or unregister that VM first, or give this one another CID")]
+    CidTaken {
+        /// The CID.
+        cid: u32,
+        /// Whose it is.
+        holder: InstanceId,
+    },
     /// The daemon doesn't listen on `AF_VSOCK`.
     #[error("AF_VSOCK is not listened on: set link.vsock, or load the kernel's module")]
     NoVsock,

@@ -87,16 +87,47 @@ fn paths_that_name_no_device_are_refused() {
 #[test]
 fn a_cid_is_one_instances_and_never_the_hosts() {
     let cids = Cids::default();
-    let [a, b] = [1, 2].map(|n| InstanceId::from_bytes([n; 16]));
+    let a = InstanceId::from_bytes([1; 16]);
     for cid in [0, 1, 2, u32::MAX] {
         assert!(matches!(cids.assign(cid, a), Err(ChannelError::Cid(_))));
     }
-    cids.assign(3, a).unwrap();
-    cids.assign(4, a).unwrap();
+    assert_eq!(cids.assign(3, a).unwrap(), None);
+    assert_eq!(cids.assign(4, a).unwrap(), Some(3));
     assert_eq!((cids.holder(3), cids.holder(4)), (None, Some(a)));
-    cids.assign(4, b).unwrap();
     cids.release(a);
-    assert_eq!(cids.holder(4), Some(b));
-    cids.release(b);
     assert_eq!(cids.holder(4), None);
+}
+
+#[test]
+fn a_cid_that_another_instance_holds_stays_with_it() {
+    let cids = Cids::default();
+    let [a, b] = [1, 2].map(|n| InstanceId::from_bytes([n; 16]));
+    cids.assign(3, a).unwrap();
+    cids.assign(4, b).unwrap();
+    let refused = cids.assign(3, b).unwrap_err();
+    assert!(matches!(refused, ChannelError::CidTaken { cid: 3, holder } if holder == a));
+    assert!(refused.to_string().contains(&a.to_string()), "{refused}");
+    assert_eq!((cids.holder(3), cids.holder(4)), (Some(a), Some(b)));
+    cids.release(a);
+    assert_eq!(cids.assign(3, b).unwrap(), Some(4));
+}
+
+#[test]
+fn a_life_that_does_not_begin_leaves_the_cid_as_it_was() {
+    let cids = Cids::default();
+    let [a, b] = [1, 2].map(|n| InstanceId::from_bytes([n; 16]));
+    for (first, then) in [(Some(3), 4), (Some(3), 3), (None, 4)] {
+        if let Some(first) = first {
+            cids.assign(first, a).unwrap();
+        }
+        let before = cids.assign(then, a).unwrap();
+        cids.give_back(a, before);
+        assert_eq!((cids.holder(3), cids.holder(4)), (first.map(|_| a), None));
+        cids.release(a);
+    }
+    cids.assign(3, a).unwrap();
+    let before = cids.assign(4, a).unwrap();
+    cids.assign(3, b).unwrap();
+    cids.give_back(a, before);
+    assert_eq!((cids.holder(3), cids.holder(4)), (Some(b), None));
 }

@@ -20,14 +20,30 @@ const FIRST_UNPRIVILEGED_PORT: u32 = 1024;
 pub struct Cids(Mutex<HashMap<u32, InstanceId>>);
 
 impl Cids {
-    /// From now on connections from `cid` are the instance's.
-    pub fn assign(&self, cid: u32, instance: InstanceId) -> Result<(), ChannelError> {
+    /// From now on connections from `cid` are the instance's. Returns the CID that it had before, whose connections are
+    /// nobody's now. One that another instance holds stays with that.
+    pub fn assign(&self, cid: u32, instance: InstanceId) -> Result<Option<u32>, ChannelError> {
         if !(FIRST_CID..VMADDR_CID_ANY).contains(&cid) {
             return Err(ChannelError::Cid(cid));
         }
-        self.lock().retain(|_, holder| *holder != instance);
-        self.lock().insert(cid, instance);
-        Ok(())
+        let mut holders = self.lock();
+        if let Some(holder) = holders.get(&cid).copied().filter(|holder| *holder != instance) {
+            return Err(ChannelError::CidTaken { cid, holder });
+        }
+        let before = holders.iter().find(|(_, holder)| **holder == instance);
+        let before = before.map(|(cid, _)| *cid);
+        holders.retain(|_, holder| *holder != instance);
+        holders.insert(cid, instance);
+        Ok(before)
+    }
+
+    /// Undoes [`Self::assign`]: the instance has the CID again that it had before, unless that is another's by now.
+    pub fn give_back(&self, instance: InstanceId, before: Option<u32>) {
+        let mut holders = self.lock();
+        holders.retain(|_, holder| *holder != instance);
+        if let Some(cid) = before {
+            holders.entry(cid).or_insert(instance);
+        }
     }
 
     /// The instance has no CID any more.

@@ -221,7 +221,7 @@ impl Conn {
         }
     }
 
-    fn ask(&mut self, asker: Asker, question: Question, desk: &Desk) {
+    fn ask(&mut self, asker: Asker, question: Question, desk: &mut Desk) {
         if !desk.ask(self.instance, question) {
             self.busy(asker.stream, desk);
         }

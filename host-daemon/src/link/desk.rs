@@ -80,24 +80,39 @@ impl Desk {
         self.tickets
     }
 
-    /// Whether the guest may ask the control plane once more now.
+    /// Whether the guest may ask the control plane once more now. A request that it cancels is being asked all the same,
+    /// so it is counted here and not by the session.
     pub(super) fn may_ask(&mut self, reader: &InstanceId) -> bool {
         let now = self.now;
+        let most = usize::from(self.link.streams) + usize::from(self.link.requests);
         self.guests
             .get_mut(reader)
-            .is_some_and(|guest| guest.upstream.take(now))
+            .is_some_and(|guest| guest.asked < most && guest.upstream.take(now))
     }
 
     /// Asks the control plane. `false` if too much is being asked already.
-    pub(super) fn ask(&self, reader: InstanceId, question: Question) -> bool {
-        let shard = self.shard;
-        self.asks
-            .try_send(Ask {
-                shard,
-                reader,
-                question,
-            })
-            .is_ok()
+    pub(super) fn ask(&mut self, reader: InstanceId, question: Question) -> bool {
+        let answered = !matches!(question, Question::Interest { .. });
+        let ask = Ask {
+            shard: self.shard,
+            reader,
+            question,
+        };
+        if self.asks.try_send(ask).is_err() {
+            return false;
+        }
+        if let Some(guest) = self.guests.get_mut(&reader).filter(|_| answered) {
+            guest.asked += 1;
+        }
+        true
+    }
+
+    /// The control plane answered a question of the guest's.
+    pub(super) fn answered(&mut self, reader: &InstanceId) {
+        if let Some(guest) = self.guests.get_mut(reader) {
+            // A guest that was forgotten meanwhile, and is known again, never asked.
+            guest.asked = guest.asked.saturating_sub(1);
+        }
     }
 
     /// Has the feed bring the view from now on. `held` are the other views of the reader that must stay. `false` if

@@ -27,6 +27,8 @@ pub(super) struct Guest {
     pub(super) greeting: VecDeque<Token>,
     pub(super) connects: Bucket,
     pub(super) upstream: Bucket,
+    /// How many of its questions the control plane has not answered, those included that it doesn't wait for any more.
+    pub(super) asked: usize,
     /// How often the log tells of it.
     pub(super) log: Bucket,
     /// What ended connections asked for.
@@ -52,6 +54,7 @@ impl Guest {
             greeting: VecDeque::new(),
             connects: Bucket::new(config.connect_burst, config.connect_interval_ms, now),
             upstream: Bucket::per_second(config.upstream_per_second, now),
+            asked: 0,
             log: Bucket::new(10, 10_000, now),
             requests: Requests::default(),
         }

@@ -114,6 +114,7 @@ impl Shards {
             port,
             cids,
             mailboxes: mailboxes.clone(),
+            paused: false,
         });
         let mut threads = Vec::new();
         for (index, inbox) in inboxes.into_iter().enumerate() {
@@ -185,14 +186,28 @@ impl ShardsHandle {
         incarnation: u64,
         channel: ChannelSpec,
     ) -> Result<(), BeginError> {
-        let listener = match channel {
-            ChannelSpec::HybridVsock { uds_path, peer } => Some(HybridListener::bind(&uds_path, peer)?),
+        match channel {
+            ChannelSpec::HybridVsock { uds_path, peer } => {
+                let listener = HybridListener::bind(&uds_path, peer)?;
+                self.begin(instance, incarnation, Some(listener)).await?;
+                self.release_cid(instance);
+                Ok(())
+            }
             ChannelSpec::Vsock { cid } => {
                 let cids = self.0.cids.as_ref().ok_or(ChannelError::NoVsock)?;
-                cids.assign(cid, instance)?;
-                None
+                let before = cids.assign(cid, instance)?;
+                let begun = self.begin(instance, incarnation, None).await;
+                begun.inspect_err(|_| cids.give_back(instance, before))
             }
-        };
+        }
+    }
+
+    async fn begin(
+        &self,
+        instance: InstanceId,
+        incarnation: u64,
+        listener: Option<HybridListener>,
+    ) -> Result<(), BeginError> {
         let begin = Begin {
             instance,
             incarnation,
@@ -202,12 +217,21 @@ impl ShardsHandle {
             .await?
     }
 
-    /// Ends the life of the instance's VM, if it is still this one. When this returns, its channel is closed.
+    fn release_cid(&self, instance: InstanceId) {
+        if let Some(cids) = &self.0.cids {
+            cids.release(instance);
+        }
+    }
+
+    /// Ends the life of the instance's VM, if it is still this one. When this returns, its channel is closed, and its CID
+    /// may be another's.
     pub async fn end_incarnation(&self, instance: InstanceId, incarnation: u64) {
         let ended = Ended(incarnation);
         let end = |reply| Message::End(instance, ended, reply);
         // A shard that has ended holds no channel.
-        let _ = self.call(self.mailbox(&instance), end).await;
+        if let Ok(Some(Ended(_))) = self.call(self.mailbox(&instance), end).await {
+            self.release_cid(instance);
+        }
     }
 
     /// What is known of each guest, in the order of the ids.
@@ -277,10 +301,11 @@ impl ShardsHandle {
         }
     }
 
-    /// What the control plane answered to a question of this shard.
-    pub fn answer(&self, shard: usize, answer: Answer) {
+    /// What the control plane answered to a question of this shard in the reader's name. Every [`Ask`] but those of
+    /// interests must be answered: the guest's share is taken up until then.
+    pub fn answer(&self, shard: usize, reader: InstanceId, answer: Answer) {
         // Nobody waits at a shard that has ended.
-        let _ = self.0.mailboxes[shard].send(Message::Answer(answer));
+        let _ = self.0.mailboxes[shard].send(Message::Answer(reader, answer));
     }
 }
 

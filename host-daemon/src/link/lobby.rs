@@ -18,6 +18,8 @@ pub(super) struct Lobby {
     pub(super) port: VsockPort,
     pub(super) cids: Arc<Cids>,
     pub(super) mailboxes: Arc<[Mailbox]>,
+    /// Descriptors were short, most likely; the port is left alone until the next tick.
+    pub(super) paused: bool,
 }
 
 /// Which of `count` shards has the instance.
@@ -27,9 +29,18 @@ pub(super) fn shard_of(instance: &InstanceId, count: usize) -> usize {
     usize::try_from(hasher.finish() % count as u64).unwrap_or(0)
 }
 
+/// What came of a look at the port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reception {
+    /// Whoever waited was let in, or as many as may come in one turn.
+    Held,
+    /// The system refuses, and would at once again: the port is to be left alone for a while.
+    Refused,
+}
+
 impl Lobby {
     /// Passes on who waits.
-    pub(super) fn receive(&self) {
+    pub(super) fn receive(&self) -> Reception {
         for _ in 0..ACCEPTS {
             match self.port.accept(&self.cids) {
                 Ok(Arrival::Guest(instance, socket)) => {
@@ -41,12 +52,14 @@ impl Lobby {
                     tracing::debug!(cid, port, "a connection over AF_VSOCK is of no guest's agent");
                 }
                 Err(error) => {
-                    if error.kind() != ErrorKind::WouldBlock {
-                        tracing::warn!(%error, "a connection over AF_VSOCK can't be accepted");
+                    if error.kind() == ErrorKind::WouldBlock {
+                        return Reception::Held;
                     }
-                    return;
+                    tracing::error!(%error, "a connection over AF_VSOCK can't be accepted");
+                    return Reception::Refused;
                 }
             }
         }
+        Reception::Held
     }
 }

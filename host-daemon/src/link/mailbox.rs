@@ -28,10 +28,12 @@ pub(super) enum Message {
     /// The control plane's name, from the feed.
     Deployment(Arc<str>),
     Begin(Begin, oneshot::Sender<Result<(), BeginError>>),
-    End(InstanceId, Ended, oneshot::Sender<()>),
+    /// The reply is the life that ended, or nothing if it was not the present one.
+    End(InstanceId, Ended, oneshot::Sender<Option<Ended>>),
     /// A connection from the instance's CID.
     Arrived(InstanceId, OwnedFd),
-    Answer(Answer),
+    /// To a question of this instance's.
+    Answer(InstanceId, Answer),
     Status(oneshot::Sender<Vec<GuestStatus>>),
     /// Tell the guests to come again after so many milliseconds, and end.
     Drain(u32),

@@ -49,10 +49,14 @@ impl Misses {
         }
     }
 
-    /// The asker waits for the answer, with those that wait already.
+    /// The asker waits for the answer, with those that wait already. Those that can't be waiting any more go: their
+    /// session has ended, or their stream is used again. So as many are kept as a session has streams.
     pub(super) fn ask(&mut self, key: MissKey, asker: Asker) {
         match self.table.get_mut(&key) {
-            Some(Miss::Asking(askers)) => askers.push(asker),
+            Some(Miss::Asking(askers)) => {
+                askers.retain(|other| other.session == asker.session && other.stream != asker.stream);
+                askers.push(asker);
+            }
             _ => {
                 self.table.insert(key, Miss::Asking(vec![asker]));
             }
@@ -97,12 +101,35 @@ mod tests {
         }
     }
 
-    fn asker(ticket: u64) -> Asker {
+    /// Each on a stream of its own.
+    fn asker(ticket: u32) -> Asker {
         Asker {
             session: 1,
-            stream: StreamId(1),
-            ticket,
+            stream: StreamId(2 * ticket + 1),
+            ticket: u64::from(ticket),
         }
+    }
+
+    #[test]
+    fn who_asks_and_cancels_again_and_again_is_kept_once() {
+        let mut misses = Misses::new(2_000);
+        let again = |ticket| Asker { ticket, ..asker(1) };
+        misses.ask(key(1), asker(2));
+        for ticket in 0..1_000 {
+            misses.ask(key(1), again(ticket));
+        }
+        assert_eq!(misses.answered(&key(1), None, Moment(0)), [asker(2), again(999)]);
+        let later = Asker {
+            session: 2,
+            ..asker(2)
+        };
+        misses.ask(key(1), asker(1));
+        misses.ask(key(1), later);
+        assert_eq!(
+            misses.answered(&key(1), None, Moment(0)),
+            [later],
+            "a session that ended still waits"
+        );
     }
 
     #[test]

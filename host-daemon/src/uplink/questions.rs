@@ -51,7 +51,7 @@ pub(super) async fn answer(
             let _place = places.acquire_owned().await;
             let (shard, reader) = (ask.shard, ask.reader);
             if let Some(answer) = ask_one(&client, reader, ask.question).await {
-                shards.answer(shard, answer);
+                shards.answer(shard, reader, answer);
             }
         });
     }

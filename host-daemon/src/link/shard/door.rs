@@ -10,8 +10,9 @@ use crate::channel::Accepted;
 use crate::link::conn::Conn;
 use crate::link::guest::{Guest, Listening};
 use crate::link::handle::{BeginError, Ended};
+use crate::link::lobby::Reception;
 use crate::link::mailbox::Begin;
-use crate::link::poll::Interest;
+use crate::link::poll::{Interest, LOBBY};
 
 /// How many connections of one guest are accepted before the others have their turn.
 const ACCEPTS: usize = 4;
@@ -50,12 +51,11 @@ impl Shard {
         Ok(())
     }
 
-    pub(super) fn end(&mut self, instance: InstanceId, ended: Ended) {
-        let Some(guest) = self.desk.guests.get_mut(&instance) else {
-            return;
-        };
+    /// Ends the life if it is the present one, and then returns it.
+    pub(super) fn end(&mut self, instance: InstanceId, ended: Ended) -> Option<Ended> {
+        let guest = self.desk.guests.get_mut(&instance)?;
         if guest.incarnation != ended.0 {
-            return;
+            return None;
         }
         guest.alive = false;
         if let Some(old) = guest.listening.take() {
@@ -65,6 +65,7 @@ impl Shard {
             self.send_away(token, "this life of the instance has ended", 0);
         }
         self.forget_if_gone(instance);
+        Some(ended)
     }
 
     /// Nothing is kept of a guest whose VM has ended and whose instance is no longer this host's.
@@ -139,8 +140,23 @@ impl Shard {
         self.nudge(token);
     }
 
+    /// Lets in who arrived over `AF_VSOCK`.
+    pub(super) fn receive(&mut self) {
+        let Some(lobby) = &mut self.lobby else {
+            return;
+        };
+        if lobby.receive() == Reception::Refused {
+            lobby.paused = true;
+            let _ = self.poll.modify(&lobby.port, LOBBY, Interest::NONE);
+        }
+    }
+
     pub(super) fn resume_listeners(&mut self) {
         let now = self.desk.now;
+        if let Some(lobby) = self.lobby.as_mut().filter(|lobby| lobby.paused) {
+            lobby.paused = false;
+            let _ = self.poll.modify(&lobby.port, LOBBY, Interest::READ);
+        }
         for guest in self.desk.guests.values_mut() {
             let ready = guest.connects.has(now);
             if let Some(listening) = guest.listening.as_mut().filter(|l| l.paused && ready) {

@@ -112,7 +112,8 @@ impl Shard {
             return Some(0);
         }
         let paused = |guest: &Guest| guest.listening.as_ref().is_some_and(|l| l.paused);
-        let idle = self.conns.is_empty() && !self.desk.guests.values().any(paused);
+        let lobby = self.lobby.as_ref().is_some_and(|lobby| lobby.paused);
+        let idle = self.conns.is_empty() && !lobby && !self.desk.guests.values().any(paused);
         (!idle).then(|| TICK_MS.saturating_sub(self.desk.now.since(self.ticked)).max(1))
     }
 
@@ -122,8 +123,8 @@ impl Shard {
             self.settle(ready.token, result);
         } else if let Some(instance) = self.listeners.get(&ready.token).copied() {
             self.accept(instance);
-        } else if let Some(lobby) = self.lobby.as_ref().filter(|_| ready.token == LOBBY) {
-            lobby.receive();
+        } else if ready.token == LOBBY {
+            self.receive();
         }
     }
 

@@ -42,11 +42,13 @@ impl Shard {
                 let _ = reply.send(self.begin(begin));
             }
             Message::End(instance, ended, reply) => {
-                self.end(instance, ended);
-                let _ = reply.send(());
+                let _ = reply.send(self.end(instance, ended));
             }
             Message::Arrived(instance, socket) => self.arrived(instance, socket),
-            Message::Answer(answer) => self.answer(answer),
+            Message::Answer(reader, answer) => {
+                self.desk.answered(&reader);
+                self.answer(answer);
+            }
             Message::Status(reply) => {
                 let _ = reply.send(self.status());
             }

@@ -57,7 +57,7 @@ fn foreign(reader: u8, instance: u8) -> ViewId {
 fn give(world: &World, shard: usize, key: MissKey, entry: Entry) {
     world
         .handle()
-        .answer(shard, Answer::Entry(key, Ok(Box::new(entry))));
+        .answer(shard, id(1), Answer::Entry(key, Ok(Box::new(entry))));
 }
 
 fn refused(agent: &mut Agent) -> Refused {
@@ -97,7 +97,9 @@ fn the_control_plane_decides_and_then_the_feed_keeps_the_view() {
     let stream = agent.ask_get(Some(id(2)), "shared");
     let (shard, key) = entry_asked(&mut world);
     let denied = Refusal::new(Code::Denied, "not allowed");
-    world.handle().answer(shard, Answer::Entry(key, Err(denied)));
+    world
+        .handle()
+        .answer(shard, id(1), Answer::Entry(key, Err(denied)));
     assert_eq!(agent.answer(stream).unwrap_err().code, Code::Denied as u16);
 }
 
@@ -126,7 +128,7 @@ fn many_ask_once_and_a_no_is_not_asked_for_again() {
     agent.ask_get(Some(id(2)), "other");
     assert_eq!(entry_asked(&mut world).1.path, path("other"));
     let no = Refusal::new(Code::NotFound, "no such entry");
-    world.handle().answer(shard, Answer::Entry(key, Err(no)));
+    world.handle().answer(shard, id(1), Answer::Entry(key, Err(no)));
     for _ in 0..3 {
         assert_eq!(refused(&mut agent).code, Code::NotFound as u16);
     }
@@ -199,7 +201,7 @@ fn a_listing_is_asked_for_until_the_view_is_here() {
         revision: revision(5),
         entries: ["a", "b", "c"].map(listed).into(),
     };
-    world.handle().answer(shard, Answer::Page(asker, Ok(page)));
+    world.handle().answer(shard, id(1), Answer::Page(asker, Ok(page)));
     let GuestEvent::Listing(_, listing) = agent.next() else {
         panic!("no listing came")
     };
@@ -224,7 +226,7 @@ fn begin_watch(world: &mut World, agent: &mut Agent, instance: u8) -> StreamId {
         revision: revision(5),
         entries: vec![],
     };
-    world.handle().answer(shard, Answer::Page(asker, Ok(page)));
+    world.handle().answer(shard, id(1), Answer::Page(asker, Ok(page)));
     stream
 }
 
@@ -263,7 +265,7 @@ fn a_watch_that_is_refused_ends() {
         panic!("no page was asked for")
     };
     let no = Refusal::new(Code::NotFound, "no such instance");
-    world.handle().answer(shard, Answer::Page(asker, Err(no)));
+    world.handle().answer(shard, id(1), Answer::Page(asker, Err(no)));
     assert!(matches!(agent.next(), GuestEvent::Refused(at, _) if at == stream));
     assert!(agent.get("a").is_ok());
 }
@@ -366,7 +368,9 @@ fn a_relayed_request_and_its_answer_pass_as_they_are() {
         headers: vec![("etag".into(), "\"1.3\"".into())],
         body: body.clone().into(),
     };
-    world.handle().answer(shard, Answer::Relayed(asker, Ok(reply)));
+    world
+        .handle()
+        .answer(shard, id(1), Answer::Relayed(asker, Ok(reply)));
     let GuestEvent::Relayed(_, relayed) = agent.next() else {
         panic!("no answer came")
     };

@@ -6,13 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use moorline_shared::link::body::Get;
+use moorline_shared::link::body::{Code, Get, Relay};
 use moorline_shared::link::frame::{Last, put_with};
 use moorline_shared::link::session::GuestEvent;
 use moorline_shared::link::{Kind, StreamId};
 
 use super::{Agent, World, id, revision};
 use crate::config::{CacheConfig, LinkConfig};
+use crate::link::{Answer, Ask, Question, Refusal};
 
 /// Two guests, one of which is honest all the time.
 fn world() -> (World, Agent) {
@@ -280,4 +281,50 @@ fn hello_after_hello_and_requests_before_it_end_the_connection() {
     raw.write_all(&frame(Kind::Get, 1, &get("a"))).unwrap();
     drain(&mut raw);
     assert!(honest.get("a").is_ok());
+}
+
+#[test]
+fn cancelled_requests_take_up_the_guests_share_until_they_are_answered() {
+    let link = LinkConfig {
+        streams: 2,
+        requests: 2,
+        upstream_per_second: 1_000,
+        ..LinkConfig::default()
+    };
+    let mut world = World::with(&link, &CacheConfig::default());
+    world.add(1, &[("a", "0")]);
+    let mut agent = world.guest(1);
+    let relay = Relay {
+        method: "PUT".into(),
+        target: "/v1/instances/x/data/y".into(),
+        headers: Vec::new(),
+        length: 0,
+        body: "x".repeat(100_000).as_str().into(),
+    };
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        let stream = agent.relay(relay.clone());
+        asked.push(world.asked());
+        agent.core.cancel(stream, crate::link::now());
+        // The stream's end has come when the answer to what was asked later has.
+        agent.get("a").unwrap();
+    }
+    let one_more = agent.relay(relay.clone());
+    assert!(matches!(agent.next(), GuestEvent::Busy(stream, _) if stream == one_more));
+
+    let Some(Ask {
+        shard,
+        reader,
+        question: Question::Relay { asker, .. },
+    }) = asked.pop()
+    else {
+        panic!("something else was asked")
+    };
+    let refused = Err(Refusal::new(Code::Unavailable, "too late"));
+    world
+        .handle()
+        .answer(shard, reader, Answer::Relayed(asker, refused));
+    world.statuses();
+    agent.relay(relay);
+    world.asked();
 }
