@@ -32,7 +32,7 @@ pub use serve::{BindError, bind, serve};
 /// What the surface keeps to.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The most connections at once.
+    /// The most connections at once. One user has at most three quarters of them.
     pub connections: usize,
     /// How long a read waits for the first snapshot before it says that there is none.
     pub first_wait: Duration,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write as _};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -43,6 +43,12 @@ pub enum BindError {
         /// The socket.
         path: PathBuf,
     },
+    /// Something that no agent left behind.
+    #[error("{} is there and is no socket: move it away, or choose another path with --socket", path.display())]
+    InTheWay {
+        /// What is there.
+        path: PathBuf,
+    },
     /// It can't be bound.
     #[error("can't serve the socket {}; run as root or choose another with --socket", path.display())]
     Bind {
@@ -60,6 +66,13 @@ pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
         path: path.into(),
         source,
     })?;
+    // A file that is no socket refuses connections as a socket does on which nobody listens.
+    if path
+        .symlink_metadata()
+        .is_ok_and(|file| !file.file_type().is_socket())
+    {
+        return Err(BindError::InTheWay { path: path.into() });
+    }
     if UnixStream::connect(path).await.is_ok() {
         return Err(BindError::Taken { path: path.into() });
     }
@@ -123,6 +136,7 @@ struct Connections {
 
 struct Open {
     task: AbortHandle,
+    user: u32,
     activity: Rc<Activity>,
     mark: Mark,
 }
@@ -142,7 +156,11 @@ impl Connections {
     }
 
     fn take(&mut self, stream: UnixStream) {
-        if self.open.len() >= self.surface.settings.connections {
+        // One that is gone already needs no seat.
+        let Ok(user) = stream.peer_cred().map(|peer| peer.uid()) else {
+            return;
+        };
+        if !self.has_seat_for(user) {
             // The kernel takes these few bytes of a new connection at once, or the client does without.
             let _ = stream.into_std().and_then(|mut stream| stream.write(FULL));
             return;
@@ -154,7 +172,20 @@ impl Connections {
         let serving = connection::run(stream, Rc::clone(&self.surface), Rc::clone(&activity));
         let task = self.tasks.spawn_local(serving);
         let mark = activity.mark();
-        self.open.insert(task.id(), Open { task, activity, mark });
+        let open = Open {
+            task,
+            user,
+            activity,
+            mark,
+        };
+        self.open.insert(open.task.id(), open);
+    }
+
+    /// The last quarter of the seats is for users who have few, so that no user keeps all others out.
+    fn has_seat_for(&self, user: u32) -> bool {
+        let seats = self.surface.settings.connections;
+        let own = self.open.values().filter(|open| open.user == user).count();
+        self.open.len() < seats && own < seats - seats / 4
     }
 
     /// Waits for a connection to end, or ends those that got nowhere since the last look.

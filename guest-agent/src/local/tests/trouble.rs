@@ -114,6 +114,25 @@ impl<F: Future<Output = std::io::Result<usize>>> NowOrNone for F {
 }
 
 #[test]
+fn no_user_has_all_connections() {
+    run(async {
+        let rig = Rig::linked_with(Settings {
+            connections: 4,
+            ..Settings::default()
+        })
+        .await;
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = Client::connect(&rig).await;
+            assert_eq!(client.ask(request("GET", "/v1/data/a", "")).await.status, 200);
+            clients.push(client);
+        }
+        let refused = raw(&rig, b"").await;
+        assert!(refused.contains("too-many-connections"), "{refused}");
+    });
+}
+
+#[test]
 fn connections_that_do_nothing_end() {
     run(async {
         let rig = Rig::linked_with(Settings {
@@ -194,11 +213,15 @@ fn a_socket_left_behind_is_replaced_and_a_served_one_is_not() {
         let left = rig.folder().join("left.sock");
         drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
         super::super::bind(&left).await.unwrap();
-        let file = rig.folder().join("file");
-        std::fs::create_dir(&file).unwrap();
-        assert!(matches!(
-            super::super::bind(&file).await,
-            Err(super::super::BindError::Bind { .. })
-        ));
+        let (folder, file) = (rig.folder().join("folder"), rig.folder().join("file"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(&file, "kept").unwrap();
+        for other in [&folder, &file] {
+            assert!(matches!(
+                super::super::bind(other).await,
+                Err(super::super::BindError::InTheWay { .. })
+            ));
+        }
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
     });
 }
