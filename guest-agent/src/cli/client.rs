@@ -1,7 +1,8 @@
 //! A client of the agent's socket: one connection, one request.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -12,18 +13,21 @@ use hyper_util::rt::TokioIo;
 use moorline_shared::api::ProblemDetails;
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::args::{Format, Query, What};
 use super::show;
 
+/// How long an answer may take to begin. The agent itself gives the host half of that.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+
 /// Why the daemon didn't give what was asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    #[error(
-        "the agent can't be reached at {}: {source}; is it running (moorline-agent run, or systemctl status moorline-agent)?",
-        socket.display()
-    )]
+    #[error("the agent can't be reached at {}: {source}; {}", socket.display(), hint(source))]
     NotRunning { socket: PathBuf, source: io::Error },
+    #[error("the agent at {} doesn't answer; see what it does: systemctl status moorline-agent", socket.display())]
+    Silent { socket: PathBuf },
     #[error("the connection to the agent broke: {0}")]
     Broken(#[from] hyper::Error),
     #[error("{}", .0.detail)]
@@ -40,10 +44,19 @@ pub(super) enum ClientError {
     WatchEnded,
 }
 
+/// What to do where there is no connection.
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "ask for the right to use this socket, or run as root",
+        io::ErrorKind::InvalidInput => "choose a shorter path with --socket",
+        _ => "is it running (moorline-agent run, or systemctl status moorline-agent), and there (--socket)?",
+    }
+}
+
 impl ClientError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::NotRunning { .. } => 4,
+            Self::NotRunning { .. } | Self::Silent { .. } => 4,
             Self::Refused(problem) => match problem.status {
                 404 => 3,
                 502..=504 => 4,
@@ -56,6 +69,7 @@ impl ClientError {
 
 /// A connection to the daemon.
 pub(super) struct Client {
+    socket: PathBuf,
     sender: http1::SendRequest<Empty<Bytes>>,
     /// Moves the bytes; it ends with the client.
     _connection: JoinSet<()>,
@@ -75,6 +89,7 @@ impl Client {
             let _ = connection.await;
         });
         Ok(Self {
+            socket: socket.into(),
             sender,
             _connection: tasks,
         })
@@ -84,7 +99,7 @@ impl Client {
     pub(super) async fn ask(&mut self, query: &Query) -> Result<(), ClientError> {
         let response = self.send(&target(query)).await?;
         if let What::Watch { .. } = query.what {
-            return watch(response, query.format).await;
+            return watch(response, query.format, &mut io::stdout()).await;
         }
         let answer = response.collect().await?.to_bytes();
         let text = match (&query.what, query.format) {
@@ -93,14 +108,18 @@ impl Client {
             (What::List { .. }, Format::Plain) => show::listing(&serde_json::from_slice(&answer)?),
             (_, Format::Plain) => show::status(&serde_json::from_slice(&answer)?),
         };
-        write(&text)
+        // A reader that has seen enough is no failure.
+        write(&text, &mut io::stdout()).map(drop)
     }
 
     async fn send(&mut self, target: &str) -> Result<Incoming, ClientError> {
         // Paths, ids and revisions have no character that a target can't hold.
         let request = Request::get(target).header("host", "agent").body(Empty::new());
         let request = request.expect("a target made of checked parts");
-        let response = self.sender.send_request(request).await?;
+        let response = timeout(ANSWER_TIMEOUT, self.sender.send_request(request)).await;
+        let response = response.map_err(|_| ClientError::Silent {
+            socket: self.socket.clone(),
+        })??;
         let status = response.status();
         if status.is_success() {
             return Ok(response.into_body());
@@ -136,8 +155,9 @@ fn target(query: &Query) -> String {
     }
 }
 
-/// Writes each line as it comes. A watch that ends is a failure: whoever watches has to do something.
-async fn watch(mut lines: Incoming, format: Format) -> Result<(), ClientError> {
+/// Writes each line as it comes, until nobody reads them any more. A watch that ends otherwise is a failure: whoever
+/// watches has to do something.
+async fn watch(mut lines: Incoming, format: Format, out: &mut impl io::Write) -> Result<(), ClientError> {
     let mut rest = Vec::new();
     while let Some(frame) = lines.frame().await {
         if let Ok(data) = frame?.into_data() {
@@ -146,11 +166,14 @@ async fn watch(mut lines: Incoming, format: Format) -> Result<(), ClientError> {
         while let Some(end) = rest.iter().position(|b| *b == b'\n') {
             let line: Vec<u8> = rest.drain(..=end).collect();
             let event = serde_json::from_slice(&line)?;
-            write(&if format == Format::Json {
+            let text = if format == Format::Json {
                 line
             } else {
                 show::event(&event)
-            })?;
+            };
+            if write(&text, out)? == Reader::Gone {
+                return Ok(());
+            }
             if let moorline_shared::agent::WatchEvent::Resync { revision } = event {
                 return Err(ClientError::Resync(revision));
             }
@@ -159,12 +182,18 @@ async fn watch(mut lines: Incoming, format: Format) -> Result<(), ClientError> {
     Err(ClientError::WatchEnded)
 }
 
-/// Writes to standard output. A reader that has seen enough is no failure.
-fn write(text: &[u8]) -> Result<(), ClientError> {
-    let mut out = io::stdout();
+/// Whether anybody reads what is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    There,
+    Gone,
+}
+
+fn write(text: &[u8], out: &mut impl io::Write) -> Result<Reader, ClientError> {
     match out.write_all(text).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ClientError::Write(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(Reader::There),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        Err(error) => Err(ClientError::Write(error)),
     }
 }
 
@@ -214,6 +243,18 @@ mod tests {
         };
         assert_eq!(target(&json), "/v1/entries/a");
         assert_eq!(target(&get("a/b")), "/v1/data/a/b");
+    }
+
+    #[test]
+    fn a_watch_ends_when_nobody_reads_it_any_more() {
+        run(async {
+            let rig = Rig::linked().await;
+            let mut client = Client::connect(&rig.socket).await.unwrap();
+            let lines = client.send("/v1/watch").await.unwrap();
+            let (gone, mut out) = std::io::pipe().unwrap();
+            drop(gone);
+            super::watch(lines, Format::Plain, &mut out).await.unwrap();
+        });
     }
 
     #[test]
