@@ -15,9 +15,9 @@ use std::path::PathBuf;
 use tokio::sync::OnceCell;
 use unpack::Unpacked;
 
-/// What must be installed: the machine emulator, curl to be copied into guests, and what the kernel's modules
-/// are compressed with.
-const PACKAGES: &[&str] = &["qemu-system-x86", "curl", "xz-utils"];
+/// What must be installed: the machine emulator and what makes disks for it, curl to be copied into guests, and what
+/// the kernel's modules are compressed with.
+const PACKAGES: &[&str] = &["qemu-system-x86", "qemu-utils", "curl", "xz-utils"];
 
 /// What a machine that is set up has for the lab, and where.
 #[derive(Debug, Clone)]

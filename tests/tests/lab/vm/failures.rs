@@ -1,0 +1,115 @@
+//! What goes wrong is cleaned up and said, and goes no further than a VM's own user.
+
+use super::{Daemon, FIRST_USER, Host, INSTANCE, PATIENCE};
+use anyhow::{Context, Result};
+use moorline_host::uplink::SpecChange;
+use moorline_host::vm::record::{Life, Record, Records};
+use moorline_lab::guest::seats;
+use moorline_lab::image::Busybox;
+use moorline_lab::{setup, wait};
+use moorline_shared::api::instances::{Desired, InstanceState};
+use std::os::unix::fs::MetadataExt;
+
+#[tokio::test]
+async fn what_a_supervisor_left_half_done_is_cleaned_up() -> Result<()> {
+    let tools = setup::ready().await?;
+    let image = Busybox::new().build(tools).await?;
+    let _seats = seats(1).await;
+    let host = Host::new(tools, &image)?;
+    let mut daemon = Daemon::start(&host)?;
+    daemon.want(Desired::Running, 0).await?;
+    let report = daemon.reports(InstanceState::Running).await?;
+    daemon.end().await?;
+
+    // As if the daemon had died between the start of the processes and their entry into the record.
+    let records = Records::open(host.folder.path())?;
+    records.save(&Record::new(INSTANCE, report.incarnation, 0, Life::Beginning))?;
+    let before = host.processes();
+    let mut daemon = Daemon::start(&host)?;
+    daemon.want(Desired::Running, 0).await?;
+    let again = daemon.reports(InstanceState::Running).await?;
+    assert_eq!(again.incarnation, report.incarnation + 1);
+    assert!(before.iter().all(|pid| !host.processes().contains(pid)));
+    daemon.end().await?;
+
+    // A record that nobody can read ends the VM, and the file stays for a person to look at.
+    std::fs::write(host.vm_folder().join("vm.json"), "{")?;
+    let daemon = Daemon::start(&host)?;
+    host.nothing_runs().await?;
+    assert!(host.vm_folder().join("vm.json.corrupt-1").exists());
+
+    // Once all instances are known, a VM of none of them is removed.
+    daemon.tell(SpecChange::Complete).await?;
+    let removed = async || (!host.vm_folder().exists()).then_some(());
+    wait::until("the folder to be gone", PATIENCE, removed).await?;
+    daemon.end().await
+}
+
+#[tokio::test]
+async fn a_vm_that_cannot_start_says_why() -> Result<()> {
+    let tools = setup::ready().await?;
+    let image = Busybox::new().build(tools).await?;
+    let mut host = Host::new(tools, &image)?;
+    host.tables.qemu.arguments.push("-no-such-argument".to_owned());
+    let mut daemon = Daemon::start(&host)?;
+    daemon.want(Desired::Running, 0).await?;
+    let report = daemon.reports(InstanceState::Failed).await?;
+    let reason = report.reason.context("a reason")?;
+    assert!(reason.contains("-no-such-argument: invalid option"), "{reason}");
+    host.nothing_runs().await?;
+    // It is tried again, as another life.
+    let again = daemon.reports(InstanceState::Failed).await?;
+    assert_eq!(again.incarnation, report.incarnation + 1);
+
+    daemon.spec.image = Some("unheard-of".parse()?);
+    daemon.want(Desired::Running, 0).await?;
+    let report = loop {
+        let report = daemon.reports(InstanceState::Failed).await?;
+        if report.reason.as_ref() != Some(&reason) {
+            break report;
+        }
+    };
+    let reason = report.reason.context("a reason")?;
+    assert!(reason.contains("images.unheard-of"), "{reason}");
+    daemon.want(Desired::Stopped, 0).await?;
+    daemon.reports(InstanceState::Stopped).await?;
+    daemon.end().await
+}
+
+/// An own user for each VM takes root, and files that other users can reach.
+#[tokio::test]
+async fn vms_run_as_users_of_their_own() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: nothing to test here");
+        return Ok(());
+    }
+    let tools = setup::ready().await?;
+    let image = Busybox::new().build(tools).await?;
+    let _seats = seats(1).await;
+    let mut host = Host::new(tools, &image)?;
+    host.open_to_others()?;
+    host.tables.qemu.user_base = Some(FIRST_USER);
+    let mut daemon = Daemon::start(&host)?;
+    daemon.want(Desired::Running, 0).await?;
+    daemon.reports(InstanceState::Running).await?;
+    let processes = host.processes();
+    assert_eq!(processes.len(), 2, "QEMU and its vsock device");
+    for pid in processes {
+        let owner = std::fs::metadata(format!("/proc/{}", pid.as_raw_nonzero()))?.uid();
+        assert_eq!(owner, FIRST_USER);
+    }
+    // What its guest says arrives: nonsense, so the shard counts it as the guest's fault.
+    let guest = host.guest().await?;
+    guest.run("lab-guest vsock-echo 8470 4096").await?;
+    let at_fault = async || {
+        let guests = daemon.shards.handle().status().await.ok()?;
+        guests
+            .iter()
+            .any(|guest| guest.instance == INSTANCE && guest.requests.faults > 0)
+            .then_some(())
+    };
+    wait::until("the guest's nonsense to arrive", PATIENCE, at_fault).await?;
+    daemon.want(Desired::Terminated, 0).await?;
+    daemon.reports(InstanceState::Terminated).await?;
+    daemon.end().await
+}
