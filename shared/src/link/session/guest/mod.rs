@@ -1,0 +1,245 @@
+//! The guest's end: asks, and applies what is pushed.
+//!
+//! Here are the states, the frames' ways and the timers; `asking` sends, `answers` and `batches` take what comes.
+
+mod answers;
+mod asking;
+mod batches;
+
+use std::collections::BTreeMap;
+
+use super::inbox::Assembly;
+use super::outbox::Outbox;
+use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, unexpected};
+use crate::link::Moment;
+use crate::link::body::{
+    Beat, Challenge, Code, Credit, Found, GoAway, HelloAck, Item, Limits, Listing, Refused, Relayed,
+};
+use crate::link::frame::{self, Frame, Last, MAX_BODY, StreamId};
+use crate::link::kind::{Kind, KindSet};
+use crate::revision::Revision;
+
+pub use asking::AskError;
+use batches::Batches;
+
+/// The guest's end of one connection.
+#[derive(Debug)]
+pub struct Guest {
+    outbox: Outbox,
+    state: State,
+    limits: Limits,
+    heartbeat_ms: u64,
+    streams: BTreeMap<StreamId, Stream>,
+    push: Batches,
+    heard: Moment,
+    beat: Moment,
+    beats: u64,
+    partial: Option<Moment>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    AwaitChallenge { since: Moment },
+    AwaitAck { since: Moment },
+    Open { kinds: KindSet },
+}
+
+/// What the guest has open.
+#[derive(Debug)]
+enum Stream {
+    Get,
+    FoundPart {
+        head: Found<'static>,
+        body: Assembly,
+    },
+    List,
+    Relay,
+    RelayedPart {
+        head: Relayed,
+        body: Assembly,
+    },
+    Watch(Batches),
+    /// Cancelled; whatever still comes until the host ends the stream is let go.
+    Closing,
+}
+
+/// What the host said that the guest's driver must act on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestEvent {
+    /// Answer with [`Guest::hello`].
+    Challenge([u8; 16]),
+    /// The session is open.
+    Ready(HelloAck),
+    /// Apply it and say [`Guest::applied`]. `from: None` replaces everything.
+    Batch {
+        /// 0 for the mirror, otherwise the watch.
+        stream: StreamId,
+        /// What it builds on; `None` for a snapshot.
+        from: Option<Revision>,
+        /// Where the mirror stands then.
+        to: Revision,
+        /// What changed.
+        items: Vec<Item>,
+    },
+    /// The entry that was asked for, whole.
+    Found(StreamId, Found<'static>),
+    /// The page that was asked for.
+    Listing(StreamId, Listing),
+    /// The control plane's answer, whole.
+    Relayed(StreamId, Relayed),
+    /// The request was not done.
+    Refused(StreamId, Refused),
+    /// The request was not begun; ask again after so many milliseconds.
+    Busy(StreamId, u32),
+    /// The stream ended before its time.
+    Ended(StreamId, Code),
+    /// The host ends the connection.
+    GoAway(GoAway),
+}
+
+/// What [`Guest::receive`] found at the start of its input.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Received {
+    /// How many bytes the frame took; 0 if no frame is whole yet.
+    pub taken: usize,
+    /// What the driver must act on, if anything.
+    pub event: Option<GuestEvent>,
+}
+
+impl Guest {
+    /// A connection was made at `now`.
+    pub fn new(now: Moment) -> Self {
+        Self {
+            outbox: Outbox::new(DEFAULT_LIMITS.credit, now),
+            state: State::AwaitChallenge { since: now },
+            limits: DEFAULT_LIMITS,
+            heartbeat_ms: u64::from(super::HEARTBEAT_MS),
+            streams: BTreeMap::new(),
+            push: Batches::default(),
+            heard: now,
+            beat: now,
+            beats: 0,
+            partial: None,
+        }
+    }
+
+    /// What is to be written; see [`Outbox::output`] and [`Outbox::wrote`].
+    pub fn outbox(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// Takes the first frame of `input`. A fault ends the connection.
+    pub fn receive(&mut self, input: &[u8], now: Moment) -> Result<Received, Fault> {
+        let Some((frame, taken)) = frame::decode(input, MAX_BODY)? else {
+            if !input.is_empty() {
+                self.partial.get_or_insert(now);
+            }
+            return Ok(Received {
+                taken: 0,
+                event: None,
+            });
+        };
+        self.heard = now;
+        self.partial = None;
+        let event = match self.state {
+            State::AwaitChallenge { .. } => Some(challenge(&frame)?),
+            State::AwaitAck { .. } => self.ready(&frame)?,
+            State::Open { .. } => self.frame(&frame, now)?,
+        };
+        Ok(Received { taken, event })
+    }
+
+    fn ready(&mut self, frame: &Frame<'_>) -> Result<Option<GuestEvent>, Fault> {
+        if frame.kind == Kind::GoAway {
+            return body(frame).map(GuestEvent::GoAway).map(Some);
+        }
+        if frame.kind != Kind::HelloAck || frame.stream != StreamId::SESSION {
+            return Err(unexpected(frame));
+        }
+        let ack: HelloAck = body(frame)?;
+        self.limits = ack.limits;
+        self.outbox.set_credit(ack.limits.credit);
+        self.heartbeat_ms = u64::from(ack.heartbeat_ms.max(1_000));
+        self.state = State::Open { kinds: ack.kinds };
+        Ok(Some(GuestEvent::Ready(ack)))
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>, now: Moment) -> Result<Option<GuestEvent>, Fault> {
+        match frame.kind {
+            Kind::Ping => {
+                let beat: Beat = body(frame)?;
+                self.outbox
+                    .control(Kind::Pong, StreamId::SESSION, Last::No, &beat, now);
+                Ok(None)
+            }
+            Kind::Pong => body::<Beat>(frame).map(|_| None),
+            Kind::GoAway => body(frame).map(GuestEvent::GoAway).map(Some),
+            Kind::Credit => {
+                let Credit { bytes } = body(frame)?;
+                self.outbox.grant(frame.stream, bytes);
+                Ok(None)
+            }
+            Kind::Begin => self.begin(frame),
+            Kind::Part => self.part(frame, now),
+            Kind::Commit => self.commit(frame),
+            _ => self.answer(frame, now),
+        }
+    }
+
+    /// Time passes: says PING when it is due. A fault ends the connection.
+    pub fn tick(&mut self, now: Moment) -> Result<(), Fault> {
+        self.outbox.rest();
+        match self.state {
+            State::AwaitChallenge { since } | State::AwaitAck { since } if now.since(since) > PATIENCE_MS => {
+                return Err(Fault::Silent);
+            }
+            State::Open { .. } if now.since(self.beat) >= self.heartbeat_ms => self.ping(now),
+            _ => {}
+        }
+        if self.partial.is_some_and(|since| now.since(since) > PATIENCE_MS) {
+            return Err(Fault::Slow);
+        }
+        if now.since(self.heard) > DEAD_MS.max(3 * self.heartbeat_ms) {
+            return Err(Fault::Silent);
+        }
+        if self.outbox.stuck_for(now) > DEAD_MS {
+            Err(Fault::NotReading)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// When [`Self::tick`] has something to do next, if nothing comes before.
+    pub fn next_tick(&self) -> Moment {
+        let open = match self.state {
+            State::AwaitChallenge { since } | State::AwaitAck { since } => since.0 + PATIENCE_MS + 1,
+            State::Open { .. } => self.beat.0 + self.heartbeat_ms,
+        };
+        let whole = self.partial.map_or(u64::MAX, |since| since.0 + PATIENCE_MS + 1);
+        let heard = self.heard.0 + DEAD_MS.max(3 * self.heartbeat_ms) + 1;
+        let written = self
+            .outbox
+            .stuck_since()
+            .map_or(u64::MAX, |since| since.0 + DEAD_MS + 1);
+        Moment(open.min(whole).min(heard).min(written))
+    }
+
+    fn ping(&mut self, now: Moment) {
+        self.beat = now;
+        self.beats += 1;
+        self.outbox.control(
+            Kind::Ping,
+            StreamId::SESSION,
+            Last::No,
+            &Beat { number: self.beats },
+            now,
+        );
+    }
+}
+
+fn challenge(frame: &Frame<'_>) -> Result<GuestEvent, Fault> {
+    if frame.kind != Kind::Challenge || frame.stream != StreamId::SESSION {
+        return Err(unexpected(frame));
+    }
+    body(frame).map(|Challenge { nonce }| GuestEvent::Challenge(nonce))
+}

@@ -1,0 +1,217 @@
+//! Bounds on what one end may make the other keep, and on how long it may take.
+
+use super::*;
+
+/// Frames of a guest that keeps no bound.
+fn asks(streams: impl Iterator<Item = u32>, kind: Kind, body: &[u8]) -> BytesMut {
+    let mut wire = BytesMut::new();
+    for stream in streams {
+        put_with(&mut wire, kind, Last::Yes, StreamId(stream), |out| {
+            out.extend_from_slice(body);
+        });
+    }
+    wire
+}
+
+#[test]
+fn a_guest_that_grants_no_credit_is_answered_a_bounded_number_of_times() {
+    let limits = Limits {
+        streams: 2,
+        requests: 3,
+        credit: 1_000,
+        ..DEFAULT_LIMITS
+    };
+    let relay = Relay {
+        method: "GET".into(),
+        target: "/x".into(),
+        headers: vec![],
+        length: 0,
+        body: Value::default(),
+    };
+    let mut pair = Pair::open(limits);
+    pair.up = asks(
+        (1..40).step_by(2),
+        Kind::Relay,
+        &postcard::to_stdvec(&relay).unwrap(),
+    );
+    let answer = Bytes::from(vec![0; 5_000]);
+    let input = std::mem::take(&mut pair.up);
+    let (mut at, mut relays) = (0, 0);
+    while at < input.len() {
+        let incoming = pair.host.receive(&input[at..], pair.now).unwrap();
+        at += incoming.taken;
+        if let Some(HostEvent::Relay(stream, _)) = incoming.event {
+            relays += 1;
+            let relayed = Relayed {
+                status: 200,
+                headers: vec![],
+                length: 5_000,
+                body: Value::default(),
+            };
+            pair.host.relayed(stream, &relayed, answer.clone(), pair.now);
+        }
+    }
+    assert_eq!(relays, 2, "answers wait beyond the bound on streams");
+
+    let mut pair = Pair::open(limits);
+    pair.values.insert("v".into(), Bytes::from(vec![1; 100_000]));
+    pair.up = asks(
+        (1..40).step_by(2),
+        Kind::Get,
+        &postcard::to_stdvec(&get("v")).unwrap(),
+    );
+    pair.host_reads();
+    assert_eq!(
+        pair.host.outbox().answering(),
+        5,
+        "answers wait beyond the bound on requests"
+    );
+}
+
+#[test]
+fn a_guest_that_has_no_word_for_batches_is_sent_none() {
+    let mut host = Host::new(DEFAULT_LIMITS, [0; 16], Moment(0));
+    let kinds = KindSet::of(&[Kind::Get, Kind::Found, Kind::Data]);
+    host.welcome(&Hello { kinds, ..hello() }, &ack(DEFAULT_LIMITS), Moment(0));
+    assert!(!host.can_push(StreamId::SESSION));
+}
+
+#[test]
+fn more_watches_than_the_bound_are_told_to_come_back() {
+    let mut pair = Pair::open(Limits {
+        streams: 2,
+        ..DEFAULT_LIMITS
+    });
+    let watch = Watch {
+        instance: None,
+        prefix: PathPrefix::ALL,
+    };
+    for _ in 0..2 {
+        pair.guest.watch(&watch, pair.now).unwrap();
+    }
+    assert!(
+        pair.guest.watch(&watch, pair.now).is_err(),
+        "an honest guest keeps the bound itself"
+    );
+    pair.settle(usize::MAX);
+    let mut wire = BytesMut::new();
+    let body = postcard::to_stdvec(&watch).unwrap();
+    put_with(&mut wire, Kind::Watch, Last::Yes, StreamId(99), |out| {
+        out.extend_from_slice(&body);
+    });
+    assert_eq!(pair.host.receive(&wire, pair.now).unwrap().event, None);
+    assert!(!pair.host.awaits(StreamId(99)));
+}
+
+#[test]
+fn deferred_requests_are_bounded() {
+    let mut host = Host::new(
+        Limits {
+            requests: 1,
+            ..DEFAULT_LIMITS
+        },
+        [0; 16],
+        Moment(0),
+    );
+    host.welcome(
+        &hello(),
+        &ack(Limits {
+            requests: 1,
+            ..DEFAULT_LIMITS
+        }),
+        Moment(0),
+    );
+    assert_eq!(host.defer(StreamId(1), Moment(0)), Deferred::Open);
+    assert_eq!(host.defer(StreamId(3), Moment(0)), Deferred::TooMany);
+}
+
+#[test]
+fn the_slow_the_silent_and_the_deaf_are_hung_up_on() {
+    let at = |ms: u64| Moment(1 + ms);
+    let mut host = Host::new(DEFAULT_LIMITS, [0; 16], at(0));
+    assert_eq!(host.tick(at(10_001)), Err(Fault::NoHello));
+
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    assert_eq!(pair.host.receive(&[9, 0], at(0)).unwrap().taken, 0);
+    assert_eq!(pair.host.receive(&[9, 0, 0], at(9_000)).unwrap().taken, 0);
+    assert_eq!(pair.host.tick(at(10_001)), Err(Fault::Slow));
+
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    assert_eq!(pair.host.tick(at(30_000)), Ok(()));
+    assert_eq!(pair.host.tick(at(30_001)), Err(Fault::Silent));
+
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    pair.host.go_away("test", 0, at(0));
+    let mut ping = BytesMut::new();
+    put_with(&mut ping, Kind::Ping, Last::No, StreamId::SESSION, |out| {
+        out.extend_from_slice(&[1]);
+    });
+    pair.host.receive(&ping, at(30_000)).unwrap();
+    assert_eq!(pair.host.tick(at(30_002)), Err(Fault::NotReading));
+}
+
+#[test]
+fn an_idle_session_beats() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    for beat in 1..20 {
+        pair.now = Moment(beat * u64::from(HEARTBEAT_MS) + 1);
+        assert_eq!(
+            (pair.guest.tick(pair.now), pair.host.tick(pair.now)),
+            (Ok(()), Ok(()))
+        );
+        pair.settle(usize::MAX);
+    }
+}
+
+#[test]
+fn list_answers_come() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    let list = List {
+        instance: None,
+        prefix: PathPrefix::ALL,
+        after: None,
+    };
+    let stream = pair.guest.list(&list, pair.now).unwrap();
+    pair.settle(3);
+    assert!(matches!(&pair.heard[..], [GuestEvent::Listing(id, _)] if *id == stream));
+}
+
+#[test]
+fn the_guests_next_tick_is_never_in_the_past_once_it_ticked() {
+    let mut guest = Guest::new(Moment(0));
+    let mut wire = BytesMut::new();
+    put_with(&mut wire, Kind::Challenge, Last::No, StreamId::SESSION, |out| {
+        out.extend_from_slice(&[7; 16]);
+    });
+    // Challenged late, and answered never: what is due is the end of patience, not a heartbeat.
+    guest.receive(&wire, Moment(9_000)).unwrap();
+    guest.hello(&hello(), Moment(9_000));
+    guest.outbox().output();
+    guest.outbox().wrote(0, Moment(9_000));
+    for _ in 0..10 {
+        let due = guest.next_tick();
+        if guest.tick(due) == Err(Fault::Silent) {
+            assert_eq!(due, Moment(19_001));
+            return;
+        }
+        assert!(guest.next_tick() > due, "a driver would spin");
+    }
+    panic!("the guest waited for ever");
+}
+
+#[test]
+fn a_tick_loses_nothing_of_what_waits() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    pair.values.insert("v".into(), Bytes::from(vec![7; 100_000]));
+    for _ in 0..20 {
+        pair.guest.get(&get("v"), pair.now).unwrap();
+    }
+    while pair.step(777) {
+        pair.host.tick(pair.now).unwrap();
+        pair.guest.tick(pair.now).unwrap();
+    }
+    assert_eq!(pair.heard.len(), 20);
+    let whole =
+        |event: &GuestEvent| matches!(event, GuestEvent::Found(_, found) if found.value.len() == 100_000);
+    assert!(pair.heard.iter().all(whole));
+}
