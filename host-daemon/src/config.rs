@@ -245,6 +245,20 @@ pub enum ConfigError {
         /// The most allowed.
         most: u64,
     },
+    /// A path that would mean another file wherever the daemon is started.
+    #[error("{key} is '{}': give an absolute path", path.display())]
+    Relative {
+        /// Which key.
+        key: &'static str,
+        /// What it is.
+        path: PathBuf,
+    },
+    /// Two sockets at one place.
+    #[error("sockets.register and sockets.admin are both {}: give each a path of its own", path.display())]
+    SameSocket {
+        /// The place.
+        path: PathBuf,
+    },
     /// Something about the machines can't be.
     #[error(transparent)]
     Machines(#[from] machines::ConfigError),
@@ -265,8 +279,11 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether every number is within its bounds; [`Self::read`] has asked.
+    /// Whether every number is within its bounds and every path absolute; [`Self::read`] has asked.
     pub fn check(&self) -> Result<(), ConfigError> {
+        absolute("state_dir", &self.state_dir)?;
+        absolute("control.token_file", &self.control.token_file)?;
+        self.sockets.check()?;
         self.link.check()?;
         self.cache.check()?;
         Ok(self.machines().check()?)
@@ -293,6 +310,27 @@ fn bound(key: &'static str, value: u64, least: u64, most: u64) -> Result<(), Con
             least,
             most,
         })
+    }
+}
+
+fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
+    if path.is_absolute() {
+        Ok(())
+    } else {
+        let path = path.to_owned();
+        Err(ConfigError::Relative { key, path })
+    }
+}
+
+impl SocketConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        absolute("sockets.register", &self.register)?;
+        absolute("sockets.admin", &self.admin)?;
+        if self.register == self.admin {
+            let path = self.admin.clone();
+            return Err(ConfigError::SameSocket { path });
+        }
+        Ok(())
     }
 }
 
@@ -353,6 +391,26 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_shows_the_defaults() {
+        let sample = read(include_str!("../../packaging/config/host.toml")).unwrap();
+        let least = read(LEAST).unwrap();
+        assert_eq!(sample.state_dir, least.state_dir);
+        assert_eq!(sample.sockets, least.sockets);
+        assert_eq!(sample.link, least.link);
+        assert_eq!(sample.cache, least.cache);
+        let (sample, least) = (sample.machines(), least.machines());
+        assert_eq!((&sample.vm, &sample.external), (&least.vm, &least.external));
+        // Without it VMs are root's, which no host should be delivered with.
+        let user_base = sample.qemu.user_base;
+        assert_eq!(user_base, Some(2_000_000));
+        let qemu = crate::vm::config::QemuConfig {
+            user_base,
+            ..least.qemu
+        };
+        assert_eq!(sample.qemu, qemu);
+    }
+
+    #[test]
     fn what_is_not_known_is_refused_by_name() {
         for (more, named) in [
             ("[link]\nshard = 2", "`shard`"),
@@ -365,6 +423,24 @@ mod tests {
         }
         let said = read(&LEAST.replace("http://", "ftp://")).unwrap_err();
         assert!(said.source().unwrap().to_string().contains("ftp"), "{said}");
+    }
+
+    #[test]
+    fn paths_that_depend_on_where_the_daemon_is_started_are_refused() {
+        for (before, after, named) in [
+            ("'/t'", "'t'", "control.token_file is 't'"),
+            ("host =", "state_dir = 'state'\nhost =", "state_dir is 'state'"),
+        ] {
+            let said = read(&LEAST.replace(before, after)).unwrap_err().to_string();
+            assert!(said.contains(named), "{said}");
+        }
+        for (more, named) in [
+            ("admin = 'a.sock'", "sockets.admin is 'a.sock'"),
+            ("admin = '/s'\nregister = '/s'", "both /s"),
+        ] {
+            let said = refused(&format!("[sockets]\n{more}"));
+            assert!(said.contains(named), "{said}");
+        }
     }
 
     #[test]

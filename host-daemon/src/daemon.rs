@@ -1,5 +1,7 @@
 //! All parts of the daemon as one process: made in the order in which they need each other, ended in the reverse.
 
+use std::path::PathBuf;
+
 use moorline_client::{Client, ClientError, Endpoint, Token, TokenError};
 use moorline_shared::api::hosts::RegisterHost;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -36,8 +38,13 @@ pub struct Daemon {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The host's token can't be read.
-    #[error("the host has no token for the control plane")]
-    Token(#[from] TokenError),
+    #[error("the host has no token for the control plane: write it to {}, which control.token_file names", path.display())]
+    Token {
+        /// The file that should hold it.
+        path: PathBuf,
+        /// What is wrong.
+        source: TokenError,
+    },
     /// The HTTP library can't be set up.
     #[error("the control plane can't be called")]
     Client(#[from] ClientError),
@@ -62,8 +69,7 @@ impl Daemon {
     /// Binds and starts everything that can fail. Call it within a runtime with I/O and time.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         allow_descriptors();
-        let token = Token::read(&config.control.token_file)?;
-        let endpoint = Endpoint::new(config.control.url.clone(), token).of_host(config.host.clone());
+        let endpoint = Endpoint::new(config.control.url.clone(), token(config)?).of_host(config.host.clone());
         let client = Client::new(endpoint)?;
         let vsock = open_vsock(config.link.vsock)?;
         let (asks, asked) = mpsc::channel(QUESTIONS);
@@ -119,6 +125,15 @@ impl Daemon {
         }
         self.shards.drain(RECONNECT_MS);
     }
+}
+
+/// The host's token for the control plane.
+pub fn token(config: &Config) -> Result<Token, StartError> {
+    let path = &config.control.token_file;
+    Token::read(path).map_err(|source| StartError::Token {
+        path: path.clone(),
+        source,
+    })
 }
 
 /// Each guest takes two descriptors, and the system's first allowance is for a thousand.

@@ -1,11 +1,12 @@
 //! `moorline-host`: the host daemon. Options, logging, signals; everything else is the library.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
 use moorline_host::config::Config;
-use moorline_host::daemon::Daemon;
+use moorline_host::daemon::{self, Daemon};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ struct Options {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/moorline/host.toml")]
     config: PathBuf,
-    /// Reads the configuration, says whether it is good, and ends.
+    /// Reads the configuration and the token that it names, says whether they are good, and ends.
     #[arg(long)]
     check: bool,
 }
@@ -26,12 +27,15 @@ struct Options {
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let filter = EnvFilter::try_from_env("MOORLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Colours are for terminals; in a journal they are garbage.
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     let config = Config::read(&options.config)?;
     if options.check {
+        daemon::token(&config)?;
         println!("the configuration is good");
         return Ok(());
     }

@@ -95,6 +95,14 @@ pub(super) enum UsageError {
     Command(String),
     #[error("get needs the path of an entry, as in: moorline-agent get net/hostname")]
     NoPath,
+    #[error("{option} '{text}' can't be: {why}; see moorline-agent --help")]
+    Value {
+        option: &'static str,
+        text: String,
+        why: String,
+    },
+    #[error("--values is for --json: a plain list has names only; see moorline-agent --help")]
+    ValuesWithoutJson,
     #[error("{command} knows no option {option}; see moorline-agent --help")]
     Option {
         command: &'static str,
@@ -126,6 +134,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
     }
     let words: Vec<&str> = given.words.iter().map(String::as_str).collect();
     match words[..] {
+        ["help", ..] => Ok(Command::Help(HELP)),
         ["run"] => given.run(),
         ["get", path] => {
             let what = What::Get {
@@ -137,6 +146,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
                 .ask(what))
         }
         ["get"] => Err(UsageError::NoPath),
+        ["list"] | ["list", _] if given.values && !given.json => Err(UsageError::ValuesWithoutJson),
         ["list"] | ["list", _] => {
             let what = What::List {
                 prefix: parsed(words.get(1).copied().unwrap_or(""))?,
@@ -173,14 +183,15 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
                 given.help = Some(concat!("moorline-agent ", env!("CARGO_PKG_VERSION"), "\n"));
             }
             Arg::Long("socket") => given.socket = Some(parser.value()?.into()),
-            Arg::Long("link") => given.link = Some(parser.value()?.parse()?),
+            Arg::Long("link") => given.link = Some(value("--link", &mut parser)?),
             Arg::Long("ready-after") => {
-                given.ready_after = Some(Duration::from_secs(parser.value()?.parse::<u32>()?.into()));
+                let seconds: u32 = value("--ready-after", &mut parser)?;
+                given.ready_after = Some(Duration::from_secs(seconds.into()));
             }
-            Arg::Long("log") => given.level = Some(parser.value()?.parse()?),
-            Arg::Long("instance") => given.instance = Some(parser.value()?.parse()?),
-            Arg::Long("after") => given.after = Some(parser.value()?.parse()?),
-            Arg::Long("max-age") => given.max_age_ms = Some(parser.value()?.parse()?),
+            Arg::Long("log") => given.level = Some(value("--log", &mut parser)?),
+            Arg::Long("instance") => given.instance = Some(value("--instance", &mut parser)?),
+            Arg::Long("after") => given.after = Some(value("--after", &mut parser)?),
+            Arg::Long("max-age") => given.max_age_ms = Some(value("--max-age", &mut parser)?),
             Arg::Long("json") => given.json = true,
             Arg::Long("values") => given.values = true,
             Arg::Value(word) => given.words.push(word.string()?),
@@ -188,6 +199,19 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
         }
     }
     Ok(given)
+}
+
+/// The value of an option.
+fn value<T>(option: &'static str, parser: &mut Parser) -> Result<T, UsageError>
+where
+    T: std::str::FromStr<Err: std::fmt::Display>,
+{
+    let text = parser.value()?.string()?;
+    text.parse().map_err(|error: T::Err| UsageError::Value {
+        option,
+        text,
+        why: error.to_string(),
+    })
 }
 
 fn parsed<T>(text: &str) -> Result<T, UsageError>
@@ -287,7 +311,13 @@ mod tests {
             line("moorline-agent watch a --after 1.2"),
             Ok(Command::Ask { .. })
         ));
-        assert!(matches!(line("moorline-agent --help"), Ok(Command::Help(_))));
+        for help in [
+            "moorline-agent --help",
+            "moorline-agent get -h",
+            "moorline-agent help get",
+        ] {
+            assert!(matches!(line(help), Ok(Command::Help(_))), "{help}");
+        }
     }
 
     #[test]
@@ -302,6 +332,12 @@ mod tests {
             (
                 "moorline-agent status --instance i-00000000000000000000000000000001",
                 "status knows no option",
+            ),
+            ("moorline-agent list --values", "--values is for --json"),
+            ("moorline-agent get a --max-age x", "--max-age 'x' can't be"),
+            (
+                "moorline-agent run --ready-after -1",
+                "--ready-after '-1' can't be",
             ),
             ("moorline-agent run --link tcp:1", "unix:/PATH"),
             ("moorline-agent run --log loud", "error, warn, info"),
