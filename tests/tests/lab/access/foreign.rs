@@ -1,5 +1,6 @@
 //! Another instance's data, as far as their access lists give them to a guest.
 
+use super::values::Way;
 use super::{Guest, Scene};
 use crate::alone::{path, readers};
 use anyhow::{Context, Result, ensure};
@@ -44,6 +45,13 @@ async fn anothers_entries_are_read_and_changed_as_their_lists_say() -> Result<()
     a_tag_gives_and_takes(&scene, a, b)
         .await
         .context("a right by a tag")?;
+    let way = Way {
+        scene: &scene,
+        owner: b.id,
+        access: lent_to(a)?,
+        view: a.of(b),
+    };
+    way.is_good().await?;
     data_are_read_while_their_guest_is_off(&scene, a, b)
         .await
         .context("the other guest off")

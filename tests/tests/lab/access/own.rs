@@ -1,14 +1,11 @@
-//! A guest's own data: what is withheld, withdrawn, or runs out.
+//! A guest's own data: what is withheld from it, withdrawn, or runs out.
 
+use super::values::Way;
 use super::{Guest, Scene};
 use crate::alone::{path, readers};
 use anyhow::{Context, Result, ensure};
-use moorline_shared::Ttl;
 use moorline_shared::api::data::PutEntry;
 use std::collections::BTreeMap;
-
-/// How long the entry that runs out is valid: long enough to be seen on a machine that builds meanwhile.
-const SECONDS: u32 = 5;
 
 #[tokio::test]
 async fn what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror() -> Result<()> {
@@ -28,8 +25,14 @@ async fn what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror() -> Result<(
     what_is_withdrawn_later(&scene, guest)
         .await
         .context("withdrawn")?;
-    what_runs_out(&scene, guest).await.context("run out")?;
-    super::values::in_a_guest(&scene, guest).await
+    let way = Way {
+        scene: &scene,
+        owner: guest.id,
+        access: readers(&["owner"])?,
+        view: guest.own(),
+    };
+    way.is_good().await?;
+    the_mirror_holds_what_is_listed(guest).await
 }
 
 async fn what_was_withheld_from_the_start(scene: &Scene, guest: &Guest) -> Result<()> {
@@ -82,22 +85,4 @@ async fn what_is_withdrawn_later(scene: &Scene, guest: &Guest) -> Result<()> {
 async fn session(guest: &Guest) -> Result<u64> {
     let identity = guest.status().await?.identity;
     Ok(identity.context("the guest's identity")?.session)
-}
-
-async fn what_runs_out(scene: &Scene, guest: &Guest) -> Result<()> {
-    let at = "brief/entry";
-    let brief = PutEntry {
-        ttl: Some(Ttl::try_from(SECONDS)?),
-        ..PutEntry::value("brief".into())
-    };
-    let mut watch = guest.own().watch("brief").await?;
-    scene.put_whole(guest.id, at, brief).await?;
-    watch.shows(at).await?;
-    watch.loses(at).await?;
-    guest.own().hides(at).await?;
-    the_mirror_holds_what_is_listed(guest).await?;
-    // What is put there afterwards is a new entry, and valid for ever.
-    scene.put(guest.id, at, "again").await?;
-    watch.shows(at).await?;
-    guest.own().reads(at, "again").await
 }

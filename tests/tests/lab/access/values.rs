@@ -1,77 +1,174 @@
-//! How values, listings and waits come through to a guest's programs.
+//! How values, listings and waits come through to a guest's programs, be it of their own instance's data or of another's.
 
-use super::{Guest, Scene};
+use super::{Scene, View};
 use crate::alone::path;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use moorline_client::{Terms, fresh_key};
 use moorline_lab::deployment::PATIENCE;
 use moorline_lab::guest::Output;
+use moorline_lab::wait;
+use moorline_shared::access::AccessList;
 use moorline_shared::agent::DEFAULT_SOCKET;
 use moorline_shared::api::data::{Action, Batch, Change, PutEntry};
 use moorline_shared::entry::{MAX_VALUE_BYTES, Value};
+use moorline_shared::{InstanceId, Ttl};
 use sha2::{Digest, Sha256};
 
-/// How many entries the listing has, beside those of the provider.
+/// How many entries the listing has, which is nearly all that an instance may have.
 const MANY: usize = 1_000;
 
-/// All of it, in a guest that is up.
-pub(super) async fn in_a_guest(scene: &Scene, guest: &Guest) -> Result<()> {
-    the_largest_value_arrives_as_it_is(scene, guest)
-        .await
-        .context("the largest value")?;
-    a_poll_is_answered_at_the_change(scene, guest)
-        .await
-        .context("long polls")?;
-    a_thousand_entries_are_listed(scene, guest)
-        .await
-        .context("a long listing")
+/// How long the entry that runs out is valid, in seconds: long enough to be seen on a machine that builds meanwhile.
+const BRIEF: u32 = 5;
+
+/// The way that data take: from an instance, with the access list that lets them be read, to a guest's programs.
+pub(super) struct Way<'s> {
+    pub(super) scene: &'s Scene,
+    pub(super) owner: InstanceId,
+    pub(super) access: AccessList,
+    pub(super) view: View<'s>,
 }
 
-async fn the_largest_value_arrives_as_it_is(scene: &Scene, guest: &Guest) -> Result<()> {
-    let mut bytes = vec![0; MAX_VALUE_BYTES];
-    getrandom::fill(&mut bytes)?;
-    let sum = format!("{:x}  -", Sha256::digest(&bytes));
-    let body = PutEntry::value(Value::from(Bytes::from(bytes)));
-    let client = scene.deployment.client();
-    let mut watch = guest.own().watch("large").await?;
-    client
-        .put_instance_data(guest.id, &path("large/value"), &body, &Terms::fresh())
-        .await?;
-    watch.shows("large/value").await?;
-    let by_agent = "moorline-agent get large/value | sha256sum";
-    ensure!(guest.shell(by_agent).await? == sum);
-    let by_http =
-        format!("curl -sS --unix-socket {DEFAULT_SOCKET} http://agent/v1/data/large/value | sha256sum");
-    ensure!(guest.shell(by_http).await? == sum);
-    client
-        .delete_instance_data(guest.id, &path("large/value"), &Terms::fresh())
-        .await?;
-    watch.loses("large/value").await
-}
+impl Way<'_> {
+    /// Everything here, one after the other. What it makes is gone afterwards, but for a few entries.
+    pub(super) async fn is_good(&self) -> Result<()> {
+        self.largest_value().await.context("the largest value")?;
+        self.long_poll().await.context("long polls")?;
+        self.running_out().await.context("an entry that runs out")?;
+        self.long_listing().await.context("a long listing")
+    }
 
-async fn a_thousand_entries_are_listed(scene: &Scene, guest: &Guest) -> Result<()> {
-    let at = |n: usize| format!("many/{n:04}");
-    let changes = (0..MANY).map(|n| Change {
-        path: path(&at(n)),
-        guard: None,
-        action: Action::Put(PutEntry::value(n.to_string().as_str().into())),
-    });
-    let batch = Batch {
-        changes: changes.collect(),
-    };
-    let client = scene.deployment.client();
-    client.batch_instance_data(guest.id, &batch, &fresh_key()).await?;
-    guest.own().reads(&at(MANY - 1), &(MANY - 1).to_string()).await?;
-    let names = guest.own().names("many").await?;
-    let expected: Vec<_> = (0..MANY).map(at).collect();
-    ensure!(names == expected, "{} names: {names:?}", names.len());
-    Ok(())
+    fn entry(&self, value: impl Into<Value>) -> PutEntry {
+        PutEntry {
+            access: Some(self.access.clone()),
+            ..PutEntry::value(value.into())
+        }
+    }
+
+    async fn largest_value(&self) -> Result<()> {
+        let mut bytes = vec![0; MAX_VALUE_BYTES];
+        getrandom::fill(&mut bytes)?;
+        let sum = format!("{:x}  -", Sha256::digest(&bytes));
+        let at = "large/value";
+        let mut watch = self.view.watch("large").await?;
+        self.scene
+            .put_whole(self.owner, at, self.entry(Bytes::from(bytes)))
+            .await?;
+        watch.shows(at).await?;
+        let by_agent = self.view.command(&format!("get {at}"));
+        let by_curl = self.curl(&format!("data/{at}"), "");
+        for command in [by_agent, by_curl] {
+            let read = self.view.guest.shell(format!("{command} | sha256sum")).await?;
+            ensure!(read == sum, "`{command}` reads {read} and not {sum}");
+        }
+        let client = self.scene.deployment.client();
+        client
+            .delete_instance_data(self.owner, &path(at), &Terms::fresh())
+            .await?;
+        watch.loses(at).await
+    }
+
+    async fn long_listing(&self) -> Result<()> {
+        let at = |n: usize| format!("many/{n:04}");
+        let put = |n: usize| Action::Put(self.entry(&*n.to_string()));
+        self.change_many(|n| (at(n), put(n))).await?;
+        self.view.reads(&at(MANY - 1), &(MANY - 1).to_string()).await?;
+        let names = self.view.names("many").await?;
+        let expected: Vec<_> = (0..MANY).map(at).collect();
+        ensure!(names == expected, "{} names: {names:?}", names.len());
+        self.change_many(|n| (at(n), Action::Delete {})).await?;
+        let gone = async || self.view.names("many").await.ok()?.is_empty().then_some(());
+        wait::until("an empty listing", PATIENCE, gone).await
+    }
+
+    /// As many changes, in one transaction.
+    async fn change_many(&self, change: impl Fn(usize) -> (String, Action)) -> Result<()> {
+        let changes = (0..MANY).map(|n| {
+            let (at, action) = change(n);
+            Change {
+                path: path(&at),
+                guard: None,
+                action,
+            }
+        });
+        let batch = Batch {
+            changes: changes.collect(),
+        };
+        let client = self.scene.deployment.client();
+        client
+            .batch_instance_data(self.owner, &batch, &fresh_key())
+            .await?;
+        Ok(())
+    }
+
+    async fn running_out(&self) -> Result<()> {
+        let at = "brief/entry";
+        let brief = PutEntry {
+            ttl: Some(Ttl::try_from(BRIEF)?),
+            ..self.entry("brief")
+        };
+        let mut watch = self.view.watch("brief").await?;
+        self.scene.put_whole(self.owner, at, brief).await?;
+        watch.shows(at).await?;
+        watch.loses(at).await?;
+        self.view.hides(at).await?;
+        // What is put there afterwards is a new entry, and valid for ever.
+        self.scene.put_whole(self.owner, at, self.entry("again")).await?;
+        watch.shows(at).await?;
+        self.view.reads(at, "again").await
+    }
+
+    /// A command line that asks the agent's socket, as the agent's own documentation has it.
+    fn curl(&self, what: &str, options: &str) -> String {
+        let target = &self.view.target;
+        format!("curl -sS {options} --unix-socket {DEFAULT_SOCKET} 'http://agent{target}/{what}'")
+    }
+
+    async fn answer(&self, query: &str) -> Result<Answer> {
+        let curl = self.curl(&format!("data/polled/entry{query}"), "--include");
+        Answer::of(self.view.guest.control.run(curl).await?)
+    }
+
+    async fn long_poll(&self) -> Result<()> {
+        let at = "polled/entry";
+        self.scene.put_whole(self.owner, at, self.entry("before")).await?;
+        self.view.reads(at, "before").await?;
+        let before = self.answer("").await?;
+        ensure!(before.body == "before", "{before:?}");
+        let etag = before.etag.trim_matches('"');
+        let waiting = |seconds| format!("?wait_for_change=true&last_etag={etag}&timeout_sec={seconds}");
+
+        // Nothing changes: the present state, when the time is over.
+        let same = self.answer(&waiting(1)).await?;
+        ensure!(same == before, "{same:?}");
+
+        // It ends long before its time. What it waits for is made once the request is on its way.
+        let target = format!("data/{at}{}", waiting(300));
+        let poll = format!("{} 2>&1", self.curl(&target, "--verbose"));
+        let mut poll = self.view.guest.control.lines(poll)?;
+        poll.wait_for("the request", PATIENCE, |line| line.starts_with("> GET "))
+            .await?;
+        self.scene.put(self.owner, at, "after").await?;
+        poll.wait_for("the answer", PATIENCE, |line| line == "after")
+            .await?;
+
+        // Whoever has an old state isn't kept waiting, and who has the present one is told so.
+        let late = self.answer(&waiting(300)).await?;
+        ensure!(late.body == "after" && late.etag != before.etag, "{late:?}");
+        let known = format!("--include --header 'If-None-Match: {}'", late.etag);
+        let known = self
+            .view
+            .guest
+            .shell(self.curl(&format!("data/{at}"), &known))
+            .await?;
+        ensure!(known.starts_with("HTTP/1.1 304 "), "{known}");
+        Ok(())
+    }
 }
 
 /// An answer to `curl --include`.
+#[derive(Debug, PartialEq)]
 struct Answer {
-    status: String,
     etag: String,
     body: String,
 }
@@ -80,50 +177,11 @@ impl Answer {
     fn of(output: Output) -> Result<Self> {
         let text = output.text()?;
         let (head, body) = text.split_once("\r\n\r\n").context("a head and a body")?;
-        let mut lines = head.lines();
-        let status = lines.next().context("a status line")?.to_owned();
-        let etag = lines.find_map(|line| line.strip_prefix("etag: "));
+        ensure!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        let etag = head.lines().find_map(|line| line.strip_prefix("etag: "));
         Ok(Self {
-            status,
             etag: etag.with_context(|| format!("no ETag: {head}"))?.to_owned(),
             body: body.to_owned(),
         })
     }
-}
-
-async fn a_poll_is_answered_at_the_change(scene: &Scene, guest: &Guest) -> Result<()> {
-    scene.put(guest.id, "polled/entry", "before").await?;
-    guest.own().reads("polled/entry", "before").await?;
-    let curl = |query: &str, more: &str| {
-        let url = format!("http://agent/v1/data/polled/entry{query}");
-        format!("curl -sS --include {more} --unix-socket {DEFAULT_SOCKET} '{url}'")
-    };
-    let before = Answer::of(guest.control.run(curl("", "")).await?)?;
-    ensure!(before.body == "before");
-    // curl takes the quotes of an ETag for what it is to send; in a query they mean nothing.
-    let etag = before.etag.trim_matches('"');
-    let waiting = |seconds| format!("?wait_for_change=true&last_etag={etag}&timeout_sec={seconds}");
-
-    // Nothing changes: the present state, when the time is over.
-    let same = Answer::of(guest.control.run(curl(&waiting(1), "")).await?)?;
-    ensure!((&*same.etag, &*same.body) == (&*before.etag, "before"));
-
-    // It ends long before its time. What it waits for is made once the request is on its way.
-    let mut poll = guest
-        .control
-        .lines(format!("{} 2>&1", curl(&waiting(300), "--verbose")))?;
-    poll.wait_for("the request", PATIENCE, |line| line.starts_with("> GET "))
-        .await?;
-    scene.put(guest.id, "polled/entry", "after").await?;
-    poll.wait_for("the answer", PATIENCE, |line| line == "after")
-        .await?;
-
-    // Whoever has an old state isn't kept waiting, and who has the present one is told so.
-    let late = Answer::of(guest.control.run(curl(&waiting(300), "")).await?)?;
-    ensure!(late.body == "after" && late.etag != before.etag);
-    let known = format!("--header 'If-None-Match: {}'", late.etag);
-    let known = guest.control.run(curl("", &known)).await?.text()?;
-    ensure!(known.starts_with("HTTP/1.1 304 "), "{known}");
-    ensure!(late.status.starts_with("HTTP/1.1 200 "), "{}", late.status);
-    Ok(())
 }
