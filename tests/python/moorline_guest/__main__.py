@@ -18,6 +18,7 @@ Standard input takes commands, an object a line, and its end ends the program:
     {"id": 4, "do": "relay", "method": "PUT", "target": "/v1/...", "headers": {}, "body": "..."}
     {"id": 3, "do": "cancel"}
     {"do": "mirror"}
+    {"do": "redial"}
 
 A value comes out as its `length`, its `sha256`, and its `text` if it is short and UTF-8.
 """
@@ -34,6 +35,7 @@ from typing import Any
 from . import bodies
 from .batches import Batch, Mirror
 from .encoding import Fields, Revision
+from .faults import Lost
 from .link import ENDS, Backoff, Connection, Lines, boot_id, now, serve
 from .session import Answered, Began, Dismissed, Event, Guest, Session, Updated
 
@@ -102,6 +104,8 @@ class Driver:
             case "cancel":
                 session.cancel(next(one for one, asked in self._asked.items() if asked == command["id"]))
                 return
+            case "redial":
+                raise Lost("it was told to dial again")
             case other:
                 raise ValueError(f"there is no command {other}")
         self._asked[stream] = command["id"]

@@ -15,9 +15,12 @@ use std::path::PathBuf;
 use tokio::sync::OnceCell;
 use unpack::Unpacked;
 
-/// What must be installed: the machine emulator and what makes disks for it, curl to be copied into guests, and what
-/// the kernel's modules are compressed with.
-const PACKAGES: &[&str] = &["qemu-system-x86", "qemu-utils", "curl", "xz-utils"];
+/// What must be installed: the machine emulator and what makes disks for it, curl to be copied into guests, what the
+/// kernel's modules are compressed with, and Python.
+const PACKAGES: &[&str] = &["qemu-system-x86", "qemu-utils", "curl", "xz-utils", PYTHON];
+
+/// What the guest in `tests/python` runs on. It needs no machine, and so its tests ask for nothing else.
+pub const PYTHON: &str = "python3";
 
 /// What a machine that is set up has for the lab, and where.
 #[derive(Debug, Clone)]

@@ -12,5 +12,6 @@ mod hostile_link;
 mod leftovers;
 mod nested;
 mod processes;
+mod python;
 mod talker;
 mod vm;

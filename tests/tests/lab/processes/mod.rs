@@ -12,7 +12,7 @@ use moorline_client::{Client, Terms};
 use moorline_shared::InstanceId;
 use moorline_shared::api::data::{Changed, PutEntry};
 
-async fn put(client: &Client, instance: InstanceId, at: &str, value: &str) -> Result<Changed> {
+pub(crate) async fn put(client: &Client, instance: InstanceId, at: &str, value: &str) -> Result<Changed> {
     let body = PutEntry::value(value.into());
     let changed = client
         .put_instance_data(instance, &path(at), &body, &Terms::fresh())
