@@ -126,6 +126,12 @@ mod tests {
     }
 
     #[test]
+    fn the_sample_shows_the_defaults() {
+        let sample = include_str!("../../packaging/config/control.toml");
+        assert_eq!(toml::from_str::<Config>(sample).unwrap(), Config::default());
+    }
+
+    #[test]
     fn a_public_address_is_refused_while_there_is_no_tls() {
         let config = Config {
             listen: ([0, 0, 0, 0], 8471).into(),

@@ -26,6 +26,11 @@ pub struct Settings {
     pub types: BTreeMap<TypeName, InstanceType>,
     /// For how many seconds the data of a terminated instance are kept.
     pub keep_terminated: Ttl,
+    /// For how many seconds after its end a terminated instance is shown, and the history of its data kept; no shorter
+    /// than the data themselves.
+    pub keep_terminated_history: Ttl,
+    /// How many changes of an entry its history shows, 1 to 1,000; older ones are removed.
+    pub keep_changes: u32,
     /// The bounds of an instance's data.
     pub limits: Limits,
     /// Whether access lists count.
@@ -108,6 +113,8 @@ impl Default for Settings {
             region: "local".into(),
             types: types.into_iter().map(named).collect(),
             keep_terminated: Ttl::try_from(3_600).expect("an hour is a validity period"),
+            keep_terminated_history: Ttl::try_from(86_400).expect("a day is a validity period"),
+            keep_changes: 100,
             limits: Limits::default(),
             access: AccessControl::default(),
             refusals: Refusals::default(),
@@ -118,32 +125,44 @@ impl Default for Settings {
 impl Settings {
     /// Whether every value is within its bounds; if not, which key is not and why.
     pub fn check(&self) -> Result<(), (&'static str, String)> {
-        let most = Limits::default();
-        let limits = [
-            ("settings.limits.entries", self.limits.entries, most.entries),
-            (
-                "settings.limits.value_bytes",
-                self.limits.value_bytes,
-                most.value_bytes,
-            ),
-            (
-                "settings.limits.instance_bytes",
-                self.limits.instance_bytes,
-                most.instance_bytes,
-            ),
-        ];
-        match limits
-            .into_iter()
-            .find(|(_, found, most)| !(1..=*most).contains(found))
-        {
-            Some((key, found, most)) => Err((key, format!("is {found}; it must be 1 to {most}"))),
-            None => Ok(()),
+        let (limits, most) = (self.limits, Limits::default());
+        bound("settings.limits.entries", limits.entries, most.entries)?;
+        bound(
+            "settings.limits.value_bytes",
+            limits.value_bytes,
+            most.value_bytes,
+        )?;
+        bound(
+            "settings.limits.instance_bytes",
+            limits.instance_bytes,
+            most.instance_bytes,
+        )?;
+        bound("settings.keep_changes", u64::from(self.keep_changes), MAX_CHANGES)?;
+        let (data, history) = (self.keep_terminated, self.keep_terminated_history);
+        if history < data {
+            let (data, history) = (data.seconds(), history.seconds());
+            let reason = format!(
+                "is {history} seconds; it must be no less than settings.keep_terminated, {data} seconds"
+            );
+            return Err(("settings.keep_terminated_history", reason));
         }
+        Ok(())
     }
 
     /// What the settings are known by in operation records.
     pub fn digest(&self) -> Digest {
         Digest::of(&serde_json::to_vec(self).expect("settings can be expressed in JSON"))
+    }
+}
+
+/// The most changes that a deployment can keep of an entry.
+const MAX_CHANGES: u64 = 1_000;
+
+fn bound(key: &'static str, found: u64, most: u64) -> Result<(), (&'static str, String)> {
+    if (1..=most).contains(&found) {
+        Ok(())
+    } else {
+        Err((key, format!("is {found}; it must be 1 to {most}")))
     }
 }
 

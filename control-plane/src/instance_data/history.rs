@@ -1,52 +1,41 @@
 //! The past of an entry.
 
+use moorline_shared::EntryPath;
 use moorline_shared::api::data::{History, PastChange};
 use moorline_shared::entry::Value;
-use moorline_shared::{EntryPath, InstanceId};
 
 use super::operations::Reply;
 use super::records::ChangeRecord;
 use super::refusal::Refusal;
 use super::rules::{Data, Step};
-use crate::model::{Env, Kept, Page, Record, Stop, View};
-use crate::store::Key;
+use crate::model::{Kept, Record, Stop};
 
-/// One row more than asked for is read: it tells the value before the oldest change of the page.
+/// A page of the changes that are shown, after the one whose row is `before`.
+///
+/// The row after them tells the value before the oldest.
 pub(super) fn history(
-    v: &mut View<'_>,
-    env: &Env,
-    instance: InstanceId,
+    data: &mut Data<'_, '_>,
     path: &EntryPath,
     before: Option<&str>,
     limit: usize,
 ) -> Step<Reply> {
-    let of = (instance, path.clone());
-    let after = before.map(|row| cursor(&of, row)).transpose()?;
-    let rows = v.scan::<ChangeRecord>(
-        &of,
-        &Page {
-            after,
-            limit: limit + 1,
-        },
-    )?;
-    let mut data = Data::open(v, env, instance, "GetInstanceDataHistory")?;
-    data.foresee_values(rows.iter().filter_map(|row| Some((path, row.to.as_ref()?))))?;
+    data.read(path)?;
+    let rows = data.changes(path)?;
+    let start = before.map_or(Ok(0), |row| after(&rows, row))?;
+    let end = rows.len().min(data.most_changes());
+    let page = start..end.min(start.saturating_add(limit));
+    let contents = rows.iter().take(page.end + 1).skip(start);
+    data.foresee_values(contents.filter_map(|row| Some((path, row.to.as_ref()?))))?;
     let mut changes = Vec::new();
-    for (i, row) in rows.iter().take(limit).enumerate() {
-        let from = rows.get(i + 1).and_then(|older| older.to.clone());
-        let from = from.map(|content| data.value(path, &content)).transpose()?;
-        let to = row
-            .to
-            .as_ref()
-            .map(|content| data.value(path, content))
-            .transpose()?;
-        changes.push(past(row, from, to));
+    for i in page.clone() {
+        let from = rows.get(i + 1).and_then(|older| older.to.as_ref());
+        let from = from.map(|content| data.value(path, content)).transpose()?;
+        let to = rows[i].to.as_ref();
+        let to = to.map(|content| data.value(path, content)).transpose()?;
+        changes.push(past(&rows[i], from, to));
     }
-    let more = rows.len() > limit;
-    let next = rows
-        .get(limit.wrapping_sub(1))
-        .filter(|_| more)
-        .map(|row| row_of(row));
+    let last = page.end.checked_sub(1).filter(|_| page.end < end);
+    let next = last.map(|last| row_of(&rows[last]));
     Ok(Reply::History(History { changes, next }))
 }
 
@@ -68,11 +57,12 @@ fn row_of(row: &ChangeRecord) -> String {
     key.rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-fn cursor(of: &(InstanceId, EntryPath), row: &str) -> Step<Key> {
+/// Where the page after the row begins. A row that is gone was the oldest, so that nothing comes after it.
+fn after(rows: &[Kept<ChangeRecord>], row: &str) -> Step<usize> {
     let plain = row.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') && row.len() <= 128;
-    let key = format!("{}{row}", ChangeRecord::prefix(of));
-    Key::try_from(key)
-        .ok()
-        .filter(|_| plain)
-        .ok_or(Stop::Refused(Refusal::Cursor))
+    if !plain {
+        return Err(Stop::Refused(Refusal::Cursor));
+    }
+    let at = rows.iter().position(|kept| row_of(kept) == row);
+    Ok(at.map_or(rows.len(), |at| at + 1))
 }

@@ -1,10 +1,10 @@
 //! The rules for instances' data: which function does what is asked.
 
-use moorline_shared::InstanceId;
+use moorline_shared::{EntryPath, InstanceId};
 
 use super::operations::{BatchAction, BatchChange, More, Op, Reply};
 use super::refusal::{MAX_BATCH, Refusal};
-use super::rules::{Data, Purged, Step, repeated};
+use super::rules::{Data, Progress, Step, repeated};
 use super::{history, show};
 use crate::model::{Env, Intent, Operation, ServiceModel, Stop, View};
 use crate::services::AnyOp;
@@ -25,16 +25,16 @@ impl ServiceModel for Model {
         let mut data = Data::open(v, env, op.instance(), op.api())?;
         match op {
             Op::PutInstanceData { path, guard, new, .. } => {
-                data.put(path, *guard, new).map(|()| Reply::Changed)
+                data.put(path, *guard, new).map(|()| changed(data))
             }
             Op::AppendInstanceData {
                 path, guard, content, ..
-            } => data.append(path, *guard, content).map(|()| Reply::Changed),
-            Op::DeleteInstanceData { path, guard, .. } => data.delete(path, *guard).map(|()| Reply::Changed),
-            Op::BatchInstanceData { changes, .. } => batch(&mut data, changes),
+            } => data.append(path, *guard, content).map(|()| changed(data)),
+            Op::DeleteInstanceData { path, guard, .. } => data.delete(path, *guard).map(|()| changed(data)),
+            Op::BatchInstanceData { changes, .. } => batch(&mut data, changes).map(|()| changed(data)),
             Op::SetEntryAccess {
                 path, guard, access, ..
-            } => data.set_access(path, *guard, access).map(|()| Reply::Changed),
+            } => data.set_access(path, *guard, access).map(|()| changed(data)),
             Op::GetInstanceData { path, .. } => show::get(&mut data, path),
             Op::ListInstanceData {
                 prefix,
@@ -49,16 +49,10 @@ impl ServiceModel for Model {
                 account: data.account().clone(),
             }),
             Op::GetInstanceDataHistory {
-                instance,
-                path,
-                before,
-                limit,
-            } => {
-                data.read(path)?;
-                drop(data);
-                history::history(v, env, *instance, path, before.as_deref(), *limit as usize)
-            }
-            Op::ExpireEntry { path, .. } => data.as_provider().expire(path).map(|()| Reply::Changed),
+                path, before, limit, ..
+            } => history::history(&mut data, path, before.as_deref(), *limit as usize),
+            Op::ExpireEntry { path, .. } => data.as_provider().expire(path).map(|()| changed(data)),
+            Op::TrimEntryHistory { paths, .. } => trim(data, paths),
             Op::PurgeInstanceData { instance } => purge(v, env, *instance),
         }
     }
@@ -68,7 +62,12 @@ impl ServiceModel for Model {
     }
 }
 
-fn batch(data: &mut Data<'_, '_>, changes: &[BatchChange]) -> Step<Reply> {
+fn changed(data: Data<'_, '_>) -> Reply {
+    data.finish();
+    Reply::Changed
+}
+
+fn batch(data: &mut Data<'_, '_>, changes: &[BatchChange]) -> Step<()> {
     if changes.is_empty() || changes.len() > MAX_BATCH {
         return Err(Stop::Refused(Refusal::BatchSize(changes.len())));
     }
@@ -84,20 +83,35 @@ fn batch(data: &mut Data<'_, '_>, changes: &[BatchChange]) -> Step<Reply> {
             BatchAction::SetAccess(access) => data.set_access(path, *guard, access)?,
         }
     }
-    Ok(Reply::Changed)
+    Ok(())
+}
+
+/// Trims some histories and has the rest trimmed later.
+fn trim(mut data: Data<'_, '_>, paths: &[EntryPath]) -> Step<Reply> {
+    let progress = data.as_provider().trim(paths)?;
+    data.finish();
+    Ok(Reply::Removed(progress.into()))
 }
 
 /// Purges some entries and has the rest purged later.
 fn purge(v: &mut View<'_>, env: &Env, instance: InstanceId) -> Step<Reply> {
-    let purged = Data::open(v, env, instance, "PurgeInstanceData")?
+    let progress = Data::open(v, env, instance, "PurgeInstanceData")?
         .as_provider()
         .purge(PURGE_AT_ONCE)?;
-    if purged == Purged::Wholly {
-        return Ok(Reply::Purged(More::No));
+    if progress == Progress::Partly {
+        v.later(Intent {
+            due: env.now,
+            submit: Op::PurgeInstanceData { instance }.into(),
+        });
     }
-    v.later(Intent {
-        due: env.now,
-        submit: Op::PurgeInstanceData { instance }.into(),
-    });
-    Ok(Reply::Purged(More::Yes))
+    Ok(Reply::Removed(progress.into()))
+}
+
+impl From<Progress> for More {
+    fn from(progress: Progress) -> Self {
+        match progress {
+            Progress::Done => Self::No,
+            Progress::Partly => Self::Yes,
+        }
+    }
 }

@@ -120,6 +120,13 @@ pub enum Op {
         /// Which.
         path: EntryPath,
     },
+    /// Removes the changes of entries that are older than those that are kept.
+    TrimEntryHistory {
+        /// Whose entries.
+        instance: InstanceId,
+        /// Which.
+        paths: Vec<EntryPath>,
+    },
     /// Removes the data of a terminated instance, some at a time.
     PurgeInstanceData {
         /// Whose data.
@@ -194,6 +201,7 @@ impl Op {
             | Self::WatchInstanceData { instance, .. }
             | Self::GetInstanceDataHistory { instance, .. }
             | Self::ExpireEntry { instance, .. }
+            | Self::TrimEntryHistory { instance, .. }
             | Self::PurgeInstanceData { instance } => *instance,
         }
     }
@@ -213,6 +221,7 @@ impl Operation for Op {
             Self::WatchInstanceData { .. } => "WatchInstanceData",
             Self::GetInstanceDataHistory { .. } => "GetInstanceDataHistory",
             Self::ExpireEntry { .. } => "ExpireEntry",
+            Self::TrimEntryHistory { .. } => "TrimEntryHistory",
             Self::PurgeInstanceData { .. } => "PurgeInstanceData",
         }
     }
@@ -295,8 +304,8 @@ pub enum Reply {
     },
     /// The changes.
     History(History),
-    /// How far a purge came.
-    Purged(More),
+    /// Some was removed; whether more is to be.
+    Removed(More),
 }
 
 /// Whether there is more than was shown or done.

@@ -112,6 +112,18 @@ pub struct ChangeRecord {
     /// The value after; absent if the entry was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<Content>,
+    /// The name of a long value that was added to its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given: Option<Content>,
+}
+
+/// Which changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changes {
+    /// Those of an entry.
+    OfEntry(InstanceId, EntryPath),
+    /// Those of all entries of an instance, present or past.
+    OfInstance(InstanceId),
 }
 
 impl Record for ChangeRecord {
@@ -119,7 +131,7 @@ impl Record for ChangeRecord {
     const FENCED: bool = false;
     const SCOPE_SEGMENTS: usize = 1;
     type Id = (InstanceId, EntryPath, Timestamp, OperationId);
-    type Collection = (InstanceId, EntryPath);
+    type Collection = Changes;
 
     /// No path has two slashes in a row, so the changes of one entry lie together, the newest first.
     fn key((instance, path, at, operation): &Self::Id) -> Key {
@@ -131,7 +143,10 @@ impl Record for ChangeRecord {
         Self::key(&(self.instance, self.path.clone(), self.at, self.operation))
     }
 
-    fn prefix((instance, path): &Self::Collection) -> String {
-        format!("change/{instance}/{path}//")
+    fn prefix(of: &Changes) -> String {
+        match of {
+            Changes::OfEntry(instance, path) => format!("change/{instance}/{path}//"),
+            Changes::OfInstance(instance) => format!("change/{instance}/"),
+        }
     }
 }

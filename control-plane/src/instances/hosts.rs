@@ -5,12 +5,11 @@ use moorline_shared::api::hosts::{RegisterHost, ReportState};
 use moorline_shared::api::instances::InstanceState;
 
 use super::checks::{Step, bound, refuse, speaks_for};
-use super::lifecycle;
 use super::operations::Reply;
 use super::records::{HostRecord, InstanceRecord};
 use super::refusal::Refusal;
-use crate::instance_data;
-use crate::model::{Env, Intent, View};
+use super::{end, lifecycle};
+use crate::model::{Env, View};
 
 pub(super) fn register_host(v: &mut View<'_>, env: &Env, host: &HostId, offer: &RegisterHost) -> Step<Reply> {
     speaks_for(env, host)?;
@@ -68,26 +67,19 @@ pub(super) fn report_state(v: &mut View<'_>, env: &Env, host: &HostId, report: &
         return Ok(Reply::Recorded);
     }
     if new.state == InstanceState::Terminated && old.state != InstanceState::Terminated {
-        end(v, env, &new)?;
+        ended(v, env, &new)?;
     }
     v.put(&new);
     Ok(Reply::Recorded)
 }
 
-/// Gives the room of a terminated instance back, and has its data purged after they were kept for a while.
-fn end(v: &mut View<'_>, env: &Env, instance: &InstanceRecord) -> Step<()> {
+/// Gives the room of a terminated instance back, and has what is kept of it removed after a while.
+fn ended(v: &mut View<'_>, env: &Env, instance: &InstanceRecord) -> Step<()> {
     if let Some(host) = v.get::<HostRecord>(&instance.host)? {
         let mut host = host.into_inner();
         host.give_back(instance.vcpus, instance.memory_mib);
         v.put(&host);
     }
-    let due = env.now.plus_seconds(env.settings.keep_terminated.seconds());
-    let purge = instance_data::Op::PurgeInstanceData {
-        instance: instance.id,
-    };
-    v.later(Intent {
-        due,
-        submit: purge.into(),
-    });
+    end::later(v, env, instance.id);
     Ok(())
 }

@@ -160,6 +160,7 @@ fn make(v: &mut View<'_>, env: &Env, instance: &InstanceRecord, with: &With, api
     for (path, new) in &with.data {
         data.as_caller().put(path, None, new).map_err(in_data)?;
     }
+    data.finish();
     Ok(())
 }
 

@@ -7,11 +7,12 @@
 //! * [`model`]: which function does what is asked; `checks`: what several of them check first.
 //! * `launch`: new instances; [`placement`]: a host with room; [`provider_data`]: what instances are told.
 //! * `modify`: instances that exist; [`lifecycle`]: which state follows which. `hosts`: what hosts say.
-//! * `describe`: what administrators see. [`records`]: what the store keeps.
+//! * `end`: what becomes of terminated instances. `describe`: what administrators see. [`records`]: what the store keeps.
 
 pub mod api;
 mod checks;
 mod describe;
+mod end;
 mod hosts;
 mod launch;
 pub mod lifecycle;

@@ -4,7 +4,7 @@ use super::checks::Step;
 use super::lifecycle::Ask;
 use super::operations::{Op, Reply};
 use super::refusal::Refusal;
-use super::{describe, hosts, launch, modify};
+use super::{describe, end, hosts, launch, modify};
 use crate::model::{Env, Intent, ServiceModel, View};
 use crate::services::AnyOp;
 
@@ -27,14 +27,15 @@ impl ServiceModel for Model {
             Op::TerminateInstances { instances } => modify::ask_all(v, env, instances, Ask::Terminate),
             Op::ModifyInstanceAttribute { instance, change } => modify::modify(v, env, *instance, change),
             Op::DescribeInstances { .. } => describe::describe(v, env, op),
+            Op::ForgetInstance { instance } => end::forget(v, env, *instance),
             Op::RegisterHost { host, offer } => hosts::register_host(v, env, host, offer),
             Op::DescribeHosts {} => describe::hosts(v, env),
             Op::ReportInstanceState { host, report } => hosts::report_state(v, env, host, report),
         }
     }
 
-    /// Nothing of this service is in the outbox: hosts do what is wanted, and report.
-    fn predict(&self, _: &mut View<'_>, _: &Intent, _: &Env) -> Step<Vec<(u64, AnyOp)>> {
-        Ok(Vec::new())
+    /// Hosts do what is wanted, and report; only forgetting is the control plane's own.
+    fn predict(&self, _: &mut View<'_>, intent: &Intent, _: &Env) -> Step<Vec<(u64, AnyOp)>> {
+        Ok(vec![(0, intent.submit.clone())])
     }
 }

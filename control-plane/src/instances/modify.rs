@@ -50,6 +50,7 @@ pub(super) fn modify(v: &mut View<'_>, env: &Env, id: InstanceId, change: &Modif
     v.put(&instance);
     let mut data = Data::open(v, env, id, "ModifyInstanceAttribute").map_err(in_data)?;
     provider_data::write(&mut data, &instance, &env.settings).map_err(in_data)?;
+    data.finish();
     Ok(Reply::Changed(vec![id]))
 }
 

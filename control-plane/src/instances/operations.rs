@@ -69,6 +69,11 @@ pub enum Op {
         /// The most.
         limit: u32,
     },
+    /// Removes a terminated instance with all that was kept of it, some at a time.
+    ForgetInstance {
+        /// Which.
+        instance: InstanceId,
+    },
     /// A host says what it offers.
     RegisterHost {
         /// Which.
@@ -146,6 +151,7 @@ impl Operation for Op {
             Self::TerminateInstances { .. } => "TerminateInstances",
             Self::ModifyInstanceAttribute { .. } => "ModifyInstanceAttribute",
             Self::DescribeInstances { .. } => "DescribeInstances",
+            Self::ForgetInstance { .. } => "ForgetInstance",
             Self::RegisterHost { .. } => "RegisterHost",
             Self::DescribeHosts {} => "DescribeHosts",
             Self::ReportInstanceState { .. } => "ReportInstanceState",
@@ -165,7 +171,9 @@ impl Operation for Op {
             | Self::StopInstances { instances }
             | Self::RebootInstances { instances }
             | Self::TerminateInstances { instances } => instances.clone(),
-            Self::ModifyInstanceAttribute { instance, .. } => vec![*instance],
+            Self::ModifyInstanceAttribute { instance, .. } | Self::ForgetInstance { instance } => {
+                vec![*instance]
+            }
             Self::ReportInstanceState { report, .. } => vec![report.instance],
             Self::RegisterInstance(register) => register.id.into_iter().collect(),
             _ => Vec::new(),

@@ -78,6 +78,11 @@ impl InstanceRecord {
         }
     }
 
+    /// Whether its VM has ended for good.
+    pub fn has_ended(&self) -> bool {
+        self.state == InstanceState::Terminated
+    }
+
     /// Whether it is gone for good.
     pub fn is_terminated(&self) -> bool {
         self.desired == Desired::Terminated

@@ -17,6 +17,9 @@ pub enum Content {
         digest: Digest,
         /// How many bytes it has.
         length: u64,
+        /// What the bytes are by their looks, which must be known when they themselves are gone.
+        #[serde(default, skip_serializing_if = "Looks::is_text")]
+        looks: Looks,
     },
     /// The value itself.
     Inline(Value),
@@ -39,6 +42,14 @@ impl Content {
         self.len() == 0
     }
 
+    /// The name of the value, if it has one.
+    pub const fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Named { digest, .. } => Some(*digest),
+        }
+    }
+
     /// The value as records hold it: a long one by its name.
     #[must_use]
     pub fn named(&self) -> Self {
@@ -46,9 +57,37 @@ impl Content {
             Self::Inline(value) if value.len() > Self::INLINE_BYTES => Self::Named {
                 digest: Digest::of(value.bytes()),
                 length: value.len() as u64,
+                looks: Looks::of(value),
             },
             short => short.clone(),
         }
+    }
+}
+
+/// What bytes are by their looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Looks {
+    /// They are UTF-8.
+    #[default]
+    Text,
+    /// They are not.
+    Bytes,
+}
+
+impl Looks {
+    /// What these look like.
+    pub fn of(value: &Value) -> Self {
+        if std::str::from_utf8(value.bytes()).is_ok() {
+            Self::Text
+        } else {
+            Self::Bytes
+        }
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+    fn is_text(&self) -> bool {
+        *self == Self::Text
     }
 }
 
@@ -58,7 +97,8 @@ impl From<Value> for Content {
     }
 }
 
-/// A value over [`Content::INLINE_BYTES`] of an entry, present or past.
+/// A value over [`Content::INLINE_BYTES`] of an entry, present or past. It goes when the last row of the entry's history
+/// that names it does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LongValue {
     /// Whose entry.

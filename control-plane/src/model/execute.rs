@@ -8,6 +8,7 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::{Digest, OperationId, Revision, Timestamp};
 
 use super::base::Loaded;
+use super::content::Content;
 use super::journal::{OperationRecord, Outcome};
 use super::operation::{Caller, Effect, Env, Operation, Problem, ServiceModel, Stop};
 use super::record::Record;
@@ -105,7 +106,12 @@ pub struct Executor {
 /// What one round of stepping came to.
 enum Stepped<R> {
     Reply(R, Trace),
-    Refused(Box<ProblemDetails>, Box<ProblemDetails>),
+    Refused {
+        problem: Box<ProblemDetails>,
+        shown: Box<ProblemDetails>,
+        /// What was computed from long values before the rules said no.
+        derived: Vec<Content>,
+    },
 }
 
 impl Executor {
@@ -202,7 +208,7 @@ impl Executor {
                     operation: attempt.id,
                 })
             }
-            refused @ Stepped::Refused(..) => {
+            refused @ Stepped::Refused { .. } => {
                 let (record, trace, reply) = record(&attempt, &env, self.settings_digest, refused);
                 let n = self
                     .store
@@ -238,10 +244,11 @@ impl Executor {
             match model.step(&mut view, op, env) {
                 Ok(reply) => return Ok(Stepped::Reply(reply, view.into_trace())),
                 Err(Stop::Refused(refusal)) => {
-                    return Ok(Stepped::Refused(
-                        Box::new(refusal.problem()),
-                        Box::new(refusal.shown()),
-                    ));
+                    return Ok(Stepped::Refused {
+                        problem: Box::new(refusal.problem()),
+                        shown: Box::new(refusal.shown()),
+                        derived: view.into_trace().derived,
+                    });
                 }
                 Err(Stop::Load(_)) => {
                     if let Some((key, reason)) = view.into_trace().broken {
@@ -349,6 +356,7 @@ fn blank<Op: Operation>(
         settings,
         outcome,
         effects: Vec::new(),
+        derived: Vec::new(),
         consumes: attempt.consumes.as_ref().map(ToString::to_string),
     }
 }
@@ -365,11 +373,17 @@ fn record<Op: Operation, R: serde::Serialize>(
             let json = serde_json::to_value(&reply).unwrap_or(serde_json::Value::Null);
             let mut record = blank(attempt, env, settings, Outcome::Done(json));
             record.effects = effects(&trace);
+            record.derived.clone_from(&trace.derived);
             (record, trace, Some(reply))
         }
-        Stepped::Refused(problem, shown) => {
+        Stepped::Refused {
+            problem,
+            shown,
+            derived,
+        } => {
             let shown = (shown != problem).then_some(shown);
-            let record = blank(attempt, env, settings, Outcome::Refused { problem, shown });
+            let mut record = blank(attempt, env, settings, Outcome::Refused { problem, shown });
+            record.derived = derived;
             (record, Trace::default(), None)
         }
     }

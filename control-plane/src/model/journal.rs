@@ -6,6 +6,7 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::{Digest, InstanceId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::content::Content;
 use super::operation::Caller;
 use super::record::{Record, key, newest_first};
 use crate::services::AnyOp;
@@ -29,6 +30,9 @@ pub struct OperationRecord {
     /// What it changed, in the order of the keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub effects: Vec<Changed>,
+    /// The contents that were computed from long values, by name, for when the values are gone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derived: Vec<Content>,
     /// The outbox row that it was submitted for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumes: Option<String>,

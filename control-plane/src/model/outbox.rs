@@ -7,7 +7,7 @@ use moorline_shared::id::IdempotencyKey;
 use moorline_shared::{Digest, OperationId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::execute::Executor;
+use super::execute::{ExecuteError, Executor};
 use super::operation::Intent;
 use super::record::key;
 use crate::services::Services;
@@ -73,7 +73,8 @@ async fn submit_due(executor: &Executor, services: &Services) -> Result<Duration
                 .submit(executor, intent.submit, row.clone(), operation_id(row))
                 .await
             {
-                Ok(()) => submitted += 1,
+                // The rules said no: that is an answer, and its record took the row away.
+                Ok(()) | Err(ExecuteError::Refused { .. }) => submitted += 1,
                 Err(error) => {
                     tracing::warn!(row = %row, error = %error, "a due operation failed; it is tried again");
                 }

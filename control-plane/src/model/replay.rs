@@ -52,7 +52,8 @@ pub enum ReplayError {
 
 /// Steps every operation record of `store` in order, from an empty fork, and returns the state it comes to.
 ///
-/// Takes as much memory as the store has. Each step must end as its record says, effects included.
+/// Takes as much memory as the store has. Each step must end as its record says, effects included. Long values that are
+/// gone, with the history that named them or because they were refused, take part by their names.
 pub async fn replay(store: &Store, services: &Services) -> Result<Fork, ReplayError> {
     let head = store.head().await?;
     let history = History::read(store, head).await?;
@@ -134,7 +135,10 @@ fn replay_one(
     values: &HashMap<Digest, Value>,
 ) -> Result<(), ReplayError> {
     let mut op = record.asked.clone();
-    let restored = op.contents().into_iter().all(|content| restore(content, values));
+    let mut derived = record.derived.clone();
+    for content in op.contents().into_iter().chain(&mut derived) {
+        restore(content, values);
+    }
     let env = Env {
         now: record.at,
         operation: record.id,
@@ -146,7 +150,7 @@ fn replay_one(
         api: record.asked.api(),
         difference,
     };
-    let mut view = View::new(fork, record.id);
+    let mut view = View::new(fork, record.id).recalling(derived);
     let stepped = services.step(&mut view, &op, &env);
     let trace = view.into_trace();
     let trace = match (&record.outcome, stepped) {
@@ -154,13 +158,14 @@ fn replay_one(
             if effects(&trace) != record.effects {
                 return Err(differs(format!("it changes {:?}", effects(&trace))));
             }
+            if trace.derived != record.derived {
+                return Err(differs(format!("it makes {:?}", trace.derived)));
+            }
             trace
         }
         (Outcome::Refused { problem, .. }, Err(Stop::Refused(found))) if **problem == found => {
             Trace::default()
         }
-        // A long value of a refused operation is kept nowhere, so that it can't be judged again; nor does it matter.
-        (Outcome::Refused { .. }, _) if !restored => Trace::default(),
         (Outcome::Failed { .. }, _) => Trace::default(),
         (expected, found) => return Err(differs(format!("{found:?} instead of {expected:?}"))),
     };
@@ -168,16 +173,11 @@ fn replay_one(
     Ok(())
 }
 
-/// Puts a long value back where its name stands. `false` if it is kept nowhere.
-fn restore(content: &mut Content, values: &HashMap<Digest, Value>) -> bool {
-    let Content::Named { digest, .. } = content else {
-        return true;
-    };
-    match values.get(digest) {
-        Some(value) => {
-            *content = Content::Inline(value.clone());
-            true
-        }
-        None => false,
+/// Puts a long value back where its name stands, unless it is gone: then its name must do.
+fn restore(content: &mut Content, values: &HashMap<Digest, Value>) {
+    if let Content::Named { digest, .. } = content
+        && let Some(value) = values.get(digest)
+    {
+        *content = Content::Inline(value.clone());
     }
 }

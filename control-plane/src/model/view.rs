@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use bytes::Bytes;
+use moorline_shared::entry::Value;
 use moorline_shared::{Digest, InstanceId, OperationId, Revision};
 
 use super::base::{Base, Span};
+use super::content::Content;
+use super::journal::OperationRecord;
 use super::operation::Intent;
 use super::record::{Record, fence};
 use crate::store::{Key, Versioned};
@@ -86,6 +89,8 @@ pub struct Trace {
     pub writes: BTreeMap<Key, Write>,
     /// What is to be done later.
     pub intents: Vec<Intent>,
+    /// The contents that were computed from long values, by name.
+    pub derived: Vec<Content>,
     /// A record that could not be read: its key and why.
     pub broken: Option<(Key, String)>,
 }
@@ -97,6 +102,8 @@ pub struct View<'a> {
     operation: OperationId,
     trace: Trace,
     fresh: u64,
+    /// What the record of the operation says was computed; only a replay has it.
+    recalled: std::vec::IntoIter<Content>,
 }
 
 impl<'a> View<'a> {
@@ -109,6 +116,16 @@ impl<'a> View<'a> {
             operation,
             trace: Trace::default(),
             fresh: 0,
+            recalled: Vec::new().into_iter(),
+        }
+    }
+
+    /// The same view for a replay, in which values that the step computes from may be gone.
+    #[must_use]
+    pub fn recalling(self, derived: Vec<Content>) -> Self {
+        Self {
+            recalled: derived.into_iter(),
+            ..self
         }
     }
 
@@ -274,6 +291,28 @@ impl<'a> View<'a> {
         );
     }
 
+    /// Removes a record that this step has scanned.
+    pub fn delete_kept<T: Record>(&mut self, kept: &Kept<T>) {
+        let (key, found) = (kept.own_key(), kept.revision.map(|revision| revision.n));
+        self.trace.reads.entry(key.clone()).or_insert(found);
+        self.write::<T>(key, None);
+    }
+
+    /// Removes the fence of a collection that this step has scanned to its end, and that nothing comes into any more.
+    pub fn delete_fence<T: Record>(&mut self, of: &T::Collection) {
+        let fence = fence(T::prefix(of).as_bytes());
+        if let Some(found @ Some(_)) = self.trace.fences.get(&fence).copied() {
+            self.trace.reads.insert(fence.clone(), found);
+            self.trace.writes.insert(
+                fence,
+                Write {
+                    value: None,
+                    fence: None,
+                },
+            );
+        }
+    }
+
     /// Removes the record that this step has read.
     pub fn delete<T: Record>(&mut self, id: &T::Id) {
         self.write::<T>(T::key(id), None);
@@ -284,6 +323,19 @@ impl<'a> View<'a> {
         self.trace.reads.entry(key.clone()).or_insert(None);
         let fence = T::FENCED.then(|| T::fence(&key));
         self.trace.writes.insert(key, Write { value, fence });
+    }
+
+    /// What the step computed from long values; `None` if these are gone, which only a replay meets. It then takes what
+    /// the operation's record says.
+    pub fn derive(&mut self, computed: Option<Value>) -> Result<Content, Load> {
+        let recalled = self.recalled.next();
+        let Some(content) = computed.map(Content::Inline).or(recalled) else {
+            let key = OperationRecord::key(&self.operation);
+            self.trace.broken = Some((key, "a value that it takes is gone".to_owned()));
+            return Err(Load(()));
+        };
+        self.trace.derived.push(content.named());
+        Ok(content)
     }
 
     /// Has `intent` done later, if this operation commits.

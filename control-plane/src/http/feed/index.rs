@@ -12,7 +12,7 @@ use crate::instance_data::access::{Asker, Owner, rights};
 use crate::instance_data::records::EntryRecord;
 use crate::instances::records::InstanceRecord;
 use crate::model::content::LongValue;
-use crate::model::{Content, Role};
+use crate::model::{Content, Record, Role};
 use crate::settings::AccessControl;
 use crate::store::Event;
 
@@ -21,11 +21,27 @@ use crate::store::Event;
 pub enum Change {
     /// An instance is new or changed.
     Instance(InstanceRecord, Revision),
+    /// A terminated instance is no longer kept.
+    InstanceForgotten(InstanceId),
     /// An entry is new or changed; its value where it is short or came in the same transaction.
     Entry(EntryRecord, Revision, Option<Value>),
     /// An entry is gone.
     EntryGone(InstanceId, EntryPath),
 }
+
+impl Change {
+    /// Instances come first: an entry of a new instance concerns the host that the instance is on. Those that are no
+    /// longer kept go last: their entries went with them.
+    const fn turn(&self) -> u8 {
+        match self {
+            Self::Instance(..) => 0,
+            Self::Entry(..) | Self::EntryGone(..) => 1,
+            Self::InstanceForgotten(_) => 2,
+        }
+    }
+}
+
+type LongId = <LongValue as Record>::Id;
 
 /// What concerns hosts among the events of a transaction.
 pub fn changes(epoch: u64, events: &[Event]) -> Vec<Change> {
@@ -36,24 +52,29 @@ pub fn changes(epoch: u64, events: &[Event]) -> Vec<Change> {
         .collect()
 }
 
-fn long_value(event: &Event) -> Option<((InstanceId, EntryPath), Value)> {
+/// An append may write two: what was added, and what came of it.
+fn long_value(event: &Event) -> Option<(LongId, Value)> {
     event.key.as_bytes().strip_prefix(b"value/")?;
     let long: LongValue = serde_json::from_slice(&event.value.as_ref()?.value).ok()?;
-    Some(((long.instance, long.path), long.value))
+    Some(((long.instance, long.path, long.digest), long.value))
 }
 
-fn change(epoch: u64, event: &Event, long: &HashMap<(InstanceId, EntryPath), Value>) -> Option<Change> {
+fn change(epoch: u64, event: &Event, long: &HashMap<LongId, Value>) -> Option<Change> {
     let key = std::str::from_utf8(event.key.as_bytes()).ok()?;
     match (key.split_once('/')?, &event.value) {
         (("instance", _), Some(kept)) => {
             let record = serde_json::from_slice(&kept.value).ok()?;
             Some(Change::Instance(record, Revision::new(epoch, kept.modified)))
         }
+        (("instance", id), None) => Some(Change::InstanceForgotten(id.parse().ok()?)),
         (("entry", _), Some(kept)) => {
             let record: EntryRecord = serde_json::from_slice(&kept.value).ok()?;
             let value = match &record.content {
                 Content::Inline(value) => Some(value.clone()),
-                Content::Named { .. } => long.get(&(record.instance, record.path.clone())).cloned(),
+                Content::Named { digest, .. } => {
+                    let id = (record.instance, record.path.clone(), *digest);
+                    long.get(&id).cloned()
+                }
             };
             Some(Change::Entry(record, Revision::new(epoch, kept.modified), value))
         }
@@ -141,18 +162,16 @@ impl Index {
     }
 
     /// Takes the changes of one transaction in, and says who is told what.
-    pub fn apply(&mut self, changes: Vec<Change>) -> PerHost {
+    pub fn apply(&mut self, mut changes: Vec<Change>) -> PerHost {
         let mut told = PerHost::new();
-        // Instances come first: an entry of a new instance concerns the host that the instance is on.
-        let (instances, entries): (Vec<_>, Vec<_>) = changes
-            .into_iter()
-            .partition(|change| matches!(change, Change::Instance(..)));
-        for change in instances.into_iter().chain(entries) {
+        changes.sort_by_key(Change::turn);
+        for change in changes {
             match change {
                 Change::Instance(record, revision) => self.apply_instance(record, revision, &mut told),
                 Change::Entry(record, revision, value) => {
                     self.apply_entry(&record, revision, value.as_ref(), &mut told);
                 }
+                Change::InstanceForgotten(id) => self.forget(id),
                 Change::EntryGone(instance, path) => {
                     for (host, view) in self.concerned(instance) {
                         let item = FeedItem::Entry {
@@ -166,6 +185,23 @@ impl Index {
             }
         }
         told
+    }
+
+    /// Its host was told of its end long ago.
+    fn forget(&mut self, id: InstanceId) {
+        if let Some(record) = self.instances.remove(&id)
+            && let Some(others) = self.by_host.get_mut(&record.host)
+        {
+            others.remove(&id);
+            if others.is_empty() {
+                self.by_host.remove(&record.host);
+            }
+        }
+        self.readers.remove(&id);
+        self.readers.retain(|_, readers| {
+            readers.remove(&id);
+            !readers.is_empty()
+        });
     }
 
     fn apply_instance(&mut self, record: InstanceRecord, revision: Revision, told: &mut PerHost) {

@@ -11,7 +11,11 @@ use crate::instance_data::access;
 use crate::instance_data::operations::Op;
 use crate::instance_data::records::{ChangeRecord, EntryRecord};
 use crate::instance_data::refusal::Refusal;
-use crate::model::{Content, Intent, Kept, Page, Role, Stop};
+use crate::model::content::Looks;
+use crate::model::{Content, Intent, Kept, Load, Role, Stop};
+
+/// How often an entry is written until its history is looked after.
+const TRIM_EVERY: u64 = 16;
 
 impl Data<'_, '_> {
     /// Gives the entry at `path` another value, or makes it.
@@ -40,7 +44,7 @@ impl Data<'_, '_> {
         entry.visibility = new.visibility.unwrap_or(old.visibility);
         entry.access = new.access.clone().unwrap_or_else(|| old.access.clone());
         self.set_validity(&mut entry, new.ttl);
-        self.write(entry);
+        self.write(entry, old.version + 1, None);
         Ok(())
     }
 
@@ -70,7 +74,7 @@ impl Data<'_, '_> {
         };
         self.check_own_access(&entry)?;
         self.set_validity(&mut entry, new.ttl);
-        self.write(entry);
+        self.write(entry, 1, None);
         Ok(())
     }
 
@@ -134,14 +138,18 @@ impl Data<'_, '_> {
         }
     }
 
-    fn write(&mut self, mut entry: EntryRecord) {
+    /// Writes what is now the entry's `version`-th value, to which long bytes were `given` for its end.
+    fn write(&mut self, mut entry: EntryRecord, version: u64, given: Option<Content>) {
         entry.changed_by = self.env.caller.principal.clone();
         entry.changed_at = self.env.now;
-        self.remember(&entry.path, Some(entry.content.clone()));
+        self.remember(&entry.path, Some(entry.content.clone()), given);
         self.v.put(&entry);
+        if version.is_multiple_of(TRIM_EVERY) {
+            self.trim_later(&entry.path);
+        }
     }
 
-    fn remember(&mut self, path: &EntryPath, to: Option<Content>) {
+    fn remember(&mut self, path: &EntryPath, to: Option<Content>, given: Option<Content>) {
         self.v.put_once(&ChangeRecord {
             instance: self.instance.id,
             path: path.clone(),
@@ -150,6 +158,7 @@ impl Data<'_, '_> {
             principal: self.env.caller.principal.clone(),
             at: self.env.now,
             to,
+            given,
         });
     }
 
@@ -159,31 +168,51 @@ impl Data<'_, '_> {
         Self::check_guard(path, guard, Some(&old))?;
         // What was appended is a parameter of the record, so a long one is kept under its name too.
         self.store_long(path, more)?;
-        let (before, more) = (self.value(path, &old.content)?, self.value(path, more)?);
-        let mut bytes = BytesMut::with_capacity(before.len() + more.len());
-        bytes.extend_from_slice(before.bytes());
-        bytes.extend_from_slice(more.bytes());
-        let content = Content::Inline(Value::from(Bytes::from(bytes)));
+        let content = self.joined(path, &old.content, more)?;
         let mut entry = EntryRecord::clone(&old);
         entry.content = self.keep(path, &content, Some(old.content.len()))?;
-        self.write(entry);
+        let given = matches!(more.named(), Content::Named { .. }).then(|| more.named());
+        self.write(entry, old.version + 1, given);
         Ok(())
+    }
+
+    fn joined(&mut self, path: &EntryPath, before: &Content, more: &Content) -> Result<Content, Load> {
+        let (before, more) = (self.bytes(path, before)?, self.bytes(path, more)?);
+        let both = before.zip(more).map(|(before, more)| {
+            let mut bytes = BytesMut::with_capacity(before.len() + more.len());
+            bytes.extend_from_slice(before.bytes());
+            bytes.extend_from_slice(more.bytes());
+            Value::from(Bytes::from(bytes))
+        });
+        match both {
+            // It was made of short ones, which records hold themselves.
+            Some(short) if short.len() <= Content::INLINE_BYTES => Ok(Content::Inline(short)),
+            both => self.v.derive(both),
+        }
     }
 
     /// Removes the entry.
     pub fn delete(&mut self, path: &EntryPath, guard: Option<EntryGuard>) -> Step<()> {
         let old = self.permitted(path, Right::Delete)?;
         Self::check_guard(path, guard, Some(&old))?;
-        self.remove(&old)
+        self.remove_and_trim(&old)
     }
 
-    fn remove(&mut self, old: &EntryRecord) -> Step<()> {
+    /// An entry that is made anew counts its versions anew, so its removal has its history looked after.
+    fn remove_and_trim(&mut self, old: &Kept<EntryRecord>) -> Step<()> {
+        self.remove(old)?;
+        self.trim_later(&old.path);
+        Ok(())
+    }
+
+    /// Removes the entry; its history stays, and says so.
+    pub(super) fn remove(&mut self, old: &Kept<EntryRecord>) -> Step<()> {
         let mut usage = self.usage()?;
         usage.entries = usage.entries.saturating_sub(1);
         usage.bytes = usage.bytes.saturating_sub(old.content.len());
         self.set_usage(usage);
-        self.remember(&old.path, None);
-        self.v.delete::<EntryRecord>(&(old.instance, old.path.clone()));
+        self.remember(&old.path, None, None);
+        self.v.delete_kept(old);
         Ok(())
     }
 
@@ -193,50 +222,27 @@ impl Data<'_, '_> {
         Self::check_guard(path, guard, Some(&old))?;
         let mut entry = EntryRecord::clone(&old);
         entry.access = list.clone();
-        self.write(entry);
+        self.write(entry, old.version + 1, None);
         Ok(())
     }
 
     /// Removes the entry if its time has come; an entry that was given more time stays.
     pub fn expire(&mut self, path: &EntryPath) -> Step<()> {
         match self.find(path)?.filter(|entry| !entry.is_valid(self.env.now)) {
-            Some(expired) => self.remove(&expired),
+            Some(expired) => self.remove_and_trim(&expired),
             None => Ok(()),
         }
     }
-
-    /// Removes up to `most` entries, and says whether more are left.
-    pub fn purge(&mut self, most: usize) -> Step<Purged> {
-        let entries = self.v.scan::<EntryRecord>(
-            &self.id(),
-            &Page {
-                after: None,
-                limit: most + 1,
-            },
-        )?;
-        for entry in entries.iter().take(most) {
-            self.remove(entry)?;
-        }
-        Ok(if entries.len() > most {
-            Purged::Partly
-        } else {
-            Purged::Wholly
-        })
-    }
-}
-
-/// How far a purge came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purged {
-    /// Nothing is left.
-    Wholly,
-    /// More is left.
-    Partly,
 }
 
 fn guess(content: &Content) -> ContentType {
     match content {
         Content::Inline(value) => ContentType::guess(value.bytes()),
-        Content::Named { .. } => ContentType::default(),
+        Content::Named {
+            looks: Looks::Text, ..
+        } => ContentType::guess(b""),
+        Content::Named {
+            looks: Looks::Bytes, ..
+        } => ContentType::guess(&[0xff]),
     }
 }

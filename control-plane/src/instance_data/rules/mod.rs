@@ -1,10 +1,12 @@
 //! How entries are read and written: under rights, guards and bounds, with their history and their long values.
 //!
 //! [`Data`] is one instance's data as one operation sees them. Here is how it is opened and read; [`change`] writes,
-//! [`usage`] keeps to the bounds, [`foresight`] has records loaded together that are read one by one.
+//! [`usage`] keeps to the bounds, [`retention`] removes what is no longer kept, [`foresight`] has records loaded
+//! together that are read one by one.
 
 mod change;
 mod foresight;
+mod retention;
 mod usage;
 
 use std::collections::BTreeSet;
@@ -14,8 +16,8 @@ use moorline_shared::entry::{ContentType, Value, Visibility};
 use moorline_shared::{EntryPath, InstanceId, Principal, Ttl};
 use serde::{Deserialize, Serialize};
 
-pub use self::change::Purged;
 pub use self::foresight::foresee_changes;
+pub use self::retention::Progress;
 use super::access::{self, Asker, Owner};
 use super::records::{EntryRecord, Usage};
 use super::refusal::{Refusal, Told};
@@ -97,6 +99,8 @@ pub struct Data<'d, 'v> {
     instance: Kept<InstanceRecord>,
     usage: Option<Usage>,
     api: &'static str,
+    /// The entries whose histories are to be looked after.
+    untrimmed: Vec<EntryPath>,
 }
 
 impl<'d, 'v> Data<'d, 'v> {
@@ -118,6 +122,7 @@ impl<'d, 'v> Data<'d, 'v> {
             instance,
             usage: None,
             api,
+            untrimmed: Vec::new(),
         })
     }
 
@@ -141,6 +146,7 @@ impl<'d, 'v> Data<'d, 'v> {
             instance,
             usage: None,
             api,
+            untrimmed: Vec::new(),
         })
     }
 
@@ -237,11 +243,17 @@ impl<'d, 'v> Data<'d, 'v> {
 
     /// A value, wherever it lives.
     pub fn value(&mut self, path: &EntryPath, content: &Content) -> Result<Value, Load> {
+        Ok(self.bytes(path, content)?.unwrap_or_default())
+    }
+
+    /// A value, wherever it lives, unless it is gone.
+    fn bytes(&mut self, path: &EntryPath, content: &Content) -> Result<Option<Value>, Load> {
         match content {
-            Content::Inline(value) => Ok(value.clone()),
-            Content::Named { digest, .. } => {
+            Content::Inline(value) => Ok(Some(value.clone())),
+            Content::Named { digest, length, .. } => {
                 let long = self.v.get::<LongValue>(&(self.id(), path.clone(), *digest))?;
-                Ok(long.map(|long| long.into_inner().value).unwrap_or_default())
+                let value = long.map(|long| long.into_inner().value);
+                Ok(value.filter(|value| value.len() as u64 == *length))
             }
         }
     }

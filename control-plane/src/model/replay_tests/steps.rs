@@ -56,6 +56,8 @@ pub(super) enum Kind {
         path: u8,
         which: u8,
     },
+    /// The control plane does the first so many things that it is to do later, whenever they are due.
+    Due(usize),
 }
 
 pub(super) fn kinds() -> impl Strategy<Value = Kind> {
@@ -73,6 +75,7 @@ pub(super) fn kinds() -> impl Strategy<Value = Kind> {
         3 => prop::collection::vec((0u8..6, 0u8..4), 0..5).prop_map(Kind::Batch),
         3 => (0u8..6, 0u8..5).prop_map(|(path, subject)| Kind::SetAccess { path, subject }),
         4 => (0u8..6, 0u8..6).prop_map(|(path, which)| Kind::Read { path, which }),
+        1 => (1usize..8).prop_map(Kind::Due),
     ]
 }
 

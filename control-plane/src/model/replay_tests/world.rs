@@ -13,22 +13,29 @@ use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Register, With};
 use crate::model::journal::{OperationRecord, Outcome};
 use crate::model::operation::{self, Effect};
-use crate::model::{Attempt, Caller, Content, Env, ExecuteError, Executor, Fork, Record, Role, Stop, View};
+use crate::model::replay::replay;
+use crate::model::{
+    Attempt, Caller, Content, Env, ExecuteError, Executor, Fork, Intent, Record, Role, Stop, View, outbox,
+};
 use crate::services::{AnyOp, Services, provider};
 use crate::settings::{self, Settings};
-use crate::store::Store;
+use crate::store::{Range, Store};
 use crate::{accounts, instance_data, instances};
 
 /// A control plane without a server.
 pub(super) struct World {
     pub(super) executor: Executor,
     pub(super) services: Services,
-    instances: Vec<InstanceId>,
+    pub(super) instances: Vec<InstanceId>,
     ids: u64,
     revisions: Vec<Revision>,
+    pub(super) done_later: BTreeMap<&'static str, usize>,
     pub(super) seen: BTreeMap<&'static str, usize>,
     _folder: tempfile::TempDir,
 }
+
+/// How many changes of an entry are kept: so few that a run trims many.
+pub(super) const KEEP_CHANGES: u32 = 3;
 
 pub(super) const HOSTS: [&str; 2] = ["h1", "h2"];
 
@@ -49,6 +56,7 @@ impl World {
             store,
             Settings {
                 limits,
+                keep_changes: KEEP_CHANGES,
                 ..Settings::default()
             },
         );
@@ -59,6 +67,7 @@ impl World {
             instances: vec![],
             ids: 0,
             revisions: vec![],
+            done_later: BTreeMap::new(),
             seen,
             _folder: folder,
         };
@@ -83,7 +92,7 @@ impl World {
     }
 
     /// Runs an operation live, and steps it on a fork of the state it found: both must come to the same.
-    async fn run(&mut self, op: AnyOp, caller: Caller) {
+    pub(super) async fn run(&mut self, op: AnyOp, caller: Caller) {
         self.ids += 1;
         let id = OperationId::derive(&caller.principal, &format!("k{}", self.ids).parse().unwrap());
         let before = Fork::of(self.executor.store(), self.executor.store().head().await.unwrap())
@@ -123,6 +132,21 @@ impl World {
         };
         *self.seen.entry(outcome).or_default() += 1;
         self.note(&live, kept);
+    }
+
+    /// Replays the store from its records, and compares the two byte for byte.
+    pub(super) async fn replay(&self) {
+        let store = self.executor.store();
+        let replayed = replay(store, &self.services)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"));
+        let live = store.dump(store.head().await.unwrap()).await.unwrap();
+        assert_eq!(replayed.head(), store.head().await.unwrap());
+        for (live, replayed) in live.iter().zip(replayed.dump()) {
+            assert_eq!((&live.0, &live.1.value), (replayed.0, &replayed.1.value));
+            assert_eq!((&live.0, &live.1), (replayed.0, replayed.1));
+        }
+        assert_eq!(live.len(), replayed.dump().count());
     }
 
     fn note(&mut self, live: &Result<serde_json::Value, ExecuteError>, head: u64) {
@@ -167,6 +191,14 @@ impl World {
         }
     }
 
+    /// What an administrator sees.
+    pub(super) async fn look(&self, op: instance_data::Op) -> instance_data::operations::Reply {
+        let id = OperationId::derive(&administrator().principal, &"look".parse().unwrap());
+        let attempt = Attempt::new(op, administrator(), id);
+        let done = self.executor.read(&instance_data::Model, attempt, None).await;
+        done.unwrap().reply
+    }
+
     async fn record(&self, at: u64, id: OperationId) -> Option<OperationRecord> {
         let found = self
             .executor
@@ -178,6 +210,10 @@ impl World {
     }
 
     pub(super) async fn step(&mut self, step: Step) {
+        if let Kind::Due(most) = step.kind {
+            self.due(most).await;
+            return;
+        }
         let target = self
             .instances
             .get(step.target)
@@ -194,6 +230,33 @@ impl World {
         self.run(op, caller).await;
     }
 
+    /// Does the first `most` things of the outbox, whenever they are due, and says how many there were.
+    pub(super) async fn due(&mut self, most: usize) -> usize {
+        let store = self.executor.store();
+        let head = store.head().await.unwrap();
+        let page = store
+            .range(head, &Range::prefix("outbox/").limit(most))
+            .await
+            .unwrap();
+        for (row, kept) in &page.entries {
+            let intent: Intent = serde_json::from_slice(&kept.value).unwrap();
+            *self.done_later.entry(intent.submit.api()).or_default() += 1;
+            if let AnyOp::Instances(instances::Op::ForgetInstance { instance }) = &intent.submit {
+                self.instances.retain(|id| id != instance);
+            }
+            let id = outbox::operation_id(row);
+            let done = self
+                .services
+                .submit(&self.executor, intent.submit, row.clone(), id)
+                .await;
+            assert!(
+                matches!(done, Ok(()) | Err(ExecuteError::Refused { .. })),
+                "{done:?}"
+            );
+        }
+        page.entries.len()
+    }
+
     /// Mostly the administrator, sometimes a guest on one of the hosts, sometimes nobody of consequence.
     fn caller(&self, which: u8, target: InstanceId) -> Caller {
         let other = self.instances.first().copied().unwrap_or(target);
@@ -207,10 +270,7 @@ impl World {
                 ..caller_of(Principal::Instance(other))
             },
             2 => caller_of("user:stranger".parse().unwrap()),
-            _ => Caller {
-                role: Role::Administrator,
-                ..caller_of("user:admin".parse().unwrap())
-            },
+            _ => administrator(),
         }
     }
 
@@ -227,6 +287,7 @@ impl World {
         use instances::Op;
         let instances = vec![instance];
         match kind {
+            Kind::Due(_) => unreachable!("what is due says itself what is done"),
             Kind::Run(count) => Op::RunInstances(run(count)).into(),
             Kind::Register => {
                 let with = With {
@@ -316,6 +377,13 @@ impl World {
             .into(),
             Kind::Read { path, which } => read(instance, path, which),
         }
+    }
+}
+
+pub(super) fn administrator() -> Caller {
+    Caller {
+        role: Role::Administrator,
+        ..caller_of("user:admin".parse().unwrap())
     }
 }
 
