@@ -23,10 +23,9 @@ const TRIES: [(Right, &str); 4] = [
 
 #[tokio::test]
 async fn anothers_entries_are_read_and_changed_as_their_lists_say() -> Result<()> {
-    let scene = Scene::open(2, BTreeMap::new()).await?;
-    let [a, b] = &scene.guests[..] else {
-        anyhow::bail!("not two guests")
-    };
+    let mut scene = Scene::open(2, BTreeMap::new()).await?;
+    let (b, a) = (scene.guests.pop(), scene.guests.pop());
+    let (a, b) = (&a.context("one guest")?, &b.context("another")?);
     each_right_gives_itself_alone(&scene, a, b)
         .await
         .context("each right alone")?;
@@ -42,6 +41,9 @@ async fn anothers_entries_are_read_and_changed_as_their_lists_say() -> Result<()
     a_right_withdrawn_takes_the_entry_away(&scene, a, b)
         .await
         .context("a right withdrawn")?;
+    a_right_withdrawn_while_the_host_is_away_stays_withdrawn(&mut scene, a, b)
+        .await
+        .context("a right withdrawn while the host daemon was away")?;
     a_tag_gives_and_takes(&scene, a, b)
         .await
         .context("a right by a tag")?;
@@ -280,6 +282,22 @@ async fn a_right_withdrawn_takes_the_entry_away(scene: &Scene, a: &Guest, b: &Gu
     Ok(())
 }
 
+/// What the daemon kept of the other's data is no more than where it begins to catch up.
+async fn a_right_withdrawn_while_the_host_is_away_stays_withdrawn(
+    scene: &mut Scene,
+    a: &Guest,
+    b: &Guest,
+) -> Result<()> {
+    a.of(b).reads("lent/entry", "lent").await?;
+    scene.deployment.kill_host().await?;
+    scene.set_access(b.id, "lent/entry", readers(&["owner"])?).await?;
+    scene.put(b.id, "shared/given", "later").await?;
+    scene.deployment.start_host().await?;
+    a.of(b).reads("shared/given", "later").await?;
+    a.of(b).hides("lent/entry").await?;
+    b.own().reads("lent/entry", "lent").await
+}
+
 async fn a_tag_gives_and_takes(scene: &Scene, a: &Guest, b: &Guest) -> Result<()> {
     let at = "tagged/entry";
     let tag: Tag = "role=reader".parse()?;
@@ -328,9 +346,9 @@ async fn data_are_read_while_their_guest_is_off(scene: &Scene, a: &Guest, b: &Gu
     let client = scene.deployment.client();
     client.stop_instances(&both, &fresh_key()).await?;
     scene.deployment.reaches(b.id, InstanceState::Stopped).await?;
-    a.of(b).reads("shared/given", "second").await?;
+    a.of(b).reads("shared/given", "later").await?;
     let mut watch = a.of(b).watch("shared").await?;
-    scene.put(b.id, "shared/given", "third").await?;
+    scene.put(b.id, "shared/given", "latest").await?;
     watch.shows("shared/given").await?;
-    a.of(b).reads("shared/given", "third").await
+    a.of(b).reads("shared/given", "latest").await
 }

@@ -17,14 +17,17 @@ async fn what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror() -> Result<(
         (path("withheld/secret"), secret),
         (path("withheld/not"), PutEntry::value("for the guest".into())),
     ]);
-    let scene = Scene::open(1, data).await?;
-    let guest = scene.guests.first().context("one guest")?;
+    let mut scene = Scene::open(1, data).await?;
+    let guest = &scene.guests.pop().context("one guest")?;
     what_was_withheld_from_the_start(&scene, guest)
         .await
         .context("withheld")?;
     what_is_withdrawn_later(&scene, guest)
         .await
         .context("withdrawn")?;
+    what_is_withdrawn_while_the_host_is_away(&mut scene, guest)
+        .await
+        .context("withdrawn while the host daemon was away")?;
     let way = Way {
         scene: &scene,
         owner: guest.id,
@@ -80,6 +83,19 @@ async fn what_is_withdrawn_later(scene: &Scene, guest: &Guest) -> Result<()> {
     let after = session(guest).await?;
     ensure!(after == before, "session {before} became {after}");
     Ok(())
+}
+
+async fn what_is_withdrawn_while_the_host_is_away(scene: &mut Scene, guest: &Guest) -> Result<()> {
+    let at = "lent/entry";
+    let mut watch = guest.own().watch("lent").await?;
+    scene.deployment.kill_host().await?;
+    scene.set_access(guest.id, at, readers(&[])?).await?;
+    // Nobody can tell the guest yet.
+    guest.own().reads(at, "lent").await?;
+    scene.deployment.start_host().await?;
+    watch.loses(at).await?;
+    guest.own().hides(at).await?;
+    the_mirror_holds_what_is_listed(guest).await
 }
 
 async fn session(guest: &Guest) -> Result<u64> {
