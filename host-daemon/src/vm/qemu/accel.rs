@@ -1,5 +1,6 @@
 //! Whether guests are executed by the processor or by translation.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,6 +10,8 @@ use tokio::time::timeout;
 
 use super::command::Engine;
 use crate::vm::config::{Accel, Images, QemuConfig};
+
+const KVM: &str = "/dev/kvm";
 
 /// A kernel without anything to run gives up within a second or two where KVM works.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -26,12 +29,24 @@ pub(super) async fn choose(config: &QemuConfig, images: &Images) -> Engine {
     }
 }
 
+/// The group that a QEMU must be in to open what executes its guest, if everybody else is kept out.
+pub(super) fn group_of(engine: Engine) -> Option<u32> {
+    match engine {
+        Engine::Kvm => std::fs::metadata(KVM)
+            .ok()
+            .and_then(|device| needed_group(device.mode(), device.gid())),
+        Engine::Tcg => None,
+    }
+}
+
+fn needed_group(mode: u32, group: u32) -> Option<u32> {
+    let open = |who: u32| mode & who == who;
+    // The group of root reaches much more than this device, so no VM's user is put into it.
+    (open(0o060) && !open(0o006) && group != 0).then_some(group)
+}
+
 async fn find_out(config: &QemuConfig, images: &Images) -> Engine {
-    let usable = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .is_ok();
+    let usable = std::fs::File::options().read(true).write(true).open(KVM).is_ok();
     if !usable {
         return Engine::Tcg;
     }
@@ -67,4 +82,17 @@ async fn boots(config: &QemuConfig, kernel: &Path) -> bool {
         .kill_on_drop(true);
     let ended = timeout(PATIENCE, command.status()).await;
     matches!(ended, Ok(Ok(status)) if status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::needed_group;
+
+    #[test]
+    fn a_group_is_needed_where_only_the_group_may() {
+        assert_eq!(needed_group(0o660, 104), Some(104));
+        assert_eq!(needed_group(0o666, 104), None, "everybody may");
+        assert_eq!(needed_group(0o640, 104), None, "the group may only read");
+        assert_eq!(needed_group(0o660, 0), None, "it is root's");
+    }
 }

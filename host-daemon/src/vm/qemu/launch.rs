@@ -18,8 +18,10 @@ use crate::vm::process::Process;
 pub(super) struct Launch<'a> {
     /// The program: a path or a name.
     pub(super) program: &'a Path,
-    /// The user it becomes, with a group of the same number and no other; none for the daemon's own.
+    /// The user it becomes, with a group of the same number; none for the daemon's own.
     pub(super) user: Option<u32>,
+    /// A group that this user is in beside its own.
+    pub(super) group: Option<u32>,
     /// The name of its scope.
     pub(super) scope: String,
     /// Where it works.
@@ -66,13 +68,12 @@ impl Launch<'_> {
         }
         words.push("setsid".to_owned());
         if let Some(user) = self.user {
-            let call = [
-                "setpriv",
-                "--clear-groups",
-                "--no-new-privs",
-                "--bounding-set=-all",
-            ];
+            let call = ["setpriv", "--no-new-privs", "--bounding-set=-all"];
             words.extend(call.map(str::to_owned));
+            words.push(match self.group {
+                Some(group) => format!("--groups={group}"),
+                None => "--clear-groups".to_owned(),
+            });
             words.extend([format!("--reuid={user}"), format!("--regid={user}")]);
         }
         words

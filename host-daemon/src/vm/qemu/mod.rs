@@ -253,6 +253,10 @@ impl Qemu {
             &log,
             machine.folder,
         );
+        let launch = Launch {
+            group: accel::group_of(machine.engine),
+            ..launch
+        };
         let mut vmm = launch
             .start(machine.arguments(), stdin)
             .map_err(cannot("start QEMU"))?;
@@ -307,6 +311,7 @@ impl Qemu {
         Launch {
             program,
             user: self.config.user_base.and_then(|_| self.records.user(instance)),
+            group: None,
             scope: format!("moorline-{instance}-{part}"),
             folder,
             log,
