@@ -132,6 +132,10 @@ impl Machines {
         add(toml, &table, path("kernel", &self.image.kernel));
         add(toml, &table, path("initrd", &self.image.initrd));
         add(toml, &table, format!("append = {:?}", self.image.command_line));
+        if let Some(disk) = &self.image.disk {
+            add(toml, &table, path("disk", disk));
+            add(toml, &table, "disk_format = \"raw\"");
+        }
     }
 }
 

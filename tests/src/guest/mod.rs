@@ -257,6 +257,7 @@ fn start_qemu(folder: &Path, options: &GuestOptions) -> Result<Running> {
         .arg("-initrd")
         .arg(&image.initrd)
         .args(["-append", &options.command_line])
+        .args(disk_arguments(image))
         .args(["-serial", &format!("file:{}", folder.join(CONSOLE).display())])
         .args([
             "-chardev",
@@ -265,4 +266,11 @@ fn start_qemu(folder: &Path, options: &GuestOptions) -> Result<Running> {
         .args(["-device", "vhost-user-vsock-pci,chardev=vsock"])
         .args(control_arguments(&folder.join(CONTROL)));
     Running::start("QEMU", &mut command, folder.join("qemu.log"))
+}
+
+/// The image's disk, if it has one, as it is for every guest anew.
+fn disk_arguments(image: &Image) -> Vec<String> {
+    let drive = |disk: &PathBuf| format!("file={},format=raw,if=virtio,snapshot=on", disk.display());
+    let drive = image.disk.as_ref().map(drive);
+    drive.map_or_else(Vec::new, |drive| vec!["-drive".to_owned(), drive])
 }

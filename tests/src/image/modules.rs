@@ -3,6 +3,7 @@
 //! A package that was only unpacked has no `modules.dep` (its installation makes that), so the dependencies are
 //! read from where they come from: the `depends=` field that every module carries.
 
+use super::cpio::Archive;
 use crate::setup::unpack::Unpacked;
 use anyhow::{Context, Result, bail, ensure};
 use std::collections::HashMap;
@@ -15,6 +16,8 @@ use std::process::Command;
 pub(super) struct Kernel {
     /// The compressed kernel.
     pub(super) image: PathBuf,
+    /// All of its modules, in a folder that has its version for a name.
+    pub(super) folder: PathBuf,
     /// Every module by its name.
     modules: HashMap<String, PathBuf>,
     /// What would be modules, had they not been built in; one path to a line.
@@ -23,9 +26,9 @@ pub(super) struct Kernel {
 
 /// A module to load.
 #[derive(Debug)]
-pub(super) struct Module {
-    pub(super) name: String,
-    pub(super) bytes: Vec<u8>,
+struct Module {
+    name: String,
+    bytes: Vec<u8>,
 }
 
 impl Kernel {
@@ -40,15 +43,30 @@ impl Kernel {
         collect(&folder, &mut modules).with_context(|| format!("list {}", folder.display()))?;
         Ok(Self {
             image,
+            folder,
             modules,
             built_in,
         })
     }
 
-    /// The wanted modules and all that they depend on, each after those that it depends on.
+    /// Puts the wanted modules and all that they depend on into an initramfs, numbered in the order in which its first
+    /// process has to load them.
     ///
     /// What is built into the kernel is left out. Fails for a name that the kernel does not know.
-    pub(super) fn load_order<'a>(&self, wanted: impl IntoIterator<Item = &'a str>) -> Result<Vec<Module>> {
+    pub(super) fn add<'a>(
+        &self,
+        archive: &mut Archive,
+        wanted: impl IntoIterator<Item = &'a str>,
+    ) -> Result<()> {
+        for (place, module) in self.load_order(wanted)?.iter().enumerate() {
+            let path = format!("lib/modules/{place:02}-{}.ko", module.name);
+            archive.file(&path, 0o644, &module.bytes);
+        }
+        Ok(())
+    }
+
+    /// The wanted modules and all that they depend on, each after those that it depends on.
+    fn load_order<'a>(&self, wanted: impl IntoIterator<Item = &'a str>) -> Result<Vec<Module>> {
         let mut order = Vec::new();
         for name in wanted {
             self.append(name, &mut order)?;

@@ -6,6 +6,7 @@ mod agent;
 mod alone;
 mod api;
 mod cutter;
+mod debian;
 mod demo;
 mod guests;
 mod hostile_link;

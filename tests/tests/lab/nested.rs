@@ -1,57 +1,43 @@
-//! The production channel, `AF_VSOCK`, on a host that has the kernel's vsock: a lab guest is the host, and the guests of
-//! its daemon are nested in it. Nothing here connects over `AF_VSOCK` outside of a guest.
+//! A hypervisor host as operators run it: Debian with systemd, our units and sample configurations of `packaging/`, and
+//! the kernel's own vsock. It is a lab guest, and the guests of its daemon are nested in it. Nothing here connects over
+//! `AF_VSOCK` outside of a guest.
 //!
-//! The host runs the real daemons. CIDs are leased and passed to QEMU, the agent in a guest is known by the CID that
-//! its VM was given, a restarted daemon finds VMs and channels again, and a later VM doesn't get an earlier one's CID.
+//! CIDs are leased and passed to QEMU, the agent in a guest is known by the CID that its VM was given, each VM has a
+//! scope and a user of its own, a daemon that was killed or restarted finds VMs and channels again, and a later VM
+//! doesn't get an earlier one's CID.
 
 use anyhow::{Context, Result, bail, ensure};
 use moorline_lab::deployment::Programs;
 use moorline_lab::guest::{Guest, GuestOptions, seats};
-use moorline_lab::image::{Busybox, Image};
+use moorline_lab::image::{Busybox, Debian, Image};
 use moorline_lab::setup::{self, Tools, tools};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// Everything here is emulated, and what is nested more than once.
 const PATIENCE: Duration = Duration::from_mins(3);
-/// The daemons, QEMU and two guests, all in memory.
-const HOST_MEMORY_MIB: u32 = 2048;
+/// A system, the daemons, QEMU and two guests.
+const HOST_MEMORY_MIB: u32 = 1536;
 
-/// What a host's QEMU needs beside itself and its libraries.
-const FIRMWARE: [&str; 3] = [
-    "usr/share/seabios/bios-256k.bin",
-    "usr/share/qemu/kvmvapic.bin",
-    "usr/share/qemu/linuxboot_dma.bin",
-];
+const CONTROL_UNIT: &str = include_str!("../../../packaging/systemd/moorline-control.service");
+const HOST_UNIT: &str = include_str!("../../../packaging/systemd/moorline-host.service");
+const CONTROL_CONFIG: &str = include_str!("../../../packaging/config/control.toml");
+const HOST_CONFIG: &str = include_str!("../../../packaging/config/host.toml");
+const USERS: &str = include_str!("../../../packaging/sysusers.d/moorline.conf");
 
-const HOST_CONFIG: &str = r#"
-host = "host-1"
-zone = "zone-1"
-state_dir = "/tmp/host"
-[control]
-url = "http://127.0.0.1:8471"
-token_file = "/tmp/control/admin.token"
-[capacity]
-vcpus = 8
-memory_mib = 2048
-[sockets]
-register = "/run/register.sock"
-admin = "/run/admin.sock"
-[link]
-vsock = "on"
-[vm]
-stop_seconds = 1
-[qemu]
-accel = "kvm"
-vsock = "vhost"
+/// What the operator of this host adds to the sample configuration.
+const HOST_IMAGE: &str = r#"
 [images.busybox]
 kernel = "/srv/vmlinuz"
 initrd = "/srv/initrd"
 append = "console=ttyS0 quiet panic=-1"
 "#;
 
+/// The first of the users of VMs, as the sample configuration has it.
+const USER_BASE: u32 = 2_000_000;
+
 #[tokio::test]
-async fn guests_are_known_by_the_cids_that_their_vms_were_given() -> Result<()> {
+async fn a_host_by_the_book_knows_its_guests_by_their_cids() -> Result<()> {
     let tools = setup::ready().await?;
     let image = host_image(tools).await?;
     // It takes the place of a host and of two guests.
@@ -60,8 +46,9 @@ async fn guests_are_known_by_the_cids_that_their_vms_were_given() -> Result<()> 
     let host = Host(Guest::boot(&seats, tools, options).await?);
     println!("the host was up after {:.1?}", host.0.boot_time());
     let begun = Instant::now();
-    host.start_control_plane().await?;
-    host.start_daemon().await?;
+    host.sh("systemd-sysusers && systemctl enable --now moorline-control moorline-host")
+        .await?;
+    host.wait_for("moorline host list | grep host-1").await?;
     println!("its daemons after {:.1?}", begun.elapsed());
 
     let made = host.run_instances(2).await?;
@@ -71,70 +58,82 @@ async fn guests_are_known_by_the_cids_that_their_vms_were_given() -> Result<()> 
     host.wait_until_connected(first).await?;
     host.wait_until_connected(second).await?;
     println!("two guests in it after {:.1?}", begun.elapsed());
-    let cids = [host.cid(first).await?, host.cid(second).await?];
-    ensure!(cids[0] != cids[1], "two guests at once have CID {}", cids[0]);
-
-    host.sh("kill -9 $(cat /tmp/host.pid)").await?;
-    host.start_daemon().await?;
-    host.wait_until_connected(first).await?;
-    host.wait_until_connected(second).await?;
+    let vms = [host.vm(first).await?, host.vm(second).await?];
     ensure!(
-        cids == [host.cid(first).await?, host.cid(second).await?],
-        "a VM is another one"
+        vms[0].cid != vms[1].cid,
+        "two guests at once have one CID: {vms:?}"
     );
+    for (id, vm) in made.iter().zip(&vms) {
+        host.is_alone(id, vm).await?;
+    }
 
-    println!("found again after {:.1?}", begun.elapsed());
+    for end in [
+        "systemctl kill --signal=KILL --kill-who=main moorline-host",
+        "systemctl restart moorline-host",
+    ] {
+        host.sh(end).await?;
+        host.wait_for("systemctl is-active moorline-host").await?;
+        host.wait_until_connected(first).await?;
+        host.wait_until_connected(second).await?;
+        let now = [host.vm(first).await?, host.vm(second).await?];
+        ensure!(vms == now, "after `{end}` the VMs are others: {vms:?}, {now:?}");
+        println!("found again after {:.1?}", begun.elapsed());
+    }
+
     host.sh(&format!("moorline instance terminate {first}")).await?;
-    let gone = format!("! test -e /tmp/host/vms/{first}");
-    host.0.wait_for(gone, PATIENCE).await?;
+    host.wait_for(&format!("! test -e /var/lib/moorline/host/vms/{first}"))
+        .await?;
+    host.wait_for(&format!("! systemctl list-units --type=scope | grep {first}"))
+        .await?;
     let third = host.run_instances(1).await?;
-    let cid = host.cid(&third[0]).await?;
-    ensure!(!cids.contains(&cid), "CID {cid} means another guest by now");
+    let third = host.vm(&third[0]).await?;
+    ensure!(
+        vms.iter().all(|vm| vm.cid != third.cid),
+        "CID {} means another guest by now",
+        third.cid
+    );
     Ok(())
 }
 
-/// A machine with QEMU, our programs, and an image for its guests.
+/// A machine with QEMU, our programs and their units, and an image for its guests.
 async fn host_image(tools: &Tools) -> Result<Image> {
     let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
     let guests = Busybox::new().agent(agent).build(tools).await?;
     let ours = Programs::build().await?;
-    let mut image = Busybox::new()
-        .module("vhost_vsock")
-        .module("kvm_amd")
-        .program("usr/bin/qemu-system-x86_64", "/usr/bin/qemu-system-x86_64")
+    let mut image = Debian::new()
+        .package("qemu-system-x86")
+        .package("qemu-utils")
         .program("srv/vmlinuz", guests.kernel)
-        .program("srv/initrd", guests.initrd);
-    for file in FIRMWARE {
-        image = image.program(file, format!("/{file}"));
-    }
+        .program("srv/initrd", guests.initrd)
+        .file("etc/systemd/system/moorline-control.service", CONTROL_UNIT)
+        .file("etc/systemd/system/moorline-host.service", HOST_UNIT)
+        .file("etc/sysusers.d/moorline.conf", USERS)
+        .file("etc/moorline/control.toml", CONTROL_CONFIG)
+        .file("etc/moorline/host.toml", host_config()?);
     for program in ["moorline-control", "moorline-host", "moorline"] {
         image = image.program(format!("usr/bin/{program}"), ours.path(program));
     }
     image.build(tools).await
 }
 
+/// The sample, as an operator would change it. That KVM works needn't be found out, which takes long in an emulation.
+fn host_config() -> Result<String> {
+    let auto = "accel = \"auto\"";
+    ensure!(HOST_CONFIG.contains(auto), "the sample has no line `{auto}`");
+    Ok(HOST_CONFIG.replace(auto, "accel = \"kvm\"") + HOST_IMAGE)
+}
+
 /// The lab guest that is the host.
 struct Host(Guest);
 
+/// What is known of an instance's VM.
+#[derive(Debug, PartialEq, Eq)]
+struct Vm {
+    pid: u64,
+    cid: u64,
+}
+
 impl Host {
-    async fn start_control_plane(&self) -> Result<()> {
-        let serve = "moorline-control --state /tmp/control --listen 127.0.0.1:8471";
-        self.sh(&format!("setsid {serve} >/tmp/control.log 2>&1 </dev/null &"))
-            .await?;
-        self.wait_for("test -s /tmp/control/admin.token").await?;
-        self.sh(&format!("cat >/tmp/host.toml <<'EOF'\n{HOST_CONFIG}\nEOF"))
-            .await
-    }
-
-    /// Starts the daemon and waits until the control plane knows the host.
-    async fn start_daemon(&self) -> Result<()> {
-        let serve = "moorline-host --config /tmp/host.toml";
-        let start = format!("setsid {serve} >>/tmp/host.log 2>&1 </dev/null & echo $! >/tmp/host.pid");
-        self.sh(&start).await?;
-        self.wait_for("moorline host list | grep host-1 && test -S /run/admin.sock")
-            .await
-    }
-
     /// Instances whose VMs run, by their ids.
     async fn run_instances(&self, count: u32) -> Result<Vec<String>> {
         let run = format!("moorline instance run --image busybox --type micro --count {count} --output json");
@@ -153,17 +152,44 @@ impl Host {
 
     /// Waits until the agent in the instance's guest has all of its data.
     async fn wait_until_connected(&self, id: &str) -> Result<()> {
-        let status = format!("curl -s --unix-socket /run/admin.sock http://host/v1/instances/{id}");
+        let status =
+            format!("curl -s --unix-socket /run/moorline/host/admin.sock http://host/v1/instances/{id}");
         self.wait_for(&format!("{status} | grep '\"applied\"'")).await
     }
 
-    /// The CID of the instance's VM, by the daemon's record.
-    async fn cid(&self, id: &str) -> Result<u64> {
-        let record = self.answer(&format!("cat /tmp/host/vms/{id}/vm.json")).await?;
+    /// The instance's VM, by the daemon's record.
+    async fn vm(&self, id: &str) -> Result<Vm> {
+        let path = format!("/var/lib/moorline/host/vms/{id}/vm.json");
+        let record = self.answer(&format!("cat {path}")).await?;
         let record: Value = serde_json::from_str(&record).context("the record of the VM")?;
-        record["life"]["vsock"]["cid"]
-            .as_u64()
-            .with_context(|| format!("no CID in {record}"))
+        let number = |at: &str| {
+            let found = record.pointer(at).and_then(Value::as_u64);
+            found.with_context(|| format!("no {at} in {record}"))
+        };
+        Ok(Vm {
+            pid: number("/life/vmm/pid")?,
+            cid: number("/life/vsock/cid")?,
+        })
+    }
+
+    /// Makes sure that the VM is in a scope of its own, not in the daemon's service, and runs as a user of its own.
+    async fn is_alone(&self, id: &str, vm: &Vm) -> Result<()> {
+        let group = self.answer(&format!("cat /proc/{}/cgroup", vm.pid)).await?;
+        ensure!(
+            group.contains("moorline.slice") && group.contains(id) && group.contains(".scope"),
+            "the VM of {id} is in {group}"
+        );
+        let user: u32 = self
+            .answer(&format!("stat -c %u /proc/{}", vm.pid))
+            .await?
+            .trim()
+            .parse()
+            .context("a user's number")?;
+        ensure!(
+            (USER_BASE..USER_BASE + 65_536).contains(&user),
+            "the VM of {id} runs as user {user}"
+        );
+        Ok(())
     }
 
     async fn answer(&self, command: &str) -> Result<String> {
@@ -180,7 +206,7 @@ impl Host {
         match came {
             Ok(_) => Ok(()),
             Err(error) => {
-                let logs = self.0.run("tail -n 20 /tmp/control.log /tmp/host.log").await?;
+                let logs = self.0.run("journalctl --no-pager -n 40 -u 'moorline-*'").await?;
                 Err(error.context(String::from_utf8_lossy(&logs.stdout).into_owned()))
             }
         }
@@ -188,6 +214,7 @@ impl Host {
 }
 
 fn with_environment(command: &str) -> String {
-    let environment = "MOORLINE_URL=http://127.0.0.1:8471 MOORLINE_TOKEN_FILE=/tmp/control/admin.token";
+    let environment =
+        "MOORLINE_URL=http://127.0.0.1:8471 MOORLINE_TOKEN_FILE=/var/lib/moorline/control/admin.token";
     format!("export {environment}\n{command}")
 }
