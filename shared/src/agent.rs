@@ -131,7 +131,8 @@ pub struct MirrorStatus {
     pub entries: u64,
     /// The length of all their values together, in bytes.
     pub bytes: u64,
-    /// How long ago the host last spoke, in milliseconds.
+    /// How long ago this was known to be the present state, in milliseconds: since the host last spoke, or since it last
+    /// heard of the control plane if it has lost that.
     pub age_ms: u64,
     /// Whether it is kept in step.
     pub freshness: Freshness,

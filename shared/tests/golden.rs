@@ -13,7 +13,7 @@ use bytes::BytesMut;
 use moorline_shared::entry::MAX_VALUE_BYTES;
 use moorline_shared::link::body::{
     Applied, Beat, Begin, Busy, Challenge, Code, Commit, Credit, Ended, Found, Get, GoAway, Hello, HelloAck,
-    Item, List, Listing, Refused, Relay, Relayed, Watch,
+    Item, List, Listing, Refused, Relay, Relayed, Standing, Watch,
 };
 use moorline_shared::link::frame::{HEADER_BYTES, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, put_header};
 use moorline_shared::link::session::{DEAD_MS, DEFAULT_LIMITS, HEARTBEAT_MS, PATIENCE_MS};
@@ -54,6 +54,7 @@ fn through_its_type(kind: Kind, body: &[u8]) -> Option<(Vec<u8>, Json)> {
         Kind::Begin => through::<Begin>(body),
         Kind::Commit => through::<Commit>(body),
         Kind::Applied => through::<Applied>(body),
+        Kind::Standing => through::<Standing>(body),
         Kind::Get => through::<Get<'_>>(body),
         Kind::List => through::<List>(body),
         Kind::Watch => through::<Watch>(body),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use moorline_shared::agent::{LinkState, Listing, Status, WatchEvent};
+use moorline_shared::agent::{Freshness, LinkState, Listing, Status, WatchEvent};
 
 /// A path per line.
 pub(super) fn listing(listing: &Listing) -> Vec<u8> {
@@ -60,6 +60,14 @@ fn status_lines(text: &mut String, status: &Status) -> std::fmt::Result {
             text,
             "instance  {}, incarnation {}, of {}",
             own.instance, own.incarnation, own.authority
+        )?;
+    }
+    if let (Some(mirror), LinkState::Connected) = (&status.mirror, link.state)
+        && mirror.freshness == Freshness::Stale
+    {
+        writeln!(
+            text,
+            "          the host is not in step with the control plane; these are its last known data"
         )?;
     }
     match &status.mirror {

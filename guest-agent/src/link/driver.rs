@@ -4,15 +4,15 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use moorline_shared::link::body::{GoAway, HelloAck};
+use moorline_shared::link::body::{self, GoAway, HelloAck};
 use moorline_shared::link::session::{Fault, Guest, GuestEvent};
-use moorline_shared::link::{Moment, StreamId};
+use moorline_shared::link::{Kind, Moment, StreamId};
 use tokio::io::ReadBuf;
 use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Stream;
 use super::line::{Life, Line, WatchBatch};
-use crate::mirror::{Batch, Live, Refusal};
+use crate::mirror::{Batch, Known, Live, Refusal, Standing};
 use crate::platform::now;
 
 /// The most bytes given to the kernel at once: some guests' vsock stalls on larger writes.
@@ -233,6 +233,7 @@ impl<'a> Driver<'a> {
         match event {
             GuestEvent::Challenge(_) => self.line.hello(self.mirror.read().revision(), now),
             GuestEvent::Ready(ack) => self.ready(ack, now)?,
+            GuestEvent::Standing(said) => self.mirror.stand(standing(said, now), now),
             GuestEvent::GoAway(said) => return Err(Lost::GoAway(said)),
             other => {
                 self.progressed = true;
@@ -244,6 +245,12 @@ impl<'a> Driver<'a> {
 
     fn ready(&self, ack: HelloAck, now: Moment) -> Result<(), Lost> {
         tracing::info!(instance = %ack.instance, session = ack.session, "session with the host");
+        let standing = if ack.kinds.has(Kind::Standing) {
+            Standing::Unsaid
+        } else {
+            Standing::default()
+        };
+        self.mirror.stand(standing, now);
         let life = self.line.ready(ack, now);
         if matches!(life, Life::Another | Life::Mistaken) {
             tracing::info!("another life of the machine: dropping the mirror");
@@ -279,5 +286,17 @@ impl<'a> Driver<'a> {
             answer => self.line.answered(answer),
         }
         Ok(())
+    }
+}
+
+/// What the host says of itself, in the mirror's words. A copy that the host can't give is as good as a lost control
+/// plane: nobody knows what is in it.
+fn standing(said: body::Standing, now: Moment) -> Standing {
+    match (said.freshness, said.revision) {
+        (body::Freshness::Fresh, Some(revision)) => Standing::InStep(revision),
+        _ => Standing::Behind(Known {
+            at: now,
+            age_ms: said.age_ms.into(),
+        }),
     }
 }

@@ -102,7 +102,7 @@ fn another_incarnation_drops_the_mirror() {
     });
 }
 
-/// A host whose HELLO_ACK names somebody else, while the revision and the incarnation fit by chance: it believes that the
+/// A host whose `HELLO_ACK` names somebody else, while the revision and the incarnation fit by chance: it believes that the
 /// mirror is in step and sends nothing.
 async fn taken_for_another(become_another: impl FnOnce(&mut HostState)) {
     let rig = Rig::linked().await;

@@ -6,7 +6,7 @@ use http::HeaderValue;
 use moorline_shared::link::Moment;
 use tokio::sync::Notify;
 
-use super::{Batch, Mirror, Refusal};
+use super::{Batch, Mirror, Refusal, Standing};
 
 /// A mirror that can be waited for. It belongs to one thread, so reading takes no lock.
 #[derive(Debug, Default)]
@@ -32,6 +32,11 @@ impl Live {
     /// See [`Mirror::heard`].
     pub fn heard(&self, now: Moment) {
         self.mirror.borrow_mut().heard(now);
+    }
+
+    /// See [`Mirror::stand`].
+    pub fn stand(&self, standing: Standing, now: Moment) {
+        self.mirror.borrow_mut().stand(standing, now);
     }
 
     /// Drops everything and wakes everyone who waits.

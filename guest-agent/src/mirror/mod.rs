@@ -6,7 +6,8 @@
 //! holds is told so and never skipped silently.
 //!
 //! Reads go on when the host is away: every answer has an age, which grows from the host's last word on, and is stale
-//! once that is [`STALE_AFTER_MS`] old. An entry past its validity is not given out.
+//! once that is [`STALE_AFTER_MS`] old. While the host itself is cut off from the control plane its words make nothing
+//! younger ([`Standing`]), and answers are stale at once. An entry past its validity is not given out.
 //!
 //! This module is also for programs that want the mirror inside. [`Live`] adds waiting for changes to it, for the
 //! tasks of one thread.
@@ -43,13 +44,51 @@ pub struct Mirror {
     entries: BTreeMap<EntryPath, Arc<Entry>>,
     bytes: usize,
     position: Option<Position>,
+    standing: Standing,
     log: ChangeLog,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Position {
     revision: Revision,
-    heard: Moment,
+    known: Known,
+}
+
+/// When something was last known to be the present state. That may have been before this machine began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// When it was said.
+    pub at: Moment,
+    /// How old it was then, in milliseconds.
+    pub age_ms: u64,
+}
+
+impl Known {
+    fn just(now: Moment) -> Self {
+        Self { at: now, age_ms: 0 }
+    }
+
+    fn age_ms(self, now: Moment) -> u64 {
+        now.since(self.at).saturating_add(self.age_ms)
+    }
+}
+
+/// What the host's words say about the mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nothing yet: the session has just begun.
+    Unsaid,
+    /// Each word says that the mirror is the present state, once it stands at this revision.
+    InStep(Revision),
+    /// Nothing: the host is not in step itself, and was so last then.
+    Behind(Known),
+}
+
+impl Default for Standing {
+    /// What holds of a host that doesn't speak of itself.
+    fn default() -> Self {
+        Self::InStep(Revision::ZERO)
+    }
 }
 
 /// A batch as it comes over the guest link.
@@ -112,7 +151,7 @@ pub enum Lookup<'a> {
 /// How old an answer is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Age {
-    /// How long ago the host last spoke, in milliseconds.
+    /// How long ago this was known to be the present state, in milliseconds.
     pub ms: u64,
     /// What follows from that.
     pub freshness: Freshness,
@@ -134,10 +173,14 @@ impl Mirror {
             None => self.replace(items, to)?,
             Some(_) => self.change(items, to)?,
         }
-        self.position = Some(Position {
-            revision: to,
-            heard: now,
-        });
+        // What comes first was the present state at least for the host, and by the host's word just now.
+        let known = match (self.standing, self.position) {
+            (Standing::Behind(known), _) => known,
+            (_, Some(before)) => before.known,
+            (_, None) => Known::just(now),
+        };
+        self.position = Some(Position { revision: to, known });
+        self.heard(now);
         Ok(())
     }
 
@@ -203,11 +246,22 @@ impl Mirror {
         (entries, bytes)
     }
 
-    /// The host spoke at `now`: what the mirror holds was the present state then.
+    /// The host spoke at `now`: what the mirror holds was the present state then, if the host is in step itself.
     pub fn heard(&mut self, now: Moment) {
-        if let Some(position) = &mut self.position {
-            position.heard = now;
+        if let (Some(position), Standing::InStep(from)) = (&mut self.position, self.standing)
+            && position.revision >= from
+        {
+            position.known = Known::just(now);
         }
+    }
+
+    /// The host says at `now` what its words mean from now on.
+    pub fn stand(&mut self, standing: Standing, now: Moment) {
+        self.standing = standing;
+        if let (Some(position), Standing::Behind(known)) = (&mut self.position, standing) {
+            position.known = known;
+        }
+        self.heard(now);
     }
 
     /// Drops everything: these entries belong to another life of the VM or to another deployment.
@@ -225,8 +279,9 @@ impl Mirror {
 
     /// How old answers are at `now`; `None` before the first snapshot.
     pub fn age(&self, now: Moment) -> Option<Age> {
-        let ms = now.since(self.position?.heard);
-        let freshness = if ms > STALE_AFTER_MS {
+        let ms = self.position?.known.age_ms(now);
+        let behind = matches!(self.standing, Standing::Behind(_));
+        let freshness = if behind || ms > STALE_AFTER_MS {
             Freshness::Stale
         } else {
             Freshness::Fresh

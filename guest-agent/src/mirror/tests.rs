@@ -9,7 +9,7 @@ use moorline_shared::link::body::{Item, Mirrored};
 use moorline_shared::{EntryPath, PathPrefix, Revision};
 use proptest::prelude::*;
 
-use super::{Batch, Compacted, Cursor, Freshness, Lookup, Mirror, Refusal, STALE_AFTER_MS};
+use super::{Batch, Compacted, Cursor, Freshness, Known, Lookup, Mirror, Refusal, STALE_AFTER_MS, Standing};
 
 const PATHS: [&str; 7] = ["a", "a/b", "a/b/c", "a.b", "ab", "b", "b/x"];
 const NOW: Moment = Moment(1_000);
@@ -343,6 +343,43 @@ fn answers_age_from_the_hosts_last_word_on() {
     );
     mirror.heard(Moment(90_000));
     assert_eq!(mirror.age(Moment(90_000)).unwrap().freshness, Freshness::Fresh);
+}
+
+/// What the mirror says at `now`.
+fn said(mirror: &Mirror, now: u64) -> (u64, Freshness) {
+    let age = mirror.age(Moment(now)).unwrap();
+    (age.ms, age.freshness)
+}
+
+#[test]
+fn the_words_of_a_host_that_is_behind_make_nothing_younger() {
+    let mut mirror = Mirror::default();
+    mirror.apply(batch(None, 5, vec![]), Moment(1_000)).unwrap();
+    let known = Known {
+        at: Moment(2_000),
+        age_ms: 1_600,
+    };
+    mirror.stand(Standing::Behind(known), Moment(2_000));
+    mirror.heard(Moment(2_500));
+    assert_eq!(said(&mirror, 3_000), (2_600, Freshness::Stale));
+    mirror.apply(batch(None, 6, vec![]), Moment(3_000)).unwrap();
+    assert_eq!(said(&mirror, 3_000), (2_600, Freshness::Stale));
+    mirror.stand(Standing::InStep(Revision::new(1, 6)), Moment(3_100));
+    assert_eq!(said(&mirror, 3_100), (0, Freshness::Fresh));
+}
+
+#[test]
+fn a_mirror_on_its_way_to_where_the_host_stands_is_as_old_as_it_was() {
+    let mut mirror = Mirror::default();
+    mirror.apply(batch(None, 5, vec![]), Moment(1_000)).unwrap();
+    // A new session, whose host is ahead.
+    for standing in [Standing::Unsaid, Standing::InStep(Revision::new(1, 7))] {
+        mirror.stand(standing, Moment(4_000));
+        mirror.heard(Moment(4_500));
+        assert_eq!(said(&mirror, 5_000), (4_000, Freshness::Fresh));
+    }
+    mirror.apply(batch(None, 7, vec![]), Moment(5_000)).unwrap();
+    assert_eq!(said(&mirror, 5_000), (0, Freshness::Fresh));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{
-    Code, Found, Freshness, Hello, HelloAck, Item, Listed, Listing, Mirrored, Relay, Relayed,
+    Code, Found, Freshness, Hello, HelloAck, Item, Listed, Listing, Mirrored, Relay, Relayed, Standing,
 };
 use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent};
 use moorline_shared::link::{KindSet, StreamId};
@@ -23,6 +23,8 @@ pub(super) struct Connection {
     /// Where the guest stands; `None` until HELLO and after a gap.
     sent: Option<u64>,
     welcome: bool,
+    /// What the guest was told last.
+    standing: Option<(Freshness, u32)>,
     watches: BTreeMap<StreamId, (PathPrefix, Option<Sent>)>,
 }
 
@@ -39,6 +41,7 @@ impl Connection {
             core,
             sent: None,
             welcome: false,
+            standing: None,
             watches: BTreeMap::new(),
         }
     }
@@ -118,10 +121,24 @@ impl Connection {
         if !self.welcome {
             return;
         }
+        self.tell_standing();
         self.push_own();
         let streams: Vec<_> = self.watches.keys().copied().collect();
         for stream in streams {
             self.push_watch(stream);
+        }
+    }
+
+    fn tell_standing(&mut self) {
+        let state = self.host.state.borrow();
+        if self.standing.replace(state.standing) != Some(state.standing) {
+            let (freshness, age_ms) = state.standing;
+            let standing = Standing {
+                revision: Some(Revision::new(1, state.revision)),
+                age_ms,
+                freshness,
+            };
+            self.core.standing(&standing, now());
         }
     }
 

@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use moorline_shared::entry::Value;
-use moorline_shared::link::body::{Hello, Item, Mirrored, Relay};
+use moorline_shared::link::body::{Freshness, Hello, Item, Mirrored, Relay};
 use moorline_shared::{EntryPath, InstanceId, Revision};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
@@ -46,6 +46,8 @@ pub(crate) struct HostState {
     pub(crate) instance: InstanceId,
     pub(crate) incarnation: u64,
     pub(crate) authority: String,
+    /// Whether the host is in step, and how old its data are, in milliseconds.
+    pub(crate) standing: (Freshness, u32),
     pub(crate) hellos: Vec<Hello>,
     pub(crate) snapshots: usize,
     pub(crate) asked: Vec<String>,
@@ -95,6 +97,7 @@ impl TestHost {
             instance: OWN,
             incarnation: 7,
             authority: "test".to_owned(),
+            standing: (Freshness::Fresh, 0),
             hellos: Vec::new(),
             snapshots: 0,
             asked: Vec::new(),

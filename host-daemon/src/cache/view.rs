@@ -138,6 +138,11 @@ impl View {
         self.service == Service::Served
     }
 
+    /// Whether changes were lost, so that it shows an earlier state until it comes whole.
+    pub fn is_behind(&self) -> bool {
+        self.gap.is_some()
+    }
+
     /// The entry at `path`, if it is valid at `now`.
     pub fn get(&self, path: &str, now: Moment) -> Option<&CachedEntry> {
         self.entries.get(path).filter(|entry| entry.is_valid(now))

@@ -16,6 +16,7 @@ use super::follow::mirror;
 use super::guest::{Conversation, Requests};
 use super::poll::{Interest, Ready, Token};
 use super::push::Feeder;
+use super::standing::Gist;
 
 /// A guest is not read from while more than so many bytes of answers wait for it.
 const MAX_BACKLOG: usize = 256 * 1024;
@@ -37,6 +38,8 @@ pub(super) struct Conn {
     pub(super) core: Host,
     pub(super) feeders: BTreeMap<StreamId, Feeder>,
     pub(super) pending: BTreeMap<StreamId, Pending>,
+    /// What the guest was told last of how far its mirror can be trusted.
+    pub(super) told: Option<Gist>,
     /// Whether a follower may have become ready for its next batch.
     pub(super) feed_due: bool,
     socket: OwnedFd,
@@ -129,6 +132,7 @@ impl Conn {
             core: Host::new(desk.link.limits(), nonce, desk.now),
             feeders: BTreeMap::new(),
             pending: BTreeMap::new(),
+            told: None,
             feed_due: false,
             socket,
             unhandled: Vec::new(),
@@ -318,7 +322,13 @@ impl Conn {
         self.feeders
             .insert(StreamId::SESSION, mirror(self.instance, incarnation, hello, desk));
         self.feed_due = true;
+        self.tell_standing(desk);
         Progress::Welcomed
+    }
+
+    /// Whether the guest is welcome and was not told to go.
+    pub(super) fn is_talking(&self) -> bool {
+        matches!(self.stage, Stage::Talking { .. })
     }
 
     /// What is known of the guest, while it speaks on this connection.

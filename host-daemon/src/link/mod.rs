@@ -11,7 +11,7 @@
 //! run-time check; the loop is a few dozen lines.
 //!
 //! By module: `shard` is the loop; `conn` reads, writes and bounds one connection; `answer` turns requests into answers
-//! and `reply` those into frames; `follow` and `push` turn changes of views into batches; `misses` keeps what was asked
+//! and `reply` those into frames; `follow` and `push` turn changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked
 //! of the control plane; `guest` is what there is of a guest beside its connection, `desk` what the guests share.
 
 mod answer;
@@ -30,6 +30,7 @@ mod poll;
 mod push;
 mod reply;
 mod shard;
+mod standing;
 #[cfg(test)]
 pub(crate) mod tests;
 

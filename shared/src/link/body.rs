@@ -142,6 +142,17 @@ pub struct Applied {
     pub revision: Revision,
 }
 
+/// `STANDING`: how far the guest's mirror can be trusted, from now until the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Where the host's own copy stands; `None` if it has none to give.
+    pub revision: Option<Revision>,
+    /// How long ago the host last knew that this is the present state, in milliseconds.
+    pub age_ms: u32,
+    /// Whether it is kept in step.
+    pub freshness: Freshness,
+}
+
 /// The content of a batch is these one after the other, without a count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {

@@ -56,6 +56,8 @@ kinds! {
     Commit = 0x12;
     /// Guest to host: the batch is applied; the next may come.
     Applied = 0x13;
+    /// Host to guest: how far the mirror can be trusted from now on.
+    Standing = 0x14;
 
     /// Guest to host: one entry, please.
     Get = 0x20;

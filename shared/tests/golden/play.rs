@@ -130,6 +130,13 @@ fn the_documents_session_is_what_the_two_cores_say() {
     };
 
     play.host
+        .standing(&body(&play.golden.wire("standing-first")), NOW);
+    assert!(matches!(
+        play.host_sends(&["standing-first"]),
+        Some(GuestEvent::Standing(_))
+    ));
+
+    play.host
         .batch(StreamId::SESSION, batch(&play.golden, "snapshot", None, 12));
     play.pushed(StreamId::SESSION, "snapshot");
 

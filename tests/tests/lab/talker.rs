@@ -219,6 +219,7 @@ impl Talker {
                     self.mirror.apply(from, to, items)?;
                     self.core.applied(stream, to, now);
                 }
+                Some(GuestEvent::Standing(_)) => {}
                 event => self.events.extend(event),
             }
         }
@@ -360,6 +361,9 @@ fn stream_of(event: &GuestEvent) -> Option<StreamId> {
         | GuestEvent::Refused(stream, _)
         | GuestEvent::Busy(stream, _)
         | GuestEvent::Ended(stream, _) => Some(*stream),
-        GuestEvent::Challenge(_) | GuestEvent::Ready(_) | GuestEvent::GoAway(_) => None,
+        GuestEvent::Challenge(_)
+        | GuestEvent::Ready(_)
+        | GuestEvent::Standing(_)
+        | GuestEvent::GoAway(_) => None,
     }
 }

@@ -125,6 +125,7 @@ impl Line {
             GuestEvent::Challenge(_)
             | GuestEvent::Ready(_)
             | GuestEvent::Batch { .. }
+            | GuestEvent::Standing(_)
             | GuestEvent::GoAway(_) => {}
         }
     }

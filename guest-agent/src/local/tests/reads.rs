@@ -288,3 +288,48 @@ fn readers_see_one_instance_or_the_other_and_never_an_empty_one() {
         }
     });
 }
+
+#[test]
+fn a_host_that_lost_the_control_plane_makes_answers_stale_until_it_is_back() {
+    run(async {
+        let rig = Rig::linked().await;
+        let mut client = Client::connect(&rig).await;
+        let hour = 3_600_000;
+        rig.host
+            .with(|state| state.standing = (body::Freshness::Stale, hour));
+        loop {
+            let answer = client.ask(request("GET", "/v1/data/a", "")).await;
+            if answer.header("moorline-freshness") == "stale" {
+                assert!(answer.header("moorline-age-ms").parse::<u32>().unwrap() >= hour);
+                break;
+            }
+        }
+        let listing: Listing = client.ask(request("GET", "/v1/data", "")).await.json();
+        let status: Status = client.ask(request("GET", "/v1/status", "")).await.json();
+        let mirror = status.mirror.unwrap();
+        for (age_ms, freshness) in [
+            (listing.age_ms, listing.freshness),
+            (mirror.age_ms, mirror.freshness),
+        ] {
+            assert!(age_ms >= u64::from(hour) && freshness == Freshness::Stale);
+        }
+        // A change that comes meanwhile makes it no younger.
+        rig.host.change(&[("a", Some(b"two"))]);
+        rig.mirrored(3).await;
+        let answer = client.ask(request("GET", "/v1/data/a", "")).await;
+        assert_eq!(
+            (&answer.body[..], answer.header("moorline-freshness")),
+            (&b"two"[..], "stale")
+        );
+
+        rig.host
+            .with(|state| state.standing = (body::Freshness::Fresh, 0));
+        loop {
+            let answer = client.ask(request("GET", "/v1/data/a", "")).await;
+            if answer.header("moorline-freshness") == "fresh" {
+                assert!(answer.header("moorline-age-ms").parse::<u32>().unwrap() < hour);
+                break;
+            }
+        }
+    });
+}

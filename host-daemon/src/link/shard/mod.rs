@@ -21,6 +21,7 @@ use super::guest::Guest;
 use super::lobby::Lobby;
 use super::mailbox::Inbox;
 use super::poll::{Events, Interest, LOBBY, MAILBOX, Poll, Ready, Token};
+use super::standing::Told;
 use crate::cache::Touched;
 
 /// How often deadlines are looked at, in milliseconds.
@@ -244,12 +245,25 @@ impl Shard {
         for (token, end) in ended {
             self.close(token, &end);
         }
+        self.tell_standings();
         self.resume_listeners();
         let expired = self.desk.cache.expire(now);
         self.touched(&expired);
         if now.since(self.tidied) >= TIDY_MS {
             self.tidied = now;
             self.tidy();
+        }
+    }
+
+    /// Tells the guests whose mirrors can be trusted more or less than before.
+    fn tell_standings(&mut self) {
+        let desk = &self.desk;
+        let news = self.conns.iter_mut().filter_map(|(token, conn)| {
+            let told = conn.tell_standing(desk);
+            (told == Told::News).then_some(*token)
+        });
+        for token in news.collect::<Vec<_>>() {
+            self.nudge(token);
         }
     }
 

@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use moorline_shared::InstanceId;
-use moorline_shared::link::body::{Found, Get, Hello, HelloAck, Item, List, Listing, Refused, Relay, Watch};
+use moorline_shared::link::body::{
+    Found, Get, Hello, HelloAck, Item, List, Listing, Refused, Relay, Standing, Watch,
+};
 use moorline_shared::link::session::{Guest, GuestEvent};
 use moorline_shared::link::{KindSet, StreamId};
 use moorline_shared::{PathPrefix, Revision};
@@ -19,6 +21,8 @@ pub(crate) struct Agent {
     pub(crate) core: Guest,
     pub(crate) socket: UnixStream,
     pub(crate) hello: Hello,
+    /// What the host said of itself.
+    pub(crate) standings: Vec<Standing>,
     input: Vec<u8>,
     events: VecDeque<GuestEvent>,
 }
@@ -52,6 +56,7 @@ impl Agent {
             core: Guest::new(crate::link::now()),
             socket,
             hello: hello(),
+            standings: Vec::new(),
             input: Vec::new(),
             events: VecDeque::new(),
         }
@@ -76,12 +81,20 @@ impl Agent {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
-            let mut piece = vec![0; 65_536];
-            match self.socket.read(&mut piece) {
-                Ok(0) => return None,
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
-                Err(error) => panic!("nothing came from the host: {error}"),
-                Ok(count) => self.take(&piece[..count]),
+            self.read()?;
+        }
+    }
+
+    /// Reads once; `None` when the host has hung up.
+    fn read(&mut self) -> Option<()> {
+        let mut piece = vec![0; 65_536];
+        match self.socket.read(&mut piece) {
+            Ok(0) => None,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => None,
+            Err(error) => panic!("nothing came from the host: {error}"),
+            Ok(count) => {
+                self.take(&piece[..count]);
+                Some(())
             }
         }
     }
@@ -101,10 +114,19 @@ impl Agent {
             at += received.taken;
             match received.event {
                 Some(GuestEvent::Challenge(_)) => self.core.hello(&self.hello, now),
+                Some(GuestEvent::Standing(standing)) => self.standings.push(standing),
                 event => self.events.extend(event),
             }
         }
         self.input.drain(..at);
+    }
+
+    /// Waits until the host has said so much of itself, and returns the last of it.
+    pub(crate) fn standing(&mut self, count: usize) -> Standing {
+        while self.standings.len() < count {
+            self.read().expect("the host hung up");
+        }
+        self.standings[count - 1]
     }
 
     pub(crate) fn next(&mut self) -> GuestEvent {

@@ -1,9 +1,9 @@
 //! What an honest guest gets.
 
 use moorline_shared::api::feed::{FeedItem, ViewId};
-use moorline_shared::link::StreamId;
 use moorline_shared::link::body::{Code, Freshness, List};
 use moorline_shared::link::session::GuestEvent;
+use moorline_shared::link::{Kind, KindSet, StreamId};
 use moorline_shared::{PathPrefix, Timestamp};
 
 use super::{Agent, World, entry, id, path, revision, view};
@@ -314,4 +314,55 @@ fn the_end_of_the_daemon_tells_guests_when_to_come_again() {
     assert_eq!(told.reconnect_after_ms, 1_000);
     assert_eq!(agent.try_next(), None);
     assert!(!world.socket(1).exists());
+}
+
+#[test]
+fn guests_are_told_when_the_control_plane_is_lost_and_when_it_is_back() {
+    let world = World::new();
+    world.add(1, &[("a", "0")]);
+    let mut agent = world.guest(1);
+    let first = agent.standing(1);
+    assert_eq!(
+        (first.revision, first.freshness),
+        (Some(revision(1)), Freshness::Fresh)
+    );
+    world.handle().feed_clock().lost();
+    assert_eq!(agent.standing(2).freshness, Freshness::Stale);
+    // One that comes meanwhile hears it at once.
+    let mut next = world.guest(1);
+    assert_eq!(next.standing(1).freshness, Freshness::Stale);
+    world.handle().feed_clock().heard(crate::link::now());
+    assert_eq!(next.standing(2).freshness, Freshness::Fresh);
+}
+
+#[test]
+fn a_guest_whose_data_the_host_lost_track_of_is_told() {
+    let world = World::new();
+    world.add(1, &[("a", "0")]);
+    let mut agent = world.guest(1);
+    agent.standing(1);
+    world.handle().lose(ViewId::own(id(1)), revision(2));
+    let lost = agent.standing(2);
+    assert_eq!(
+        (lost.revision, lost.freshness),
+        (Some(revision(1)), Freshness::Stale)
+    );
+    world.apply(3, vec![view(1, 1, 3, &[("a", "1")])]);
+    assert_eq!(agent.standing(3).freshness, Freshness::Fresh);
+}
+
+#[test]
+fn a_guest_of_the_first_version_is_told_nothing_of_the_host() {
+    let world = World::new();
+    world.add(1, &[("a", "0")]);
+    let mut agent = Agent::dial(&world.socket(1));
+    let old = Kind::ALL.iter().copied().filter(|kind| *kind != Kind::Standing);
+    agent.hello.kinds = KindSet::of(&old.collect::<Vec<_>>());
+    agent.ready();
+    agent.mirror();
+    world.handle().feed_clock().lost();
+    let mut new = world.guest(1);
+    new.standing(1);
+    while agent.try_next().is_some() {}
+    assert_eq!(agent.standings, []);
 }

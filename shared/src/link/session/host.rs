@@ -12,7 +12,7 @@ use crate::entry::Value;
 use crate::link::Moment;
 use crate::link::body::{
     Applied, Beat, Busy, Challenge, Code, Credit, Ended, Found, Get, GoAway, Hello, HelloAck, Limits, List,
-    Listing, Refused, Relay, Relayed, Watch,
+    Listing, Refused, Relay, Relayed, Standing, Watch,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -432,6 +432,14 @@ impl Host {
             *push = Push::AwaitApplied(batch.to);
         }
         self.outbox.batch(stream, batch);
+    }
+
+    /// Tells the guest how far its mirror can be trusted from now on. One that doesn't understand that is told nothing.
+    pub fn standing(&mut self, standing: &Standing, now: Moment) {
+        if self.understands(Kind::Standing) {
+            self.outbox
+                .control(Kind::Standing, StreamId::SESSION, Last::No, standing, now);
+        }
     }
 
     /// Tells the guest that this connection ends; the driver writes what is left and closes.

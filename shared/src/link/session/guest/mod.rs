@@ -13,7 +13,7 @@ use super::outbox::Outbox;
 use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, unexpected};
 use crate::link::Moment;
 use crate::link::body::{
-    Beat, Challenge, Code, Credit, Found, GoAway, HelloAck, Item, Limits, Listing, Refused, Relayed,
+    Beat, Challenge, Code, Credit, Found, GoAway, HelloAck, Item, Limits, Listing, Refused, Relayed, Standing,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -93,6 +93,8 @@ pub enum GuestEvent {
     Busy(StreamId, u32),
     /// The stream ended before its time.
     Ended(StreamId, Code),
+    /// How far the mirror can be trusted from now on.
+    Standing(Standing),
     /// The host ends the connection.
     GoAway(GoAway),
 }
@@ -174,6 +176,9 @@ impl Guest {
             }
             Kind::Pong => body::<Beat>(frame).map(|_| None),
             Kind::GoAway => body(frame).map(GuestEvent::GoAway).map(Some),
+            Kind::Standing if frame.stream == StreamId::SESSION => {
+                body(frame).map(GuestEvent::Standing).map(Some)
+            }
             Kind::Credit => {
                 let Credit { bytes } = body(frame)?;
                 self.outbox.grant(frame.stream, bytes);
