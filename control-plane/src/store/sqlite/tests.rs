@@ -1,13 +1,16 @@
 //! What is this backend's own: the file, its bounds, and what the memory around it does.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tempfile::TempDir;
+use tokio::time::timeout;
 
 use super::*;
 use crate::store::conformance::{commit, conformance, delete, key, put, value, writes};
-use crate::store::{Store, WatchError};
+use crate::store::{CompactError, Store, WatchError};
 
 fn home() -> (TempDir, PathBuf) {
     let home = tempfile::tempdir().unwrap();
@@ -307,22 +310,51 @@ async fn a_full_disk_is_survived() {
     assert_eq!(commit(&store, [value_of(2)]).await, head + 1);
 }
 
-/// A commit that `SQLite` refuses at its very end, as after a failed fsync.
-#[tokio::test]
-async fn a_commit_of_unknown_fate_says_so() {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    let (_home, path) = home();
+/// A store whose commits `SQLite` refuses at their very end, as after a failed fsync, while the switch is on.
+fn failing(path: &Path) -> (Store, Arc<AtomicBool>) {
     let fails = Arc::new(AtomicBool::new(false));
-    let mut opened = schema::open(&path, u64::MAX).unwrap();
+    let mut opened = schema::open(path, u64::MAX).unwrap();
     let hook = Arc::clone(&fails);
     opened
         .writer
         .commit_hook(Some(move || hook.load(Ordering::SeqCst)))
         .unwrap();
-    let lock = schema::lock(&path).unwrap();
-    let backend = Sqlite::start(&path, lock, opened, &Options::default()).unwrap();
-    let store = Store::Sqlite(Arc::new(backend));
+    let lock = schema::lock(path).unwrap();
+    let backend = Sqlite::start(path, lock, opened, &Options::default()).unwrap();
+    (Store::Sqlite(Arc::new(backend)), fails)
+}
 
+#[tokio::test]
+async fn a_compaction_that_waits_is_answered_when_its_group_fails() {
+    let (_home, path) = home();
+    let (store, fails) = failing(&path);
+    for _ in 0..3 {
+        commit(&store, [put("a", "1")]).await;
+    }
+    fails.store(true, Ordering::SeqCst);
+    let both = async { tokio::join!(store.commit(writes([put("a", "lost")])), store.compact(2)) };
+    let (committed, compacted) = timeout(Duration::from_secs(20), both)
+        .await
+        .expect("both are answered");
+    assert!(
+        matches!(committed, Err(CommitError::Unknown { .. })),
+        "{committed:?}"
+    );
+    assert!(
+        matches!(compacted, Err(CompactError::Unavailable { .. })),
+        "{compacted:?}"
+    );
+    // Alone in its group it fares no better.
+    assert!(store.compact(2).await.is_err());
+    fails.store(false, Ordering::SeqCst);
+    store.compact(2).await.unwrap();
+    assert_eq!(value(&store, 3, "a").await, "1");
+}
+
+#[tokio::test]
+async fn a_commit_of_unknown_fate_says_so() {
+    let (_home, path) = home();
+    let (store, fails) = failing(&path);
     assert_eq!(commit(&store, [put("a", "1")]).await, 1);
     fails.store(true, Ordering::SeqCst);
     let error = store.commit(writes([put("a", "lost")])).await.unwrap_err();
