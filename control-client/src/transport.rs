@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use moorline_shared::InstanceId;
-use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails};
+use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails, REVISION};
+use moorline_shared::{InstanceId, Revision};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
@@ -202,6 +202,16 @@ impl Reply {
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
             body: body.freeze(),
+        })
+    }
+
+    /// The revision that its header names.
+    pub(crate) fn revision(&self) -> Result<Revision, ClientError> {
+        let text = self.headers.get(REVISION).and_then(|value| value.to_str().ok());
+        let revision = text.and_then(|text| text.parse().ok());
+        revision.ok_or_else(|| {
+            self.asked
+                .protocol(format!("no revision in the header {REVISION}"))
         })
     }
 

@@ -2,7 +2,7 @@
 
 use http::{Method, StatusCode, header};
 use moorline_shared::api::feed::{FeedMessage, OpenFeed, SetInterests, View, ViewId};
-use moorline_shared::{Digest, HostId};
+use moorline_shared::{Digest, HostId, Revision};
 
 use crate::error::ClientError;
 use crate::stream::EventStream;
@@ -12,8 +12,8 @@ use crate::transport::{Client, refused, succeeded};
 /// What `GetFeedView` answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FeedView {
-    /// The view is the one whose digest was sent.
-    Same,
+    /// At this revision, the view is the one whose digest was sent.
+    Same(Revision),
     /// The view as it is now.
     Whole(View),
 }
@@ -39,7 +39,7 @@ impl Client {
     /// `GetFeedView`: a view, unless it is the one that the host has.
     ///
     /// # Errors
-    /// Those of every call.
+    /// Those of every call; an answer that says that the view is the same, but not as of when, can't be understood.
     pub async fn get_feed_view(
         &self,
         host: &HostId,
@@ -53,7 +53,7 @@ impl Client {
         }
         let reply = self.exchange(request).await?;
         match reply.status {
-            StatusCode::NOT_MODIFIED => Ok(FeedView::Same),
+            StatusCode::NOT_MODIFIED => reply.revision().map(FeedView::Same),
             status if status.is_success() => reply.parsed().map(FeedView::Whole),
             _ => Err(refused(&reply)),
         }

@@ -78,17 +78,25 @@ async fn what_no_control_plane_says_is_a_protocol_error() {
 
 #[tokio::test]
 async fn a_view_that_the_host_has_is_not_sent_again() {
-    let (server, mut requests) = script(&["HTTP/1.1 304 Not Modified\r\n\r\n"]).await;
+    let same = "HTTP/1.1 304 Not Modified\r\nmoorline-revision: 1.42\r\n\r\n";
+    let (server, mut requests) = script(&[same, "HTTP/1.1 304 Not Modified\r\n\r\n"]).await;
     let host = "h1".parse().unwrap();
     let have = Digest::of(b"");
     let view = client(server.address)
         .get_feed_view(&host, ViewId::own(ID), Some(&have))
         .await;
-    assert_eq!(view.unwrap(), FeedView::Same);
+    assert_eq!(view.unwrap(), FeedView::Same(Revision::new(1, 42)));
     let request = requests.recv().await.unwrap();
     assert_eq!(
         header(&request, "if-none-match"),
         Some(format!("\"{have}\"").as_str())
+    );
+    let undated = client(server.address)
+        .get_feed_view(&host, ViewId::own(ID), Some(&have))
+        .await;
+    assert!(
+        matches!(undated, Err(ClientError::Protocol { .. })),
+        "{undated:?}"
     );
 }
 

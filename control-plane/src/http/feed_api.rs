@@ -4,18 +4,19 @@ use std::convert::Infallible;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use moorline_shared::api::REVISION;
 use moorline_shared::api::feed::{FeedMessage, OpenFeed, SetInterests, View, ViewId};
 use moorline_shared::{HostId, InstanceId, Principal};
 use tokio::sync::mpsc;
 
 use super::Control;
-use super::extract::{Json, segment};
+use super::extract::{Json, Path, segment};
 use super::feed::dispatcher::{Ended, Interest};
 use super::feed::stream::{FeedError, Gone, Sink, Stream};
 use super::problem::Failure;
@@ -190,10 +191,22 @@ pub async fn get_feed_view(
             .iter()
             .map(|entry| (&entry.path, entry.entry.revision)),
     );
-    let tag =
-        HeaderValue::try_from(format!("\"{digest}\"")).map_err(|_| Failure::invalid("view", "no tag"))?;
-    if headers.get(header::IF_NONE_MATCH) == Some(&tag) {
-        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    let tag = printable(format!("\"{digest}\""));
+    let same = headers.get(header::IF_NONE_MATCH) == Some(&tag);
+    // Both answers say as of which revision: a host that has the view needs it to know which changes are in it.
+    let stamps = [
+        (header::ETAG, tag),
+        (
+            HeaderName::from_static(REVISION),
+            printable(view.revision.to_string()),
+        ),
+    ];
+    if same {
+        return Ok((StatusCode::NOT_MODIFIED, stamps).into_response());
     }
-    Ok(([(header::ETAG, tag)], axum::Json(view)).into_response())
+    Ok((stamps, axum::Json(view)).into_response())
+}
+
+fn printable(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("digests and revisions are ASCII")
 }

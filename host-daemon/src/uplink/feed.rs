@@ -358,7 +358,7 @@ impl Feed {
     async fn view_came(&mut self, view: ViewId, answer: Result<FeedView, ClientError>) -> Result<(), Over> {
         let effects = match answer {
             // Nothing was sent that it could be the same as.
-            Ok(FeedView::Same) => return Ok(()),
+            Ok(FeedView::Same(_)) => return Ok(()),
             Ok(FeedView::Whole(whole)) => self.shards.replace(whole).await?,
             Err(error) => {
                 // Everything else may be another answer the next time, and without the view its reader is not served.
