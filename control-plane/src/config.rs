@@ -148,4 +148,22 @@ mod tests {
         let config: Config = toml::from_str("[settings.limits]\nentries = 2000").unwrap();
         assert!(config.checked().unwrap_err().to_string().contains("1024"));
     }
+
+    #[test]
+    fn history_is_bounded_and_outlives_the_data() {
+        for (text, says) in [
+            (
+                "keep_changes = 0",
+                "settings.keep_changes is 0; it must be 1 to 1000",
+            ),
+            (
+                "keep_terminated_history = 60",
+                "no less than settings.keep_terminated, 3600 seconds",
+            ),
+        ] {
+            let config: Config = toml::from_str(&format!("[settings]\n{text}")).unwrap();
+            let error = config.checked().unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
+    }
 }

@@ -1,14 +1,14 @@
 //! The routes of operation records.
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use moorline_shared::OperationId;
 use moorline_shared::api::operations::{Operation, OperationPage, OperationQuery};
 
 use super::model::{Model, Op};
-use crate::http::extract::{Query, segment};
+use crate::http::extract::{Path, Query, segment};
 use crate::http::problem::Failure;
 use crate::http::{Control, stamp};
 use crate::model::Caller;

@@ -71,20 +71,20 @@ impl From<Op> for AnyOp {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refusal {
     /// There is no such record, or it is another account's.
-    #[error("there is no operation {0}")]
+    #[error("there is no operation {0}; list the operations to see which there are")]
     Unknown(OperationId),
     /// The caller may not look.
     #[error("{0} may not do this: it takes an administrator of the account")]
     NotAdministrator(Principal),
     /// A cursor is not one of ours.
-    #[error("the cursor is not one that an earlier page gave")]
+    #[error("the cursor is not one that an earlier page gave; begin again without a cursor")]
     Cursor,
 }
 
 impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
         let (kind, title, status, field) = match self {
-            Self::Unknown(_) => ("operation-not-found", "No such operation", 404, None),
+            Self::Unknown(_) => ("operation-not-found", "No such operation", 404, Some("operation")),
             Self::NotAdministrator(_) => ("access-denied", "Not allowed", 403, None),
             Self::Cursor => (
                 "invalid-cursor",

@@ -42,12 +42,15 @@ fn unread(rejection: &BytesRejection) -> Failure {
         "invalid-request",
         StatusCode::BAD_REQUEST,
         "The request is not well formed",
-        "the body could not be read",
+        "the body could not be read to its end; send it again",
     )
 }
 
 /// Parses a JSON body; the problem names the field by its path.
 pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
+    if bytes.is_empty() {
+        return Err(Failure::invalid("body", "there is no body; send one of JSON"));
+    }
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let field = error.path().to_string();
@@ -70,16 +73,38 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
         let query = parts.uri.query().unwrap_or_default();
+        let sent = |field: &str| form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == field);
         let pairs = serde_urlencoded::Deserializer::new(form_urlencoded::parse(query.as_bytes()));
         serde_path_to_error::deserialize(pairs)
             .map(Self)
             .map_err(|error| {
                 let field = error.path().to_string();
-                Failure::invalid(
-                    if field == "." { "query".to_owned() } else { field },
-                    error.into_inner().to_string(),
-                )
+                let reason = error.into_inner();
+                let detail = match sent(&field) {
+                    Some((_, value)) => format!("it is '{}': {reason}", value.escape_debug()),
+                    None => reason.to_string(),
+                };
+                Failure::invalid(if field == "." { "query".to_owned() } else { field }, detail)
             })
+    }
+}
+
+/// The parts of the path, as text; [`segment`] parses them.
+#[derive(Debug)]
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        let found = axum::extract::Path::from_request_parts(parts, state).await;
+        let axum::extract::Path(found) = found.map_err(|rejection| {
+            Failure::invalid(
+                "path",
+                format!("{}; write other bytes as UTF-8 in %XX", rejection.body_text()),
+            )
+        })?;
+        Ok(Self(found))
     }
 }
 
@@ -90,6 +115,19 @@ pub fn segment<T: std::str::FromStr<Err: std::fmt::Display>>(
 ) -> Result<T, Failure> {
     text.parse()
         .map_err(|error: T::Err| Failure::invalid(name, error.to_string()))
+}
+
+/// A failure of a guard, naming the header that said it.
+#[must_use]
+pub fn guard_failure(failure: Failure, headers: &HeaderMap) -> Failure {
+    if failure.0.field.as_deref() != Some("guard") {
+        return failure;
+    }
+    failure.field(if headers.contains_key(header::IF_MATCH) {
+        "if-match"
+    } else {
+        "if-none-match"
+    })
 }
 
 /// The guard that `If-Match` and `If-None-Match` say: a revision in quotes, or `*` for *If-None-Match*.

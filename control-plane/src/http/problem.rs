@@ -156,6 +156,11 @@ impl IntoResponse for Failure {
         {
             response.headers_mut().insert(OPERATION, value);
         }
+        if status == StatusCode::UNAUTHORIZED {
+            response
+                .headers_mut()
+                .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()

@@ -1,7 +1,7 @@
 //! The routes of instances' data.
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::model::Model;
 use super::operations::{More, Op, Reply, Values};
 use super::watch::Watching;
-use crate::http::extract::{Json, Query, guard, segment};
+use crate::http::extract::{Json, Path, Query, guard, guard_failure, segment};
 use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};
 use crate::model::Caller;
@@ -59,7 +59,8 @@ async fn changed(
 ) -> Result<Response, Failure> {
     let done = control
         .change(&Model, op, caller, idempotency_key(headers)?)
-        .await?;
+        .await
+        .map_err(|failure| guard_failure(failure, headers))?;
     let body = Changed {
         revision: done.revision,
         operation: done.operation,
@@ -271,7 +272,12 @@ fn page_cursor(text: &str) -> Result<(Revision, EntryPath), Failure> {
     let parsed = text
         .split_once('~')
         .and_then(|(at, path)| Some((at.parse().ok()?, path.parse().ok()?)));
-    parsed.ok_or_else(|| Failure::invalid("cursor", "the cursor is not one that an earlier page gave"))
+    parsed.ok_or_else(|| {
+        Failure::invalid(
+            "cursor",
+            "the cursor is not one that an earlier page gave; begin again without a cursor",
+        )
+    })
 }
 
 fn in_epoch(control: &Control, revision: Revision) -> Result<u64, Failure> {

@@ -75,15 +75,23 @@ fn batch(data: &mut Data<'_, '_>, changes: &[BatchChange]) -> Step<()> {
         return Err(Stop::Refused(Refusal::Repeated(path.clone())));
     }
     data.foresee_changes(changes.iter().map(|change| (&change.path, change.given())))?;
-    for BatchChange { path, guard, action } in changes {
-        match action {
-            BatchAction::Put(new) => data.put(path, *guard, new)?,
-            BatchAction::Append(content) => data.append(path, *guard, content)?,
-            BatchAction::Delete => data.delete(path, *guard)?,
-            BatchAction::SetAccess(access) => data.set_access(path, *guard, access)?,
-        }
+    for (at, change) in changes.iter().enumerate() {
+        apply(data, change).map_err(|stop| match stop {
+            Stop::Refused(refusal) => Stop::Refused(refusal.in_batch(at)),
+            load @ Stop::Load(_) => load,
+        })?;
     }
     Ok(())
+}
+
+fn apply(data: &mut Data<'_, '_>, change: &BatchChange) -> Step<()> {
+    let BatchChange { path, guard, action } = change;
+    match action {
+        BatchAction::Put(new) => data.put(path, *guard, new),
+        BatchAction::Append(content) => data.append(path, *guard, content),
+        BatchAction::Delete => data.delete(path, *guard),
+        BatchAction::SetAccess(access) => data.set_access(path, *guard, access),
+    }
 }
 
 /// Trims some histories and has the rest trimmed later.

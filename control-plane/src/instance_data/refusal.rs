@@ -1,7 +1,8 @@
 //! Why an operation on instances' data is not done, and how much of it the caller is told.
 
 use moorline_shared::access::Right;
-use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::data::EntryGuard;
+use moorline_shared::api::{ON_BEHALF_OF, ProblemDetails};
 use moorline_shared::{EntryPath, InstanceId, Revision};
 
 use crate::model::Problem;
@@ -21,13 +22,13 @@ pub enum Told {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The instance doesn't exist, or the caller may not know it.
-    #[error("there is no instance {0}")]
+    #[error("there is no instance {0}; list the instances to see which there are")]
     UnknownInstance(InstanceId),
     /// The caller says it is an instance that its host doesn't have.
-    #[error("the instance {0} is not on the host that speaks for it")]
+    #[error("the instance {0} is not on the host that speaks for it, or is terminated")]
     NotOnHost(InstanceId),
     /// The entry doesn't exist.
-    #[error("there is no entry {path} of instance {instance}")]
+    #[error("there is no entry {path} of instance {instance}; list its entries to see which there are")]
     UnknownEntry {
         /// Whose entry.
         instance: InstanceId,
@@ -35,7 +36,10 @@ pub enum Refusal {
         path: EntryPath,
     },
     /// The caller lacks a right.
-    #[error("the caller lacks the right to {right} the entry {path} of instance {instance}")]
+    #[error(
+        "the caller lacks the right to {right} the entry {path} of instance {instance}; who administers the entry can \
+         give it"
+    )]
     Denied {
         /// Whose entry.
         instance: InstanceId,
@@ -47,18 +51,20 @@ pub enum Refusal {
         told: Told,
     },
     /// Only the provider's services make entries there.
-    #[error("{0} can't be made: entries under meta/ are the provider's")]
+    #[error("{0} can't be made: entries under meta/ are the provider's; choose another path")]
     Reserved(EntryPath),
     /// The entry is not what the guard says.
-    #[error("the entry {path} {}", match found { Some(r) => format!("is at revision {r}"), None => "doesn't exist".into() })]
+    #[error("the entry {path} {}, and {}; look at it again and decide anew", stands(*found), guarded(*wanted))]
     Guard {
         /// Which entry.
         path: EntryPath,
         /// Where it stands; absent if it doesn't exist.
         found: Option<Revision>,
+        /// Where it was to stand.
+        wanted: EntryGuard,
     },
     /// The value is too long.
-    #[error("the value has {found} bytes; the most is {most}")]
+    #[error("the value has {found} bytes; the most is {most}; split it over several entries")]
     ValueTooLong {
         /// How many bytes it has.
         found: u64,
@@ -80,14 +86,54 @@ pub enum Refusal {
         most: u64,
     },
     /// A batch is empty or too large.
-    #[error("the batch has {0} changes; it must have 1 to {max}", max = MAX_BATCH)]
+    #[error("the batch has {0} changes; it must have 1 to {max}; split a larger one", max = MAX_BATCH)]
     BatchSize(usize),
     /// A batch changes an entry twice.
     #[error("the batch changes {0} twice; each path may stand in it once")]
     Repeated(EntryPath),
     /// A cursor is not one of ours.
-    #[error("the cursor is not one that an earlier page gave")]
+    #[error("the cursor is not one that an earlier page gave; begin again without a cursor")]
     Cursor,
+    /// One change of a batch can't be made, and so none is.
+    #[error("{refusal}")]
+    InBatch {
+        /// Which change, counted from 0.
+        at: usize,
+        /// Why.
+        refusal: Box<Refusal>,
+    },
+}
+
+impl Refusal {
+    /// The same, about a change of a batch.
+    #[must_use]
+    pub fn in_batch(self, at: usize) -> Self {
+        let refusal = Box::new(self);
+        Self::InBatch { at, refusal }
+    }
+}
+
+fn stands(found: Option<Revision>) -> String {
+    found.map_or_else(
+        || "doesn't exist".to_owned(),
+        |revision| format!("is at revision {revision}"),
+    )
+}
+
+fn guarded(wanted: EntryGuard) -> String {
+    match wanted {
+        EntryGuard::Absent => "the request says that it must not exist".to_owned(),
+        EntryGuard::Revision(revision) => format!("the request says that it must be at {revision}"),
+    }
+}
+
+/// The field of a batch that a field of one of its changes is.
+fn field_in_batch(at: usize, field: Option<&str>) -> String {
+    match field {
+        Some(field @ ("path" | "guard")) => format!("changes[{at}].{field}"),
+        Some("value") => format!("changes[{at}].action"),
+        _ => format!("changes[{at}]"),
+    }
 }
 
 /// The most changes of a batch.
@@ -96,10 +142,15 @@ pub const MAX_BATCH: usize = 1024;
 impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
         let (kind, title, status, field) = match self {
-            Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, None),
-            Self::NotOnHost(_) => ("not-on-host", "The host doesn't have the instance", 403, None),
-            Self::UnknownEntry { .. } => ("entry-not-found", "No such entry", 404, None),
-            Self::Denied { .. } => ("access-denied", "Not allowed", 403, None),
+            Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, Some("instance")),
+            Self::NotOnHost(_) => (
+                "not-on-host",
+                "The host doesn't have the instance",
+                403,
+                Some(ON_BEHALF_OF),
+            ),
+            Self::UnknownEntry { .. } => ("entry-not-found", "No such entry", 404, Some("path")),
+            Self::Denied { .. } => ("access-denied", "Not allowed", 403, Some("path")),
             Self::Reserved(_) => ("path-reserved", "The path is the provider's", 403, Some("path")),
             Self::Guard { .. } => (
                 "guard-failed",
@@ -108,9 +159,12 @@ impl Problem for Refusal {
                 Some("guard"),
             ),
             Self::ValueTooLong { .. } => ("value-too-long", "The value is too long", 413, Some("value")),
-            Self::TooManyEntries { .. } => {
-                ("too-many-entries", "The instance has too many entries", 409, None)
-            }
+            Self::TooManyEntries { .. } => (
+                "too-many-entries",
+                "The instance has too many entries",
+                409,
+                Some("path"),
+            ),
             Self::TooManyBytes { .. } => (
                 "too-many-bytes",
                 "The instance's values are too long together",
@@ -129,6 +183,14 @@ impl Problem for Refusal {
                 422,
                 Some("cursor"),
             ),
+            Self::InBatch { at, refusal } => {
+                let problem = refusal.problem();
+                let field = field_in_batch(*at, problem.field.as_deref());
+                return ProblemDetails {
+                    field: Some(field.into()),
+                    ..problem
+                };
+            }
         };
         ProblemDetails {
             kind: kind.into(),
@@ -146,7 +208,7 @@ impl Problem for Refusal {
                 told: Told::ThatItIsDenied,
                 ..
             } => ProblemDetails {
-                detail: "this is not allowed".into(),
+                detail: "this is not allowed; who administers the entry can allow it".into(),
                 ..self.problem()
             },
             Self::Denied {
@@ -159,6 +221,14 @@ impl Problem for Refusal {
                 path: path.clone(),
             }
             .problem(),
+            Self::InBatch { at, refusal } => {
+                let shown = refusal.shown();
+                let field = field_in_batch(*at, shown.field.as_deref());
+                ProblemDetails {
+                    field: Some(field.into()),
+                    ..shown
+                }
+            }
             _ => self.problem(),
         }
     }

@@ -1,7 +1,7 @@
 //! The routes of instances and hosts.
 
 use axum::Router;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, patch, post, put};
@@ -14,7 +14,7 @@ use moorline_shared::{HostId, InstanceId, Revision};
 
 use super::model::Model;
 use super::operations::{Op, Register, Reply, Run, With};
-use crate::http::extract::{Json, Query, segment};
+use crate::http::extract::{Json, Path, Query, segment};
 use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};
 use crate::model::{Caller, Done};
@@ -232,7 +232,12 @@ pub async fn describe_instances(
 
 /// A page's cursor: the revision of the first page, and the last instance of the page before.
 fn page_cursor(control: &Control, text: &str) -> Result<(u64, InstanceId), Failure> {
-    let refuse = || Failure::invalid("cursor", "the cursor is not one that an earlier page gave");
+    let refuse = || {
+        Failure::invalid(
+            "cursor",
+            "the cursor is not one that an earlier page gave; begin again without a cursor",
+        )
+    };
     let (revision, id) = text.split_once('~').ok_or_else(refuse)?;
     let revision: Revision = revision.parse().map_err(|_| refuse())?;
     if revision.epoch != control.executor.store().epoch() {

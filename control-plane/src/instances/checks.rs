@@ -42,8 +42,23 @@ pub(super) fn bound(field: &'static str, found: u64, least: u64, most: u64) -> S
     }
 }
 
+/// Bounds how many there are of something.
+pub(super) fn count(field: &'static str, found: usize, least: u64, most: u64) -> Step<()> {
+    let found = found as u64;
+    if (least..=most).contains(&found) {
+        Ok(())
+    } else {
+        refuse(Refusal::Count {
+            field,
+            found,
+            least,
+            most,
+        })
+    }
+}
+
 pub(super) fn check(with: &With) -> Step<()> {
-    bound("tags", with.tags.len() as u64, 0, MAX_TAGS)?;
+    count("tags", with.tags.len(), 0, MAX_TAGS)?;
     with.name.as_deref().map_or(Ok(()), check_name)
 }
 

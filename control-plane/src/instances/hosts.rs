@@ -4,16 +4,21 @@ use moorline_shared::HostId;
 use moorline_shared::api::hosts::{RegisterHost, ReportState};
 use moorline_shared::api::instances::InstanceState;
 
-use super::checks::{Step, bound, refuse, speaks_for};
+use super::checks::{Step, count, refuse, speaks_for};
 use super::operations::Reply;
 use super::records::{HostRecord, InstanceRecord};
 use super::refusal::Refusal;
 use super::{end, lifecycle};
 use crate::model::{Env, View};
 
+/// The most images that a host offers.
+const MAX_IMAGES: u64 = 1_000;
+/// The longest reason of a report, in bytes.
+const MAX_REASON_BYTES: u64 = 512;
+
 pub(super) fn register_host(v: &mut View<'_>, env: &Env, host: &HostId, offer: &RegisterHost) -> Step<Reply> {
     speaks_for(env, host)?;
-    bound("images", offer.images.len() as u64, 0, 1_000)?;
+    count("images", offer.images.len(), 0, MAX_IMAGES)?;
     let known = v.get::<HostRecord>(host)?;
     let mut record = known.as_deref().cloned().unwrap_or_else(|| HostRecord {
         id: host.clone(),
@@ -32,12 +37,11 @@ pub(super) fn register_host(v: &mut View<'_>, env: &Env, host: &HostId, offer: &
 
 pub(super) fn report_state(v: &mut View<'_>, env: &Env, host: &HostId, report: &ReportState) -> Step<Reply> {
     speaks_for(env, host)?;
-    bound(
-        "reason",
-        report.reason.as_ref().map_or(0, String::len) as u64,
-        0,
-        512,
-    )?;
+    let found = report.reason.as_ref().map_or(0, String::len) as u64;
+    if found > MAX_REASON_BYTES {
+        let most = MAX_REASON_BYTES;
+        return refuse(Refusal::ReasonTooLong { found, most });
+    }
     let Some(old) = v
         .get::<InstanceRecord>(&report.instance)?
         .filter(|i| i.host == *host)

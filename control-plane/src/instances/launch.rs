@@ -11,7 +11,7 @@ use super::operations::{Register, Reply, Run, With};
 use super::placement::{Need, place};
 use super::provider_data;
 use super::records::{HostRecord, InstanceRecord};
-use super::refusal::{Refusal, in_data};
+use super::refusal::{Refusal, in_data, in_data_at};
 use crate::instance_data::rules::{self, Data};
 use crate::model::{Env, Kept, Page, View};
 use crate::settings::InstanceType;
@@ -158,7 +158,7 @@ fn make(v: &mut View<'_>, env: &Env, instance: &InstanceRecord, with: &With, api
     let mut data = Data::of_new(v, env, instance.id, api).map_err(in_data)?;
     provider_data::write(&mut data, instance, &env.settings).map_err(in_data)?;
     for (path, new) in &with.data {
-        data.as_caller().put(path, None, new).map_err(in_data)?;
+        data.as_caller().put(path, None, new).map_err(in_data_at(path))?;
     }
     data.finish();
     Ok(())

@@ -4,7 +4,7 @@ use moorline_shared::InstanceId;
 use moorline_shared::api::instances::{InstanceState, ModifyInstance};
 use moorline_shared::id::TypeName;
 
-use super::checks::{MAX_INSTANCES, MAX_TAGS, Step, administered, bound, check_name, refuse, size};
+use super::checks::{MAX_INSTANCES, MAX_TAGS, Step, administered, check_name, count, refuse, size};
 use super::lifecycle::{self, Ask, Never};
 use super::operations::Reply;
 use super::placement::{Need, place};
@@ -15,7 +15,7 @@ use crate::instance_data::rules::Data;
 use crate::model::{Env, Stop, View};
 
 pub(super) fn ask_all(v: &mut View<'_>, env: &Env, instances: &[InstanceId], ask: Ask) -> Step<Reply> {
-    bound("instances", instances.len() as u64, 1, MAX_INSTANCES)?;
+    count("instances", instances.len(), 1, MAX_INSTANCES)?;
     v.foresee::<InstanceRecord>(instances.iter().copied())?;
     for id in instances {
         let old = administered(v, env, *id)?;
@@ -41,7 +41,7 @@ pub(super) fn modify(v: &mut View<'_>, env: &Env, id: InstanceId, change: &Modif
         instance.name = Some(name.clone());
     }
     if let Some(tags) = &change.tags {
-        bound("tags", tags.len() as u64, 0, MAX_TAGS)?;
+        count("tags", tags.len(), 0, MAX_TAGS)?;
         instance.tags.clone_from(tags);
     }
     if let Some(name) = &change.instance_type {

@@ -2,7 +2,7 @@
 
 use moorline_shared::api::ProblemDetails;
 use moorline_shared::id::{ImageName, TypeName};
-use moorline_shared::{HostId, InstanceId, Principal};
+use moorline_shared::{EntryPath, HostId, InstanceId, Principal};
 
 use super::lifecycle::Never;
 use crate::instance_data;
@@ -12,7 +12,7 @@ use crate::model::{Problem, Stop};
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Refusal {
     /// The instance doesn't exist, or the caller may not know it.
-    #[error("there is no instance {0}")]
+    #[error("there is no instance {0}; list the instances to see which there are")]
     UnknownInstance(InstanceId),
     /// The host doesn't exist.
     #[error("there is no host {0}; `moorline host list` shows those that have registered")]
@@ -35,7 +35,8 @@ pub enum Refusal {
     },
     /// No host has room.
     #[error(
-        "no host has room for instance {nth} of {count}: {vcpus} vCPUs, {memory_mib} MiB, image {image}{place}"
+        "no host has room for instance {nth} of {count}: {vcpus} vCPUs, {memory_mib} MiB, image {image}{place}; \
+         choose a smaller type, fewer instances or another place, or terminate others first"
     )]
     NoRoom {
         /// Which of them could not be placed.
@@ -63,11 +64,31 @@ pub enum Refusal {
         /// The most it may be.
         most: u64,
     },
+    /// There are too many of something, or too few.
+    #[error("{field} holds {found}; it must hold {least} to {most}")]
+    Count {
+        /// Which field.
+        field: &'static str,
+        /// How many it holds.
+        found: u64,
+        /// The least it may hold.
+        least: u64,
+        /// The most it may hold.
+        most: u64,
+    },
+    /// A reason is too long.
+    #[error("the reason has {found} bytes; the most is {most}")]
+    ReasonTooLong {
+        /// How many bytes it has.
+        found: u64,
+        /// The most it may have.
+        most: u64,
+    },
     /// The name is not one.
     #[error("the name has {0} bytes or holds control characters; it must be 1 to 128 printable bytes")]
     Name(usize),
     /// The id is taken.
-    #[error("the instance {0} exists already")]
+    #[error("the instance {0} exists already; give another id, or none to have one made")]
     Exists(InstanceId),
     /// The state of the instance doesn't allow it.
     #[error("instance {instance} {}", match why {
@@ -88,7 +109,9 @@ pub enum Refusal {
     #[error("{0} may not do this: it takes an administrator of the account")]
     NotAdministrator(Principal),
     /// The caller is not the host it speaks for.
-    #[error("{caller} may not speak for host {host}")]
+    #[error(
+        "{caller} may not speak for host {host}: only the host itself does, with the header moorline-host"
+    )]
     NotTheHost {
         /// Who asks.
         caller: Principal,
@@ -96,7 +119,7 @@ pub enum Refusal {
         host: HostId,
     },
     /// The host doesn't have the instance.
-    #[error("instance {instance} is not on host {host}")]
+    #[error("instance {instance} is not on host {host}, so the host has nothing to report of it")]
     NotHere {
         /// Which instance.
         instance: InstanceId,
@@ -105,7 +128,8 @@ pub enum Refusal {
     },
     /// The report is older than what is known.
     #[error(
-        "the report is about incarnation {found} of instance {instance}, and incarnation {known} was reported"
+        "the report is about incarnation {found} of instance {instance}, and incarnation {known} was reported; \
+         report what is known of that one or a later one"
     )]
     OldReport {
         /// Which instance.
@@ -116,35 +140,50 @@ pub enum Refusal {
         known: u64,
     },
     /// One of its entries can't be made.
-    #[error(transparent)]
-    Data(instance_data::Refusal),
+    #[error("{refusal}")]
+    Data {
+        /// Which, where it is one that was asked for.
+        path: Option<EntryPath>,
+        /// Why.
+        refusal: instance_data::Refusal,
+    },
 }
 
 impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
         let (kind, title, status, field) = match self {
-            Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, None),
+            Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, Some("instance")),
             Self::UnknownHost(_) => ("host-not-found", "No such host", 422, Some("host")),
             Self::UnknownType { .. } => ("type-not-found", "No such instance type", 422, Some("type")),
             Self::UnknownImage { .. } => ("image-not-found", "No such image", 422, Some("image")),
-            Self::NoRoom { .. } => ("no-room", "No host has room", 409, None),
-            Self::Bound { field, .. } => ("out-of-bounds", "A number is out of bounds", 422, Some(*field)),
+            Self::NoRoom { .. } => ("no-room", "No host has room", 409, Some("type")),
+            Self::Bound { field, .. } | Self::Count { field, .. } => {
+                ("out-of-bounds", "A number is out of bounds", 422, Some(*field))
+            }
+            Self::ReasonTooLong { .. } => ("out-of-bounds", "The reason is too long", 422, Some("reason")),
             Self::Name(_) => ("invalid-name", "The name is not well formed", 422, Some("name")),
             Self::Exists(_) => ("instance-exists", "The instance exists already", 409, Some("id")),
-            Self::Never { .. } | Self::NotStopped(_) => {
-                ("wrong-state", "The instance's state doesn't allow it", 409, None)
-            }
-            Self::NotAdministrator(_) | Self::NotTheHost { .. } => {
-                ("access-denied", "Not allowed", 403, None)
-            }
-            Self::NotHere { .. } => ("not-on-host", "The host doesn't have the instance", 409, None),
+            Self::Never { .. } | Self::NotStopped(_) => (
+                "wrong-state",
+                "The instance's state doesn't allow it",
+                409,
+                Some("instance"),
+            ),
+            Self::NotAdministrator(_) => ("access-denied", "Not allowed", 403, None),
+            Self::NotTheHost { .. } => ("access-denied", "Not allowed", 403, Some("host")),
+            Self::NotHere { .. } => (
+                "not-on-host",
+                "The host doesn't have the instance",
+                409,
+                Some("instance"),
+            ),
             Self::OldReport { .. } => (
                 "old-report",
                 "The report is out of date",
                 409,
                 Some("incarnation"),
             ),
-            Self::Data(refusal) => return refusal.problem(),
+            Self::Data { path, refusal } => return in_entry(path.as_ref(), refusal.problem()),
         };
         ProblemDetails {
             kind: kind.into(),
@@ -157,10 +196,28 @@ impl Problem for Refusal {
     }
 }
 
+/// The field of an entry that a new instance is to have is its path within `data`.
+fn in_entry(path: Option<&EntryPath>, problem: ProblemDetails) -> ProblemDetails {
+    let field = path.map(|path| format!("data.{path}").into());
+    ProblemDetails {
+        field: field.or(problem.field),
+        ..problem
+    }
+}
+
 /// A refusal to write an instance's entries, as a refusal of what needed them written.
 pub fn in_data(stop: Stop<instance_data::Refusal>) -> Stop<Refusal> {
+    at(None, stop)
+}
+
+/// The same for an entry that the request names.
+pub fn in_data_at(path: &EntryPath) -> impl FnOnce(Stop<instance_data::Refusal>) -> Stop<Refusal> {
+    |stop| at(Some(path.clone()), stop)
+}
+
+fn at(path: Option<EntryPath>, stop: Stop<instance_data::Refusal>) -> Stop<Refusal> {
     match stop {
-        Stop::Refused(refusal) => Stop::Refused(Refusal::Data(refusal)),
+        Stop::Refused(refusal) => Stop::Refused(Refusal::Data { path, refusal }),
         Stop::Load(load) => Stop::Load(load),
     }
 }

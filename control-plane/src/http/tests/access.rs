@@ -1,7 +1,7 @@
 //! Who comes in, who may do what, and how much a refusal says.
 
 use axum::body::Body;
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
 use serde_json::json;
 
 use super::{Api, as_guest};
@@ -154,6 +154,7 @@ async fn nobody_comes_in_without_the_token() {
         (reply.status, reply.body["type"].as_str()),
         (StatusCode::UNAUTHORIZED, Some("unauthenticated"))
     );
+    assert_eq!(reply.headers[header::WWW_AUTHENTICATE], "Bearer");
     assert_eq!(api.get("/v1/openapi.json").await.status, StatusCode::OK);
     assert!(api.dispatcher.is_some());
 }

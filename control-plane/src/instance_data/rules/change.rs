@@ -111,11 +111,11 @@ impl Data<'_, '_> {
         guard: Option<EntryGuard>,
         found: Option<&Kept<EntryRecord>>,
     ) -> Step<()> {
+        let Some(wanted) = guard else { return Ok(()) };
         let revision = found.and_then(|entry| entry.revision);
-        let holds = match guard {
-            None => true,
-            Some(EntryGuard::Absent) => found.is_none(),
-            Some(EntryGuard::Revision(wanted)) => revision == Some(wanted),
+        let holds = match wanted {
+            EntryGuard::Absent => found.is_none(),
+            EntryGuard::Revision(wanted) => revision == Some(wanted),
         };
         if holds {
             Ok(())
@@ -123,6 +123,7 @@ impl Data<'_, '_> {
             Err(Stop::Refused(Refusal::Guard {
                 path: path.clone(),
                 found: revision,
+                wanted,
             }))
         }
     }
