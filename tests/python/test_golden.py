@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import hmac
 import unittest
+from collections.abc import Callable
 
 from golden import FRAMES, GOLDEN, fields, frame, frame_bytes, value
 from host_end import HostEnd
 from moorline_guest import bodies, encoding
 from moorline_guest.batches import Mirror, items_of
-from moorline_guest.encoding import STRUCTS, Reader
+from moorline_guest.encoding import STRUCTS, Fields, Reader
 from moorline_guest.faults import Fault
 from moorline_guest.frames import BODY, Decoder
-from moorline_guest.session import Guest, Session
+from moorline_guest.session import Event, Guest, Session
 
 
 class Tables(unittest.TestCase):
@@ -92,13 +93,16 @@ class Faults(unittest.TestCase):
                 self.assertEqual(caught.exception.found, vector["class"], caught.exception)
 
 
-def _host(vector: encoding.Fields):
+def _host(vector: Fields) -> Callable[[bytes], object]:
     return HostEnd(before_hello=vector["before_hello"]).receive
 
 
-def _guest(vector: encoding.Fields):
+def _guest(vector: Fields) -> Callable[[bytes], object]:
     session = Session(Guest("example/1.0", bytes(16)), Mirror(), 0.0)
-    takes = lambda data: list(session.receive(data, 0.0))  # noqa: E731
+
+    def takes(data: bytes) -> list[Event]:
+        return list(session.receive(data, 0.0))
+
     if not vector["before_hello"]:
         takes(frame_bytes("challenge") + frame_bytes("hello-ack"))
     return takes

@@ -105,8 +105,9 @@ class Reconnecting(unittest.TestCase):
 
     def test_it_says_where_its_mirror_stands(self) -> None:
         self.assertEqual(self.hello(), (1, Revision(1, 12)))
-        began = Peer(self.mirror).hears("challenge", "hello-ack")
-        self.assertEqual([(one.applied, one.kept) for one in began if isinstance(one, Began)], [(Revision(1, 12), True)])
+        [began] = Peer(self.mirror).hears("challenge", "hello-ack")
+        assert isinstance(began, Began)
+        self.assertEqual((began.applied, began.kept), (Revision(1, 12), True))
 
     def test_another_life_drops_the_mirror(self) -> None:
         peer = Peer(self.mirror)
@@ -132,6 +133,38 @@ class Reconnecting(unittest.TestCase):
     def test_a_revision_never_goes_back(self) -> None:
         with self.assertRaises(OutOfStep):
             Peer.begun(self.mirror).batch(at=None, to=Revision(1, 11), content=b"")
+
+
+class Standing(unittest.TestCase):
+    """How old the mirror is."""
+
+    SNAPSHOT = ("begin-snapshot", "part-snapshot", "commit-snapshot")
+
+    def test_a_fresh_mirror_is_as_young_as_the_last_frame(self) -> None:
+        peer = Peer.begun()
+        peer.hears("standing-first")
+        self.assertIsNone(peer.mirror.known, "the snapshot has not come")
+        peer.takes(b"".join(map(frame_bytes, self.SNAPSHOT)), now=2.0)
+        self.assertEqual(peer.mirror.known, 2.0)
+        peer.takes(frame_bytes("pong"), now=7.0)
+        self.assertEqual(peer.mirror.known, 7.0)
+
+    def test_a_stale_mirror_grows_older(self) -> None:
+        peer = Peer.begun()
+        peer.hears(*self.SNAPSHOT)
+        self.assertIsNone(peer.mirror.known, "nothing was said of it")
+        stale = {"revision": Revision(1, 12), "age_ms": 3_000, "freshness": "stale"}
+        peer.takes(Frame("STANDING", SESSION, stale).encoded(), now=10.0)
+        peer.takes(frame_bytes("pong"), now=20.0)
+        self.assertEqual(peer.mirror.known, 7.0)
+
+    def test_a_mirror_behind_the_host_is_as_old_as_it_was(self) -> None:
+        peer = Peer.begun()
+        peer.hears(*self.SNAPSHOT)
+        peer.takes(frame_bytes("standing-first"), now=5.0)
+        further = {"revision": Revision(1, 13), "age_ms": 0, "freshness": "fresh"}
+        peer.takes(Frame("STANDING", SESSION, further).encoded(), now=9.0)
+        self.assertEqual(peer.mirror.known, 5.0)
 
 
 class Streams(unittest.TestCase):

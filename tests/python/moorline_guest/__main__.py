@@ -6,7 +6,7 @@ out on standard output, an object a line, told apart by `event`:
 * `session`: HELLO_ACK came; `applied` is what HELLO had said, `kept` whether the mirror still holds.
 * `batch`: the mirror, or the watch with this `id`, took a batch; `changes` has an object for each entry.
 * `answer`: the request with this `id` has ended; `kind` is FOUND, LISTING, RELAYED, REFUSED, BUSY or RESET.
-* `mirror`: every entry that is valid, as asked for.
+* `mirror`: every entry that is valid, as asked for, and the mirror's `age_ms`, if it is known.
 * `error`: a command that can't be carried out now.
 * `closed`: the connection has ended, and why. Requests under way have failed with it.
 
@@ -80,8 +80,9 @@ class Driver:
         command = json.loads(line)
         try:
             if command["do"] == "mirror":
-                entries = self.mirror.valid(now())
-                tell("mirror", entries={path: shown_value(one.value) for path, one in entries.items()})
+                entries, known = self.mirror.valid(now()), self.mirror.known
+                age_ms = None if known is None else round((now() - known) * 1_000)
+                tell("mirror", age_ms=age_ms, entries={path: shown_value(one.value) for path, one in entries.items()})
             elif session is None:
                 raise ValueError("there is no session")
             else:

@@ -96,15 +96,24 @@ class Identity:
 
 @dataclass
 class Mirror:
-    """The guest's copy of its instance's data. It outlives connections."""
+    """The guest's copy of its instance's data. It outlives connections.
+
+    `known` is when it was last known to be the present state, if that is known.
+    """
 
     identity: Identity | None = None
     revision: Revision | None = None
     entries: dict[str, Entry] = field(default_factory=dict)
+    known: float | None = None
 
     def drop(self) -> None:
         """Forgets everything."""
-        self.identity, self.revision, self.entries = None, None, {}
+        self.identity, self.revision, self.entries, self.known = None, None, {}, None
+
+    def vouch(self, to: Revision | None, when: float) -> None:
+        """The host's copy, which stands at `to`, was the present state at `when`. Is the mirror as far as that?"""
+        if self.revision is not None and to is not None and self.revision >= to:
+            self.known = when if self.known is None else max(self.known, when)
 
     def apply(self, batch: Batch, now: float) -> None:
         """Takes a batch over, whole."""

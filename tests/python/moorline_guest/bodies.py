@@ -40,6 +40,7 @@ KINDS = [
     Kind(0x11, "PART", "host", None),
     Kind(0x12, "COMMIT", "host", [("to", "revision"), ("digest", "[32]")]),
     Kind(0x13, "APPLIED", "guest", [("revision", "revision")]),
+    Kind(0x14, "STANDING", "host", [("revision", "revision?"), ("age_ms", "u32"), ("freshness", "freshness")]),
     Kind(0x20, "GET", "guest", [("instance", "[16]?"), ("path", "text"), ("max_age_ms", "u32?")]),
     Kind(0x21, "LIST", "guest", [("instance", "[16]?"), ("prefix", "text"), ("after", "text?")]),
     Kind(0x22, "WATCH", "guest", [("instance", "[16]?"), ("prefix", "text")]),
@@ -98,8 +99,6 @@ def _check_paths(kind: str, fields: Fields) -> None:
 def _check_lengths(kind: str, fields: Fields) -> None:
     if kind == "HELLO" and len(fields["build"].encode()) > 128:
         raise Fault(Class.BODY, "the build is longer than 128 bytes")
-    if kind == "CREDIT" and fields["bytes"] == 0:
-        raise Fault(Class.BODY, "credit of nothing")
 
 
 def kind_set(names: list[str]) -> bytes:

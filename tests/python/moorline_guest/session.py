@@ -97,6 +97,7 @@ class Session:
         self._heartbeat = 0.0
         self._pings = 0
         self._said: Identity | None = None
+        self._standing: tuple[Fields, float] | None = None
         self._batches = Assembly(0, None)
         self._account = Account(0)
         self.kinds = bytes(32)
@@ -128,6 +129,7 @@ class Session:
             case State.OPEN, _:
                 self.progress = True
                 yield from self._on_session(frame, now) if frame.stream == SESSION else self._on_stream(frame)
+                self._vouch(now)
             case _:
                 raise Fault(Class.PLACE, f"{frame.kind} has no place here")
 
@@ -168,10 +170,20 @@ class Session:
                 self._send_urgent("PONG", SESSION, frame.fields)
             case "PONG" | "CREDIT":
                 pass  # That something came is all that a PONG says; nothing is sent on stream 0 that costs credit.
+            case "STANDING":
+                self._standing = (frame.fields, now)
             case "BEGIN" | "PART" | "COMMIT":
                 yield from self._on_mirror(frame, now)
             case _:
                 raise Fault(Class.PLACE, f"{frame.kind} has no place on stream 0")
+
+    def _vouch(self, now: float) -> None:
+        """What the host's last STANDING says of the mirror, now that a frame has come."""
+        if self._standing is None:
+            return
+        standing, since = self._standing
+        fresh = standing["freshness"] == "fresh"
+        self._mirror.vouch(standing["revision"], now if fresh else since - standing["age_ms"] / 1_000)
 
     def _on_mirror(self, frame: Frame, now: float) -> Iterator[Event]:
         try:

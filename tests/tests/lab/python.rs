@@ -123,15 +123,17 @@ impl Guest {
         );
         match &batch["changes"].as_array().context("the changes")?[..] {
             [change] if change["path"] == path => Ok(change.clone()),
-            changes => bail!("{changes:?} instead of a change at {path}"),
+            others => bail!("{others:?} instead of a change at {path}"),
         }
     }
 
-    /// Everything in its mirror.
+    /// Everything in its mirror, whose age it must have been told.
     async fn mirror(&mut self) -> Result<Value> {
         self.say(&json!({ "do": "mirror" })).await?;
         let mirror = self.event("the mirror", |event| event["event"] == "mirror");
-        Ok(mirror.await?["entries"].take())
+        let mut mirror = mirror.await?;
+        ensure!(mirror["age_ms"].is_u64(), "how old is it? {mirror}");
+        Ok(mirror["entries"].take())
     }
 
     /// Waits until its mirror stands where this change led, or beyond.
@@ -148,10 +150,7 @@ impl Guest {
 
 /// What the guest tells of a value.
 fn shown(value: &str) -> Value {
-    let digest: String = Sha256::digest(value)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let digest = format!("{:x}", Sha256::digest(value));
     let mut shown = json!({ "length": value.len(), "sha256": digest });
     if value.len() <= 1_024 {
         shown["text"] = value.into();
