@@ -87,7 +87,9 @@ fn status_lines(text: &mut String, status: &Status) -> std::fmt::Result {
 #[cfg(test)]
 mod tests {
     use moorline_shared::Revision;
-    use moorline_shared::agent::{EntryChange, LinkState, LinkStatus, Status, WatchEvent};
+    use moorline_shared::agent::{
+        EntryChange, Freshness, LinkState, LinkStatus, MirrorStatus, Status, WatchEvent,
+    };
 
     #[test]
     fn events_are_a_line_for_each_change() {
@@ -102,6 +104,37 @@ mod tests {
             b"1.5 gone a\n1.5 gone b/c\n"
         );
         assert_eq!(super::event(&WatchEvent::Bookmark { revision }), b"1.5 -\n");
+    }
+
+    #[test]
+    fn a_host_that_lost_the_control_plane_is_named() {
+        let link = LinkStatus {
+            state: LinkState::Connected,
+            endpoint: "vsock:2:8470".into(),
+            for_ms: 3_900,
+            last_error: None,
+        };
+        let mirror = |freshness| MirrorStatus {
+            revision: Revision::new(1, 5),
+            entries: 1,
+            bytes: 1,
+            age_ms: 7,
+            freshness,
+        };
+        let status = |freshness| Status {
+            build: "moorline-agent 0".into(),
+            link: link.clone(),
+            identity: None,
+            mirror: Some(mirror(freshness)),
+        };
+        for (freshness, named) in [(Freshness::Fresh, false), (Freshness::Stale, true)] {
+            let text = String::from_utf8(super::status(&status(freshness))).unwrap();
+            assert_eq!(
+                text.contains("not in step with the control plane"),
+                named,
+                "{text}"
+            );
+        }
     }
 
     #[test]
