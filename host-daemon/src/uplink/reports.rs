@@ -109,9 +109,10 @@ fn is_final(report: &ReportState, answer: &Result<(), ClientError>) -> bool {
         return true;
     };
     let (instance, state) = (report.instance, report.state);
+    // Who isn't known, is too slow or asks too often may be heard the next time; what a machine did stays true.
     let refused = error
         .problem()
-        .is_some_and(|problem| problem.status < 500 && problem.status != 429);
+        .is_some_and(|problem| problem.status < 500 && !matches!(problem.status, 401 | 408 | 429));
     if refused {
         tracing::warn!(%instance, ?state, error = %Causes(error), "the control plane refused a report");
     } else {

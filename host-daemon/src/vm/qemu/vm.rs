@@ -80,12 +80,26 @@ impl Vm {
 
     /// Presses the guest's power button.
     pub(in crate::vm) async fn power_down(&mut self) -> Result<(), QmpError> {
-        self.qmp().await?.power_down().await
+        let done = self.qmp().await?.power_down().await;
+        self.after(done)
     }
 
     /// Asks QEMU to end.
     pub(in crate::vm) async fn quit(&mut self) -> Result<(), QmpError> {
-        self.qmp().await?.quit().await
+        let done = self.qmp().await?.quit().await;
+        self.after(done)
+    }
+
+    /// A conversation that broke is of no more use: the next exchange begins another. One that only brought a no goes
+    /// on.
+    fn after(&mut self, done: Result<(), QmpError>) -> Result<(), QmpError> {
+        if done
+            .as_ref()
+            .is_err_and(|error| !matches!(error, QmpError::Refused { .. }))
+        {
+            self.qmp = None;
+        }
+        done
     }
 
     /// Kills QEMU; its end arrives as an event.
@@ -145,4 +159,62 @@ pub(super) async fn again(socket: &std::path::Path) -> Result<(Qmp, RunState), Q
     let mut qmp = Qmp::connect(socket).await?;
     let state = qmp.status().await?;
     Ok((qmp, state))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Device, Vm};
+    use crate::vm::process::Process;
+    use crate::vm::qmp::QmpError;
+    use std::process::{Command, Stdio};
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::UnixListener;
+
+    /// Greets, and answers commands by `answer` until the other side hangs up.
+    async fn converse(listener: &UnixListener, answer: impl Fn(&str, u64) -> String) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"{\"QMP\": {}}\r\n").await.unwrap();
+        let (reader, mut writer) = stream.split();
+        let mut lines = BufReader::new(reader).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            let command: serde_json::Value = serde_json::from_str(&line).unwrap();
+            let said = answer(
+                command["execute"].as_str().unwrap(),
+                command["id"].as_u64().unwrap(),
+            );
+            writer.write_all(said.as_bytes()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_conversation_that_broke_is_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("qmp.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let vmm = Process::spawn(Command::new("cat").stdin(Stdio::piped())).unwrap();
+        let mut vm = Vm {
+            vmm,
+            device: Device::Kernel,
+            socket,
+            qmp: None,
+        };
+        let done = |id| format!("{{\"return\": {{}}, \"id\": {id}}}\r\n");
+        let qemu = async {
+            converse(&listener, |command, id| match command {
+                "system_powerdown" => "no JSON\r\n".to_owned(),
+                _ => done(id),
+            })
+            .await;
+            converse(&listener, |_, id| done(id)).await;
+        };
+        let asking = async {
+            let broke = vm.power_down().await.unwrap_err();
+            assert!(matches!(broke, QmpError::Protocol { .. }), "{broke}");
+            vm.power_down().await.unwrap();
+            vm.kill().unwrap();
+            vm.vmm.ended().await;
+            vm.qmp = None;
+        };
+        tokio::join!(qemu, asking);
+    }
 }
