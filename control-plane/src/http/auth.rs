@@ -126,7 +126,7 @@ fn unknown() -> Failure {
     Failure::new(
         "unauthenticated",
         StatusCode::UNAUTHORIZED,
-        "Who are you?",
+        "The token is missing or wrong",
         detail,
     )
 }

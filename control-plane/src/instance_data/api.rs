@@ -324,6 +324,7 @@ pub async fn describe_instance_data(
 /// The query of `GetInstanceDataHistory`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct HistoryQuery {
     /// The page to show: `next` of the page before.
     #[serde(default)]

@@ -262,7 +262,7 @@ pub struct EntryChange {
 /// The query of `ListInstanceData`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct ListQuery {
     /// Only this path and what is below it.
     #[serde(default)]
@@ -284,7 +284,7 @@ pub struct ListQuery {
 /// The query of `WatchInstanceData`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct WatchQuery {
     /// Only this path and what is below it.
     #[serde(default)]

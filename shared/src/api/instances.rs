@@ -206,7 +206,7 @@ pub struct InstancePage {
 /// The query of `DescribeInstances`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct InstanceQuery {
     /// Only this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

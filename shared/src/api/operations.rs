@@ -78,7 +78,7 @@ pub struct OperationPage {
 /// The query of `ListOperations`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "openapi", derive(utoipa::IntoParams), into_params(parameter_in = Query))]
 pub struct OperationQuery {
     /// Only those that concern this instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -58,3 +58,47 @@ async fn the_server_serves_what_the_document_says_and_nothing_else() {
     }
     assert_eq!(ids.len(), 26, "{ids:?}");
 }
+
+/// What a program that is made of the document relies on.
+#[test]
+fn every_operation_says_what_it_takes_and_how_it_is_refused() {
+    let document: Json = serde_json::from_str(&openapi::document()).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let name = format!("{method} {path}");
+            assert!(
+                operation["operationId"].is_string() && operation["summary"].is_string(),
+                "{name}"
+            );
+            for parameter in operation["parameters"].as_array().unwrap_or(&Vec::new()) {
+                let segment = format!("{{{}}}", parameter["name"].as_str().unwrap());
+                assert!(parameter["description"].is_string(), "{name}: {parameter}");
+                assert_eq!(
+                    parameter["in"] == "path",
+                    path.contains(&segment),
+                    "{name}: {parameter}"
+                );
+            }
+            let responses = operation["responses"].as_object().unwrap();
+            for status in ["400", "401", "403", "422", "500", "503"] {
+                let reference = responses[status]["$ref"].as_str().expect(&name);
+                let at = reference.trim_start_matches('#');
+                let problem = &document.pointer(at).expect(&name)["content"]["application/problem+json"];
+                assert_eq!(problem["schema"]["$ref"], "#/components/schemas/ProblemDetails");
+            }
+        }
+    }
+}
+
+/// No reference leads nowhere.
+#[test]
+fn everything_that_is_referred_to_is_there() {
+    let text = openapi::document();
+    let document: Json = serde_json::from_str(&text).unwrap();
+    let references = text.split("\"$ref\": \"#").skip(1);
+    let references: BTreeSet<_> = references.filter_map(|rest| rest.split('"').next()).collect();
+    assert!(references.len() > 50, "{references:?}");
+    for reference in references {
+        assert!(document.pointer(reference).is_some(), "{reference}");
+    }
+}

@@ -1,18 +1,32 @@
 //! The `OpenAPI` document: made of the handlers and types that serve, checked in as `control-plane/openapi.json`.
+//!
+//! What is the same for many operations (refusals, headers, what a parameter means) is said once, in `complete`;
+//! `examples` has a body for each operation that takes one from people.
+
+mod complete;
+mod examples;
 
 use axum::Router;
 use axum::routing::get;
+use moorline_shared::PathPrefix;
 use moorline_shared::access::{Clause, Right, Rights, Subject};
 use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
+use self::complete::Complete;
 use super::{Control, feed_api};
 use crate::{accounts, instance_data, instances};
 
 /// The document.
 #[derive(Debug, OpenApi)]
 #[openapi(
-    info(title = "Moorline control plane", version = "1", description = "The master copy of all instances' data and the services around it.", license(name = "MIT OR Apache-2.0")),
+    info(title = "Moorline control plane", version = "1",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
+    servers((url = "http://127.0.0.1:8471", description = "A control plane as it is configured by default.")),
+    tags((name = "instances", description = "Instances: made, started, stopped, ended, shown."),
+        (name = "data", description = "The entries of an instance: read, changed, watched."),
+        (name = "operations", description = "Operation records: who did what, and how it ended."),
+        (name = "hosts", description = "The hosts, and what hosts alone ask for.")),
     paths(
         instances::api::run_instances, instances::api::register_instance, instances::api::describe_instances,
         instances::api::start_instances, instances::api::stop_instances, instances::api::reboot_instances,
@@ -26,8 +40,8 @@ use crate::{accounts, instance_data, instances};
         accounts::api::list_operations, accounts::api::describe_operation,
         feed_api::open_feed, feed_api::set_interests, feed_api::get_feed_view,
     ),
-    components(schemas(Clause, Subject, Right, Rights)),
-    modifiers(&Bearer),
+    components(schemas(Clause, Subject, Right, Rights, PathPrefix)),
+    modifiers(&Bearer, &Complete),
     security(("token" = []))
 )]
 struct Document;
@@ -38,7 +52,14 @@ struct Bearer;
 impl utoipa::Modify for Bearer {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let components = document.components.get_or_insert_default();
-        let bearer = SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build());
+        let bearer = SecurityScheme::Http(
+            HttpBuilder::new()
+                .scheme(HttpAuthScheme::Bearer)
+                .description(Some(
+                    "The token that the control plane keeps in `admin.token` in the folder of its state.",
+                ))
+                .build(),
+        );
         components.add_security_scheme("token", bearer);
     }
 }
