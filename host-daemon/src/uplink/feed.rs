@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use moorline_client::{Client, ClientError, EventStream, FeedView};
-use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, ViewId};
+use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, View, ViewId};
 use moorline_shared::{HostId, InstanceId, Revision};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -355,6 +355,16 @@ impl Feed {
         }
     }
 
+    /// What a reader may see of an instance that the control plane shows it nothing of. What it saw before may be what
+    /// it may see no more.
+    fn nothing_of(&self, view: ViewId) -> View {
+        View {
+            view,
+            revision: self.cursor.unwrap_or_default(),
+            entries: Vec::new(),
+        }
+    }
+
     async fn view_came(&mut self, view: ViewId, answer: Result<FeedView, ClientError>) -> Result<(), Over> {
         let effects = match answer {
             // Nothing was sent that it could be the same as.
@@ -369,8 +379,12 @@ impl Feed {
                     "a view can't be had");
                 if !refused {
                     self.lost.insert(view);
+                    return Ok(());
                 }
-                return Ok(());
+                if view.reader == view.instance {
+                    return Ok(());
+                }
+                self.shards.replace(self.nothing_of(view)).await?
             }
         };
         self.on_effects(effects);

@@ -12,6 +12,7 @@ use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, SetInterests, 
 use moorline_shared::api::hosts::{RegisterHost, ReportState};
 use moorline_shared::api::instances::InstanceState;
 use moorline_shared::link::body::{Code, Freshness};
+use moorline_shared::link::session::GuestEvent;
 use moorline_shared::{HostId, InstanceId};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -400,5 +401,40 @@ async fn a_guest_reads_of_another_instance_what_the_control_plane_lets_it() {
     drop(again.lines);
     let last = world.opened().await;
     assert_eq!(last.asked.interests, [foreign(2)]);
+    world.end().await;
+}
+
+/// Reads the entry until it is as expected.
+fn read_until(agent: &mut Agent, instance: InstanceId, expected: &[u8]) {
+    let begun = std::time::Instant::now();
+    loop {
+        agent.ask_get(Some(instance), "shared");
+        match agent.next() {
+            GuestEvent::Found(_, found) if &found.value[..] == expected => return,
+            // It may be told to come back when it asks so often.
+            GuestEvent::Found(..) | GuestEvent::Busy(..) => {}
+            other => panic!("{other:?} came instead of an answer"),
+        }
+        assert!(begun.elapsed() < PATIENCE, "the entry is never as expected");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test]
+async fn what_a_reader_may_see_no_more_is_not_kept_when_its_changes_were_lost() {
+    let mut world = World::new().await;
+    let lines = world.begun().await;
+    let plane = world.plane.clone();
+    world
+        .guest(1, move |agent| {
+            // The control plane says `up`, the view that the feed brings says `view`.
+            read_until(agent, id(2), b"up");
+            batch(&lines, Some(5), 6, vec![view(1, 2, 6, &[("shared", "view")])]);
+            read_until(agent, id(2), b"view");
+            plane.answers.lock().unwrap().push_back(StatusCode::FORBIDDEN);
+            lines.send(FeedMessage::Resync { view: foreign(2) }).unwrap();
+            read_until(agent, id(2), b"up");
+        })
+        .await;
     world.end().await;
 }
