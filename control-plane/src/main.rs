@@ -1,5 +1,6 @@
 //! `moorline-control`: the control plane. Options, logging, signals; everything else is the library.
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -10,17 +11,27 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+const AFTER_HELP: &str = "\
+Examples:
+  moorline-control --state ~/moorline --listen 127.0.0.1:8471
+  moorline-control --config /etc/moorline/control.toml --check
+
+Environment:
+  MOORLINE_LOG  what is logged to the standard error: error, warn, info, debug or trace, or
+                rules as in moorline_control::http=debug,warn [default: info]";
+
 /// Holds the master copy of all instances' data and serves the API that users, hosts and tools speak.
 #[derive(Debug, Parser)]
-#[command(name = "moorline-control", version)]
+#[command(name = "moorline-control", version, after_help = AFTER_HELP)]
 struct Options {
     /// The configuration file; without one, every key has its default.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The folder of the store and of the administrator's token, instead of the configuration's.
+    /// The folder of the store and of the administrator's token, instead of the configuration's; by default
+    /// /var/lib/moorline/control.
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
-    /// Where the API listens, instead of the configuration's.
+    /// Where the API listens, instead of the configuration's; by default 127.0.0.1:8471. Only loopback addresses.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<std::net::SocketAddr>,
     /// Reads the configuration, says whether it is good, and ends.
@@ -48,6 +59,8 @@ fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Colours are for people at a terminal, not for files and journals.
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     let config = options.config()?;
     if options.check {

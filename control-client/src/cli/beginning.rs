@@ -13,10 +13,10 @@ use super::input::{pair, value_of_file, value_of_text};
 
 #[derive(Debug, Args)]
 pub(super) struct BeginningArgs {
-    /// A tag; may be given several times.
+    /// A tag; may be given several times, 50 at most.
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     pub(super) tags: Vec<Tag>,
-    /// An entry it begins with; may be given several times.
+    /// An entry it begins with, its value of 256 KiB at most; may be given several times.
     #[arg(long, value_name = "PATH=VALUE", value_parser = pair::<EntryPath>)]
     data: Vec<(EntryPath, String)>,
     /// An entry it begins with, from a file; may be given several times.

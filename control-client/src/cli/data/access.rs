@@ -31,7 +31,7 @@ pub(in crate::cli) enum AccessCommand {
     Show {
         /// A name, an id, or the beginning of an id.
         instance: String,
-        /// Which entry.
+        /// Which entry, as in app/config.
         path: EntryPath,
     },
     /// Set who may do what with an entry, instead of what was set before.
@@ -43,7 +43,7 @@ pub(in crate::cli) enum AccessCommand {
 pub(in crate::cli) struct SetArgs {
     /// A name, an id, or the beginning of an id.
     instance: String,
-    /// Which entry.
+    /// Which entry, as in app/config.
     path: EntryPath,
     #[command(flatten)]
     access: AccessArgs,

@@ -29,7 +29,7 @@ const PREVIEW: usize = 48;
 pub(in crate::cli) struct GetArgs {
     /// A name, an id, or the beginning of an id.
     instance: String,
-    /// Which entry.
+    /// Which entry, as in app/config.
     path: EntryPath,
 }
 
@@ -53,7 +53,7 @@ pub(in crate::cli) struct ListArgs {
 pub(in crate::cli) struct HistoryArgs {
     /// A name, an id, or the beginning of an id.
     instance: String,
-    /// Which entry.
+    /// Which entry, as in app/config.
     path: EntryPath,
     #[command(flatten)]
     page: PageArgs,

@@ -17,8 +17,8 @@ Examples:
   moorline data watch web app --after 1.42
   moorline data watch web app --output json | while read -r event; do ./react \"$event\"; done
 
-A watch that is lost is taken up again after the last change that was seen. Where changes were dropped in between,
-it says so: list the entries then.";
+A watch that is lost is taken up again after the last change that was seen. Where changes
+were dropped in between, it says so: list the entries then.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

@@ -27,14 +27,14 @@ Examples:
 pub(in crate::cli) struct SetArgs {
     /// A name, an id, or the beginning of an id.
     instance: String,
-    /// Which entry.
+    /// Which entry, as in app/config.
     path: EntryPath,
     #[command(flatten)]
     value: ValueArgs,
     /// What the bytes are, as in text/plain; guessed from a new entry's bytes, and otherwise kept.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<ContentType>,
-    /// For how long it is valid: seconds, or a number with m, h or d behind it; for ever if absent.
+    /// For how long it is valid: seconds, or a number with m, h or d behind it, 3650d at most; for ever if absent.
     #[arg(long, value_name = "PERIOD", value_parser = ttl)]
     ttl: Option<Ttl>,
     #[command(flatten)]
@@ -74,7 +74,7 @@ impl VisibilityArgs {
 pub(in crate::cli) struct AppendArgs {
     /// A name, an id, or the beginning of an id.
     instance: String,
-    /// Which entry.
+    /// Which entry, as in app/config.
     path: EntryPath,
     #[command(flatten)]
     value: ValueArgs,
@@ -87,7 +87,7 @@ pub(in crate::cli) struct AppendArgs {
 pub(in crate::cli) struct DeleteArgs {
     /// A name, an id, or the beginning of an id.
     instance: String,
-    /// Which entry.
+    /// Which entry, as in app/config.
     path: EntryPath,
     /// Only if the entry last changed at this revision.
     #[arg(long, value_name = "REVISION")]

@@ -31,7 +31,7 @@ pub(in crate::cli) struct RunArgs {
     /// How large they are: a name of the control plane's settings.
     #[arg(long = "type", value_name = "TYPE")]
     instance_type: TypeName,
-    /// How many.
+    /// How many, 1 to 100.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
     count: u32,
     /// On this host, instead of one with room.

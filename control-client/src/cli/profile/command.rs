@@ -153,6 +153,10 @@ fn list(profiles: &Profiles, out: &mut Out) -> Result<(), Failure> {
         .map(|(name, profile)| shown(profiles, name, profile))
         .collect();
     out.show(&all, |all| {
+        if all.is_empty() {
+            return "there are no profiles: make one with 'moorline profile set NAME --url URL --token-file FILE'\n"
+                .to_owned();
+        }
         let mut table = Table::new(["", "NAME", "URL", "TOKEN"]);
         for profile in all {
             let star = if profile.chosen { "*" } else { "" };
