@@ -88,7 +88,7 @@ fn of_file(path: &Path) -> Result<Batch, Failure> {
     };
     serde_json::from_slice(&bytes).map_err(|source| Failure::Json {
         name,
-        what: "a batch of changes: see 'moorline data batch --help'",
+        what: "a batch of changes, {\"changes\": [...]}: see 'moorline data batch --help'",
         source,
     })
 }
