@@ -9,6 +9,7 @@
 pub mod accounts;
 pub mod config;
 pub mod http;
+pub mod identity;
 pub mod instance_data;
 pub mod instances;
 pub mod model;

@@ -256,6 +256,12 @@ name!(
     /// A user of the directory.
     UserName, "a user");
 name!(
+    /// A directory: what knows users and groups.
+    DirectoryName, "a directory");
+name!(
+    /// An application or a program that tokens are given to.
+    ClientName, "a client");
+name!(
     /// A service of the control plane.
     ServiceName, "a service");
 name!(

@@ -1,0 +1,232 @@
+//! The keys, and what is done with them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use moorline_shared::Timestamp;
+use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use ring::{hkdf, hmac};
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use super::bundle::{Bundle, Kind};
+use super::text::{Opening, Token};
+use super::{MAX_AHEAD_MS, OpenError, layout};
+
+const VERSION: u8 = 1;
+/// HKDF and HMAC with SHA-256, AES-256-GCM.
+const SUITE: u8 = 1;
+
+const HEADER: usize = 8;
+const NONCE: usize = 24;
+const COMMIT: usize = 16;
+const TAG: usize = 16;
+/// What stands before the encrypted bundle.
+const BEFORE: usize = HEADER + NONCE + COMMIT;
+
+/// What the keys of kinds are derived under, so that the same root key could serve something else too.
+const LABEL: &[u8] = b"moorline token v1";
+/// In the place of a kind: the key that nonces are made with.
+const FOR_NONCES: u8 = 0;
+
+/// The id of a key in the ring.
+pub type KeyId = u32;
+
+/// 32 secret bytes that all keys of one generation are derived from. They are wiped when it is dropped, and can't be
+/// printed.
+#[derive(Clone)]
+pub struct RootKey(Zeroizing<[u8; 32]>);
+
+impl RootKey {
+    /// The key with these bytes, which must come from the kernel's random source.
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
+impl fmt::Debug for RootKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RootKey(hidden)")
+    }
+}
+
+/// How far a key is in its life. A destroyed one is not in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// It opens, and seals as soon as every process knows it.
+    Staged,
+    /// It seals, and opens.
+    Primary,
+    /// It only opens, until everything that it has sealed has expired.
+    Retiring,
+}
+
+/// Why keys make no ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RingError {
+    /// Nothing could be sealed, or it would be left open by which key.
+    #[error("a key ring has one primary key, not {0}")]
+    Primaries(usize),
+    /// One id means two keys.
+    #[error("key {0} is in the ring twice")]
+    Twice(KeyId),
+}
+
+/// All keys that open tokens, by their ids, and the one that seals them.
+pub struct KeyRing {
+    keys: BTreeMap<KeyId, Keys>,
+    primary: KeyId,
+}
+
+/// What is derived from one root key, with the work of the first block of each HMAC done.
+struct Keys {
+    kinds: [hmac::Key; Kind::ALL.len()],
+    nonces: hmac::Key,
+}
+
+impl Keys {
+    fn derive(root: &RootKey) -> Self {
+        let root = hkdf::Salt::new(hkdf::HKDF_SHA256, LABEL).extract(&root.0[..]);
+        let key = |what: u8| {
+            let info = [LABEL, &[what]];
+            let derived = root.expand(&info, hmac::HMAC_SHA256);
+            hmac::Key::from(derived.expect("32 bytes are within what HKDF gives"))
+        };
+        Self {
+            kinds: Kind::ALL.map(|kind| key(kind as u8)),
+            nonces: key(FOR_NONCES),
+        }
+    }
+
+    fn of(&self, kind: Kind) -> &hmac::Key {
+        &self.kinds[usize::from(kind as u8) - 1]
+    }
+}
+
+impl KeyRing {
+    /// A ring of keys, of which exactly one is [`Stage::Primary`].
+    pub fn new(keys: impl IntoIterator<Item = (KeyId, Stage, RootKey)>) -> Result<Self, RingError> {
+        let mut ring = BTreeMap::new();
+        let mut primaries = Vec::new();
+        for (id, stage, root) in keys {
+            if stage == Stage::Primary {
+                primaries.push(id);
+            }
+            if ring.insert(id, Keys::derive(&root)).is_some() {
+                return Err(RingError::Twice(id));
+            }
+        }
+        let [primary] = primaries[..] else {
+            return Err(RingError::Primaries(primaries.len()));
+        };
+        Ok(Self { keys: ring, primary })
+    }
+
+    /// Makes a token of a bundle.
+    ///
+    /// `random` are 32 bytes of the kernel's random source, fresh for each call. Should they repeat, as in two copies of
+    /// one machine, tokens of different content still have different nonces.
+    pub fn seal(&self, bundle: &Bundle, random: &[u8; 32]) -> Token {
+        let keys = &self.keys[&self.primary];
+        let mut bytes = Vec::with_capacity(256);
+        bytes.extend([VERSION, SUITE, bundle.kind as u8, 0]);
+        bytes.extend(self.primary.to_be_bytes());
+        bytes.resize(BEFORE, 0);
+        layout::write(bundle, &mut bytes);
+        let nonce = mac(&keys.nonces, &[random, &bytes]);
+        bytes[HEADER..HEADER + NONCE].copy_from_slice(&nonce.as_ref()[..NONCE]);
+        let Derived { key, commit } = Derived::new(keys.of(bundle.kind), &bytes[..HEADER + NONCE]);
+        bytes[HEADER + NONCE..BEFORE].copy_from_slice(&commit.as_ref()[..COMMIT]);
+        let (before, content) = bytes.split_at_mut(BEFORE);
+        let tag = key
+            .seal_in_place_separate_tag(zero_nonce(), Aad::from(before), content)
+            .expect("a bundle is shorter than what AES-GCM takes");
+        bytes.extend(tag.as_ref());
+        Token::encode(bundle.kind, &bytes)
+    }
+
+    /// Takes a token apart, and says what it says if it is genuine and its time is `now`. Whether its session stands is
+    /// not known here.
+    ///
+    /// Anything may be given: nothing is done with more than [`super::MAX_CHARS`] characters.
+    pub fn open(&self, text: &str, now: Timestamp, memory: &mut Opening) -> Result<Bundle, OpenError> {
+        let (kind, bytes) = memory.decode(text)?;
+        if bytes.len() < BEFORE + TAG {
+            return Err(OpenError::NotAToken);
+        }
+        let (before, content) = bytes.split_at_mut(BEFORE);
+        let keys = self.keys_for(before, kind)?;
+        let Derived { key, commit } = Derived::new(keys.of(kind), &before[..HEADER + NONCE]);
+        if commit.as_ref()[..COMMIT].ct_ne(&before[HEADER + NONCE..]).into() {
+            return Err(OpenError::Forged);
+        }
+        let content = key
+            .open_in_place(zero_nonce(), Aad::from(&*before), content)
+            .map_err(|_| OpenError::Forged)?;
+        let bundle = layout::read(content, kind).map_err(OpenError::Layout)?;
+        in_time(&bundle, now)?;
+        Ok(bundle)
+    }
+
+    fn keys_for(&self, header: &[u8], kind: Kind) -> Result<&Keys, OpenError> {
+        let (start, id) = header[..HEADER].split_at(4);
+        if start != [VERSION, SUITE, kind as u8, 0] {
+            return Err(OpenError::Header);
+        }
+        let id = id.try_into().map(KeyId::from_be_bytes).expect("it is 4 bytes");
+        self.keys.get(&id).ok_or(OpenError::UnknownKey(id))
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<_> = self.keys.keys().collect();
+        let primary = &self.primary;
+        f.debug_struct("KeyRing")
+            .field("ids", &ids)
+            .field("primary", primary)
+            .finish()
+    }
+}
+
+/// What one token is encrypted with.
+struct Derived {
+    key: LessSafeKey,
+    commit: hmac::Tag,
+}
+
+impl Derived {
+    /// `public` is the header and the nonce.
+    fn new(kind: &hmac::Key, public: &[u8]) -> Self {
+        let key = mac(kind, &[public, &[1]]);
+        let key = UnboundKey::new(&aead::AES_256_GCM, key.as_ref()).expect("it takes 32 bytes");
+        Self {
+            key: LessSafeKey::new(key),
+            commit: mac(kind, &[public, &[2]]),
+        }
+    }
+}
+
+/// Each key encrypts one token, so that its nonce needn't differ.
+fn zero_nonce() -> Nonce {
+    Nonce::assume_unique_for_key([0; 12])
+}
+
+fn mac(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(key);
+    for part in parts {
+        context.update(part);
+    }
+    context.sign()
+}
+
+/// There is no leeway at the end of a token's time, and little before it: clocks of servers are a few seconds apart.
+fn in_time(bundle: &Bundle, now: Timestamp) -> Result<(), OpenError> {
+    if now >= bundle.expires {
+        return Err(OpenError::Expired(bundle.expires));
+    }
+    if bundle.issued.millis().saturating_sub(now.millis()) > MAX_AHEAD_MS {
+        return Err(OpenError::Early(bundle.issued));
+    }
+    Ok(())
+}
