@@ -335,6 +335,8 @@ pub struct HistoryQuery {
 }
 
 /// Shows the changes of an entry, the newest first.
+///
+/// Only the newest are kept: 100, unless the deployment's setting `keep_changes` says otherwise.
 #[utoipa::path(get, path = "/v1/instances/{instance}/history/{path}", operation_id = "GetInstanceDataHistory", tag = "data",
     params(("instance" = InstanceId, Path), ("path" = EntryPath, Path), HistoryQuery),
     responses((status = 200, body = History), (status = "default", body = moorline_shared::api::ProblemDetails)))]

@@ -172,6 +172,9 @@ async fn made(
 }
 
 /// Shows instances.
+///
+/// A terminated one is shown for a day after its end, unless the deployment's setting `keep_terminated_history` says
+/// otherwise.
 #[utoipa::path(get, path = "/v1/instances", operation_id = "DescribeInstances", tag = "instances",
     params(InstanceQuery),
     responses((status = 200, body = InstancePage), (status = "default", body = moorline_shared::api::ProblemDetails)))]
