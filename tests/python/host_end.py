@@ -8,7 +8,7 @@ from moorline_guest.frames import BODY, BODY_BEFORE_HELLO, Decoder, Frame
 
 
 class HostEnd:
-    """Judges frames as they come. It answers nothing, so no stream ever ends and no batch is under way."""
+    """Judges frames as they come. It answers nothing, so no stream ever ends and no batch was ever sent whole."""
 
     def __init__(self, *, before_hello: bool) -> None:
         self._before_hello = before_hello
@@ -30,7 +30,7 @@ class HostEnd:
         elif frame.kind == "DATA" and frame.stream in self._missing:
             self._data(frame)
         elif frame.kind == "APPLIED" and (frame.stream == 0 or frame.stream in self._missing):
-            raise Fault(Class.PLACE, "no batch is under way")
+            raise Fault(Class.PLACE, "no batch was sent")
         elif frame.kind == "HELLO" and frame.stream != 0:
             raise Fault(Class.PLACE, "HELLO is on stream 0")
         self._before_hello = False

@@ -7,6 +7,11 @@ use super::instances::InstanceState;
 use crate::id::{HostId, ImageName, InstanceId, ZoneName};
 use crate::revision::Revision;
 
+/// The most vCPUs that a host gives to instances.
+pub const MAX_HOST_VCPUS: u32 = 65_536;
+/// The most memory that a host gives to instances, in MiB: 64 TiB.
+pub const MAX_HOST_MEMORY_MIB: u64 = 64 * 1024 * 1024;
+
 /// `RegisterHost`: what a host says of itself when it comes up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -14,9 +19,9 @@ use crate::revision::Revision;
 pub struct RegisterHost {
     /// The failure domain it is in.
     pub zone: ZoneName,
-    /// How many vCPUs it gives to instances.
+    /// How many vCPUs it gives to instances, 0 to 65,536.
     pub vcpus: u32,
-    /// How much memory it gives to instances, in MiB.
+    /// How much memory it gives to instances, in MiB, 0 to 67,108,864.
     pub memory_mib: u64,
     /// What it can boot.
     pub images: Vec<ImageName>,

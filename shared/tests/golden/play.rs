@@ -9,7 +9,7 @@ use moorline_shared::link::session::{
 };
 use moorline_shared::link::{KindSet, Moment};
 
-use super::vectors::{Golden, bytes, golden, hex};
+use super::vectors::{Golden, Sending, bytes, golden, hex};
 use super::{DOCUMENT, body, in_document};
 
 const NOW: Moment = Moment(1);
@@ -216,6 +216,10 @@ fn every_fault_ends_the_connection_at_its_last_frame() {
         } else {
             opened(&golden)
         };
+        if let Some(sending) = &fault.sending {
+            host.batch(StreamId::SESSION, sending.batch());
+            sent(host.outbox());
+        }
         let mut take = |wire: &[u8]| match &*fault.to {
             "host" => host.receive(wire, NOW).map(|incoming| incoming.taken),
             _ => guest.receive(wire, NOW).map(|received| received.taken),
@@ -226,6 +230,16 @@ fn every_fault_ends_the_connection_at_its_last_frame() {
         }
         let found = take(&bytes(last)).expect_err(&fault.name);
         assert_eq!(class(&found), fault.class, "{}: {found}", fault.name);
+    }
+}
+
+impl Sending {
+    fn batch(&self) -> Batch {
+        Batch {
+            from: None,
+            to: Revision::new(self.to.0, self.to.1),
+            content: vec![0; self.length].into(),
+        }
     }
 }
 

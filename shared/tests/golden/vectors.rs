@@ -72,7 +72,15 @@ pub(crate) struct FaultRow {
     pub(crate) to: String,
     pub(crate) before_hello: bool,
     pub(crate) class: String,
+    /// What the host is sending on stream 0, without having got any credit for it.
+    pub(crate) sending: Option<Sending>,
     pub(crate) frames: Vec<String>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Sending {
+    pub(crate) to: (u64, u64),
+    pub(crate) length: usize,
 }
 
 pub(crate) fn golden() -> Golden {

@@ -298,8 +298,10 @@ impl Host {
             // The watch was ended while this was under way.
             return Ok(None);
         }
+        // Nobody has what was not sent: to believe a guest that grants no credit is to keep batch upon batch for it.
+        let sent = !self.outbox.is_sending(frame.stream);
         let push = self.push_of(frame.stream).ok_or_else(|| unexpected(frame))?;
-        if *push != Push::AwaitApplied(revision) {
+        if *push != Push::AwaitApplied(revision) || !sent {
             return Err(unexpected(frame));
         }
         *push = Push::Ready;

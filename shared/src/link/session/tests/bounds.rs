@@ -69,6 +69,34 @@ fn a_guest_that_grants_no_credit_is_answered_a_bounded_number_of_times() {
 }
 
 #[test]
+fn a_batch_can_be_applied_only_once_it_was_sent() {
+    let limits = Limits {
+        credit: 1_000,
+        ..DEFAULT_LIMITS
+    };
+    for (length, sent) in [(1_000, true), (1_001, false)] {
+        let mut pair = Pair::open(limits);
+        let batch = Batch {
+            from: None,
+            to: Revision::new(1, 2),
+            content: vec![0; length].into(),
+        };
+        pair.host.batch(StreamId::SESSION, batch);
+        while !pair.host.outbox().output().is_empty() {
+            let count = pair.host.outbox().output().len();
+            pair.host.outbox().wrote(count, pair.now);
+        }
+        let mut wire = BytesMut::new();
+        put_with(&mut wire, Kind::Applied, Last::No, StreamId::SESSION, |out| {
+            out.extend_from_slice(&[1, 2]);
+        });
+        let applied = pair.host.receive(&wire, pair.now);
+        assert_eq!(applied.is_ok(), sent, "{length} bytes: {applied:?}");
+        assert_eq!(pair.host.can_push(StreamId::SESSION), sent);
+    }
+}
+
+#[test]
 fn a_guest_that_has_no_word_for_batches_is_sent_none() {
     let mut host = Host::new(DEFAULT_LIMITS, [0; 16], Moment(0));
     let kinds = KindSet::of(&[Kind::Get, Kind::Found, Kind::Data]);
