@@ -94,6 +94,8 @@ id!(
 pub struct Grant {
     /// The slot in the session, 0 to 31.
     pub slot: u8,
+    /// How many grants have had the slot before this one.
+    pub generation: u32,
     /// How often the slot's tokens have been exchanged when this one was made.
     pub counter: u32,
 }

@@ -8,7 +8,7 @@
 //! | 1 | [`Kind`], which must be the header's |
 //! | 16 | session |
 //! | 16 | token |
-//! | 1, 4 | slot and counter of the grant |
+//! | 1, 4, 4 | slot, generation and counter of the grant |
 //! | 8, 8 | issued and expires, in milliseconds since 1970 |
 //!
 //! Fields follow in ascending order of their tags, none twice: a `u16` tag, a `u16` length, the bytes. A tag whose
@@ -22,7 +22,7 @@ use moorline_shared::{Principal, Timestamp};
 use super::bundle::{Bundle, Grant, Kind, SessionId, TokenId};
 
 const VERSION: u8 = 1;
-const FIXED: usize = 2 + 16 + 16 + 5 + 16;
+const FIXED: usize = 2 + 16 + 16 + 9 + 16;
 
 /// Whoever doesn't know this field has to refuse the bundle.
 const CRITICAL: u16 = 0x8000;
@@ -73,6 +73,7 @@ pub(super) fn write(bundle: &Bundle, into: &mut Vec<u8>) {
     into.extend(bundle.session.bytes());
     into.extend(bundle.token.bytes());
     into.push(bundle.grant.slot);
+    into.extend(bundle.grant.generation.to_be_bytes());
     into.extend(bundle.grant.counter.to_be_bytes());
     into.extend(bundle.issued.millis().to_be_bytes());
     into.extend(bundle.expires.millis().to_be_bytes());
@@ -108,6 +109,7 @@ pub(super) fn read(bytes: &[u8], kind: Kind) -> Result<Bundle, LayoutError> {
     let session = SessionId::from_bytes(fixed.next()?);
     let token = TokenId::from_bytes(fixed.next()?);
     let [slot] = fixed.next()?;
+    let generation = u32::from_be_bytes(fixed.next()?);
     let counter = u32::from_be_bytes(fixed.next()?);
     let (issued, expires) = (fixed.time()?, fixed.time()?);
     let known = Known::collect(fields)?;
@@ -115,7 +117,11 @@ pub(super) fn read(bytes: &[u8], kind: Kind) -> Result<Bundle, LayoutError> {
         kind,
         token,
         session,
-        grant: Grant { slot, counter },
+        grant: Grant {
+            slot,
+            generation,
+            counter,
+        },
         issued,
         expires,
         subject: required::<Principal>(tag::SUBJECT, known.subject)?,

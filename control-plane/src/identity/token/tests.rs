@@ -32,7 +32,11 @@ fn bundle(kind: Kind) -> Bundle {
         kind,
         token: TokenId::from_bytes([2; 16]),
         session: SessionId::from_bytes([3; 16]),
-        grant: Grant { slot: 4, counter: 5 },
+        grant: Grant {
+            slot: 4,
+            generation: 1,
+            counter: 5,
+        },
         issued: at(NOW),
         expires: at(NOW + 900_000),
         subject: "user:ada".parse().unwrap(),
@@ -51,21 +55,36 @@ fn bundles() -> impl Strategy<Value = Bundle> {
     let name = "[a-z0-9][a-z0-9._-]{0,62}";
     let client = prop::option::of(name.prop_map(|name| name.parse().unwrap()));
     let subject = name.prop_map(|name| format!("user:{name}").parse().unwrap());
-    let ids = (any::<[u8; 16]>(), any::<[u8; 16]>(), 0..32u8, any::<u32>());
+    let ids = (any::<[u8; 16]>(), any::<[u8; 16]>());
+    let grant = (0..32_u8, any::<u32>(), any::<u32>()).prop_map(|(slot, generation, counter)| Grant {
+        slot,
+        generation,
+        counter,
+    });
     let kind = prop::sample::select(&Kind::ALL[..]);
-    (kind, ids, subject, name, name, client, any::<Option<u64>>()).prop_map(
-        |(kind, (token, session, slot, counter), subject, directory, account, client, incarnation)| Bundle {
-            token: TokenId::from_bytes(token),
-            session: SessionId::from_bytes(session),
-            grant: Grant { slot, counter },
-            subject,
-            directory: directory.parse().unwrap(),
-            account: account.parse().unwrap(),
-            client,
-            incarnation,
-            ..bundle(kind)
-        },
+    (
+        kind,
+        ids,
+        grant,
+        subject,
+        name,
+        name,
+        client,
+        any::<Option<u64>>(),
     )
+        .prop_map(
+            |(kind, (token, session), grant, subject, directory, account, client, incarnation)| Bundle {
+                token: TokenId::from_bytes(token),
+                session: SessionId::from_bytes(session),
+                grant,
+                subject,
+                directory: directory.parse().unwrap(),
+                account: account.parse().unwrap(),
+                client,
+                incarnation,
+                ..bundle(kind)
+            },
+        )
 }
 
 proptest! {
