@@ -7,6 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use moorline_client::BaseUrl;
+use moorline_shared::api::hosts::{MAX_HOST_MEMORY_MIB, MAX_HOST_VCPUS};
 use moorline_shared::entry::{MAX_ENTRIES, MAX_INSTANCE_BYTES};
 use moorline_shared::id::{HostId, ZoneName};
 use moorline_shared::link::body::Limits;
@@ -78,9 +79,9 @@ fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Re
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CapacityConfig {
-    /// How many vCPUs instances may have together.
+    /// How many vCPUs instances may have together, 0 to 65,536.
     pub vcpus: u32,
-    /// How much memory they may have together, in MiB.
+    /// How much memory they may have together, in MiB, 0 to 67,108,864, which is 64 TiB.
     pub memory_mib: u64,
 }
 
@@ -283,6 +284,7 @@ impl Config {
     pub fn check(&self) -> Result<(), ConfigError> {
         absolute("state_dir", &self.state_dir)?;
         absolute("control.token_file", &self.control.token_file)?;
+        self.capacity.check()?;
         self.sockets.check()?;
         self.link.check()?;
         self.cache.check()?;
@@ -319,6 +321,13 @@ fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     } else {
         let path = path.to_owned();
         Err(ConfigError::Relative { key, path })
+    }
+}
+
+impl CapacityConfig {
+    fn check(self) -> Result<(), ConfigError> {
+        bound("capacity.vcpus", self.vcpus.into(), 0, MAX_HOST_VCPUS.into())?;
+        bound("capacity.memory_mib", self.memory_mib, 0, MAX_HOST_MEMORY_MIB)
     }
 }
 
@@ -440,6 +449,25 @@ mod tests {
         ] {
             let said = refused(&format!("[sockets]\n{more}"));
             assert!(said.contains(named), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_capacity_that_no_host_has_is_refused_with_the_bounds() {
+        for (before, after, expected) in [
+            (
+                "vcpus = 4",
+                "vcpus = 65537",
+                "capacity.vcpus is 65537; allowed is 0 to 65536",
+            ),
+            (
+                "mib = 1024",
+                "mib = 67108865",
+                "capacity.memory_mib is 67108865; allowed is 0 to 67108864",
+            ),
+        ] {
+            let said = read(&LEAST.replace(before, after)).unwrap_err().to_string();
+            assert_eq!(said, expected);
         }
     }
 

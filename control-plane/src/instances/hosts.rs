@@ -1,10 +1,10 @@
 //! What hosts say: what they offer, and what they saw happen to their instances.
 
 use moorline_shared::HostId;
-use moorline_shared::api::hosts::{RegisterHost, ReportState};
+use moorline_shared::api::hosts::{MAX_HOST_MEMORY_MIB, MAX_HOST_VCPUS, RegisterHost, ReportState};
 use moorline_shared::api::instances::InstanceState;
 
-use super::checks::{Step, count, refuse, speaks_for};
+use super::checks::{Step, bound, count, refuse, speaks_for};
 use super::operations::Reply;
 use super::records::{HostRecord, InstanceRecord};
 use super::refusal::Refusal;
@@ -19,6 +19,8 @@ const MAX_REASON_BYTES: u64 = 512;
 pub(super) fn register_host(v: &mut View<'_>, env: &Env, host: &HostId, offer: &RegisterHost) -> Step<Reply> {
     speaks_for(env, host)?;
     count("images", offer.images.len(), 0, MAX_IMAGES)?;
+    bound("vcpus", offer.vcpus.into(), 0, MAX_HOST_VCPUS.into())?;
+    bound("memory_mib", offer.memory_mib, 0, MAX_HOST_MEMORY_MIB)?;
     let known = v.get::<HostRecord>(host)?;
     let mut record = known.as_deref().cloned().unwrap_or_else(|| HostRecord {
         id: host.clone(),
