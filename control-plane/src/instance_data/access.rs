@@ -1,12 +1,12 @@
 //! Who may do what with an entry: the one function that decides, and what it knows of the asker.
 
-use moorline_shared::access::{Right, Rights, Subject, Tag};
+use moorline_shared::access::{AccessList, Right, Rights, Subject, Tag};
 use moorline_shared::entry::{Origin, Visibility};
 use moorline_shared::{AccountId, InstanceId, Principal};
 
 use serde::{Deserialize, Serialize};
 
-use super::records::EntryRecord;
+use super::records::{EntryRecord, LastAccess};
 use crate::model::Role;
 use crate::settings::AccessControl;
 
@@ -65,15 +65,29 @@ impl Asker {
 /// it made itself. With clauses, what they give; administrators keep `read` and `administer`. What the provider
 /// determined is never changed by anybody else.
 pub fn rights(asker: &Asker, owner: Owner<'_>, entry: &EntryRecord, control: AccessControl) -> Rights {
+    decide(asker, owner, (entry.origin, &entry.access), control)
+}
+
+/// What the asker could do with an entry that is gone, by what its access was at last.
+pub fn last_rights(asker: &Asker, owner: Owner<'_>, last: &LastAccess, control: AccessControl) -> Rights {
+    decide(asker, owner, (last.origin, &last.access), control)
+}
+
+fn decide(
+    asker: &Asker,
+    owner: Owner<'_>,
+    (origin, list): (Origin, &AccessList),
+    control: AccessControl,
+) -> Rights {
     if asker.role == Role::Provider {
         return Rights::ALL;
     }
     let given = match control {
         AccessControl::Off => Rights::ALL,
-        AccessControl::Enforced if entry.access.is_default() => by_default(asker, owner, entry.origin),
-        AccessControl::Enforced => by_clauses(asker, owner, entry),
+        AccessControl::Enforced if list.is_default() => by_default(asker, owner, origin),
+        AccessControl::Enforced => by_clauses(asker, owner, list),
     };
-    if entry.origin == Origin::Provider {
+    if origin == Origin::Provider {
         given.and(KEEP)
     } else {
         given
@@ -94,14 +108,13 @@ fn by_default(asker: &Asker, owner: Owner<'_>, origin: Origin) -> Rights {
     }
 }
 
-fn by_clauses(asker: &Asker, owner: Owner<'_>, entry: &EntryRecord) -> Rights {
+fn by_clauses(asker: &Asker, owner: Owner<'_>, list: &AccessList) -> Rights {
     let kept = if asker.administers(owner) {
         KEEP
     } else {
         Rights::NONE
     };
-    let meant = entry
-        .access
+    let meant = list
         .clauses()
         .iter()
         .filter(|clause| asker.is_meant(&clause.subject, owner));

@@ -19,8 +19,8 @@ pub(super) fn history(
     before: Option<&str>,
     limit: usize,
 ) -> Step<Reply> {
-    data.read(path)?;
     let rows = data.changes(path)?;
+    data.look_back(path, &rows)?;
     let start = before.map_or(Ok(0), |row| after(&rows, row))?;
     let end = rows.len().min(data.most_changes());
     let page = start..end.min(start.saturating_add(limit));

@@ -115,6 +115,28 @@ pub struct ChangeRecord {
     /// The name of a long value that was added to its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub given: Option<Content>,
+    /// What the entry's access was, if it was removed: its past is for whoever could read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<LastAccess>,
+}
+
+/// What decided who could read an entry that is gone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastAccess {
+    /// Who determined it.
+    pub origin: Origin,
+    /// Who could do what with it.
+    #[serde(default, skip_serializing_if = "AccessList::is_default")]
+    pub access: AccessList,
+}
+
+impl From<&EntryRecord> for LastAccess {
+    fn from(entry: &EntryRecord) -> Self {
+        Self {
+            origin: entry.origin,
+            access: entry.access.clone(),
+        }
+    }
 }
 
 /// Which changes.

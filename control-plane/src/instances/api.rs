@@ -8,7 +8,8 @@ use axum::routing::{get, patch, post, put};
 use moorline_shared::api::data::Changed;
 use moorline_shared::api::hosts::{HostPage, RegisterHost, ReportState};
 use moorline_shared::api::instances::{
-    InstanceIds, InstancePage, InstanceQuery, InstancesMade, ModifyInstance, RegisterInstance, RunInstances,
+    Instance, InstanceIds, InstancePage, InstanceQuery, InstancesMade, ModifyInstance, RegisterInstance,
+    RunInstances,
 };
 use moorline_shared::{HostId, InstanceId, Revision};
 
@@ -17,7 +18,8 @@ use super::operations::{Op, Register, Reply, Run, With};
 use crate::http::extract::{Json, Path, Query, segment};
 use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};
-use crate::model::{Caller, Done};
+use crate::model::{Caller, Done, ExecuteError};
+use crate::store::ReadError;
 
 /// The most instances of a page, and how many there are if the request doesn't say.
 const MAX_PAGE: u32 = 1_000;
@@ -160,7 +162,7 @@ async fn made(
     let mut instances = Vec::new();
     if let Reply::Changed(ids) = &done.reply {
         for id in ids {
-            instances.extend(control.views.shown_instance(done.revision.n, *id).await?);
+            instances.extend(shown_instance(control, done.revision.n, *id).await?);
         }
     }
     let body = InstancesMade {
@@ -169,6 +171,17 @@ async fn made(
         revision: done.revision,
     };
     Ok((status, stamp(&done), axum::Json(body)).into_response())
+}
+
+/// An instance as it was at `at`; as it is now if that is gone, as when a request is sent again long after.
+async fn shown_instance(control: &Control, at: u64, id: InstanceId) -> Result<Option<Instance>, ReadError> {
+    match control.views.shown_instance(at, id).await {
+        Err(ReadError::Compacted { .. }) => {
+            let head = control.executor.store().head().await?;
+            control.views.shown_instance(head, id).await
+        }
+        found => found,
+    }
 }
 
 /// Shows instances.
@@ -294,9 +307,17 @@ pub async fn register_host(
             key,
         )
         .await?;
-    let found = control
-        .look(&Model, Op::DescribeHosts {}, caller, Some(done.revision.n))
-        .await?;
+    let at = Some(done.revision.n);
+    let found = match control
+        .look(&Model, Op::DescribeHosts {}, caller.clone(), at)
+        .await
+    {
+        // The request was sent again long after: the host is shown as it is now.
+        Err(ExecuteError::Read(ReadError::Compacted { .. })) => {
+            control.look(&Model, Op::DescribeHosts {}, caller, None).await?
+        }
+        found => found?,
+    };
     let hosts = if let Reply::Hosts(hosts) = found.reply {
         hosts
     } else {

@@ -3,6 +3,8 @@
 mod access;
 mod data;
 mod document;
+mod history;
+mod instances;
 mod problems;
 
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::store::Store;
 struct Api {
     router: axum::Router,
     token: String,
+    store: Store,
     dispatcher: Option<Dispatcher>,
     _folder: tempfile::TempDir,
 }
@@ -55,7 +58,7 @@ impl Api {
             services: Arc::new(Services::default()),
             tokens: Arc::new(tokens),
             feed,
-            views: Views::new(store, access),
+            views: Views::new(store.clone(), access),
             deployment: "test".into(),
             cancel: CancellationToken::new(),
         };
@@ -63,6 +66,7 @@ impl Api {
         Self {
             router: router(control),
             token,
+            store,
             dispatcher: Some(dispatcher),
             _folder: folder,
         }

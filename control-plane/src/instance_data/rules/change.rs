@@ -9,7 +9,7 @@ use moorline_shared::{EntryPath, Principal, Ttl};
 use super::{Data, NewValue, Step};
 use crate::instance_data::access;
 use crate::instance_data::operations::Op;
-use crate::instance_data::records::{ChangeRecord, EntryRecord};
+use crate::instance_data::records::{ChangeRecord, EntryRecord, LastAccess};
 use crate::instance_data::refusal::Refusal;
 use crate::model::content::Looks;
 use crate::model::{Content, Intent, Kept, Load, Role, Stop};
@@ -143,14 +143,20 @@ impl Data<'_, '_> {
     fn write(&mut self, mut entry: EntryRecord, version: u64, given: Option<Content>) {
         entry.changed_by = self.env.caller.principal.clone();
         entry.changed_at = self.env.now;
-        self.remember(&entry.path, Some(entry.content.clone()), given);
+        self.remember(&entry.path, Some(entry.content.clone()), given, None);
         self.v.put(&entry);
         if version.is_multiple_of(TRIM_EVERY) {
             self.trim_later(&entry.path);
         }
     }
 
-    fn remember(&mut self, path: &EntryPath, to: Option<Content>, given: Option<Content>) {
+    fn remember(
+        &mut self,
+        path: &EntryPath,
+        to: Option<Content>,
+        given: Option<Content>,
+        last: Option<LastAccess>,
+    ) {
         self.v.put_once(&ChangeRecord {
             instance: self.instance.id,
             path: path.clone(),
@@ -160,6 +166,7 @@ impl Data<'_, '_> {
             at: self.env.now,
             to,
             given,
+            last,
         });
     }
 
@@ -212,7 +219,7 @@ impl Data<'_, '_> {
         usage.entries = usage.entries.saturating_sub(1);
         usage.bytes = usage.bytes.saturating_sub(old.content.len());
         self.set_usage(usage);
-        self.remember(&old.path, None, None);
+        self.remember(&old.path, None, None, Some(LastAccess::from(&**old)));
         self.v.delete_kept(old);
         Ok(())
     }

@@ -3,9 +3,11 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
+use moorline_shared::access::{Right, Rights};
 use moorline_shared::{Digest, EntryPath};
 
 use super::{Data, Step};
+use crate::instance_data::access;
 use crate::instance_data::operations::Op;
 use crate::instance_data::records::{ChangeRecord, Changes, EntryRecord, Usage};
 use crate::model::content::LongValue;
@@ -55,6 +57,26 @@ impl Data<'_, '_> {
         let mut rows = self.v.scan::<ChangeRecord>(&of, &Page::ALL)?;
         rows.sort_by_key(|row| Reverse(row.revision));
         Ok(rows)
+    }
+
+    /// Whether the caller may look back at the entry: whoever may read it, or could when it was removed. The past of
+    /// an entry that never was is the same as that of one the caller may not know.
+    pub fn look_back(&mut self, path: &EntryPath, rows: &[Kept<ChangeRecord>]) -> Step<()> {
+        let rights = if let Some(entry) = self.find(path)? {
+            if entry.is_valid(self.env.now) {
+                return self.permitted(path, Right::Read).map(drop);
+            }
+            self.rights(&entry)
+        } else if let Some(last) = rows.first().and_then(|row| row.last.as_ref()) {
+            access::last_rights(&self.asker, self.owner(), last, self.env.settings.access)
+        } else {
+            Rights::NONE
+        };
+        if rights.has(Right::Read) {
+            Ok(())
+        } else {
+            Err(self.unknown(path))
+        }
     }
 
     /// How many changes of an entry are shown at most, and kept at least.

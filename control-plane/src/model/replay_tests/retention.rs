@@ -215,6 +215,12 @@ async fn a_terminated_instance_is_purged_and_then_forgotten() {
         world.count(&format!("change/{instance}/")).await > 0,
         "history is kept longer"
     );
+    let (changes, _) = world.history(instance, 2, None).await;
+    assert_eq!(
+        told(&changes),
+        [(Some(long(4).as_str().into()), None), pair(&long(3), &long(4))],
+        "the past of what was purged can be read"
+    );
     assert_eq!(world.count(&format!("instance/{instance}")).await, 1);
     world.settle().await;
     for kind in ["instance", "change", "value", "usage", "fence/entry", "outbox"] {
