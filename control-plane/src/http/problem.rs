@@ -119,6 +119,10 @@ impl From<ReadError> for Failure {
                 error.to_string(),
             )
             .field("revision"),
+            ReadError::Damaged { .. } => {
+                tracing::error!(%error, "what is kept is damaged");
+                Self::internal(error.to_string())
+            }
             ReadError::Unavailable { ref source } => {
                 tracing::error!(cause = %source, "the store can't be read");
                 Self::unavailable(error.to_string())

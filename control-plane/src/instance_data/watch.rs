@@ -6,10 +6,10 @@ use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use moorline_shared::access::Right;
-use moorline_shared::api::data::{Entry, EntryChange, WatchEvent};
+use moorline_shared::access::{Right, Rights, Tag};
+use moorline_shared::api::data::{EntryChange, WatchEvent};
 use moorline_shared::entry::Value;
-use moorline_shared::{AccountId, EntryPath, InstanceId, PathPrefix, Revision};
+use moorline_shared::{AccountId, EntryPath, InstanceId, PathPrefix, Principal, Revision};
 use tokio::time::Instant;
 
 use super::access::{Asker, Owner, rights};
@@ -19,9 +19,10 @@ use super::records::EntryRecord;
 use super::show::shown;
 use crate::http::Control;
 use crate::http::problem::Failure;
+use crate::instances::records::InstanceRecord;
 use crate::model::content::LongValue;
 use crate::model::{Caller, Content, Kept, Record};
-use crate::store::{Batch, Event, ReadError, Watch, WatchError};
+use crate::store::{Batch, Event, Key, ReadError, Versioned, Watch, WatchError};
 
 /// How often a watch that nothing happens on says where it stands.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(15);
@@ -41,7 +42,7 @@ pub struct Watching {
 
 enum Source {
     Watch(Watch),
-    /// The revision to begin at is gone: this is the oldest one there is.
+    /// Something is not told any more: the watcher is to read everything, no older than this, and begin again.
     Lost(u64),
 }
 
@@ -123,10 +124,9 @@ impl Watching {
         loop {
             let cancel = self.control.cancel.clone();
             let watch = match &mut self.source {
-                Source::Lost(oldest) => {
-                    return Ok(WatchEvent::Resync {
-                        revision: Revision::new(self.control.executor.store().epoch(), *oldest),
-                    });
+                Source::Lost(n) => {
+                    let revision = Revision::new(self.control.executor.store().epoch(), *n);
+                    return Ok(WatchEvent::Resync { revision });
                 }
                 Source::Watch(watch) => watch,
             };
@@ -134,27 +134,36 @@ impl Watching {
                 // Cancel-safe: the watch keeps what was not taken.
                 () = cancel.cancelled() => return Err(End),
                 () = tokio::time::sleep_until(deadline) => return Ok(self.bookmark()),
-                batch = watch.next() => match batch {
-                    Ok(batch) => batch,
-                    Err(WatchError::Compacted { oldest, .. }) => {
-                        self.source = Source::Lost(oldest);
-                        continue;
-                    }
-                    Err(_) => return Err(End),
-                },
+                batch = watch.next() => batch,
             };
-            self.at = batch.n;
-            let changes = self.changes(&batch).await?;
-            if !changes.is_empty() {
-                return Ok(WatchEvent::Changes {
-                    revision: self.revision(batch.n),
-                    changes,
-                });
+            match batch {
+                Ok(batch) => {
+                    if let Some(event) = self.told(&batch).await? {
+                        return Ok(event);
+                    }
+                }
+                Err(WatchError::Compacted { oldest, .. }) => self.source = Source::Lost(oldest),
+                Err(_) => return Err(End),
             }
         }
     }
 
-    async fn changes(&mut self, batch: &Batch) -> Result<Vec<EntryChange>, End> {
+    /// What the watcher is told of a transaction, if anything.
+    async fn told(&mut self, batch: &Batch) -> Result<Option<WatchEvent>, End> {
+        let changes = match self.changes(batch).await {
+            Ok(changes) => changes,
+            Err(Untold::Denied) => return Err(End),
+            Err(Untold::Anew) => {
+                self.source = Source::Lost(batch.n);
+                return Ok(None);
+            }
+        };
+        self.at = batch.n;
+        let revision = self.revision(batch.n);
+        Ok((!changes.is_empty()).then_some(WatchEvent::Changes { revision, changes }))
+    }
+
+    async fn changes(&mut self, batch: &Batch) -> Result<Vec<EntryChange>, Untold> {
         self.follow_asker(batch).await?;
         let prefix = EntryRecord::prefix(&self.instance);
         let mut changes = Vec::new();
@@ -167,61 +176,111 @@ impl Watching {
             let Some(path) = path.filter(|path| self.prefix.covers(path)) else {
                 continue;
             };
-            if let Ok(path) = path.parse::<EntryPath>() {
-                changes.push(EntryChange {
-                    entry: self.shown(event, batch).await,
-                    path,
-                });
+            if let Ok(path) = path.parse() {
+                changes.extend(self.change(path, event, batch.n).await?);
             }
         }
         Ok(changes)
     }
 
-    /// The entry as it is now, if the watcher may read it. Of one that it may not, it hears that it is gone.
-    async fn shown(&self, event: &Event, batch: &Batch) -> Option<Entry> {
-        let kept = event.value.as_ref()?;
-        let record: EntryRecord = serde_json::from_slice(&kept.value).ok()?;
+    /// The entry as it is now, if the watcher may read it. Of one that it could read before, it hears that it is gone;
+    /// of others, nothing at all.
+    async fn change(&self, path: EntryPath, event: &Event, n: u64) -> Result<Option<EntryChange>, Untold> {
+        let now = event.value.as_ref();
+        let readable = now.map(|kept| self.readable(&event.key, kept)).transpose()?;
+        let entry = match (readable.flatten(), now) {
+            (Some((record, rights)), Some(kept)) => {
+                let value = self.value(&record, n).await?;
+                let entry = Kept::new(record, self.revision(kept.modified), kept.version);
+                Some(shown(&entry, Some(value), rights))
+            }
+            _ => {
+                let before = self.read(n - 1, &event.key).await?;
+                let before = before.map(|kept| self.readable(&event.key, &kept)).transpose()?;
+                if before.flatten().is_none() {
+                    return Ok(None);
+                }
+                None
+            }
+        };
+        Ok(Some(EntryChange { path, entry }))
+    }
+
+    /// The record, and what the watcher may do with the entry, if it may read it.
+    fn readable(&self, key: &Key, kept: &Versioned) -> Result<Option<(EntryRecord, Rights)>, Untold> {
+        let record: EntryRecord = decode(key, kept)?;
         let owner = Owner {
             instance: self.instance,
             account: &self.account,
         };
-        let rights = rights(
-            &self.asker,
-            owner,
-            &record,
-            self.control.executor.settings().access,
-        );
-        if !rights.has(Right::Read) {
-            return None;
-        }
-        let value = self.value(&record, batch).await?;
-        let entry = Kept::new(record, self.revision(kept.modified), kept.version);
-        Some(shown(&entry, Some(value), rights))
+        let control = self.control.executor.settings().access;
+        let rights = rights(&self.asker, owner, &record, control);
+        Ok(rights.has(Right::Read).then_some((record, rights)))
     }
 
-    async fn value(&self, record: &EntryRecord, batch: &Batch) -> Option<Value> {
+    async fn value(&self, record: &EntryRecord, n: u64) -> Result<Value, Untold> {
         let digest = match &record.content {
-            Content::Inline(value) => return Some(value.clone()),
+            Content::Inline(value) => return Ok(value.clone()),
             Content::Named { digest, .. } => *digest,
         };
         let key = LongValue::key(&(record.instance, record.path.clone(), digest));
-        let found = self.control.executor.store().read(batch.n, &[key]).await.ok()?;
-        let long: LongValue = serde_json::from_slice(&found.into_iter().next()??.value).ok()?;
-        Some(long.value)
+        let found = self
+            .read(n, &key)
+            .await?
+            .ok_or_else(|| damaged(&key, "it is gone"))?;
+        Ok(decode::<LongValue>(&key, &found)?.value)
     }
 
-    /// A watcher whose own record changed is judged anew: its tags may be others now.
-    async fn follow_asker(&mut self, batch: &Batch) -> Result<(), End> {
-        let moorline_shared::Principal::Instance(id) = &self.caller.principal else {
+    async fn read(&self, n: u64, key: &Key) -> Result<Option<Versioned>, Untold> {
+        let store = self.control.executor.store();
+        let found = store.read(n, std::slice::from_ref(key)).await.map_err(|error| {
+            tracing::warn!(%error, "a change can't be told, and its watcher is to read anew");
+            Untold::Anew
+        })?;
+        Ok(found.into_iter().next().flatten())
+    }
+
+    /// A watcher whose own record changed is judged anew. If its tags are others after it, so are the entries that it
+    /// may read, of which no event tells.
+    async fn follow_asker(&mut self, batch: &Batch) -> Result<(), Untold> {
+        let Principal::Instance(id) = &self.caller.principal else {
             return Ok(());
         };
-        let own = crate::instances::records::InstanceRecord::key(id);
-        if batch.events.iter().any(|event| event.key == own) {
-            let admitted = admit(&self.control, &self.caller, self.instance, &self.prefix).await;
-            (self.asker, _, _) = admitted.map_err(|_| End)?;
+        let own = InstanceRecord::key(id);
+        let Some(event) = batch.events.iter().find(|event| event.key == own) else {
+            return Ok(());
+        };
+        let before = self.read(batch.n - 1, &own).await?;
+        if tags(&own, before.as_ref())? != tags(&own, event.value.as_ref())? {
+            return Err(Untold::Anew);
         }
+        let admitted = admit(&self.control, &self.caller, self.instance, &self.prefix).await;
+        (self.asker, _, _) = admitted.map_err(|_| Untold::Denied)?;
         Ok(())
     }
+}
+
+fn tags(key: &Key, kept: Option<&Versioned>) -> Result<Option<Vec<Tag>>, Untold> {
+    let record = kept.map(|kept| decode::<InstanceRecord>(key, kept)).transpose()?;
+    Ok(record.map(|record| record.tags))
+}
+
+fn decode<T: Record>(key: &Key, kept: &Versioned) -> Result<T, Untold> {
+    serde_json::from_slice(&kept.value).map_err(|error| damaged(key, &error.to_string()))
+}
+
+fn damaged(key: &Key, reason: &str) -> Untold {
+    tracing::error!(%key, reason, "a record can't be read, and its watcher is to read anew");
+    Untold::Anew
+}
+
+/// Why a transaction is not told to the watcher.
+#[derive(Debug)]
+enum Untold {
+    /// It may watch no more.
+    Denied,
+    /// It has other rights than before, or what changed can't be read: never is that told as a deletion.
+    Anew,
 }
 
 /// The watch is over.

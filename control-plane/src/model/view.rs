@@ -266,11 +266,14 @@ impl<'a> View<'a> {
                 revision,
                 version,
             }),
-            Err(error) => {
-                self.trace.broken = Some((key.clone(), error.to_string()));
-                Err(Load(()))
-            }
+            Err(error) => Err(self.damaged(key.clone(), error.to_string())),
         }
+    }
+
+    /// Ends the step for good: the record under this key is not what it must be.
+    pub fn damaged(&mut self, key: Key, reason: impl Into<String>) -> Load {
+        self.trace.broken = Some((key, reason.into()));
+        Load(())
     }
 
     /// Writes a record that this step has read, or knows to be new because its id is fresh.
@@ -331,8 +334,7 @@ impl<'a> View<'a> {
         let recalled = self.recalled.next();
         let Some(content) = computed.map(Content::Inline).or(recalled) else {
             let key = OperationRecord::key(&self.operation);
-            self.trace.broken = Some((key, "a value that it takes is gone".to_owned()));
-            return Err(Load(()));
+            return Err(self.damaged(key, "a value that it takes is gone"));
         };
         self.trace.derived.push(content.named());
         Ok(content)

@@ -100,6 +100,14 @@ pub enum ReadError {
         /// The newest one.
         head: u64,
     },
+    /// What is there is not what was written, or a newer release wrote it.
+    #[error("the record {key} can't be read: {reason}; it was written by a newer release or is damaged")]
+    Damaged {
+        /// Its key.
+        key: Key,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The backend failed.
     #[error("the store can't be read now")]
     Unavailable {

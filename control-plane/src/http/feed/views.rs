@@ -3,7 +3,7 @@
 use moorline_shared::api::feed::{View, ViewEntry, ViewId};
 use moorline_shared::api::instances::Instance;
 use moorline_shared::entry::Value;
-use moorline_shared::{InstanceId, Revision};
+use moorline_shared::{EntryPath, InstanceId, Revision};
 
 use super::index::{may_read, shown};
 use crate::instance_data::records::EntryRecord;
@@ -35,9 +35,7 @@ impl Views {
             self.instance(at, view.instance).await?,
         ) {
             for (key, kept) in self.all(at, &EntryRecord::prefix(&view.instance)).await? {
-                let Some(record) = decode::<EntryRecord>(&key, &kept) else {
-                    continue;
-                };
+                let record: EntryRecord = decode(&key, &kept)?;
                 if may_read(&reader, &owner, &record, self.control) {
                     let value = self.value(at, &record).await?;
                     let entry = shown(&record, Revision::new(self.store.epoch(), kept.modified), value);
@@ -55,6 +53,23 @@ impl Views {
         })
     }
 
+    /// Whether the view shows this entry at revision `at`.
+    pub async fn shows(&self, at: u64, view: ViewId, path: &EntryPath) -> Result<bool, ReadError> {
+        let (Some(reader), Some(owner)) = (
+            self.instance(at, view.reader).await?,
+            self.instance(at, view.instance).await?,
+        ) else {
+            return Ok(false);
+        };
+        let key = EntryRecord::key(&(view.instance, path.clone()));
+        let found = self.store.read(at, std::slice::from_ref(&key)).await?;
+        let Some(kept) = found.into_iter().next().flatten() else {
+            return Ok(false);
+        };
+        let record: EntryRecord = decode(&key, &kept)?;
+        Ok(may_read(&reader, &owner, &record, self.control))
+    }
+
     /// An instance's record at revision `at`.
     pub async fn instance(&self, at: u64, id: InstanceId) -> Result<Option<InstanceRecord>, ReadError> {
         let key = InstanceRecord::key(&id);
@@ -65,7 +80,7 @@ impl Views {
             .into_iter()
             .next()
             .flatten();
-        Ok(found.and_then(|kept| decode(&key, &kept)))
+        found.map(|kept| decode(&key, &kept)).transpose()
     }
 
     /// An instance as its account sees it, at revision `at`.
@@ -80,17 +95,18 @@ impl Views {
             .flatten();
         let Some(kept) = found else { return Ok(None) };
         let revision = Revision::new(self.store.epoch(), kept.modified);
-        Ok(decode::<InstanceRecord>(&key, &kept).map(|record| record.shown(Some(revision))))
+        let record: InstanceRecord = decode(&key, &kept)?;
+        Ok(Some(record.shown(Some(revision))))
     }
 
     /// Every instance at revision `at`, with the revision at which it last changed.
     pub async fn instances(&self, at: u64) -> Result<Vec<(InstanceRecord, Revision)>, ReadError> {
         let found = self.all(at, &InstanceRecord::prefix(&())).await?;
         let epoch = self.store.epoch();
-        Ok(found
+        found
             .iter()
-            .filter_map(|(key, kept)| Some((decode(key, kept)?, Revision::new(epoch, kept.modified))))
-            .collect())
+            .map(|(key, kept)| Ok((decode(key, kept)?, Revision::new(epoch, kept.modified))))
+            .collect()
     }
 
     async fn value(&self, at: u64, record: &EntryRecord) -> Result<Value, ReadError> {
@@ -106,10 +122,11 @@ impl Views {
             .into_iter()
             .next()
             .flatten();
-        Ok(found
-            .and_then(|kept| decode::<LongValue>(&key, &kept))
-            .map(|long| long.value)
-            .unwrap_or_default())
+        let Some(found) = found else {
+            let reason = "it is gone".to_owned();
+            return Err(ReadError::Damaged { key, reason });
+        };
+        Ok(decode::<LongValue>(&key, &found)?.value)
     }
 
     async fn all(&self, at: u64, prefix: &str) -> Result<Vec<(Key, Versioned)>, ReadError> {
@@ -126,9 +143,10 @@ impl Views {
     }
 }
 
-fn decode<T: Record>(key: &Key, kept: &Versioned) -> Option<T> {
-    let decoded = serde_json::from_slice(&kept.value);
-    decoded
-        .inspect_err(|error| tracing::error!(%key, %error, "a record can't be read and is left out"))
-        .ok()
+/// A record that can't be read is never left out: its reader would take it for removed.
+fn decode<T: Record>(key: &Key, kept: &Versioned) -> Result<T, ReadError> {
+    serde_json::from_slice(&kept.value).map_err(|error| ReadError::Damaged {
+        key: key.clone(),
+        reason: error.to_string(),
+    })
 }

@@ -1,11 +1,13 @@
 //! The API without a socket: requests in, responses out, on a real store.
 
 mod access;
+mod damage;
 mod data;
 mod document;
 mod history;
 mod instances;
 mod problems;
+mod watch;
 
 use std::sync::Arc;
 

@@ -23,7 +23,7 @@ use super::records::{EntryRecord, Usage};
 use super::refusal::{Refusal, Told};
 use crate::instances::records::InstanceRecord;
 use crate::model::content::LongValue;
-use crate::model::{Content, Env, Kept, Load, Page, Role, Stop, View};
+use crate::model::{Content, Env, Kept, Load, Page, Record as _, Role, Stop, View};
 use crate::settings::Refusals;
 
 /// An entry's new value. What is absent stays as it is, or takes its default in a new entry.
@@ -241,12 +241,20 @@ impl<'d, 'v> Data<'d, 'v> {
         Ok(found.is_some_and(|entry| entry.content == Content::Inline(Value::from(text))))
     }
 
-    /// A value, wherever it lives.
+    /// A value, wherever it lives. One that is gone is damage, and never shown as an empty one.
     pub fn value(&mut self, path: &EntryPath, content: &Content) -> Result<Value, Load> {
-        Ok(self.bytes(path, content)?.unwrap_or_default())
+        if let Some(value) = self.bytes(path, content)? {
+            return Ok(value);
+        }
+        let name = content.digest().map(|digest| (self.id(), path.clone(), digest));
+        let key = name.map_or_else(
+            || EntryRecord::key(&(self.id(), path.clone())),
+            |name| LongValue::key(&name),
+        );
+        Err(self.v.damaged(key, "the value is gone or has another length"))
     }
 
-    /// A value, wherever it lives, unless it is gone.
+    /// A value, wherever it lives, unless it is gone, as when an operation of long ago is replayed.
     fn bytes(&mut self, path: &EntryPath, content: &Content) -> Result<Option<Value>, Load> {
         match content {
             Content::Inline(value) => Ok(Some(value.clone())),

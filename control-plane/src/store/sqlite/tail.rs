@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::reader::{self, Shared};
-use crate::store::error::{Closed, ReadError, WatchError};
+use crate::store::error::{Cause, Closed, ReadError, WatchError};
 use crate::store::watch::Batch;
 
 /// How far the store is, told to all watches at once.
@@ -88,6 +88,9 @@ impl Tail {
             },
             ReadError::Ahead { .. } => Closed.into(),
             ReadError::Unavailable { source } => WatchError::Unavailable { source },
+            damaged @ ReadError::Damaged { .. } => WatchError::Unavailable {
+                source: Cause::new(damaged),
+            },
         }
     }
 }
