@@ -13,31 +13,42 @@ use super::{ChannelError, ExpectedPeer};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: i32 = 16;
-/// The longest name of a device's file, so that `/proc/self/fd/N/NAME_8470` fits a socket's address.
+/// The longest name of a device's file, so that `/proc/self/fd/N/NAME_8470.new` fits a socket's address.
 const MAX_NAME: usize = 64;
 
 /// The socket of one guest, listening. It lies beneath a directory that was found good, by descriptor.
 #[derive(Debug)]
 pub struct HybridListener {
     socket: OwnedFd,
-    directory: OwnedFd,
-    name: OsString,
+    name: Name,
     peer: ExpectedPeer,
+}
+
+/// A socket that is whole but for its name: it doesn't touch one that lies there. Dropping this removes it.
+#[derive(Debug)]
+pub struct PreparedListener {
+    listener: HybridListener,
+    wanted: OsString,
+    uds_path: PathBuf,
+}
+
+/// The name that a socket has now; dropping this removes it, unless a later socket has it.
+#[derive(Debug)]
+struct Name {
+    directory: OwnedFd,
+    file: OsString,
     /// The inode of our socket's name: another one by the same name is not ours to remove.
     inode: u64,
 }
 
-impl HybridListener {
-    /// Binds `<uds_path>_8470`. A socket of that name that is left over is replaced.
+impl PreparedListener {
+    /// Binds beside `<uds_path>_8470`, with its owner and mode, and listens.
+    ///
+    /// Fails when the path names no device, its directory is not to be trusted or can't be used, or something that is
+    /// no socket lies there. Nothing is changed then.
     pub fn bind(uds_path: &Path, peer: ExpectedPeer) -> Result<Self, ChannelError> {
-        let (directory, name) = split(uds_path)?;
-        let failed = |step| {
-            move |source| ChannelError::System {
-                step,
-                path: uds_path.to_owned(),
-                source,
-            }
-        };
+        let (directory, wanted) = split(uds_path)?;
+        let failed = |step| failed(step, uds_path);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let directory =
             fs::openat(CWD, directory, flags, Mode::empty()).map_err(failed("open the directory"))?;
@@ -47,18 +58,37 @@ impl HybridListener {
                 path: uds_path.to_owned(),
             });
         }
-        remove_stale(&directory, &name).map_err(failed("remove the old socket"))?;
-        let socket = bind_at(&directory, &name, peer).map_err(failed("bind the socket"))?;
-        let inode = inode(&directory, &name).map_err(failed("look at the socket"))?;
+        is_there(&directory, &wanted).map_err(failed("replace what lies in the place of the socket"))?;
+        let mut new = wanted.clone();
+        new.push(".new");
+        remove_stale(&directory, &new).map_err(failed("remove the old socket"))?;
+        let (socket, name) = bind_at(directory, new, peer).map_err(failed("bind the socket"))?;
         Ok(Self {
-            socket,
-            directory,
-            name,
-            peer,
-            inode,
+            listener: HybridListener { socket, name, peer },
+            wanted,
+            uds_path: uds_path.to_owned(),
         })
     }
 
+    /// Gives it its name, in one step. A socket of that name is replaced.
+    ///
+    /// Fails when the system refuses; what had the name still has it then.
+    pub fn publish(mut self) -> Result<HybridListener, ChannelError> {
+        let Name { directory, file, .. } = &self.listener.name;
+        let named = fs::renameat(directory, file, directory, &self.wanted);
+        named.map_err(failed("name the socket", &self.uds_path))?;
+        self.listener.name.file = self.wanted;
+        Ok(self.listener)
+    }
+}
+
+impl AsFd for PreparedListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+impl HybridListener {
     /// The next connection, or `None` if none waits. A connection of anybody but the expected peer is closed and told
     /// as [`Accepted::Stranger`].
     pub fn accept(&self) -> Result<Option<Accepted>, Errno> {
@@ -100,12 +130,11 @@ impl AsFd for HybridListener {
     }
 }
 
-impl Drop for HybridListener {
-    /// Removes the socket's name, unless a later socket has it.
+impl Drop for Name {
     fn drop(&mut self) {
-        if inode(&self.directory, &self.name) == Ok(self.inode) {
+        if inode(&self.directory, &self.file) == Ok(self.inode) {
             // A name that can't be removed leads to a socket that nobody listens on.
-            let _ = fs::unlinkat(&self.directory, &self.name, AtFlags::empty());
+            let _ = fs::unlinkat(&self.directory, &self.file, AtFlags::empty());
         }
     }
 }
@@ -142,34 +171,63 @@ fn is_trusted(directory: &fs::Stat, peer: ExpectedPeer) -> bool {
     known && directory.st_mode & 0o022 == 0
 }
 
-fn remove_stale(directory: &OwnedFd, name: &OsString) -> Result<(), Errno> {
+/// Whether a socket lies there. Anything else is not ours to replace.
+fn is_there(directory: &OwnedFd, name: &OsString) -> Result<bool, Errno> {
     match fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::NOENT) => Ok(false),
         Err(error) => Err(error),
-        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => {
-            fs::unlinkat(directory, name, AtFlags::empty())
-        }
+        Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Socket => Ok(true),
         Ok(_) => Err(Errno::EXIST),
     }
 }
 
-/// Nobody can connect before the permissions are right, because the socket listens only then.
-fn bind_at(directory: &OwnedFd, name: &OsString, peer: ExpectedPeer) -> Result<OwnedFd, Errno> {
+fn remove_stale(directory: &OwnedFd, name: &OsString) -> Result<(), Errno> {
+    if is_there(directory, name)? {
+        fs::unlinkat(directory, name, AtFlags::empty())?;
+    }
+    Ok(())
+}
+
+/// Nobody can connect before owner and mode are right, because the socket listens only then.
+fn bind_at(directory: OwnedFd, file: OsString, peer: ExpectedPeer) -> Result<(OwnedFd, Name), Errno> {
     use std::os::fd::AsRawFd;
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    // A socket's file gets the mode that the socket has. Set later by its name, it could hit what the directory's owner
+    // put there meanwhile.
+    fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     // A socket's address takes no directory's descriptor; this path is the same.
     let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string());
-    net::bind(&socket, &SocketAddrUnix::new(path.join(name))?)?;
-    fs::chmodat(directory, name, Mode::RUSR | Mode::WUSR, AtFlags::empty())?;
+    net::bind(&socket, &SocketAddrUnix::new(path.join(&file))?)?;
+    let inode = inode(&directory, &file)?;
+    let name = Name {
+        directory,
+        file,
+        inode,
+    };
     if let ExpectedPeer::User(uid) = peer
         && uid != rustix::process::geteuid().as_raw()
     {
         let owner = Some(Uid::from_raw(uid));
-        fs::chownat(directory, name, owner, None, AtFlags::SYMLINK_NOFOLLOW)?;
+        fs::chownat(
+            &name.directory,
+            &name.file,
+            owner,
+            None,
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?;
     }
     net::listen(&socket, BACKLOG)?;
-    Ok(socket)
+    Ok((socket, name))
+}
+
+/// Gives an error of the system its context.
+fn failed(step: &'static str, uds_path: &Path) -> impl FnOnce(Errno) -> ChannelError {
+    move |source| ChannelError::System {
+        step,
+        path: uds_path.to_owned(),
+        source,
+    }
 }
 
 fn inode(directory: &OwnedFd, name: &OsString) -> Result<u64, Errno> {

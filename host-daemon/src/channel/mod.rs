@@ -5,12 +5,12 @@ mod hybrid;
 mod tests;
 mod vsock;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use moorline_shared::InstanceId;
 use rustix::io::Errno;
 
-pub use hybrid::{Accepted, HybridListener};
+pub use hybrid::{Accepted, HybridListener, PreparedListener};
 pub use vsock::{Arrival, Cids, VsockError, VsockPort};
 
 /// The channel that a VM is given for one incarnation of its instance.
@@ -82,4 +82,19 @@ pub enum ChannelError {
     /// The daemon doesn't listen on `AF_VSOCK`.
     #[error("AF_VSOCK is not listened on: set link.vsock, or load the kernel's module")]
     NoVsock,
+}
+
+impl ChannelError {
+    /// The same for a device that whoever asked knows by another path: the one that is bound by may lead by way of a
+    /// descriptor of this process.
+    #[must_use]
+    pub fn known_as(mut self, known: &Path) -> Self {
+        match &mut self {
+            Self::Path { path } | Self::Untrusted { path } | Self::System { path, .. } => {
+                known.clone_into(path);
+            }
+            Self::Cid(_) | Self::CidTaken { .. } | Self::NoVsock => (),
+        }
+        self
+    }
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use super::{Accepted, ChannelError, Cids, ExpectedPeer, HybridListener};
+use super::{Accepted, ChannelError, Cids, ExpectedPeer, HybridListener, PreparedListener};
 use moorline_shared::InstanceId;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -17,12 +17,57 @@ fn directory() -> tempfile::TempDir {
     directory
 }
 
+fn bind(device: &Path, peer: ExpectedPeer) -> Result<HybridListener, ChannelError> {
+    PreparedListener::bind(device, peer)?.publish()
+}
+
+#[test]
+fn a_socket_that_comes_to_nothing_leaves_the_one_that_is_there() {
+    let directory = directory();
+    let (device, socket) = (directory.path().join("vm"), directory.path().join("vm_8470"));
+    let live = bind(&device, ExpectedPeer::Owner).unwrap();
+    drop(PreparedListener::bind(&device, ExpectedPeer::Owner).unwrap());
+    let _guest = UnixStream::connect(&socket).unwrap();
+    assert!(matches!(live.accept().unwrap(), Some(Accepted::Guest(_))));
+    // What can't be handed over is as good an error as any; only root can give files away.
+    if !rustix::process::geteuid().is_root() {
+        PreparedListener::bind(&device, ExpectedPeer::User(1)).unwrap_err();
+        UnixStream::connect(&socket).unwrap();
+    }
+    drop(live);
+    assert_eq!(
+        std::fs::read_dir(directory.path()).unwrap().count(),
+        0,
+        "nothing is left over"
+    );
+}
+
+#[test]
+fn a_half_made_socket_of_an_earlier_daemon_is_no_hindrance() {
+    let directory = directory();
+    let device = directory.path().join("vm");
+    drop(UnixListener::bind(directory.path().join("vm_8470.new")).unwrap());
+    let _listener = bind(&device, ExpectedPeer::Owner).unwrap();
+    assert!(!directory.path().join("vm_8470.new").exists());
+}
+
+#[test]
+fn an_error_names_the_device_as_whoever_asked_knows_it() {
+    let directory = directory();
+    let refused = bind(&directory.path().join("missing/vm"), ExpectedPeer::Owner).unwrap_err();
+    let known = refused.known_as(Path::new("/run/vmm/vm")).to_string();
+    assert_eq!(
+        known,
+        "can't open the directory for the hybrid vsock device '/run/vmm/vm'"
+    );
+}
+
 #[test]
 fn a_left_over_socket_is_replaced_and_ours_is_removed() {
     let directory = directory();
     let (device, socket) = (directory.path().join("vm"), directory.path().join("vm_8470"));
     drop(UnixListener::bind(&socket).unwrap());
-    let listener = HybridListener::bind(&device, ExpectedPeer::Owner).unwrap();
+    let listener = bind(&device, ExpectedPeer::Owner).unwrap();
     assert_eq!(socket.metadata().unwrap().permissions().mode() & 0o777, 0o600);
     assert!(listener.accept().unwrap().is_none());
     let _guest = UnixStream::connect(&socket).unwrap();
@@ -35,8 +80,8 @@ fn a_left_over_socket_is_replaced_and_ours_is_removed() {
 fn a_later_socket_by_the_same_name_stays() {
     let directory = directory();
     let device = directory.path().join("vm");
-    let first = HybridListener::bind(&device, ExpectedPeer::Owner).unwrap();
-    let second = HybridListener::bind(&device, ExpectedPeer::Owner).unwrap();
+    let first = bind(&device, ExpectedPeer::Owner).unwrap();
+    let second = bind(&device, ExpectedPeer::Owner).unwrap();
     drop(first);
     let _guest = UnixStream::connect(directory.path().join("vm_8470")).unwrap();
     assert!(matches!(second.accept().unwrap(), Some(Accepted::Guest(_))));
@@ -48,7 +93,7 @@ fn only_the_expected_process_is_the_guest() {
     let device = directory.path().join("vm");
     let own = std::process::id();
     for (pid, expected) in [(own, true), (own + 1, false)] {
-        let listener = HybridListener::bind(&device, ExpectedPeer::Process(pid)).unwrap();
+        let listener = bind(&device, ExpectedPeer::Process(pid)).unwrap();
         let _guest = UnixStream::connect(directory.path().join("vm_8470")).unwrap();
         let accepted = listener.accept().unwrap().unwrap();
         assert_eq!(matches!(accepted, Accepted::Guest(_)), expected);
@@ -60,7 +105,7 @@ fn what_others_can_write_to_is_not_trusted() {
     let directory = directory();
     let device = directory.path().join("vm");
     set_mode(directory.path(), 0o777);
-    let refused = HybridListener::bind(&device, ExpectedPeer::Owner).unwrap_err();
+    let refused = bind(&device, ExpectedPeer::Owner).unwrap_err();
     assert!(matches!(refused, ChannelError::Untrusted { .. }), "{refused}");
 }
 
@@ -71,7 +116,7 @@ fn a_file_in_the_way_stays_and_a_link_is_not_followed() {
     let victim = directory.path().join("victim");
     std::fs::write(&victim, "kept").unwrap();
     std::os::unix::fs::symlink(&victim, directory.path().join("vm_8470")).unwrap();
-    assert!(HybridListener::bind(&device, ExpectedPeer::Owner).is_err());
+    assert!(bind(&device, ExpectedPeer::Owner).is_err());
     assert_eq!(std::fs::read_to_string(&victim).unwrap(), "kept");
 }
 
@@ -79,7 +124,7 @@ fn a_file_in_the_way_stays_and_a_link_is_not_followed() {
 fn paths_that_name_no_device_are_refused() {
     let long = format!("/tmp/{}", "x".repeat(65));
     for path in ["vm", "/", "/tmp/..", &long] {
-        let refused = HybridListener::bind(Path::new(path), ExpectedPeer::Owner).unwrap_err();
+        let refused = bind(Path::new(path), ExpectedPeer::Owner).unwrap_err();
         assert!(matches!(refused, ChannelError::Path { .. }), "{path}: {refused}");
     }
 }

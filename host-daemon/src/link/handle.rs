@@ -18,7 +18,7 @@ use super::mailbox::{Begin, Mailbox, Message, mailbox};
 use super::poll::LOBBY;
 use super::shard::Shard;
 use crate::cache::FeedBatch;
-use crate::channel::{ChannelError, ChannelSpec, Cids, HybridListener, VsockPort};
+use crate::channel::{ChannelError, ChannelSpec, Cids, PreparedListener, VsockPort};
 use crate::config::{CacheConfig, LinkConfig};
 
 /// The shards and their threads.
@@ -188,7 +188,7 @@ impl ShardsHandle {
     ) -> Result<(), BeginError> {
         match channel {
             ChannelSpec::HybridVsock { uds_path, peer } => {
-                let listener = HybridListener::bind(&uds_path, peer)?;
+                let listener = PreparedListener::bind(&uds_path, peer)?;
                 self.begin(instance, incarnation, Some(listener)).await?;
                 self.release_cid(instance);
                 Ok(())
@@ -206,7 +206,7 @@ impl ShardsHandle {
         &self,
         instance: InstanceId,
         incarnation: u64,
-        listener: Option<HybridListener>,
+        listener: Option<PreparedListener>,
     ) -> Result<(), BeginError> {
         let begin = Begin {
             instance,

@@ -14,7 +14,7 @@ use super::ask::Answer;
 use super::guest::GuestStatus;
 use super::handle::{BeginError, Ended, FeedEffects};
 use crate::cache::FeedBatch;
-use crate::channel::HybridListener;
+use crate::channel::PreparedListener;
 
 /// What the rest of the daemon tells a shard.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ pub(super) struct Begin {
     pub(super) instance: InstanceId,
     pub(super) incarnation: u64,
     /// `None` where the connections arrive over `AF_VSOCK`.
-    pub(super) listener: Option<HybridListener>,
+    pub(super) listener: Option<PreparedListener>,
 }
 
 /// The sender's end.

@@ -30,16 +30,22 @@ impl Shard {
             });
         }
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        if let Some(listener) = &begin.listener {
-            let added = self.poll.add(listener, token, Interest::READ);
-            added.map_err(|source| BeginError::Poll { instance, source })?;
-            self.listeners.insert(token, instance);
-        }
-        let new = begin.listener.map(|listener| Listening {
-            listener,
-            token,
-            paused: false,
-        });
+        let new = match begin.listener {
+            None => None,
+            Some(prepared) => {
+                let added = self.poll.add(&prepared, token, Interest::READ);
+                added.map_err(|source| BeginError::Poll { instance, source })?;
+                // Last of what can fail: it takes the name of the socket that there is.
+                let listener = prepared.publish()?;
+                self.listeners.insert(token, instance);
+                let paused = false;
+                Some(Listening {
+                    listener,
+                    token,
+                    paused,
+                })
+            }
+        };
         (guest.incarnation, guest.alive) = (incarnation, true);
         let tokens = guest.tokens();
         if let Some(old) = std::mem::replace(&mut guest.listening, new) {
