@@ -49,18 +49,16 @@ pub enum RunError {
 ///
 /// Must run on a runtime of one thread that takes local tasks. Dropping the future ends everything at once.
 pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunError> {
-    let listener = local::bind(&config.socket).await?;
+    let bound = local::bind(&config.socket).await?;
     tracing::info!(socket = %config.socket.display(), endpoint = %config.endpoint, "serving");
     let mirror = Rc::new(Live::default());
     let line = Rc::new(Line::new(&config.endpoint));
     let surface = Rc::new(Surface::new(Rc::clone(&mirror), Rc::clone(&line), config.local));
     tokio::join!(
         link::keep(&config.endpoint, &line, &mirror, stop),
-        local::serve(listener, surface, stop),
+        local::serve(bound, surface, stop),
         readiness(&mirror, config.ready_after, stop),
     );
-    // What is left would be taken for an agent that died.
-    let _ = std::fs::remove_file(&config.socket);
     Ok(())
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 const FIRST_MS: u64 = 100;
 const LONGEST_MS: u64 = 30_000;
+const FIRST_PATIENCE_MS: u64 = 500;
+const LONGEST_PATIENCE_MS: u64 = 5_000;
 
 /// Waits that double from 100 ms to 30 s at the most, each drawn evenly from zero to that bound, so that the guests of a
 /// host that comes back don't all dial at once.
@@ -25,15 +27,35 @@ impl Backoff {
         self.attempts = 0;
     }
 
-    /// Whether nothing failed since the last session that brought something.
-    pub fn is_reset(&self) -> bool {
-        self.attempts == 0
+    /// Whether something failed since the last session that brought something.
+    pub fn attempt(&self) -> Attempt {
+        if self.attempts == 0 {
+            Attempt::First
+        } else {
+            Attempt::Again
+        }
     }
+
+    /// How long the next connection may take to be made: half a second, and twice as long after each that failed, up to
+    /// 5 s. A host that comes back is found soon, and a slow one is waited for in the end.
+    pub fn patience(&self) -> Duration {
+        let bound = FIRST_PATIENCE_MS << self.attempts.saturating_sub(1);
+        Duration::from_millis(bound.min(LONGEST_PATIENCE_MS))
+    }
+}
+
+/// Which attempt it is since something was last heard of the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attempt {
+    /// The first.
+    First,
+    /// One of those that follow.
+    Again,
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Backoff;
+    use super::{Attempt, Backoff};
     use proptest::prelude::*;
 
     proptest! {
@@ -57,5 +79,24 @@ mod tests {
         backoff.reset();
         assert_eq!(backoff.next(100).as_millis(), 100);
         assert_eq!(backoff.next(201).as_millis(), 0);
+    }
+
+    #[test]
+    fn a_slow_host_is_given_more_time_with_each_attempt() {
+        let mut backoff = Backoff::default();
+        let patience: Vec<_> = (0..30)
+            .map(|_| {
+                let patience = backoff.patience().as_millis();
+                backoff.next(0);
+                patience
+            })
+            .collect();
+        assert_eq!(patience[..6], [500, 500, 1_000, 2_000, 4_000, 5_000]);
+        assert_eq!(patience[29], 5_000);
+        backoff.reset();
+        assert_eq!(
+            (backoff.patience().as_millis(), backoff.attempt()),
+            (500, Attempt::First)
+        );
     }
 }

@@ -27,8 +27,8 @@ pub enum Lost {
     #[error("the host can't be reached")]
     Connect(#[source] io::Error),
     /// Nobody answered.
-    #[error("the host didn't take the connection within 5 s")]
-    ConnectTimeout,
+    #[error("the host didn't take the connection within {0:?}")]
+    ConnectTimeout(Duration),
     /// The connection broke.
     #[error("the connection to the host broke")]
     Broken(#[source] io::Error),

@@ -24,13 +24,11 @@ use crate::platform::now;
 use driver::{Driver, ReadBuffer};
 use endpoint::Stream;
 
-pub use backoff::Backoff;
+pub use backoff::{Attempt, Backoff};
 pub use driver::Lost;
 pub use endpoint::{Endpoint, EndpointError};
 pub use line::{AskFailure, Line, WatchBatch, Watching};
 
-/// How long a connection may take to be made. The kernel sets no limit of its own for `AF_VSOCK`.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait a host can ask for.
 const LONGEST_GOAWAY: Duration = Duration::from_hours(1);
 
@@ -41,7 +39,7 @@ pub async fn keep(endpoint: &Endpoint, line: &Line, mirror: &Live, stop: &Cancel
     let mut backoff = Backoff::default();
     let mut buffer = ReadBuffer::default();
     loop {
-        let ended = once(endpoint, line, mirror, &mut buffer, stop).await;
+        let ended = once(endpoint, line, mirror, &mut buffer, backoff.patience(), stop).await;
         line.lost(&ended.lost, now());
         if stop.is_cancelled() {
             return;
@@ -49,9 +47,9 @@ pub async fn keep(endpoint: &Endpoint, line: &Line, mirror: &Live, stop: &Cancel
         if ended.progressed {
             backoff.reset();
         }
-        let first = backoff.is_reset();
+        let attempt = backoff.attempt();
         let wait = ended.lost.asked_wait().min(LONGEST_GOAWAY) + backoff.next(random());
-        report(&ended.lost, endpoint, wait, first);
+        report(&ended.lost, endpoint, wait, attempt);
         // Both arms only wait; nothing is lost with either.
         tokio::select! {
             () = stop.cancelled() => return,
@@ -71,10 +69,11 @@ async fn once(
     line: &Line,
     mirror: &Live,
     buffer: &mut ReadBuffer,
+    patience: Duration,
     stop: &CancellationToken,
 ) -> Ended {
     match stop
-        .run_until_cancelled(dial(endpoint))
+        .run_until_cancelled(dial(endpoint, patience))
         .await
         .unwrap_or(Err(Lost::Stopped))
     {
@@ -93,21 +92,24 @@ async fn once(
     }
 }
 
-async fn dial(endpoint: &Endpoint) -> Result<Stream, Lost> {
-    match timeout(CONNECT_TIMEOUT, endpoint.connect()).await {
+/// A host that is not there may leave it to the guest's kernel to give up, which takes it 2 s over `AF_VSOCK`.
+async fn dial(endpoint: &Endpoint, patience: Duration) -> Result<Stream, Lost> {
+    match timeout(patience, endpoint.connect()).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(Lost::Connect(error)),
-        Err(_) => Err(Lost::ConnectTimeout),
+        Err(_) => Err(Lost::ConnectTimeout(patience)),
     }
 }
 
 /// Says once that the host is away; the attempts after that are for those who look closely.
-fn report(lost: &Lost, endpoint: &Endpoint, wait: Duration, first: bool) {
+fn report(lost: &Lost, endpoint: &Endpoint, wait: Duration, attempt: Attempt) {
     let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-    if first {
-        tracing::warn!(%endpoint, wait_ms, reason = %lost.with_cause(), "no session with the host; dialling again");
-    } else {
-        tracing::debug!(%endpoint, wait_ms, reason = %lost.with_cause(), "still no session with the host");
+    let reason = lost.with_cause();
+    match attempt {
+        Attempt::First => {
+            tracing::warn!(%endpoint, wait_ms, %reason, "no session with the host; dialling again");
+        }
+        Attempt::Again => tracing::debug!(%endpoint, wait_ms, %reason, "still no session with the host"),
     }
 }
 

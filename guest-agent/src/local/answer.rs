@@ -13,7 +13,7 @@ use moorline_shared::agent::{MirrorStatus, Status};
 
 use super::Surface;
 use super::body::Body;
-use super::connection::Busy;
+use super::connection::{Busy, Peer};
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::{entry_bytes, json};
@@ -80,13 +80,18 @@ impl Surface {
     }
 
     /// The answer to any request.
-    pub(super) async fn answer(self: Rc<Self>, request: Request<Incoming>, busy: Busy) -> Response<Body> {
-        self.outcome(request, busy)
+    pub(super) async fn answer(
+        self: Rc<Self>,
+        request: Request<Incoming>,
+        peer: Peer,
+        busy: Busy,
+    ) -> Response<Body> {
+        self.outcome(request, peer, busy)
             .await
             .unwrap_or_else(Problem::response)
     }
 
-    async fn outcome(self: Rc<Self>, request: Request<Incoming>, busy: Busy) -> Outcome {
+    async fn outcome(self: Rc<Self>, request: Request<Incoming>, peer: Peer, busy: Busy) -> Outcome {
         let (head, body) = request.into_parts();
         let route = Route::parse(head.uri.path())?;
         let params = Params::parse(head.uri.query())?;
@@ -94,6 +99,7 @@ impl Surface {
         match route {
             Route::Data(owner, path) if !reads => match head.method {
                 Method::PUT | Method::POST | Method::DELETE => {
+                    self.may_change(peer)?;
                     self.change(&head, self.whose(owner)?, path, params, body).await
                 }
                 _ => Err(Problem::wrong_method(READ_AND_CHANGE)),

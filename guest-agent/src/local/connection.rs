@@ -26,8 +26,14 @@ const ONE_WRITE: usize = 1024;
 /// The most headers of a request.
 const MOST_HEADERS: usize = 64;
 
+/// Whose program a connection is, as the kernel says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Peer {
+    pub(super) user: u32,
+}
+
 /// Serves a connection until its client leaves. Dropping the future closes it.
-pub(super) async fn run(stream: UnixStream, surface: Rc<Surface>, activity: Rc<Activity>) {
+pub(super) async fn run(stream: UnixStream, peer: Peer, surface: Rc<Surface>, activity: Rc<Activity>) {
     let io = Watched {
         inner: TokioIo::new(stream),
         activity: Rc::clone(&activity),
@@ -38,7 +44,12 @@ pub(super) async fn run(stream: UnixStream, surface: Rc<Surface>, activity: Rc<A
     http.auto_date_header(false)
         .max_buf_size(BUFFER_BYTES)
         .max_headers(MOST_HEADERS);
-    let served = http.serve_connection(io, Serving { surface, activity }).await;
+    let serving = Serving {
+        surface,
+        peer,
+        activity,
+    };
+    let served = http.serve_connection(io, serving).await;
     if let Err(error) = served {
         tracing::debug!(%error, "a local connection ended badly");
     }
@@ -46,6 +57,7 @@ pub(super) async fn run(stream: UnixStream, surface: Rc<Surface>, activity: Rc<A
 
 struct Serving {
     surface: Rc<Surface>,
+    peer: Peer,
     activity: Rc<Activity>,
 }
 
@@ -60,7 +72,7 @@ impl Service<Request<Incoming>> for Serving {
             return Answering::now(response);
         }
         let busy = Busy::begin(&self.activity);
-        Answering::later(Rc::clone(&self.surface).answer(request, busy))
+        Answering::later(Rc::clone(&self.surface).answer(request, self.peer, busy))
     }
 }
 

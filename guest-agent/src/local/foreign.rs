@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::Surface;
 use super::answer::Outcome;
-use super::params::Wait;
+use super::params::{Etag, Wait};
 use super::problem::Problem;
 use super::reads::ListAsked;
 use super::respond::{Values, json};
@@ -44,7 +44,7 @@ impl Surface {
             prefix: path.clone().into(),
         };
         let watching = self.line.watch(&watch).await.map_err(Problem::from_host)?;
-        match timeout(wait.timeout, changed(watching, &path, wait.last_etag.as_deref())).await {
+        match timeout(wait.timeout, changed(watching, &path, wait.last_etag)).await {
             Ok(watched) => watched.map_err(Problem::from_host),
             // Running out of time is an answer, too: the present state.
             Err(_) => Ok(()),
@@ -110,8 +110,11 @@ impl Surface {
 }
 
 /// Waits until the entry is not what `known` says; without that, until it changes.
-async fn changed(mut watching: Watching, path: &EntryPath, known: Option<&str>) -> Result<(), AskFailure> {
-    let mut known = known.map(str::to_owned);
+async fn changed(
+    mut watching: Watching,
+    path: &EntryPath,
+    mut known: Option<Etag>,
+) -> Result<(), AskFailure> {
     loop {
         let batch = watching.next().await?;
         let of_path = |item: &&Item| item.path == *path;
@@ -120,8 +123,8 @@ async fn changed(mut watching: Watching, path: &EntryPath, known: Option<&str>) 
             // A snapshot that doesn't name it says that it isn't there; a batch says nothing about it.
             None => batch.from.is_none().then_some(Revision::ZERO),
         };
-        if let Some(present) = present.map(|revision| revision.to_string())
-            && *known.get_or_insert_with(|| present.clone()) != present
+        if let Some(present) = present
+            && !known.get_or_insert(Etag::Revision(present)).is(present)
         {
             return Ok(());
         }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::str::FromStr;
 use std::time::Duration;
 
+use moorline_shared::Revision;
 use percent_encoding::percent_decode_str;
 
 use super::problem::Problem;
@@ -64,9 +65,7 @@ impl<'a> Params<'a> {
     /// A long poll, if one is asked for.
     pub(super) fn wait(&mut self) -> Result<Option<Wait>, Problem> {
         let on = self.flag("wait_for_change")?;
-        let last_etag = self
-            .text("last_etag")
-            .map(|text| text.trim_matches('"').to_owned());
+        let last_etag = self.text("last_etag").map(|text| Etag::read(&text));
         let seconds = self.value::<u32>("timeout_sec")?.unwrap_or(60);
         if !(1..=300).contains(&seconds) {
             return Err(Problem::invalid(
@@ -93,15 +92,34 @@ impl<'a> Params<'a> {
 /// A long poll.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wait {
-    /// What the client has, without quotes; `None` for whatever is there now.
-    pub(super) last_etag: Option<String>,
+    /// What the client has; `None` for whatever is there now.
+    pub(super) last_etag: Option<Etag>,
     /// How long to wait for something else.
     pub(super) timeout: Duration,
 }
 
+/// A revision that a client has, as it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Etag {
+    Revision(Revision),
+    /// None of ours: whatever is there is something else.
+    Other,
+}
+
+impl Etag {
+    fn read(text: &str) -> Self {
+        let revision = text.trim_matches('"').parse();
+        revision.map_or(Self::Other, Self::Revision)
+    }
+
+    pub(super) fn is(self, revision: Revision) -> bool {
+        self == Self::Revision(revision)
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Params;
+    use super::{Etag, Params, Revision};
 
     #[test]
     fn parameters_are_taken_once_and_leftovers_are_refused() {
@@ -110,8 +128,8 @@ mod tests {
         assert_eq!(params.text("prefix").unwrap(), "a/b");
         let wait = params.wait().unwrap().unwrap();
         assert_eq!(
-            (wait.last_etag.as_deref(), wait.timeout.as_secs()),
-            (Some("1.2"), 60)
+            (wait.last_etag, wait.timeout.as_secs()),
+            (Some(Etag::Revision(Revision::new(1, 2))), 60)
         );
         assert!(params.finish().is_err(), "x is nobody's");
         assert!(Params::parse(None).unwrap().finish().is_ok());

@@ -57,6 +57,19 @@ impl Problem {
         problem
     }
 
+    /// A program of this user may not change data.
+    pub(super) fn not_the_writer(user: u32, writer: u32) -> Self {
+        let detail = format!(
+            "through this agent only programs of user {writer} may change data, in the instance's name; this one is of user {user}"
+        );
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "writer-only",
+            "This user may not change data",
+            detail,
+        )
+    }
+
     /// No such place in this surface.
     pub(super) fn unknown_path() -> Self {
         let detail = "there is /v1/status, /v1/data, /v1/entries, /v1/watch, and the last three below /v1/instances/ID";

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use super::Surface;
 use super::answer::Outcome;
-use super::params::{Params, Wait};
+use super::params::{Etag, Params, Wait};
 use super::problem::Problem;
 use super::respond::{self, Values, entry_bytes, json, json_entry, text};
 use crate::mirror::{Compacted, Cursor, Entry, Lookup, Mirror, etag};
@@ -219,21 +219,19 @@ impl Surface {
     /// Waits until there is something else under `path` than the client has, or for as long as it wants to wait.
     async fn until_changed(&self, path: &str, wait: &Wait) {
         let deadline = Instant::now() + wait.timeout;
-        let known = match &wait.last_etag {
-            Some(known) => known.clone(),
-            None => State::of(&self.mirror.read(), path).revision().to_string(),
-        };
+        let present = || State::of(&self.mirror.read(), path).revision();
+        let known = wait.last_etag.unwrap_or_else(|| Etag::Revision(present()));
         loop {
             let state = State::of(&self.mirror.read(), path);
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || state.revision().to_string() != known {
+            if left.is_zero() || !known.is(state.revision()) {
                 return;
             }
             // An entry may also change by running out, of which nobody is told.
             let look_again = state.lasts().map_or(left, |lasts| left.min(lasts));
             let changed = self
                 .mirror
-                .until(|mirror| (State::of(mirror, path).revision().to_string() != known).then_some(()));
+                .until(|mirror| (!known.is(State::of(mirror, path).revision())).then_some(()));
             // If the time runs out first, the next round sees why.
             let _ = timeout(look_again, changed).await;
         }
@@ -268,13 +266,11 @@ impl Surface {
 
     /// Waits until something below `prefix` changes after what the client has.
     async fn until_touched(&self, prefix: &PathPrefix, wait: &Wait) {
-        let Ok(known) = wait.last_etag.as_deref().map(str::parse).transpose() else {
-            return;
-        };
         let begin = {
             let mirror = self.mirror.read();
-            match known {
-                Some(known) if Some(known) != mirror.revision() => mirror.cursor_after(known),
+            match wait.last_etag {
+                Some(Etag::Other) => return,
+                Some(Etag::Revision(known)) if Some(known) != mirror.revision() => mirror.cursor_after(known),
                 _ => Ok(mirror.cursor()),
             }
         };

@@ -1,23 +1,19 @@
-//! The socket: bound, bounded, and swept of connections that do nothing.
+//! The connections of the socket: bounded, and swept of those that do nothing.
 
 use std::collections::HashMap;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Surface;
-use super::connection::{self, Activity, Mark};
+use super::connection::{self, Activity, Mark, Peer};
+use super::socket::Bound;
 
-/// Every local program may connect; what each may see is the access lists' business.
-const SOCKET_MODE: u32 = 0o666;
-const FOLDER_MODE: u32 = 0o755;
 /// How long answers under way may take once the agent stops.
 const GRACE: Duration = Duration::from_secs(1);
 /// What a client hears that comes when all connections are taken.
@@ -25,87 +21,10 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nC
     Retry-After: 1\r\nContent-Length: 156\r\n\r\n{\"type\":\"too-many-connections\",\"title\":\"Too many connections\",\"status\":503,\
     \"detail\":\"the agent serves no more connections at once; close some or try later\"}";
 
-/// The socket can't be served.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// The folder can't be made.
-    #[error("can't make the folder of the socket {}; run as root or choose another with --socket", path.display())]
-    Folder {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// Another agent answers there.
-    #[error("another agent already serves {}; stop it or choose another socket with --socket", path.display())]
-    Taken {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// Something that no agent left behind.
-    #[error("{} is there and is no socket: move it away, or choose another path with --socket", path.display())]
-    InTheWay {
-        /// What is there.
-        path: PathBuf,
-    },
-    /// It can't be bound.
-    #[error("can't serve the socket {}; run as root or choose another with --socket", path.display())]
-    Bind {
-        /// The socket.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// Binds the socket, in place of one that an agent that is gone left behind.
-pub async fn bind(path: &Path) -> Result<UnixListener, BindError> {
-    make_folder(path).map_err(|source| BindError::Folder {
-        path: path.into(),
-        source,
-    })?;
-    // A file that is no socket refuses connections as a socket does on which nobody listens.
-    if path
-        .symlink_metadata()
-        .is_ok_and(|file| !file.file_type().is_socket())
-    {
-        return Err(BindError::InTheWay { path: path.into() });
-    }
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(BindError::Taken { path: path.into() });
-    }
-    bind_anew(path).map_err(|source| BindError::Bind {
-        path: path.into(),
-        source,
-    })
-}
-
-fn make_folder(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() && !folder.exists() => {
-            std::fs::create_dir_all(folder)?;
-            std::fs::set_permissions(folder, PermissionsExt::from_mode(FOLDER_MODE))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn bind_anew(path: &Path) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, PermissionsExt::from_mode(SOCKET_MODE))?;
-    Ok(listener)
-}
-
 /// Serves local programs until `stop` is cancelled and what was under way is answered, or a second has passed.
 ///
 /// Must run on a runtime that takes local tasks. Dropping the future closes all connections.
-pub async fn serve(listener: UnixListener, surface: Rc<Surface>, stop: &CancellationToken) {
+pub async fn serve(bound: Bound, surface: Rc<Surface>, stop: &CancellationToken) {
     let mut connections = Connections::new(surface);
     loop {
         // Accepting, joining and sleeping all lose nothing when another arm wins.
@@ -113,8 +32,8 @@ pub async fn serve(listener: UnixListener, surface: Rc<Surface>, stop: &Cancella
             biased;
             () = stop.cancelled() => break,
             () = connections.sweep(), if !connections.is_empty() => {}
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => connections.take(stream),
+            accepted = bound.accept() => match accepted {
+                Ok(stream) => connections.take(stream),
                 Err(error) => {
                     tracing::warn!(%error, "can't accept a local connection");
                     sleep(Duration::from_millis(100)).await;
@@ -122,7 +41,7 @@ pub async fn serve(listener: UnixListener, surface: Rc<Surface>, stop: &Cancella
             },
         }
     }
-    drop(listener);
+    bound.close();
     connections.drain().await;
 }
 
@@ -169,7 +88,12 @@ impl Connections {
             self.next_look = Instant::now() + self.surface.settings.patience;
         }
         let activity = Rc::new(Activity::default());
-        let serving = connection::run(stream, Rc::clone(&self.surface), Rc::clone(&activity));
+        let serving = connection::run(
+            stream,
+            Peer { user },
+            Rc::clone(&self.surface),
+            Rc::clone(&activity),
+        );
         let task = self.tasks.spawn_local(serving);
         let mark = activity.mark();
         let open = Open {
@@ -190,6 +114,7 @@ impl Connections {
 
     /// Waits for a connection to end, or ends those that got nowhere since the last look.
     async fn sweep(&mut self) {
+        // A task that ended stays in the set, and the time of the next look stays what it is, if the other arm wins.
         tokio::select! {
             ended = self.tasks.join_next_with_id() => self.ended(ended),
             () = sleep_until(self.next_look) => self.look(),

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use super::Surface;
 use super::answer::Outcome;
 use super::body::Body;
+use super::connection::Peer;
 use super::params::Params;
 use super::problem::Problem;
 
@@ -36,6 +37,15 @@ const CURLS_OWN: &str = "application/x-www-form-urlencoded";
 const MOST_BODY: usize = 2 * MAX_VALUE_BYTES;
 
 impl Surface {
+    /// A change is made in the instance's name, so not every program in the guest may make one.
+    pub(super) fn may_change(&self, peer: Peer) -> Result<(), Problem> {
+        if peer.user == self.settings.writer {
+            Ok(())
+        } else {
+            Err(Problem::not_the_writer(peer.user, self.settings.writer))
+        }
+    }
+
     /// `PUT`, `POST` (append) and `DELETE /v1/data/{path}`.
     pub(super) async fn change(
         &self,

@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use connection::Connection;
 
-pub(crate) use rig::{Rig, run};
+pub(crate) use rig::{Rig, run, settings};
 
 /// This guest.
 pub(crate) const OWN: InstanceId = InstanceId::from_bytes([1; 16]);

@@ -1,5 +1,6 @@
 //! An agent before the test host.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -69,7 +70,7 @@ impl Rig {
 
     /// Both, linked, with `a = one` mirrored.
     pub(crate) async fn linked() -> Self {
-        Self::linked_with(Settings::default()).await
+        Self::linked_with(settings()).await
     }
 
     pub(crate) async fn linked_with(settings: Settings) -> Self {
@@ -89,6 +90,15 @@ impl Rig {
 
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+}
+
+/// Whoever runs the tests may change data.
+pub(crate) fn settings() -> Settings {
+    let writer = std::fs::metadata("/proc/self").unwrap().uid();
+    Settings {
+        writer,
+        ..Settings::default()
     }
 }
 

@@ -101,3 +101,24 @@ fn what_curl_says_of_any_bytes_is_no_content_type() {
         assert_eq!(client.ask(put).await.problem(), (400, "invalid-request".into()));
     });
 }
+
+#[test]
+fn programs_of_other_users_may_read_and_not_change() {
+    run(async {
+        let own = settings();
+        let writer = own.writer + 1;
+        let rig = Rig::linked_with(Settings { writer, ..own }).await;
+        let mut client = Client::connect(&rig).await;
+        for method in ["PUT", "POST", "DELETE"] {
+            let answer = client.ask(request(method, "/v1/data/a", "x")).await;
+            assert_eq!(answer.problem(), (403, "writer-only".to_owned()));
+            let detail = answer.json::<ProblemDetails>().detail;
+            assert!(
+                detail.contains(&format!("only programs of user {writer} ")),
+                "{detail}"
+            );
+        }
+        assert_eq!(client.ask(request("GET", "/v1/data/a", "")).await.body, "one");
+        assert_eq!(rig.host.with(|state| state.relays.len()), 0);
+    });
+}

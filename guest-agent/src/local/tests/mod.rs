@@ -24,7 +24,7 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
 use super::Settings;
-use crate::test_host::{Answers, OTHER, OWN, Order, Rig, entry, run};
+use crate::test_host::{Answers, OTHER, OWN, Order, Rig, entry, run, settings};
 
 /// An answer, read whole.
 #[derive(Debug)]

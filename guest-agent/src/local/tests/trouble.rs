@@ -1,5 +1,9 @@
 //! Requests that are wrong, and clients that misbehave.
 
+use std::os::fd::AsRawFd as _;
+
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, listen, socket};
+
 use super::*;
 
 #[test]
@@ -89,28 +93,22 @@ fn connections_are_bounded() {
         );
         drop(two);
         // Room is made when the agent notices; until then it goes on to say no.
-        while UnixStream::connect(&rig.socket)
-            .await
-            .unwrap()
-            .read(&mut [0])
-            .now_or_none()
-            .await
-        {}
-        assert_eq!(one.ask(request("GET", "/v1/data/a", "")).await.status, 200);
+        while !is_served(&rig).await {}
     });
 }
 
-/// Whether a read is answered before the client has said anything: a connection that is turned away.
-trait NowOrNone {
-    async fn now_or_none(self) -> bool;
-}
-
-impl<F: Future<Output = std::io::Result<usize>>> NowOrNone for F {
-    async fn now_or_none(self) -> bool {
-        tokio::time::timeout(Duration::from_millis(20), self)
-            .await
-            .is_ok()
-    }
+/// Whether a client that comes now is answered; if not, it is told that there are too many.
+async fn is_served(rig: &Rig) -> bool {
+    let mut stream = UnixStream::connect(&rig.socket).await.unwrap();
+    // Who is turned away may be before it has said anything.
+    let _ = stream
+        .write_all(b"GET /v1/data/a HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .await;
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    let refused = answer.is_empty() || answer.starts_with("HTTP/1.1 503");
+    assert!(refused || answer.starts_with("HTTP/1.1 200"), "{answer}");
+    !refused
 }
 
 #[test]
@@ -137,7 +135,7 @@ fn connections_that_do_nothing_end() {
     run(async {
         let rig = Rig::linked_with(Settings {
             patience: Duration::from_millis(50),
-            ..Settings::default()
+            ..settings()
         })
         .await;
         assert_eq!(raw(&rig, b"").await, "");
@@ -223,5 +221,39 @@ fn a_socket_left_behind_is_replaced_and_a_served_one_is_not() {
             ));
         }
         assert_eq!(std::fs::read_to_string(&file).unwrap(), "kept");
+    });
+}
+
+#[test]
+fn a_socket_whose_agent_is_too_busy_is_not_replaced() {
+    run(async {
+        let rig = Rig::linked().await;
+        let busy = rig.folder().join("busy.sock");
+        let family = AddressFamily::Unix;
+        let listener = socket(family, SockType::Stream, SockFlag::empty(), None).unwrap();
+        nix::sys::socket::bind(listener.as_raw_fd(), &UnixAddr::new(&busy).unwrap()).unwrap();
+        listen(&listener, Backlog::new(0).unwrap()).unwrap();
+        let _first = UnixStream::connect(&busy).await.unwrap();
+        assert!(matches!(
+            super::super::bind(&busy).await,
+            Err(super::super::BindError::Taken { .. })
+        ));
+        assert!(busy.exists());
+    });
+}
+
+#[test]
+fn an_agent_that_stops_leaves_its_successors_socket() {
+    run(async {
+        let mut rig = Rig::linked().await;
+        std::fs::remove_file(&rig.socket).unwrap();
+        let successor = super::super::bind(&rig.socket).await.unwrap();
+        rig.stop.cancel();
+        for _ in 0..2 {
+            rig.tasks.join_next().await.unwrap().unwrap();
+        }
+        assert!(UnixStream::connect(&rig.socket).await.is_ok());
+        successor.close();
+        assert!(!rig.socket.exists());
     });
 }
