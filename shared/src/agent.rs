@@ -22,7 +22,9 @@
 //! **Changes** go to the control plane through the host: `PUT` takes the raw bytes and `Content-Type`, with `ttl=` in
 //! seconds and `visibility=` as parameters (`application/x-www-form-urlencoded`, which `curl --data` says of anything,
 //! counts as no type); `POST` appends the raw bytes. `If-Match`, `If-None-Match` and
-//! `Idempotency-Key` are passed on, and the control plane's answer comes back as it is.
+//! `Idempotency-Key` are passed on, and the control plane's answer comes back as it is. A change is made in the
+//! instance's name, so only programs of root make any: the agent asks the kernel for the user of each connection
+//! (`SO_PEERCRED`), and to others answers 403. Reading is for every program in the guest.
 //!
 //! Errors are [`crate::api::ProblemDetails`]. Parameters that no request knows are refused, not overlooked.
 

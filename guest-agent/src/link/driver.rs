@@ -20,6 +20,9 @@ const WRITE_BYTES: usize = 32 * 1024;
 /// A frame and a part of the next one.
 const BUFFER_BYTES: usize = 32 * 1024;
 
+/// A host that says GOAWAY within so many milliseconds did so soon.
+const SETTLED_MS: u64 = 30_000;
+
 /// Why there is no session with the host.
 #[derive(Debug, thiserror::Error)]
 pub enum Lost {
@@ -120,6 +123,7 @@ pub(super) struct Driver<'a> {
     line: &'a Line,
     mirror: &'a Live,
     buffer: &'a mut ReadBuffer,
+    begun: Moment,
     progressed: bool,
 }
 
@@ -138,13 +142,17 @@ impl<'a> Driver<'a> {
             line,
             mirror,
             buffer,
+            begun: now(),
             progressed: false,
         }
     }
 
-    /// Whether the session brought anything besides its welcome.
-    pub(super) fn progressed(&self) -> bool {
-        self.progressed
+    /// Whether the session that ended so led anywhere: it brought something besides its welcome, and was not soon ended by
+    /// the host. That happens when another agent says that it is this guest, and two that come back at once would take
+    /// turns for ever.
+    pub(super) fn led_anywhere(&self, lost: &Lost) -> bool {
+        let sent_away = matches!(lost, Lost::GoAway(_)) && now().since(self.begun) < SETTLED_MS;
+        self.progressed && !sent_away
     }
 
     /// Runs the session until it ends. Dropping the future cuts the connection.

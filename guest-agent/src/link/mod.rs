@@ -5,7 +5,8 @@
 //! [`Live`]; everything else goes over [`Line`], by which local requests ask the host while a session is open.
 //!
 //! The wait grows with every attempt that led nowhere and begins anew once a session brought something; a connection
-//! that is merely accepted changes nothing. A host that says GOAWAY names its own time to come back.
+//! that is merely accepted changes nothing, nor does one that the host soon ends by GOAWAY, which also names a time to come
+//! back.
 
 mod backoff;
 mod driver;
@@ -44,7 +45,7 @@ pub async fn keep(endpoint: &Endpoint, line: &Line, mirror: &Live, stop: &Cancel
         if stop.is_cancelled() {
             return;
         }
-        if ended.progressed {
+        if ended.led_anywhere {
             backoff.reset();
         }
         let attempt = backoff.attempt();
@@ -61,7 +62,7 @@ pub async fn keep(endpoint: &Endpoint, line: &Line, mirror: &Live, stop: &Cancel
 /// How an attempt ended, and whether it led anywhere.
 struct Ended {
     lost: Lost,
-    progressed: bool,
+    led_anywhere: bool,
 }
 
 async fn once(
@@ -79,14 +80,14 @@ async fn once(
     {
         Err(lost) => Ended {
             lost,
-            progressed: false,
+            led_anywhere: false,
         },
         Ok(stream) => {
             let mut driver = Driver::begin(stream, line, mirror, buffer);
             let lost = driver.run(stop).await;
             Ended {
+                led_anywhere: driver.led_anywhere(&lost),
                 lost,
-                progressed: driver.progressed(),
             }
         }
     }

@@ -7,10 +7,14 @@ use moorline_shared::link::body::{Code, Get, List, Relay, Watch};
 use moorline_shared::link::{Kind, Moment};
 use moorline_shared::{PathPrefix, Revision};
 
-use super::AskFailure;
-use crate::mirror::Lookup;
+use super::driver::ReadBuffer;
+use super::{AskFailure, Endpoint, Line, once};
+use crate::mirror::{Live, Lookup, Mirror};
 use crate::platform::now;
-use crate::test_host::{Answers, HostState, OTHER, OWN, Order, Rig, entry, run};
+use crate::test_host::{Answers, HostState, OTHER, OWN, Order, Rig, TestHost, entry, run};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 fn value(rig: &Rig, path: &str) -> Option<Vec<u8>> {
     match rig.mirror.read().get(path, now()) {
@@ -188,6 +192,36 @@ fn a_host_that_says_goaway_is_left_alone_as_long_as_it_asks() {
             "{:?}",
             asked.elapsed()
         );
+    });
+}
+
+#[test]
+fn a_session_that_the_host_soon_ends_led_nowhere() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let host = TestHost::new(folder.path().join("host"));
+        host.change(&[("a", Some(b"one"))]);
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(host.clone().serve(UnixListener::bind(&host.path).unwrap()));
+        let endpoint = Endpoint::Unix(host.path.clone());
+        for (order, led_anywhere) in [(Order::GoAway(0), false), (Order::Cut, true)] {
+            let (line, mirror, stop) = (Line::new(&endpoint), Live::default(), CancellationToken::new());
+            let mut buffer = ReadBuffer::default();
+            let session = once(
+                &endpoint,
+                &line,
+                &mirror,
+                &mut buffer,
+                Duration::from_secs(5),
+                &stop,
+            );
+            let ending = async {
+                mirror.until(Mirror::revision).await;
+                host.order(order);
+            };
+            let (ended, ()) = tokio::join!(session, ending);
+            assert_eq!(ended.led_anywhere, led_anywhere, "{:?}", ended.lost);
+        }
     });
 }
 

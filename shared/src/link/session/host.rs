@@ -12,7 +12,7 @@ use crate::entry::Value;
 use crate::link::Moment;
 use crate::link::body::{
     Applied, Beat, Busy, Challenge, Code, Credit, Ended, Found, Get, GoAway, Hello, HelloAck, Limits, List,
-    Listing, Refused, Relay, Relayed, Standing, Watch,
+    Listing, Relay, Relayed, Standing, Watch,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -367,8 +367,9 @@ impl Host {
         Deferred::Open
     }
 
-    /// Whether the stream is still open: an answer that was fetched may come too late.
-    pub fn awaits(&self, stream: StreamId) -> bool {
+    /// Whether the stream is still open.
+    #[cfg(test)]
+    pub(super) fn awaits(&self, stream: StreamId) -> bool {
         self.streams.contains_key(&stream)
     }
 
@@ -392,10 +393,13 @@ impl Host {
 
     /// Says no.
     pub fn refuse(&mut self, stream: StreamId, code: Code, message: &str, now: Moment) {
-        let message = message.chars().take(512).collect();
-        let refused = Refused {
+        let end = message
+            .char_indices()
+            .nth(512)
+            .map_or(message.len(), |(at, _)| at);
+        let refused = No {
             code: code as u16,
-            message,
+            message: &message[..end],
             retry_after_ms: None,
         };
         self.outbox.forget(stream);
@@ -473,6 +477,14 @@ impl Host {
             Ok(())
         }
     }
+}
+
+/// A [`Refused`](crate::link::body::Refused) whose text is somebody else's.
+#[derive(Serialize)]
+struct No<'a> {
+    code: u16,
+    message: &'a str,
+    retry_after_ms: Option<u32>,
 }
 
 /// What became of a request that is to be answered later.
