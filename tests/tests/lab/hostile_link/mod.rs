@@ -220,13 +220,19 @@ impl Raw {
 
     /// The stream and the kind of the next frame.
     async fn next_frame(&mut self) -> Result<(u32, u8)> {
+        let (stream, kind, _) = self.next_whole_frame().await?;
+        Ok((stream, kind))
+    }
+
+    /// The stream, the kind and the body of the next frame.
+    async fn next_whole_frame(&mut self) -> Result<(u32, u8, Vec<u8>)> {
         let frame = async {
             let mut header = [0; HEADER_BYTES];
             self.0.read_exact(&mut header).await?;
             let [l0, l1, l2, l3, kind, _, s0, s1, s2, s3] = header;
             let mut body = vec![0; u32::from_le_bytes([l0, l1, l2, l3]) as usize];
             self.0.read_exact(&mut body).await?;
-            Ok::<_, std::io::Error>((u32::from_le_bytes([s0, s1, s2, s3]), kind))
+            Ok::<_, std::io::Error>((u32::from_le_bytes([s0, s1, s2, s3]), kind, body))
         };
         let frame = timeout(LONGEST, frame).await.context("the host says nothing")?;
         frame.context("the host hung up")

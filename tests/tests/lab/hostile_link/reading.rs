@@ -8,8 +8,8 @@ use moorline_client::Terms;
 use moorline_lab::deployment::External;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::link::Kind;
-use moorline_shared::link::body::Beat;
-use moorline_shared::link::session::{DEAD_MS, PATIENCE_MS};
+use moorline_shared::link::body::{Applied, Beat, Begin};
+use moorline_shared::link::session::{DEAD_MS, DEFAULT_LIMITS, PATIENCE_MS};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt as _;
@@ -212,6 +212,46 @@ async fn row_5_a_guest_that_never_reads_is_bounded_and_hung_up_on() -> Result<()
             trial.forgives(guest).await?;
         }
         Ok(())
+    };
+    trial.withstands(attack).await
+}
+
+/// Says that it has applied its snapshot as soon as it knows the revision, having granted nothing of what is to come,
+/// until the host hangs up.
+async fn apply_what_was_not_sent(guest: &External) -> Result<()> {
+    let mut raw = Raw::greeted(guest).await?;
+    raw.say(&frame_of_hello()).await?;
+    let begin: Begin = loop {
+        let (stream, kind, body) = raw.next_whole_frame().await?;
+        if (stream, kind) == (0, Kind::Begin as u8) {
+            break postcard::from_bytes(&body)?;
+        }
+    };
+    let credit = DEFAULT_LIMITS.credit;
+    ensure!(begin.length > credit, "{} bytes go without credit", begin.length);
+    let applied = Applied { revision: begin.to };
+    raw.say(&frame(Kind::Applied, 0, 0, &applied)).await?;
+    raw.ends_at_once().await
+}
+
+#[tokio::test]
+async fn row_5_a_guest_that_has_applied_what_was_not_sent_is_hung_up_on() -> Result<()> {
+    let trial = Trial::with_many_connections().await?;
+    let large = "x".repeat(250_000);
+    let entries = [("name", "evil"), ("one", &*large), ("two", &*large)];
+    let guest = trial.deployment.attach("early", &entries).await?;
+    let attack = async {
+        let mut base = 0;
+        for round in 1..=40 {
+            apply_what_was_not_sent(&guest).await?;
+            ensure!(trial.faults(&guest).await? == round, "round {round} is no fault");
+            if round == 10 {
+                base = trial.memory()?;
+            }
+        }
+        let grown = trial.memory()?.saturating_sub(base);
+        ensure!(grown < BOUND, "the daemon grew by {grown} bytes");
+        trial.forgives(&guest).await
     };
     trial.withstands(attack).await
 }
