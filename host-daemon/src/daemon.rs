@@ -6,15 +6,17 @@ use moorline_client::{Client, ClientError, Endpoint, Token, TokenError};
 use moorline_shared::api::hosts::RegisterHost;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Sockets};
 use crate::channel::{VsockError, VsockPort};
 use crate::config::{Config, VsockUse};
-use crate::link::Shards;
+use crate::link::{ShardError, Shards};
+use crate::parts::Parts;
 use crate::uplink::{Reports, Uplink};
 use crate::vm::{FileError, Supervisor};
+
+pub use crate::parts::PartError;
 
 /// How many questions of shards may wait for the uplink. Each guest's share is bounded by its own limits.
 const QUESTIONS: usize = 1_024;
@@ -65,6 +67,17 @@ pub enum StartError {
     Clock,
 }
 
+/// Why the daemon ended without having been told to.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// One of its parts did.
+    #[error("a part of the daemon ended")]
+    Part(#[from] PartError),
+    /// A shard did.
+    #[error("the guests of a shard can't be served any more")]
+    Shard(#[from] ShardError),
+}
+
 impl Daemon {
     /// Binds and starts everything that can fail. Call it within a runtime with I/O and time.
     pub fn open(config: &Config) -> Result<Self, StartError> {
@@ -107,23 +120,25 @@ impl Daemon {
 
     /// Serves until it is cancelled; then tells the guests to come again and waits until they have read it, 5 s at
     /// most. VMs run on.
-    pub async fn run(self, cancel: CancellationToken) {
-        let mut parts = JoinSet::new();
-        parts.spawn(self.uplink.run(cancel.clone()));
-        parts.spawn(self.sockets.serve(self.desk, cancel.clone()));
-        let supervising = self.supervisor.run(self.changes, cancel.clone());
-        parts.spawn(async move {
-            if let Err(error) = supervising.await {
-                tracing::error!(%error, "the supervisor of the VMs has ended");
-            }
+    ///
+    /// Fails when a part of the daemon ends before it is cancelled: a panic, or a fault that it can't go on with. The
+    /// other parts are ended in good order then, so that the next daemon begins anew with all of them.
+    pub async fn run(self, cancel: CancellationToken) -> Result<(), RunError> {
+        let mut parts = Parts::new(cancel.clone());
+        parts.add_fallible("the uplink", self.uplink.run(cancel.clone()));
+        parts.add_fallible("the local sockets", self.sockets.serve(self.desk, cancel.clone()));
+        parts.add_fallible(
+            "the supervisor of the VMs",
+            self.supervisor.run(self.changes, cancel.clone()),
+        );
+        let lost = self.shards.ended();
+        parts.add("the shards", async move {
+            cancel.run_until_cancelled(lost).await;
         });
-        while let Some(ended) = parts.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a part of the daemon panicked");
-                cancel.cancel();
-            }
-        }
-        self.shards.drain(RECONNECT_MS);
+        let ran = parts.run().await;
+        // What a shard died of explains what the other parts died of, not the other way round.
+        self.shards.drain(RECONNECT_MS)?;
+        Ok(ran?)
     }
 }
 
@@ -161,5 +176,78 @@ fn offer(config: &Config) -> RegisterHost {
         vcpus: config.capacity.vcpus,
         memory_mib: config.capacity.memory_mib,
         images: config.images.keys().cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Daemon, PartError, RunError};
+    use crate::causes::Causes;
+    use crate::config::Config;
+    use std::path::Path;
+    use std::time::Duration;
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+
+    /// A daemon whose control plane is away.
+    fn open(folder: &Path) -> Daemon {
+        let token = folder.join("token");
+        std::fs::write(&token, "no-token").unwrap();
+        let text = format!(
+            "host = 'h1'\nzone = 'z1'\nstate_dir = '{folder}/state'\n\
+             [control]\nurl = 'http://127.0.0.1:9'\ntoken_file = '{token}'\n\
+             [capacity]\nvcpus = 1\nmemory_mib = 64\n\
+             [sockets]\nregister = '{folder}/register.sock'\nadmin = '{folder}/admin.sock'\n\
+             [link]\nshards = 2\nvsock = 'off'\n",
+            folder = folder.display(),
+            token = token.display(),
+        );
+        let file = folder.join("host.toml");
+        std::fs::write(&file, text).unwrap();
+        Daemon::open(&Config::read(&file).unwrap()).unwrap()
+    }
+
+    async fn run(daemon: Daemon, cancel: CancellationToken) -> Result<(), RunError> {
+        timeout(Duration::from_secs(30), daemon.run(cancel))
+            .await
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_is_told_to_end_ends_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        run(open(folder.path()), cancel).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_daemon_that_lost_a_shard_ends_and_says_of_what_it_died() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut daemon = open(folder.path());
+        daemon.shards.spawn(|| panic!("a defect")).unwrap();
+        let error = run(daemon, CancellationToken::new()).await.unwrap_err();
+        let shown = Causes(&error).to_string();
+        assert!(shown.ends_with("shard 2 panicked: a defect"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn a_daemon_whose_supervisor_cannot_work_ends_and_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let daemon = open(folder.path());
+        std::fs::remove_dir_all(folder.path().join("state/vms")).unwrap();
+        let error = run(daemon, CancellationToken::new()).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                RunError::Part(PartError::Failed {
+                    part: "the supervisor of the VMs",
+                    ..
+                })
+            ),
+            "{error}"
+        );
+        let shown = Causes(&error).to_string();
+        assert!(shown.contains("can't list") && shown.contains("vms"), "{shown}");
     }
 }

@@ -15,9 +15,11 @@
 
 pub mod admin;
 pub mod cache;
+mod causes;
 pub mod channel;
 pub mod config;
 pub mod daemon;
 pub mod link;
+mod parts;
 pub mod uplink;
 pub mod vm;

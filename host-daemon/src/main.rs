@@ -56,13 +56,12 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let mut running = std::pin::pin!(daemon.run(cancel.clone()));
     tokio::select! {
         // Cancel-safe: signals that were not taken are kept, and the daemon is polled on below.
-        () = &mut running => return Ok(()),
+        ended = &mut running => return Ok(ended?),
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     tracing::info!("the host daemon ends; VMs run on");
     let _ = sd_notify::notify(false, &[NotifyState::Stopping]);
     cancel.cancel();
-    running.await;
-    Ok(())
+    Ok(running.await?)
 }

@@ -19,13 +19,13 @@ use std::sync::Arc;
 use moorline_client::Client;
 use moorline_shared::Timestamp;
 use moorline_shared::id::HostId;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::listen::BindError;
 use self::listen::{Access, Socket};
 use crate::config::SocketConfig;
 use crate::link::ShardsHandle;
+use crate::parts::{PartError, Parts};
 use crate::vm::Table;
 use crate::vm::external::External;
 
@@ -66,14 +66,15 @@ impl Sockets {
     }
 
     /// Answers on both until cancelled; answers under way are finished, but not waited for longer than a second.
-    pub async fn serve(self, desk: Desk, cancel: CancellationToken) {
+    ///
+    /// Fails when one of the sockets is answered on no more before that.
+    pub async fn serve(self, desk: Desk, cancel: CancellationToken) -> Result<(), PartError> {
         let desk = Arc::new(desk);
-        let mut tasks = JoinSet::new();
-        tasks.spawn(
-            self.register
-                .serve(register::routes(Arc::clone(&desk)), cancel.clone()),
-        );
-        tasks.spawn(self.admin.serve(status::routes(desk), cancel));
-        while tasks.join_next().await.is_some() {}
+        let cancel = cancel.child_token();
+        let mut parts = Parts::new(cancel.clone());
+        let register = register::routes(Arc::clone(&desk));
+        parts.add("register.sock", self.register.serve(register, cancel.clone()));
+        parts.add("admin.sock", self.admin.serve(status::routes(desk), cancel));
+        parts.run().await
     }
 }

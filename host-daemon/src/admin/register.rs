@@ -17,6 +17,7 @@ use moorline_shared::host::{Register, Registered, Unregister};
 
 use super::Desk;
 use super::problem::{Problem, unknown_path};
+use crate::causes::Causes;
 use crate::channel::ChannelError;
 use crate::link::BeginError;
 use crate::vm::external::{Caller, RegisterError, Registration};
@@ -149,7 +150,7 @@ async fn unregister(
 
 impl From<RegisterError> for Problem {
     fn from(error: RegisterError) -> Self {
-        let detail = crate::vm::chain(&error);
+        let detail = Causes(&error).to_string();
         let problem = |status, kind, title| Self::new(status, kind, title, detail);
         let title = "The VM can't be registered";
         match error {

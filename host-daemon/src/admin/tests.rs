@@ -138,7 +138,8 @@ impl Daemon {
         let cancel = CancellationToken::new();
         let sockets = Sockets::bind(&host.sockets()).unwrap();
         let mut tasks = JoinSet::new();
-        tasks.spawn(sockets.serve(desk, cancel.clone()));
+        let serving = sockets.serve(desk, cancel.clone());
+        tasks.spawn(async move { serving.await.unwrap() });
         let supervising = supervisor.run(changes, cancel.clone());
         tasks.spawn(async move { supervising.await.unwrap() });
         let sockets = host.sockets();
@@ -213,6 +214,7 @@ impl Daemon {
         let shards = self.shards;
         tokio::task::spawn_blocking(move || shards.drain(0))
             .await
+            .unwrap()
             .unwrap();
     }
 }

@@ -8,6 +8,7 @@ use moorline_shared::api::feed::{FeedItem, View, ViewId};
 use moorline_shared::{InstanceId, Revision};
 use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::ask::{Answer, Ask};
 use super::clock::FeedClock;
@@ -18,6 +19,7 @@ use super::mailbox::{Begin, Mailbox, Message, mailbox};
 use super::poll::LOBBY;
 use super::shard::Shard;
 use crate::cache::FeedBatch;
+use crate::causes::Causes;
 use crate::channel::{ChannelError, ChannelSpec, Cids, PreparedListener, VsockPort};
 use crate::config::{CacheConfig, LinkConfig};
 
@@ -26,6 +28,8 @@ use crate::config::{CacheConfig, LinkConfig};
 pub struct Shards {
     handle: ShardsHandle,
     threads: Vec<JoinHandle<Result<(), Errno>>>,
+    /// Cancelled when the first of them ends.
+    ended: CancellationToken,
 }
 
 /// The shards, from anywhere in the daemon. Cheap to clone.
@@ -88,6 +92,27 @@ pub enum BeginError {
     Ending(#[from] Ending),
 }
 
+/// A shard ended before it was told to, and its guests are served no more.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardError {
+    /// It has a defect.
+    #[error("shard {shard} panicked: {message}")]
+    Panicked {
+        /// Which shard, from 0 on.
+        shard: usize,
+        /// What it said.
+        message: String,
+    },
+    /// It can't wait for its guests.
+    #[error("shard {shard} can't wait for its guests")]
+    System {
+        /// Which shard, from 0 on.
+        shard: usize,
+        /// What the system says.
+        source: Errno,
+    },
+}
+
 /// The threads can't be started.
 #[derive(Debug, thiserror::Error)]
 #[error("a thread for the guests can't be started")]
@@ -116,20 +141,42 @@ impl Shards {
             mailboxes: mailboxes.clone(),
             paused: false,
         });
-        let mut threads = Vec::new();
+        let handle = ShardsHandle(Arc::new(Inner {
+            mailboxes,
+            cids,
+            feed: feed.clone(),
+        }));
+        let mut shards = Self {
+            handle,
+            threads: Vec::new(),
+            ended: CancellationToken::new(),
+        };
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let desk = Desk::new(index, link.clone(), cache.clone(), feed.clone(), asks.clone());
             let shard = Shard::new(desk, inbox, lobby.take(), tokens.clone());
             let shard = shard.map_err(|error| StartError(error.into()))?;
-            let thread = std::thread::Builder::new().name(format!("shard-{index}"));
-            threads.push(thread.spawn(move || shard.run()).map_err(StartError)?);
+            shards.spawn(move || shard.run()).map_err(StartError)?;
         }
-        let handle = ShardsHandle(Arc::new(Inner {
-            mailboxes,
-            cids,
-            feed,
-        }));
-        Ok(Self { handle, threads })
+        Ok(shards)
+    }
+
+    /// Starts the next shard's thread, whose end is told however it comes about.
+    pub(crate) fn spawn(
+        &mut self,
+        run: impl FnOnce() -> Result<(), Errno> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let end = self.ended.clone().drop_guard();
+        let thread = std::thread::Builder::new().name(format!("shard-{}", self.threads.len()));
+        self.threads.push(thread.spawn(move || {
+            let _end = end;
+            run()
+        })?);
+        Ok(())
+    }
+
+    /// Ready once a shard has ended, which none does before [`Self::drain`] unless it failed. Cancel-safe.
+    pub fn ended(&self) -> WaitForCancellationFutureOwned {
+        self.ended.clone().cancelled_owned()
     }
 
     /// The way to speak with them.
@@ -139,19 +186,36 @@ impl Shards {
 
     /// Tells all guests to come again after so many milliseconds, and waits until they have read it, 5 s at most.
     /// It blocks the thread.
-    pub fn drain(self, reconnect_after_ms: u32) {
+    ///
+    /// Fails if a shard had ended by itself; with several, the first is the error and the others are logged.
+    pub fn drain(self, reconnect_after_ms: u32) -> Result<(), ShardError> {
         for mailbox in self.handle.0.mailboxes.iter() {
             // One that has ended already needs no telling.
             let _ = mailbox.send(Message::Drain(reconnect_after_ms));
         }
-        for thread in self.threads {
-            match thread.join() {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::error!(%error, "a shard ended by an error of the system"),
-                Err(_) => tracing::error!("a shard panicked"),
+        let mut outcome = Ok(());
+        for (shard, thread) in self.threads.into_iter().enumerate() {
+            let Err(error) = join(shard, thread) else {
+                continue;
+            };
+            if outcome.is_ok() {
+                outcome = Err(error);
+            } else {
+                tracing::error!(error = %Causes(&error), "another shard failed as well");
             }
         }
+        outcome
     }
+}
+
+fn join(shard: usize, thread: JoinHandle<Result<(), Errno>>) -> Result<(), ShardError> {
+    let ended = thread.join().map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        let message = text.unwrap_or("without a word").to_owned();
+        ShardError::Panicked { shard, message }
+    })?;
+    ended.map_err(|source| ShardError::System { shard, source })
 }
 
 impl ShardsHandle {
@@ -316,5 +380,42 @@ fn reader(item: &FeedItem) -> &InstanceId {
         FeedItem::InstanceGone { instance } => instance,
         FeedItem::View(view) => &view.view.reader,
         FeedItem::Entry { view, .. } => &view.reader,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ShardError, Shards};
+    use crate::config::{CacheConfig, LinkConfig};
+    use rustix::io::Errno;
+    use std::time::Duration;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    async fn after(ending: fn() -> Result<(), Errno>) -> ShardError {
+        let (asks, _) = mpsc::channel(1);
+        let link = LinkConfig::default();
+        let mut shards = Shards::start(&link, &CacheConfig::default(), None, &asks).unwrap();
+        shards.spawn(ending).unwrap();
+        timeout(Duration::from_secs(10), shards.ended()).await.unwrap();
+        let drained = tokio::task::spawn_blocking(move || shards.drain(0));
+        drained.await.unwrap().unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_shard_is_told_at_once_and_its_cause_at_the_end() {
+        let panicked = after(|| panic!("a defect")).await;
+        assert!(panicked.to_string().ends_with("panicked: a defect"), "{panicked}");
+        let failed = after(|| Err(Errno::BADF)).await;
+        assert!(
+            matches!(
+                failed,
+                ShardError::System {
+                    source: Errno::BADF,
+                    ..
+                }
+            ),
+            "{failed}"
+        );
     }
 }

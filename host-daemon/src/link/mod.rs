@@ -37,4 +37,4 @@ pub(crate) mod tests;
 pub use ask::{Answer, Ask, Asker, MissKey, Page, Question, Refusal, Reply};
 pub use clock::{FeedClock, Standing, now, time};
 pub use guest::{Conversation, GuestStatus, Requests};
-pub use handle::{BeginError, Ended, Ending, FeedEffects, Shards, ShardsHandle, StartError};
+pub use handle::{BeginError, Ended, Ending, FeedEffects, ShardError, Shards, ShardsHandle, StartError};

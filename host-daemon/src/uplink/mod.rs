@@ -19,10 +19,11 @@ use moorline_shared::api::feed::InstanceSpec;
 use moorline_shared::api::hosts::RegisterHost;
 use moorline_shared::{HostId, InstanceId};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::causes::Causes;
 use crate::link::{Ask, ShardsHandle};
+use crate::parts::{PartError, Parts};
 use backoff::Backoff;
 use feed::Feed;
 pub use reports::Reports;
@@ -58,10 +59,11 @@ pub struct Uplink {
 }
 
 impl Uplink {
-    /// Runs until it is cancelled.
-    pub async fn run(self, cancel: CancellationToken) {
+    /// Runs until it is cancelled. Fails when one of its tasks ends before that; the others are ended then.
+    pub async fn run(self, cancel: CancellationToken) -> Result<(), PartError> {
         let (interests, changes) = mpsc::unbounded_channel();
-        let mut tasks = JoinSet::new();
+        let cancel = cancel.child_token();
+        let mut parts = Parts::new(cancel.clone());
         let asking = questions::answer(
             self.client.clone(),
             self.shards.clone(),
@@ -69,18 +71,23 @@ impl Uplink {
             interests,
             cancel.clone(),
         );
-        tasks.spawn(asking);
-        if register(&self.client, &self.host, &self.offer, &cancel).await == Registered::Yes {
-            let (client, host) = (self.client.clone(), self.host.clone());
-            tasks.spawn(reports::deliver(client, host, self.reports, cancel.clone()));
-            let feed = Feed::new(self.client, self.host, self.shards, self.specs, changes);
-            tasks.spawn(feed.run(cancel));
-        }
-        while let Some(ended) = tasks.join_next().await {
-            if let Err(error) = ended {
-                tracing::error!(%error, "a task of the uplink ended by a panic");
+        parts.add("the questions of guests", asking);
+        let known = async move {
+            if register(&self.client, &self.host, &self.offer, &cancel).await == Registered::Cancelled {
+                return Ok(());
             }
-        }
+            let mut parts = Parts::new(cancel.clone());
+            let (client, host) = (self.client.clone(), self.host.clone());
+            parts.add(
+                "reporting",
+                reports::deliver(client, host, self.reports, cancel.clone()),
+            );
+            let feed = Feed::new(self.client, self.host, self.shards, self.specs, changes);
+            parts.add("the feed", feed.run(cancel));
+            parts.run().await
+        };
+        parts.add_fallible("the registered host", known);
+        parts.run().await
     }
 }
 
@@ -110,24 +117,10 @@ async fn register(
         };
         let wait = backoff.next();
         tracing::warn!(error = %Causes(&error), ?wait, "the host can't be registered yet");
+        // Cancel-safe: nothing is held during the pause.
         tokio::select! {
             () = cancel.cancelled() => return Registered::Cancelled,
             () = tokio::time::sleep(wait) => {}
         }
-    }
-}
-
-/// An error with everything that led to it.
-struct Causes<'a>(&'a dyn std::error::Error);
-
-impl std::fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
     }
 }

@@ -13,6 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::Causes;
 use super::backoff::Backoff;
 
+/// How long a reason may be, in bytes, as [`ReportState`] has it.
+const MAX_REASON: usize = 512;
+
 /// Takes reports for the control plane. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reports(mpsc::UnboundedSender<ReportState>);
@@ -25,8 +28,11 @@ impl Reports {
     }
 
     /// Has the transition reported until the control plane answers. A later report about the same instance replaces
-    /// one that was not answered yet.
-    pub fn report(&self, report: ReportState) {
+    /// one that was not answered yet. A reason is cut to what a report may carry.
+    pub fn report(&self, mut report: ReportState) {
+        if let Some(reason) = &mut report.reason {
+            reason.truncate(reason.floor_char_boundary(MAX_REASON));
+        }
         // The receiver goes only when the daemon does, and then nobody is left to be told.
         let _ = self.0.send(report);
     }
@@ -46,6 +52,22 @@ impl Unanswered {
         let after = last.map_or(Bound::Unbounded, Bound::Excluded);
         let next = self.0.range((after, Bound::Unbounded)).chain(&self.0).next();
         next.map(|(_, report)| report.clone())
+    }
+
+    /// The next one to be sent, once there is one; none if no more can come. What has come meanwhile is taken in.
+    /// Cancel-safe: a report that wasn't taken stays in the channel.
+    async fn next(
+        &mut self,
+        last: Option<InstanceId>,
+        reports: &mut mpsc::UnboundedReceiver<ReportState>,
+    ) -> Option<(ReportState, IdempotencyKey)> {
+        while let Ok(report) = reports.try_recv() {
+            self.add(report);
+        }
+        if self.0.is_empty() {
+            self.add(reports.recv().await?);
+        }
+        self.after(last)
     }
 
     /// The report was answered; a later one about the same instance stays.
@@ -70,37 +92,20 @@ pub(super) async fn deliver(
     let mut unanswered = Unanswered::default();
     let mut backoff = Backoff::new();
     let mut last = None;
-    loop {
-        while let Ok(report) = reports.try_recv() {
-            unanswered.add(report);
-        }
-        let Some((report, key)) = unanswered.after(last) else {
-            // Cancel-safe: a report that wasn't taken stays in the channel.
-            tokio::select! {
-                () = cancel.cancelled() => return,
-                report = reports.recv() => match report {
-                    Some(report) => unanswered.add(report),
-                    None => return,
-                },
+    // Cancel-safe: whatever wasn't answered would be sent again with the same key, and the daemon ends anyway.
+    let delivering = async {
+        while let Some((report, key)) = unanswered.next(last, &mut reports).await {
+            last = Some(report.instance);
+            let answer = client.report_instance_state(&host, &report, &key).await;
+            if is_final(&report, &answer.map(drop)) {
+                unanswered.answered(&report);
+                backoff.reset();
+            } else {
+                tokio::time::sleep(backoff.next()).await;
             }
-            continue;
-        };
-        last = Some(report.instance);
-        // Cancel-safe: the report stays among the unanswered, and its key makes sending it again harmless.
-        let answer = tokio::select! {
-            () = cancel.cancelled() => return,
-            answer = client.report_instance_state(&host, &report, &key) => answer.map(drop),
-        };
-        if is_final(&report, &answer) {
-            unanswered.answered(&report);
-            backoff.reset();
-            continue;
         }
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(backoff.next()) => {}
-        }
-    }
+    };
+    cancel.run_until_cancelled(delivering).await;
 }
 
 /// Whether asking again can't change the answer.
@@ -123,7 +128,7 @@ fn is_final(report: &ReportState, answer: &Result<(), ClientError>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Unanswered;
+    use super::{Reports, Unanswered};
     use moorline_shared::InstanceId;
     use moorline_shared::api::hosts::ReportState;
     use moorline_shared::api::instances::InstanceState;
@@ -136,6 +141,18 @@ mod tests {
             reboots: 0,
             reason: None,
         }
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_between_characters() {
+        let (reports, mut received) = Reports::channel();
+        let reason = Some(format!("{}é", "x".repeat(511)));
+        reports.report(ReportState {
+            reason,
+            ..report(1, InstanceState::Failed)
+        });
+        let reason = received.try_recv().unwrap().reason.unwrap();
+        assert_eq!(reason, "x".repeat(511));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What the configuration file says about VMs: the tables `[vm]`, `[qemu]`, `[images.NAME]` and `[external]`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use moorline_shared::id::ImageName;
@@ -28,6 +28,14 @@ pub struct Image {
     pub firmware: Option<PathBuf>,
     /// Arguments of QEMU for this image, after those of `[qemu]`; the same placeholders.
     pub arguments: Vec<String>,
+}
+
+impl Image {
+    /// The files that it is made of, which the VM's processes read.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        let files = [&self.kernel, &self.initrd, &self.disk, &self.firmware];
+        files.into_iter().flatten().map(PathBuf::as_path)
+    }
 }
 
 /// How a disk is laid out in its file.

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use moorline_shared::InstanceId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -72,6 +73,67 @@ pub(super) fn load<T: DeserializeOwned>(
 /// Keeps the document; it is on disk when this returns. Only the daemon's user can read it.
 pub(super) fn save<T: Serialize>(path: &Path, document: &T) -> Result<(), FileError> {
     replace(path, document).map_err(failed("write", path))
+}
+
+/// The same without blocking the runtime's thread while the disk is waited for. Cancelled, it is done all the same.
+pub(super) async fn keep<T: Serialize + Send + 'static>(path: PathBuf, document: T) -> Result<(), FileError> {
+    aside(path, "write", move |path| save(path, &document)).await
+}
+
+/// Removes a document, or a folder with all that is in it, without blocking the runtime's thread; it is fine if there is
+/// none. Cancelled, it is done all the same.
+pub(super) async fn discard(path: PathBuf) -> Result<(), FileError> {
+    aside(path, "remove", remove).await
+}
+
+/// Removes a document, or a folder with all that is in it; it is fine if there is none.
+pub(super) fn remove(path: &Path) -> Result<(), FileError> {
+    let removed = match path.symlink_metadata() {
+        Ok(file) if file.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Does on a thread for such work what waits for the disk.
+async fn aside(
+    path: PathBuf,
+    what: &'static str,
+    work: impl FnOnce(&Path) -> Result<(), FileError> + Send + 'static,
+) -> Result<(), FileError> {
+    let named = path.clone();
+    let done = tokio::task::spawn_blocking(move || work(&path)).await;
+    done.unwrap_or_else(|panicked| Err(failed(what, &named)(io::Error::other(panicked))))
+}
+
+/// What every record begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    /// The version of its form.
+    pub(super) version: u32,
+    /// Of which instance it is.
+    pub(super) instance: InstanceId,
+}
+
+impl Head {
+    /// Says what is wrong with a record if its head is not this one.
+    pub(super) fn check(self, found: Self) -> Result<(), String> {
+        let Self { version, instance } = self;
+        if found.version != version {
+            return Err(format!(
+                "its version is {}, and this daemon knows {version}",
+                found.version
+            ));
+        }
+        if found.instance != instance {
+            return Err(format!("it is the record of {}", found.instance));
+        }
+        Ok(())
+    }
 }
 
 fn read(path: &Path) -> io::Result<String> {

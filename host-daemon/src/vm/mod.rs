@@ -28,6 +28,5 @@ mod supervisor;
 mod table;
 
 pub use file::FileError;
-pub(crate) use instance::chain;
 pub use supervisor::Supervisor;
 pub use table::Table;

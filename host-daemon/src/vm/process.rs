@@ -6,8 +6,8 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
@@ -56,14 +56,25 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command` without tying it to this process's life.
+    /// Starts `command` without tying it to this process's life. One that ends at once is a process all the same, whose
+    /// end [`Self::ended`] tells.
     ///
     /// Fails when it can't be started. Must be called within a runtime.
     pub fn spawn(command: &mut Command) -> io::Result<Self> {
-        // The child is reaped by its descriptor in `ended`, so the id is its own until then.
-        let child = command.spawn()?;
-        let pid = Pid::from_child(&child);
-        Self::hold(pid)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+        let mut child = command.spawn()?;
+        Self::of_child(&child).inspect_err(|_| {
+            // One that can't be held is not left to run or to lie there; it can't be that it doesn't end.
+            let _ = child.kill();
+            let _ = child.wait();
+        })
+    }
+
+    /// Holds a child, which is reaped by its descriptor in [`Self::ended`], so that the id is its own until then.
+    fn of_child(child: &Child) -> io::Result<Self> {
+        let pid = Pid::from_child(child);
+        let descriptor = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+        let stat = stat(pid)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        Self::new(pid, stat.started, descriptor)
     }
 
     /// The process with this identity, unless it has ended. Must be called within a runtime.
@@ -86,15 +97,22 @@ impl Process {
             Err(error) => return Err(error.into()),
         };
         // Read after the descriptor was opened: if the id was reused before that, both are of the new process.
-        let Some(started) = started(pid)? else {
-            return Ok(None);
-        };
+        match stat(pid)? {
+            Some(Stat {
+                started,
+                ended: false,
+            }) => Self::new(pid, started, descriptor).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    fn new(pid: Pid, started: u64, descriptor: OwnedFd) -> io::Result<Self> {
         let pid = pid.as_raw_nonzero().get();
-        Ok(Some(Self {
+        Ok(Self {
             identity: Identity { pid, started },
             descriptor: kernel::readable(descriptor)?,
             ending: None,
-        }))
+        })
     }
 
     /// Which process this is.
@@ -152,8 +170,8 @@ impl Process {
     }
 }
 
-/// When a process started; nothing if it is gone or has ended and only waits for its parent to notice.
-fn started(pid: Pid) -> io::Result<Option<u64>> {
+/// What the kernel says of a process; nothing if it is gone.
+fn stat(pid: Pid) -> io::Result<Option<Stat>> {
     let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
     let stat = match std::fs::read_to_string(&path) {
         Ok(stat) => stat,
@@ -161,17 +179,16 @@ fn started(pid: Pid) -> io::Result<Option<u64>> {
         Err(error) if matches!(error.raw_os_error(), Some(2 | 3)) => return Ok(None),
         Err(error) => return Err(error),
     };
-    match parse_stat(&stat) {
-        Some(Stat { ended: true, .. }) => Ok(None),
-        Some(Stat { started, .. }) => Ok(Some(started)),
-        None => Err(io::Error::other(format!("{path} is not as proc(5) describes it"))),
-    }
+    let stat = parse_stat(&stat);
+    stat.map(Some)
+        .ok_or_else(|| io::Error::other(format!("{path} is not as proc(5) describes it")))
 }
 
 /// What `/proc/PID/stat` says of a process, as far as it matters here.
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     started: u64,
+    /// It only waits for its parent to notice.
     ended: bool,
 }
 
@@ -191,15 +208,18 @@ pub fn boot_id() -> io::Result<String> {
     Ok(id.trim().to_owned())
 }
 
-/// The processes whose standard output is this file; none if there is no such file.
+/// The processes whose standard output is one of these files; those that aren't there are nobody's.
 ///
-/// The daemon opens a log for each process that it starts, so this finds one that was started and not recorded.
-pub fn writing_to(log: &Path) -> io::Result<Vec<Process>> {
-    let wanted = match rustix::fs::openat(CWD, log, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
-        Ok(file) => rustix::fs::fstat(&file)?,
-        Err(rustix::io::Errno::NOENT) => return Ok(Vec::new()),
-        Err(error) => return Err(error.into()),
-    };
+/// The daemon opens a log for each process that it starts, so this finds one that was started and not recorded. It looks
+/// at every process of the host, which takes a while and blocks the thread. Must be called within a runtime.
+pub fn writing_to(logs: &[PathBuf]) -> io::Result<Vec<Process>> {
+    let mut wanted = Vec::new();
+    for log in logs {
+        wanted.extend(file_id(log)?);
+    }
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -209,16 +229,27 @@ pub fn writing_to(log: &Path) -> io::Result<Vec<Process>> {
         let Ok(stdout) = rustix::fs::stat(format!("/proc/{pid}/fd/1")) else {
             continue;
         };
-        if (stdout.st_dev, stdout.st_ino) == (wanted.st_dev, wanted.st_ino) {
+        if wanted.contains(&(stdout.st_dev, stdout.st_ino)) {
             found.extend(Process::with_id(pid)?);
         }
     }
     Ok(found)
 }
 
+/// Which file has this name, if there is one: its device and its inode.
+fn file_id(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    let file = match rustix::fs::openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => rustix::fs::fstat(&file)?,
+        Err(rustix::io::Errno::NOENT) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    Ok(Some((file.st_dev, file.st_ino)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::{Ending, Identity, Process, Stat, parse_stat, writing_to};
+    use rustix::process::{Pid, WaitId, WaitIdOptions};
     use std::fs::File;
     use std::process::{Command, Stdio};
 
@@ -261,21 +292,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_process_that_ended_at_once_still_says_how() {
+        let mut child = Command::new("false").spawn().unwrap();
+        let id = WaitId::Pid(Pid::from_child(&child));
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        rustix::process::waitid(id, options).unwrap();
+        let mut process = Process::of_child(&child).unwrap();
+        assert_eq!(process.ended().await, Ending::Exited(1));
+        child.wait().unwrap_err();
+    }
+
+    #[tokio::test]
     async fn a_process_that_was_not_recorded_is_found_by_its_log() {
         let folder = tempfile::tempdir().unwrap();
         let log = folder.path().join("log");
-        assert!(writing_to(&log).unwrap().is_empty());
+        let logs = [folder.path().join("another"), log.clone()];
+        assert!(writing_to(&logs).unwrap().is_empty());
         let (reader, writer) = std::io::pipe().unwrap();
         let mut command = Command::new("cat");
         command
             .stdin(reader)
             .stdout(Stdio::from(File::create(&log).unwrap()));
         let mut process = Process::spawn(&mut command).unwrap();
-        let found: Vec<_> = writing_to(&log).unwrap().iter().map(Process::identity).collect();
+        let found: Vec<_> = writing_to(&logs).unwrap().iter().map(Process::identity).collect();
         assert_eq!(found, [process.identity()]);
         drop((command, writer));
         process.ended().await;
-        assert!(writing_to(&log).unwrap().is_empty());
+        assert!(writing_to(&logs).unwrap().is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use moorline_shared::InstanceId;
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, FileError, failed};
+use super::file::{self, FileError, Head, failed};
 use super::process::Identity;
 
 /// The version of the record's form that this daemon writes. A changed form is a new version, and old ones stay
@@ -104,17 +104,11 @@ impl Record {
         }
     }
 
-    fn check(&self, instance: InstanceId) -> Result<(), String> {
-        if self.version != VERSION {
-            return Err(format!(
-                "its version is {}, and this daemon knows {VERSION}",
-                self.version
-            ));
-        }
-        if self.instance != instance {
-            return Err(format!("it is the record of {}", self.instance));
-        }
-        Ok(())
+    fn head(&self) -> Head {
+        let Self {
+            version, instance, ..
+        } = *self;
+        Head { version, instance }
     }
 }
 
@@ -182,8 +176,10 @@ impl Records {
 
     /// The record of an instance's VM, if there is one. One that can't be read is set aside and is an error once.
     pub fn load(&self, instance: InstanceId) -> Result<Option<Record>, FileError> {
-        file::load(&self.folder(instance).join(FILE), |record: &Record| {
-            record.check(instance)
+        let version = VERSION;
+        let expected = Head { version, instance };
+        file::load(&self.path(instance), |record: &Record| {
+            expected.check(record.head())
         })
     }
 
@@ -203,26 +199,19 @@ impl Records {
         Ok(())
     }
 
-    /// Keeps a record, in one step and on disk when this returns. The instance's folder must be there.
-    pub fn save(&self, record: &Record) -> Result<(), FileError> {
-        file::save(&self.folder(record.instance).join(FILE), record)
-    }
-
-    /// The same without blocking the runtime's thread while the disk is waited for. Cancelled, it is done all the same.
+    /// Keeps a record, in one step and on disk when this returns. The instance's folder must be there. Cancelled, it is
+    /// done all the same.
     pub async fn keep(&self, record: Record) -> Result<(), FileError> {
-        let records = self.clone();
-        let path = self.folder(record.instance).join(FILE);
-        let saved = tokio::task::spawn_blocking(move || records.save(&record)).await;
-        saved.unwrap_or_else(|panicked| Err(failed("write", &path)(io::Error::other(panicked))))
+        file::keep(self.path(record.instance), record).await
     }
 
-    /// Removes all that is kept of an instance's VM; it is fine if there is nothing.
-    pub fn remove(&self, instance: InstanceId) -> Result<(), FileError> {
-        let folder = self.folder(instance);
-        match fs::remove_dir_all(&folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &folder)(error)),
-            _ => Ok(()),
-        }
+    /// Removes all that is kept of an instance's VM; it is fine if there is nothing. Cancelled, it is done all the same.
+    pub async fn discard(&self, instance: InstanceId) -> Result<(), FileError> {
+        file::discard(self.folder(instance)).await
+    }
+
+    fn path(&self, instance: InstanceId) -> PathBuf {
+        self.folder(instance).join(FILE)
     }
 }
 
@@ -274,18 +263,18 @@ mod tests {
         ]
     }
 
-    #[test]
-    fn what_was_saved_is_loaded() {
+    #[tokio::test]
+    async fn what_was_saved_is_loaded() {
         let (_folder, records) = records();
         assert_eq!(records.load(INSTANCE).unwrap(), None);
         for life in lives() {
             let record = Record::new(INSTANCE, 3, 1, life);
-            records.save(&record).unwrap();
+            records.keep(record.clone()).await.unwrap();
             assert_eq!(records.load(INSTANCE).unwrap(), Some(record));
         }
         assert_eq!(records.instances().unwrap(), [INSTANCE]);
-        records.remove(INSTANCE).unwrap();
-        records.remove(INSTANCE).unwrap();
+        records.discard(INSTANCE).await.unwrap();
+        records.discard(INSTANCE).await.unwrap();
         assert_eq!(records.instances().unwrap(), []);
     }
 
@@ -324,12 +313,11 @@ mod tests {
         }
     }
 
-    #[test]
-    fn nobody_else_gets_into_the_folders() {
+    #[tokio::test]
+    async fn nobody_else_gets_into_the_folders() {
         let (_folder, records) = records();
-        records
-            .save(&Record::new(INSTANCE, 1, 0, Life::Beginning))
-            .unwrap();
+        let record = Record::new(INSTANCE, 1, 0, Life::Beginning);
+        records.keep(record).await.unwrap();
         let mode = |path: std::path::PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(records.folder(INSTANCE)), 0o700);
         assert_eq!(mode(records.run_folder(INSTANCE)), 0o700);

@@ -1,7 +1,7 @@
 //! Brings what runs on this host into agreement with what the control plane wants to run on it.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,34 +10,52 @@ use moorline_shared::InstanceId;
 use moorline_shared::api::feed::InstanceSpec;
 use moorline_shared::api::instances::Driver;
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::config::Tables;
 use super::external::{External, Registrar};
 use super::file::FileError;
-use super::instance::{Parts, Task, Wanted};
+use super::instance::{Task, Tools, Wanted};
 use super::plan::Want;
 use super::qemu::Qemu;
 use super::record::{Lock, Records};
 use super::table::Table;
 use crate::link::ShardsHandle;
+use crate::parts::{PartError, Parts};
 use crate::uplink::{Reports, SpecChange};
 
 /// For what is under way when the daemon ends.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// Before an instance whose task panicked has another: what made it panic is likely to be there still.
+const BEFORE_ANOTHER: Duration = Duration::from_secs(10);
 
 /// Owns a task for each instance whose VM this host runs, and the registrar of those that others run.
 #[derive(Debug)]
 pub struct Supervisor {
-    parts: Arc<Parts>,
+    instances: Instances,
+    registrar: Registrar,
+}
+
+/// The tasks of the instances.
+#[derive(Debug)]
+struct Instances {
+    tools: Arc<Tools>,
     wanted: BTreeMap<InstanceId, watch::Sender<Wanted>>,
-    tasks: JoinSet<InstanceId>,
+    tasks: JoinSet<()>,
+    /// Whose each of the tasks is.
+    owners: HashMap<Id, InstanceId>,
     cancel: CancellationToken,
     external: External,
-    registrar: Option<Registrar>,
     _lock: Lock,
+}
+
+/// When a task begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    Now,
+    AfterPause,
 }
 
 impl Supervisor {
@@ -62,50 +80,70 @@ impl Supervisor {
         let lock = records.lock()?;
         let qemu = Qemu::new(tables.qemu.clone(), tables.images.clone(), records.clone());
         let starts = Semaphore::new(tables.vm.starts_at_once as usize);
-        Ok(Self {
-            parts: Arc::new(Parts {
-                qemu,
-                records,
-                shards,
-                reports,
-                table,
-                config: tables.vm.clone(),
-                starts,
-            }),
-            wanted: BTreeMap::new(),
-            tasks: JoinSet::new(),
-            cancel: CancellationToken::new(),
-            external,
-            registrar: Some(registrar),
-            _lock: lock,
-        })
+        let tools = Arc::new(Tools {
+            qemu,
+            records,
+            shards,
+            reports,
+            table,
+            config: tables.vm.clone(),
+            starts,
+        });
+        let instances = Instances::new(tools, external, lock);
+        Ok(Self { instances, registrar })
     }
 
     /// What is known of the VMs, the registered ones included.
     pub fn table(&self) -> Table {
-        self.parts.table.clone()
+        self.instances.tools.table.clone()
     }
 
     /// The way to register VMs; it answers once [`Self::run`] does.
     pub fn external(&self) -> External {
-        self.external.clone()
+        self.instances.external.clone()
     }
 
     /// Adopts what an earlier daemon left running, and then follows the changes until there are no more or it is
     /// cancelled. VMs run on after that.
     ///
-    /// Fails when the records can't be listed.
+    /// Fails when the records can't be listed, or a part of it ends before it is cancelled.
     pub async fn run(
+        self,
+        changes: mpsc::Receiver<SpecChange>,
+        cancel: CancellationToken,
+    ) -> Result<(), PartError> {
+        let cancel = cancel.child_token();
+        let mut parts = Parts::new(cancel.clone());
+        let (tools, end) = (Arc::clone(&self.instances.tools), cancel.clone());
+        parts.add("the watch over the logs", async move {
+            end.run_until_cancelled(tools.qemu.watch_logs()).await;
+        });
+        parts.add("the registrar", self.registrar.run(cancel.clone()));
+        parts.add_fallible("the care for the instances", self.instances.run(changes, cancel));
+        parts.run().await
+    }
+}
+
+impl Instances {
+    fn new(tools: Arc<Tools>, external: External, lock: Lock) -> Self {
+        Self {
+            tools,
+            wanted: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            owners: HashMap::new(),
+            cancel: CancellationToken::new(),
+            external,
+            _lock: lock,
+        }
+    }
+
+    async fn run(
         mut self,
         mut changes: mpsc::Receiver<SpecChange>,
         cancel: CancellationToken,
     ) -> Result<(), FileError> {
         self.cancel = cancel.child_token();
-        let mut registrar = JoinSet::new();
-        if let Some(task) = self.registrar.take() {
-            registrar.spawn(task.run(self.cancel.clone()));
-        }
-        for instance in self.parts.records.instances()? {
+        for instance in self.tools.records.instances()? {
             self.want(instance, Wanted::Unknown);
         }
         loop {
@@ -116,14 +154,11 @@ impl Supervisor {
                     Some(change) => self.change(change).await,
                     None => break,
                 },
-                Some(ended) = self.tasks.join_next() => self.ended(ended),
+                Some(ended) = self.tasks.join_next_with_id() => self.ended(&ended),
             }
         }
         self.cancel.cancel();
-        let ended = async {
-            while self.tasks.join_next().await.is_some() {}
-            while registrar.join_next().await.is_some() {}
-        };
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(DRAIN_PATIENCE, ended).await.is_err() {
             tracing::warn!("leaving VMs that are being started to the next daemon, which will clean them up");
         }
@@ -175,37 +210,131 @@ impl Supervisor {
             Entry::Vacant(entry) => {
                 let (sender, receiver) = watch::channel(wanted);
                 entry.insert(sender);
-                self.spawn(instance, receiver);
+                self.spawn(instance, receiver, Begin::Now);
             }
         }
     }
 
-    fn spawn(&mut self, instance: InstanceId, wanted: watch::Receiver<Wanted>) {
-        let task = Task::new(instance, Arc::clone(&self.parts), wanted);
+    fn spawn(&mut self, instance: InstanceId, wanted: watch::Receiver<Wanted>, begin: Begin) {
+        let task = Task::new(instance, Arc::clone(&self.tools), wanted);
         let cancel = self.cancel.clone();
-        self.tasks.spawn(async move {
-            task.run(cancel).await;
-            instance
-        });
-    }
-
-    /// A task ends when its instance is no more, unless something else came to be wanted at that very moment.
-    fn ended(&mut self, ended: Result<InstanceId, tokio::task::JoinError>) {
-        let instance = match ended {
-            Ok(instance) => instance,
-            Err(error) => {
-                tracing::error!(%error, "the task of an instance failed; its VM is left alone");
+        let task = self.tasks.spawn(async move {
+            if begin == Begin::AfterPause && cancel.run_until_cancelled(sleep(BEFORE_ANOTHER)).await.is_none()
+            {
                 return;
             }
+            task.run(cancel).await;
+        });
+        self.owners.insert(task.id(), instance);
+    }
+
+    /// A task ends when its instance is no more, unless something else came to be wanted at that very moment. One that
+    /// panicked left its VM alone; the next one finds that again as the next daemon would.
+    fn ended(&mut self, ended: &Result<(Id, ()), JoinError>) {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+        let Some(instance) = self.owners.remove(&id) else {
+            return;
         };
         let Some(sender) = self.wanted.get(&instance) else {
             return;
         };
         let want = sender.borrow().want();
-        if matches!(want, Want::Terminated | Want::Gone) {
-            self.wanted.remove(&instance);
-        } else {
-            self.spawn(instance, sender.subscribe());
+        let wanted = sender.subscribe();
+        match ended {
+            Err(error) => {
+                tracing::error!(%instance, %error, pause = ?BEFORE_ANOTHER, "the task of an instance panicked; it gets another");
+                self.spawn(instance, wanted, Begin::AfterPause);
+            }
+            Ok(_) if matches!(want, Want::Terminated | Want::Gone) => drop(self.wanted.remove(&instance)),
+            Ok(_) => self.spawn(instance, wanted, Begin::Now),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Instances, Supervisor, Wanted};
+    use crate::config::{CacheConfig, LinkConfig};
+    use crate::link::Shards;
+    use crate::uplink::Reports;
+    use crate::vm::config::Tables;
+    use crate::vm::process::{Process, boot_id};
+    use crate::vm::record::{Life, Processes, Reach, Record, Vsock};
+    use moorline_shared::InstanceId;
+    use moorline_shared::api::instances::InstanceState;
+    use std::os::unix::net::UnixStream;
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+    use tokio::sync::mpsc;
+
+    const INSTANCE: InstanceId = InstanceId::from_bytes([7; 16]);
+
+    /// Waits until the VM is said to run; the clock of the tasks may stand still meanwhile.
+    async fn runs(instances: &Instances) {
+        let begun = Instant::now();
+        let running = |instances: &Instances| {
+            let status = instances.tools.table.get(INSTANCE);
+            status.is_some_and(|status| status.state == InstanceState::Running)
+        };
+        while !running(instances) {
+            assert!(
+                begun.elapsed() < Duration::from_secs(10),
+                "the VM is never said to run"
+            );
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn next_end(instances: &mut Instances) {
+        let ended = instances.tasks.join_next_with_id().await.unwrap();
+        instances.ended(&ended);
+    }
+
+    #[tokio::test]
+    async fn an_instance_whose_task_failed_gets_another_that_finds_the_vm_and_heeds_what_is_wanted() {
+        let folder = tempfile::tempdir().unwrap();
+        let (asks, _) = mpsc::channel(1);
+        let shards = Shards::start(&LinkConfig::default(), &CacheConfig::default(), None, &asks).unwrap();
+        let (reports, _reported) = Reports::channel();
+        let supervisor = Supervisor::new(
+            &Tables::default(),
+            folder.path(),
+            shards.handle().clone(),
+            reports,
+        );
+        let mut instances = supervisor.unwrap().instances;
+        // What stands in for a QEMU and its vsock device only has to run until it is killed.
+        let [mut vmm, mut device] =
+            [(); 2].map(|()| Process::spawn(Command::new("sleep").arg("600").stdin(Stdio::null())).unwrap());
+        let records = &instances.tools.records;
+        records.prepare(INSTANCE, Reach::Daemon).unwrap();
+        let processes = Processes {
+            boot: boot_id().unwrap(),
+            vmm: vmm.identity(),
+            vsock: Vsock::Process {
+                process: device.identity(),
+            },
+        };
+        let socket = records.run_folder(INSTANCE).join("vsock.sock_8470");
+        let record = Record::new(INSTANCE, 3, 0, Life::Running(processes));
+        records.keep(record).await.unwrap();
+
+        instances.want(INSTANCE, Wanted::Unknown);
+        runs(&instances).await;
+        // Its end without an end of its own is what a panic is to whoever waits for it.
+        instances.tasks.abort_all();
+        instances.tools.table.remove(INSTANCE);
+        tokio::time::pause();
+        next_end(&mut instances).await;
+        runs(&instances).await;
+        UnixStream::connect(&socket).unwrap();
+
+        instances.want(INSTANCE, Wanted::Gone);
+        next_end(&mut instances).await;
+        vmm.ended().await;
+        device.ended().await;
+        assert!(instances.wanted.is_empty());
+        assert!(!instances.tools.records.folder(INSTANCE).exists());
+        shards.drain(0).unwrap();
     }
 }

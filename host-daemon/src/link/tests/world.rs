@@ -193,7 +193,7 @@ impl World {
 
     pub(crate) fn drain(&mut self) {
         if let Some(shards) = self.shards.take() {
-            shards.drain(1_000);
+            shards.drain(1_000).unwrap();
         }
     }
 

@@ -112,7 +112,8 @@ impl World {
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { axum::serve(listener, routes).await.unwrap() });
-        tasks.spawn(uplink.run(cancel.clone()));
+        let linking = uplink.run(cancel.clone());
+        tasks.spawn(async move { linking.await.unwrap() });
         Self {
             opened: opened_rx,
             interests: interests_rx,
@@ -187,6 +188,7 @@ impl World {
         self.cancel.cancel();
         tokio::task::spawn_blocking(move || self.shards.drain(0))
             .await
+            .unwrap()
             .unwrap();
         self.tasks.shutdown().await;
     }

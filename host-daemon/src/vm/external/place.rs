@@ -45,6 +45,14 @@ pub enum PlaceError {
     },
 }
 
+/// Which socket, however one came to it: the folder by its device and inode, and the name in there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Socket {
+    device: u64,
+    inode: u64,
+    name: std::ffi::OsString,
+}
+
 /// A place for a socket whose folder is held open.
 #[derive(Debug)]
 pub(super) struct Place {
@@ -82,6 +90,16 @@ impl Place {
         })?;
         let name = name.to_owned();
         Ok(Self { folder, name })
+    }
+
+    /// Which socket lies there, or would.
+    pub(super) fn socket(&self) -> Result<Socket, Errno> {
+        let folder = rustix::fs::fstat(&self.folder)?;
+        Ok(Socket {
+            device: folder.st_dev,
+            inode: folder.st_ino,
+            name: self.name.clone(),
+        })
     }
 
     /// The place as a path that leads by way of the held descriptor.
@@ -149,6 +167,19 @@ mod tests {
         );
         assert!(!host.folder.path().join("elsewhere/vsock").exists());
         host.find("allowed/vsock").unwrap();
+    }
+
+    #[test]
+    fn two_ways_to_a_socket_are_one_socket() {
+        let host = Host::new();
+        let alias = host.folder.path().join("alias");
+        std::os::unix::fs::symlink("allowed", &alias).unwrap();
+        let allowed = [host.allowed[0].clone(), alias.clone()];
+        let socket = |path: PathBuf| Place::find(&path, &allowed).unwrap().socket().unwrap();
+        let one = socket(host.allowed[0].join("vm/vsock"));
+        assert_eq!(socket(alias.join("vm/vsock")), one);
+        assert_ne!(socket(alias.join("vm/another")), one);
+        assert_ne!(socket(alias.join("vsock")), one);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use moorline_shared::InstanceId;
 use moorline_shared::host::Channel;
 use serde::{Deserialize, Serialize};
 
-use crate::vm::file::{self, FileError, failed};
+use crate::vm::file::{self, FileError, Head, failed};
 use crate::vm::process::Identity;
 
 /// The version of the record's form that this daemon writes.
@@ -61,17 +61,11 @@ impl Record {
         }
     }
 
-    fn check(&self, instance: InstanceId) -> Result<(), String> {
-        if self.version != VERSION {
-            return Err(format!(
-                "its version is {}, and this daemon knows {VERSION}",
-                self.version
-            ));
-        }
-        if self.instance != instance {
-            return Err(format!("it is the record of {}", self.instance));
-        }
-        Ok(())
+    fn head(&self) -> Head {
+        let Self {
+            version, instance, ..
+        } = *self;
+        Head { version, instance }
     }
 }
 
@@ -105,21 +99,21 @@ impl Registrations {
 
     /// The record of an instance, if there is one. One that can't be read is set aside and is an error once.
     pub(super) fn load(&self, instance: InstanceId) -> Result<Option<Record>, FileError> {
-        file::load(&self.path(instance), |record: &Record| record.check(instance))
+        let version = VERSION;
+        let expected = Head { version, instance };
+        file::load(&self.path(instance), |record: &Record| {
+            expected.check(record.head())
+        })
     }
 
-    /// Keeps a record; it is on disk when this returns.
-    pub(super) fn save(&self, record: &Record) -> Result<(), FileError> {
-        file::save(&self.path(record.instance), record)
+    /// Keeps a record; it is on disk when this returns. Cancelled, it is done all the same.
+    pub(super) async fn keep(&self, record: Record) -> Result<(), FileError> {
+        file::keep(self.path(record.instance), record).await
     }
 
-    /// Removes a record; it is fine if there is none.
-    pub(super) fn remove(&self, instance: InstanceId) -> Result<(), FileError> {
-        let path = self.path(instance);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed("remove", &path)(error)),
-            _ => Ok(()),
-        }
+    /// Removes a record; it is fine if there is none. Cancelled, it is done all the same.
+    pub(super) async fn discard(&self, instance: InstanceId) -> Result<(), FileError> {
+        file::discard(self.path(instance)).await
     }
 }
 
@@ -130,8 +124,8 @@ mod tests {
     use moorline_shared::InstanceId;
     use moorline_shared::host::Channel;
 
-    #[test]
-    fn what_was_saved_is_loaded() {
+    #[tokio::test]
+    async fn what_was_saved_is_loaded() {
         let folder = tempfile::tempdir().unwrap();
         let registrations = Registrations::open(folder.path()).unwrap();
         let instance = InstanceId::from_bytes([7; 16]);
@@ -147,12 +141,12 @@ mod tests {
             Record::new(instance, 3, Some(active)),
             Record::new(instance, 3, None),
         ] {
-            registrations.save(&record).unwrap();
+            registrations.keep(record.clone()).await.unwrap();
             assert_eq!(registrations.load(instance).unwrap(), Some(record));
         }
         assert_eq!(registrations.instances().unwrap(), [instance]);
-        registrations.remove(instance).unwrap();
-        registrations.remove(instance).unwrap();
+        registrations.discard(instance).await.unwrap();
+        registrations.discard(instance).await.unwrap();
         assert_eq!(registrations.instances().unwrap(), []);
     }
 }

@@ -14,14 +14,14 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::peer::{find, peer};
-use super::place::Place;
+use super::place::{Place, PlaceError, Socket};
 use super::record::{Active, Peer, Record, Registrations};
 use super::{Command, External, RegisterError, Registration};
+use crate::causes::Causes;
 use crate::channel::{ChannelSpec, ExpectedPeer};
-use crate::link::ShardsHandle;
+use crate::link::{BeginError, ShardsHandle};
 use crate::uplink::{Reports, SpecChange};
 use crate::vm::file::FileError;
-use crate::vm::instance::{chain, shorten};
 use crate::vm::process::{self, Process};
 use crate::vm::table::Table;
 
@@ -36,6 +36,8 @@ pub(super) struct Entry {
     /// Whether the record is of this daemon's time, so that the control plane knew the instance meanwhile.
     fresh: bool,
     watch: Option<AbortHandle>,
+    /// Where the channel of the registration is.
+    spot: Option<Spot>,
     reported: Option<ReportState>,
 }
 
@@ -51,6 +53,13 @@ impl Entry {
             .map_or(0, |spec| spec.incarnation)
             .max(recorded)
     }
+}
+
+/// Where a channel is. Paths would not do: two of them may lead to one socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Spot {
+    Cid(u32),
+    Socket(Socket),
 }
 
 /// The VMM of a registration ended.
@@ -145,7 +154,7 @@ impl Registrar {
 
     /// Everything about a registration that can be found out without doing anything.
     fn look_at(&self, registration: &Registration) -> Result<(Active, Option<Process>), RegisterError> {
-        self.may_register(registration)?;
+        self.may_register(registration.instance)?;
         let vmm = match registration.supervision {
             Supervision::Vmm(reference) => Some(find(reference, registration.caller)?),
             Supervision::Unsupervised => None,
@@ -156,22 +165,48 @@ impl Registrar {
             peer: peer(registration, vmm.as_ref())?,
             vmm: vmm.as_ref().map(Process::identity),
         };
-        match &active.channel {
-            Channel::Vsock { cid } if !(3..u32::MAX).contains(cid) => return Err(RegisterError::Cid(*cid)),
-            Channel::Vsock { .. } => (),
-            Channel::Hybrid { path, .. } => drop(Place::find(path, &self.allowed)?),
+        let (spot, _) = self.locate(&active.channel)?;
+        let holder = self
+            .holder(&spot)
+            .filter(|holder| *holder != registration.instance);
+        match holder {
+            Some(holder) => Err(RegisterError::Taken { holder }),
+            None => Ok((active, vmm)),
         }
-        Ok((active, vmm))
+    }
+
+    /// Where a channel is, and the place of its socket, if it is one.
+    fn locate(&self, channel: &Channel) -> Result<(Spot, Option<Place>), RegisterError> {
+        match channel {
+            Channel::Vsock { cid } if !(3..u32::MAX).contains(cid) => Err(RegisterError::Cid(*cid)),
+            Channel::Vsock { cid } => Ok((Spot::Cid(*cid), None)),
+            Channel::Hybrid { path, .. } => {
+                let place = Place::find(path, &self.allowed)?;
+                let socket = place.socket().map_err(|source| PlaceError::Folder {
+                    path: path.clone(),
+                    source,
+                })?;
+                Ok((Spot::Socket(socket), Some(place)))
+            }
+        }
+    }
+
+    /// Whose channel is there now.
+    fn holder(&self, spot: &Spot) -> Option<InstanceId> {
+        let there = |entry: &Entry| entry.active().is_some() && entry.spot.as_ref() == Some(spot);
+        let mut entries = self.entries.iter();
+        entries.find(|(_, entry)| there(entry)).map(|(holder, _)| *holder)
     }
 
     async fn register(&mut self, registration: Registration) -> Result<Registered, RegisterError> {
         let instance = registration.instance;
         let (active, vmm) = self.look_at(&registration)?;
-        let entry = self.entries.entry(instance).or_default();
-        let incarnation = entry.incarnation().max(registration.incarnation) + 1;
+        let known = self.entries.get(&instance).map_or(0, Entry::incarnation);
+        let incarnation = known.max(registration.incarnation) + 1;
         // Kept first: what isn't known to the next daemon can't be taken back there.
         let record = Record::new(instance, incarnation, Some(active.clone()));
-        self.registrations.save(&record)?;
+        self.registrations.keep(record.clone()).await?;
+        let entry = self.entries.entry(instance).or_default();
         let before = entry.record.replace(record);
         entry.fresh = true;
         if let Err(error) = self.bind(instance, incarnation, &active).await {
@@ -188,17 +223,16 @@ impl Registrar {
     /// What was to be registered can't be bound. A VM that was registered before still is: its channel was not touched.
     async fn take_back(&mut self, instance: InstanceId, before: Option<Record>) {
         let before = before.filter(|record| record.active.is_some());
-        let (Some(record), Some(entry)) = (before, self.entries.get_mut(&instance)) else {
+        let Some(record) = before else {
             return self.end(instance, None).await;
         };
-        if let Err(error) = self.registrations.save(&record) {
-            tracing::error!(%instance, error = %chain(&error), "can't keep that a registration goes on");
+        if let Err(error) = self.registrations.keep(record.clone()).await {
+            tracing::error!(%instance, error = %Causes(&error), "can't keep that a registration goes on");
         }
-        entry.record = Some(record);
+        self.entries.entry(instance).or_default().record = Some(record);
     }
 
-    fn may_register(&self, registration: &Registration) -> Result<(), RegisterError> {
-        let instance = registration.instance;
+    fn may_register(&self, instance: InstanceId) -> Result<(), RegisterError> {
         let spec = self.entries.get(&instance).and_then(|entry| entry.spec.as_ref());
         if spec.is_some_and(|spec| spec.driver != Driver::External) {
             return Err(RegisterError::NotExternal(instance));
@@ -206,30 +240,17 @@ impl Registrar {
         if spec.is_some_and(|spec| spec.desired == Desired::Terminated) {
             return Err(RegisterError::Terminated(instance));
         }
-        let same = |entry: &Entry| {
-            let active = entry.active();
-            active.is_some_and(|active| same_channel(&active.channel, &registration.channel))
-        };
-        let holder = self
-            .entries
-            .iter()
-            .find(|(other, entry)| **other != instance && same(entry));
-        holder.map_or(Ok(()), |(holder, _)| {
-            Err(RegisterError::Taken { holder: *holder })
-        })
+        Ok(())
     }
 
     /// Checks where the channel lies and binds it as that of a life that begins.
     pub(super) async fn bind(
-        &self,
+        &mut self,
         instance: InstanceId,
         incarnation: u64,
         active: &Active,
     ) -> Result<(), RegisterError> {
-        let place = match &active.channel {
-            Channel::Vsock { .. } => None,
-            Channel::Hybrid { path, .. } => Some(Place::find(path, &self.allowed)?),
-        };
+        let (spot, place) = self.locate(&active.channel)?;
         let channel = channel(active, place.as_ref());
         let begun = self
             .shards
@@ -237,7 +258,9 @@ impl Registrar {
             .await;
         // The channel's path leads by way of the place, which is let go only now.
         drop(place);
-        Ok(begun?)
+        begun.map_err(|error| known_by_path(error, &active.channel))?;
+        self.entries.entry(instance).or_default().spot = Some(spot);
+        Ok(())
     }
 
     pub(super) fn begun(&mut self, instance: InstanceId, incarnation: u64, vmm: Option<Process>) {
@@ -296,8 +319,9 @@ impl Registrar {
         };
         let incarnation = record.incarnation;
         record.active = None;
-        if let Err(error) = self.registrations.save(record) {
-            tracing::error!(%instance, error = %chain(&error), "can't keep that a registration ended");
+        let record = record.clone();
+        if let Err(error) = self.registrations.keep(record).await {
+            tracing::error!(%instance, error = %Causes(&error), "can't keep that a registration ended");
         }
         tracing::info!(%instance, incarnation, ?reason, "a VM is no longer taken for the instance's");
         self.shards.end_incarnation(instance, incarnation).await;
@@ -362,8 +386,8 @@ impl Registrar {
         };
         self.shards.end_incarnation(instance, record.incarnation).await;
         self.table.remove(instance);
-        if let Err(error) = self.registrations.remove(instance) {
-            tracing::error!(%instance, error = %chain(&error), "can't remove the record of a registration");
+        if let Err(error) = self.registrations.discard(instance).await {
+            tracing::error!(%instance, error = %Causes(&error), "can't remove the record of a registration");
         }
     }
 
@@ -411,7 +435,7 @@ fn report(
         state,
         incarnation,
         reboots: 0,
-        reason: reason.map(shorten),
+        reason,
     }
 }
 
@@ -447,11 +471,11 @@ fn channel(active: &Active, place: Option<&Place>) -> ChannelSpec {
     }
 }
 
-fn same_channel(one: &Channel, other: &Channel) -> bool {
-    match (one, other) {
-        (Channel::Vsock { cid }, Channel::Vsock { cid: other }) => cid == other,
-        (Channel::Hybrid { path, .. }, Channel::Hybrid { path: other, .. }) => path == other,
-        _ => false,
+/// Names the socket in the words of whoever registered it.
+fn known_by_path(error: BeginError, channel: &Channel) -> BeginError {
+    match (error, channel) {
+        (BeginError::Channel(error), Channel::Hybrid { path, .. }) => error.known_as(path).into(),
+        (error, _) => error,
     }
 }
 

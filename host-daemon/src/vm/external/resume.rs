@@ -5,7 +5,7 @@ use moorline_shared::api::instances::InstanceState;
 
 use super::record::{Active, Peer, Record};
 use super::registrar::{Registrar, status};
-use crate::vm::instance::chain;
+use crate::causes::Causes;
 use crate::vm::process::{self, Process};
 
 impl Registrar {
@@ -14,7 +14,7 @@ impl Registrar {
         let instances = match self.registrations.instances() {
             Ok(instances) => instances,
             Err(error) => {
-                tracing::error!(error = %chain(&error), "can't find the registrations of an earlier daemon");
+                tracing::error!(error = %Causes(&error), "can't find the registrations of an earlier daemon");
                 return;
             }
         };
@@ -22,7 +22,7 @@ impl Registrar {
             match self.registrations.load(instance) {
                 Ok(Some(record)) => self.recall(record).await,
                 Ok(None) => (),
-                Err(error) => tracing::error!(%instance, error = %chain(&error), "lost a registration"),
+                Err(error) => tracing::error!(%instance, error = %Causes(&error), "lost a registration"),
             }
         }
     }
@@ -45,7 +45,7 @@ impl Registrar {
 
     /// Binds a registration's channel again; answers with its VMM, or why not.
     async fn resume(
-        &self,
+        &mut self,
         instance: InstanceId,
         incarnation: u64,
         active: &Active,
@@ -63,7 +63,7 @@ impl Registrar {
             still(peer)?.ok_or_else(|| gone("vsock device"))?;
         }
         let bound = self.bind(instance, incarnation, active).await;
-        bound.map_err(|error| chain(&error))?;
+        bound.map_err(|error| Causes(&error).to_string())?;
         Ok(vmm)
     }
 }

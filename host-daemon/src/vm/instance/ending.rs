@@ -5,7 +5,7 @@ use moorline_shared::api::instances::InstanceState;
 use tokio::time::Instant;
 
 use super::{State, Task};
-use crate::vm::chain;
+use crate::causes::Causes;
 use crate::vm::plan::Told;
 use crate::vm::qemu::vm::{Vm, VmEvent};
 use crate::vm::record::{Ended, Life};
@@ -58,7 +58,7 @@ impl Task {
     }
 
     async fn vmm_ended(&mut self, how: &str) {
-        self.parts
+        self.tools
             .shards
             .end_incarnation(self.instance, self.incarnation)
             .await;
@@ -98,7 +98,7 @@ impl Task {
     }
 
     async fn device_ended(&mut self, how: &str) {
-        self.parts
+        self.tools
             .shards
             .end_incarnation(self.instance, self.incarnation)
             .await;
@@ -115,13 +115,13 @@ async fn told(instance: InstanceId, vm: &mut Vm, how: Told) -> Told {
     if how == Told::Guest {
         match vm.power_down().await {
             Ok(()) => return Told::Guest,
-            Err(error) => tracing::warn!(%instance, error = %chain(&error), "can't press the power button"),
+            Err(error) => tracing::warn!(%instance, error = %Causes(&error), "can't press the power button"),
         }
     }
     if how != Told::Killed {
         match vm.quit().await {
             Ok(()) => return Told::Vmm,
-            Err(error) => tracing::warn!(%instance, error = %chain(&error), "can't have QEMU quit"),
+            Err(error) => tracing::warn!(%instance, error = %Causes(&error), "can't have QEMU quit"),
         }
     }
     tracing::warn!(%instance, "killing QEMU");

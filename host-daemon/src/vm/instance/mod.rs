@@ -18,8 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::report::chain;
-pub(in crate::vm) use self::report::shorten;
+use crate::causes::Causes;
 use crate::link::ShardsHandle;
 use crate::uplink::Reports;
 use crate::vm::config::VmConfig;
@@ -36,7 +35,7 @@ const BETWEEN_RECALLS: Duration = Duration::from_secs(5);
 
 /// What all instances' tasks share.
 #[derive(Debug)]
-pub(in crate::vm) struct Parts {
+pub(in crate::vm) struct Tools {
     pub(in crate::vm) qemu: Qemu,
     pub(in crate::vm) records: Records,
     pub(in crate::vm) shards: ShardsHandle,
@@ -111,7 +110,7 @@ enum Round {
 #[derive(Debug)]
 pub(in crate::vm) struct Task {
     instance: InstanceId,
-    parts: Arc<Parts>,
+    tools: Arc<Tools>,
     wanted: watch::Receiver<Wanted>,
     state: State,
     incarnation: u64,
@@ -122,12 +121,12 @@ pub(in crate::vm) struct Task {
 impl Task {
     pub(in crate::vm) fn new(
         instance: InstanceId,
-        parts: Arc<Parts>,
+        tools: Arc<Tools>,
         wanted: watch::Receiver<Wanted>,
     ) -> Self {
         Self {
             instance,
-            parts,
+            tools,
             wanted,
             state: State::Off,
             incarnation: 0,
@@ -139,7 +138,7 @@ impl Task {
     /// Runs until the instance is no more on this host, or until cancelled.
     pub(in crate::vm) async fn run(mut self, cancel: CancellationToken) {
         while let Err(error) = self.recall().await {
-            tracing::error!(instance = %self.instance, error = %chain(&error), "can't find out how its VM is; trying again");
+            tracing::error!(instance = %self.instance, error = %Causes(&error), "can't find out how its VM is; trying again");
             // Cancel-safe: nothing is held between two tries.
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -154,7 +153,7 @@ impl Task {
         if let Wanted::Spec(spec) = &wanted {
             self.incarnation = self.incarnation.max(spec.incarnation);
         }
-        let patience = self.parts.config.patience();
+        let patience = self.tools.config.patience();
         match (next(wanted.want(), self.observed(), patience), &wanted) {
             (Action::Wait, _) => return self.rest(&wanted, None, cancel).await,
             (Action::WaitFor(left), _) => return self.rest(&wanted, Some(left), cancel).await,
@@ -166,12 +165,12 @@ impl Task {
             (Action::Kill, _) => self.tell(Told::Killed).await,
             (Action::Settle, _) => self.turn_off().await,
             (Action::Remove, _) => {
-                self.remove();
+                self.remove().await;
                 self.report(InstanceState::Terminated, None);
                 return Round::Last;
             }
             (Action::Forget, _) => {
-                self.remove();
+                self.remove().await;
                 return Round::Last;
             }
         }
@@ -222,7 +221,7 @@ impl Task {
     }
 
     async fn start_in_turn(&mut self, spec: &InstanceSpec, cancel: &CancellationToken) -> Round {
-        let parts = Arc::clone(&self.parts);
+        let tools = Arc::clone(&self.tools);
         self.publish(InstanceState::Pending, None);
         // Cancel-safe: a turn that wasn't taken is another's.
         let turn = tokio::select! {
@@ -230,7 +229,7 @@ impl Task {
             changed = self.wanted.changed() => {
                 return if changed.is_ok() { Round::Another } else { Round::Last };
             }
-            turn = parts.starts.acquire() => turn,
+            turn = tools.starts.acquire() => turn,
         };
         self.start(spec).await;
         drop(turn);
@@ -257,12 +256,12 @@ impl Task {
     }
 
     async fn begin(&self, spec: &InstanceSpec) -> Result<Vm, StartError> {
-        let Parts {
+        let Tools {
             qemu,
             records,
             shards,
             ..
-        } = &*self.parts;
+        } = &*self.tools;
         qemu.prepare(self.instance)?;
         records.keep(self.record(Life::Beginning)).await?;
         let ready = qemu.vsock(self.instance).await?;
@@ -275,11 +274,11 @@ impl Task {
     }
 
     async fn give_up(&mut self, error: &StartError, failures: u32) {
-        let reason = chain(error);
+        let reason = Causes(error).to_string();
         tracing::warn!(instance = %self.instance, incarnation = self.incarnation, %reason, "could not start the VM");
         self.clear_away().await;
         self.keep(Life::Off).await;
-        let first = Duration::from_secs(self.parts.config.retry_seconds.into());
+        let first = Duration::from_secs(self.tools.config.retry_seconds.into());
         let pause = first.saturating_mul(1 << failures.min(16)).min(LONGEST_PAUSE);
         self.state = State::Failed {
             until: Instant::now() + pause,
@@ -290,11 +289,11 @@ impl Task {
 
     /// Ends whatever was started for this life, and the life itself.
     async fn clear_away(&self) {
-        self.parts
+        self.tools
             .shards
             .end_incarnation(self.instance, self.incarnation)
             .await;
-        if let Err(error) = self.parts.qemu.clear(self.instance).await {
+        if let Err(error) = self.tools.qemu.clear(self.instance).await {
             tracing::error!(instance = %self.instance, %error, "can't end what was started for its VM");
         }
     }
@@ -304,11 +303,11 @@ impl Task {
         self.keep(Life::Off).await;
     }
 
-    fn remove(&self) {
-        if let Err(error) = self.parts.records.remove(self.instance) {
-            tracing::error!(instance = %self.instance, error = %chain(&error), "can't remove what belonged to its VM");
+    async fn remove(&self) {
+        if let Err(error) = self.tools.records.discard(self.instance).await {
+            tracing::error!(instance = %self.instance, error = %Causes(&error), "can't remove what belonged to its VM");
         }
-        self.parts.table.remove(self.instance);
+        self.tools.table.remove(self.instance);
     }
 
     fn record(&self, life: Life) -> Record {
@@ -318,11 +317,11 @@ impl Task {
     /// Keeps how things stand. Failing that, the next daemon finds the VM gone and says so: nothing is lost.
     async fn keep(&self, life: Life) {
         // An instance that never had a folder has nothing to be kept.
-        if !self.parts.records.folder(self.instance).exists() {
+        if !self.tools.records.folder(self.instance).exists() {
             return;
         }
-        if let Err(error) = self.parts.records.keep(self.record(life)).await {
-            tracing::error!(instance = %self.instance, error = %chain(&error), "can't keep how its VM is");
+        if let Err(error) = self.tools.records.keep(self.record(life)).await {
+            tracing::error!(instance = %self.instance, error = %Causes(&error), "can't keep how its VM is");
         }
     }
 }

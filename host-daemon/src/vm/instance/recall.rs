@@ -1,7 +1,9 @@
 //! How a task begins: with what an earlier daemon left.
 
 use super::{State, Task};
-use crate::vm::chain;
+use crate::causes::Causes;
+use crate::channel::ChannelSpec;
+use crate::link::BeginError;
 use crate::vm::qemu::{StartError, another_boot};
 use crate::vm::record::{Ended, Life, Processes};
 
@@ -9,10 +11,10 @@ impl Task {
     /// Finds out from the record what an earlier daemon left. Adopts a VM that runs, cleans up one that was being
     /// started.
     pub(super) async fn recall(&mut self) -> Result<(), StartError> {
-        let record = match self.parts.records.load(self.instance) {
+        let record = match self.tools.records.load(self.instance) {
             Ok(record) => record,
             Err(error) => {
-                tracing::error!(instance = %self.instance, error = %chain(&error), "ending what may run of its VM");
+                tracing::error!(instance = %self.instance, error = %Causes(&error), "ending what may run of its VM");
                 self.clear_away().await;
                 return Ok(());
             }
@@ -37,16 +39,12 @@ impl Task {
     }
 
     async fn adopt(&self, processes: &Processes) -> Result<State, StartError> {
-        let Some(adopted) = self.parts.qemu.adopt(self.instance, processes)? else {
+        let Some(adopted) = self.tools.qemu.adopt(self.instance, processes)? else {
             return self.missed(processes).await;
         };
         let trouble = match adopted.channel {
             Some(channel) => {
-                let begun = self
-                    .parts
-                    .shards
-                    .begin_incarnation(self.instance, self.incarnation, channel);
-                begun.await?;
+                self.begin_again(channel).await?;
                 None
             }
             None => {
@@ -58,13 +56,24 @@ impl Task {
         Ok(State::Running { vm, trouble })
     }
 
+    /// Binds the channel of a life that goes on; it is bound still where not the daemon ended, but only a task of it.
+    async fn begin_again(&self, channel: ChannelSpec) -> Result<(), BeginError> {
+        let shards = &self.tools.shards;
+        let begun = shards.begin_incarnation(self.instance, self.incarnation, channel);
+        match begun.await {
+            Err(BeginError::Stale { current, .. }) if current == self.incarnation => Ok(()),
+            begun => begun,
+        }
+    }
+
     /// The VM ended while no daemon ran. With the host's end that is no reason to leave it off.
     async fn missed(&self, processes: &Processes) -> Result<State, StartError> {
-        self.clear_away().await;
+        // Looked at first: nothing outlives its boot, and after one there may be hundreds of VMs to be looked for.
         if another_boot(processes)? {
             self.keep(Life::Off).await;
             return Ok(State::Off);
         }
+        self.clear_away().await;
         let how = Ended::Lost;
         let reason = "its QEMU ended while the host daemon was not running".to_owned();
         self.keep(Life::Ended {

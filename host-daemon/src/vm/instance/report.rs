@@ -7,9 +7,6 @@ use moorline_shared::host::VmStatus;
 use super::{State, Task, Wanted};
 use crate::vm::record::Ended;
 
-/// As `ReportState` has it.
-const MAX_REASON: usize = 512;
-
 impl Task {
     /// Says how things stand, now that they stand.
     pub(super) fn show(&mut self, wanted: &Wanted) {
@@ -41,10 +38,10 @@ impl Task {
             state,
             incarnation: self.incarnation,
             reboots: self.reboots,
-            reason: reason.map(shorten),
+            reason,
         };
         if self.reported.as_ref() != Some(&report) {
-            self.parts.reports.report(report.clone());
+            self.tools.reports.report(report.clone());
             self.reported = Some(report);
         }
     }
@@ -55,7 +52,7 @@ impl Task {
             State::Running { vm, .. } | State::Ending { vm, .. } => Some(vm.pid()),
             _ => None,
         };
-        self.parts.table.set(VmStatus {
+        self.tools.table.set(VmStatus {
             instance: self.instance,
             driver: Driver::Qemu,
             state,
@@ -65,16 +62,4 @@ impl Task {
             pid,
         });
     }
-}
-
-/// An error with its causes.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
-}
-
-/// Cuts a reason to what a report may carry.
-pub(in crate::vm) fn shorten(mut reason: String) -> String {
-    reason.truncate(reason.floor_char_boundary(MAX_REASON));
-    reason
 }

@@ -1,6 +1,7 @@
 //! Why a VM can't be started.
 
 use std::io;
+use std::path::PathBuf;
 
 use moorline_shared::id::ImageName;
 
@@ -40,6 +41,20 @@ pub enum StartError {
         ending: Ending,
         /// The last line that it wrote.
         said: String,
+    },
+    /// A file of the image is closed to the VM's user.
+    #[error(
+        "{} can't be read by user {user}, as whom this VM runs (qemu.user_base): give everybody the right to read it, and \
+         to pass through the folders above it",
+        file.display()
+    )]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// The VM's user.
+        user: u32,
+        /// How that showed.
+        source: Box<StartError>,
     },
     /// One of its processes hangs.
     #[error("{what} took more than {PATIENCE:?} to come up: {said}")]

@@ -6,12 +6,17 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::vm::process::Process;
+
+/// How much of a log is kept; it may be more until the next look.
+const MAX_LOG: u64 = 1 << 20;
+/// How much of a log is read for its last line.
+const TAIL: u64 = 4096;
 
 /// What to start, and as whom.
 #[derive(Debug)]
@@ -67,16 +72,43 @@ impl Launch<'_> {
             words.extend(call.map(str::to_owned));
         }
         words.push("setsid".to_owned());
-        if let Some(user) = self.user {
-            let call = ["setpriv", "--no-new-privs", "--bounding-set=-all"];
-            words.extend(call.map(str::to_owned));
-            words.push(match self.group {
-                Some(group) => format!("--groups={group}"),
-                None => "--clear-groups".to_owned(),
-            });
-            words.extend([format!("--reuid={user}"), format!("--regid={user}")]);
-        }
+        words.extend(self.user.into_iter().flat_map(|user| as_user(user, self.group)));
         words
+    }
+}
+
+/// The words that make whatever follows them run as a user without any rights but its own.
+fn as_user(user: u32, group: Option<u32>) -> [String; 6] {
+    let groups = match group {
+        Some(group) => format!("--groups={group}"),
+        None => "--clear-groups".to_owned(),
+    };
+    [
+        "setpriv".to_owned(),
+        "--no-new-privs".to_owned(),
+        "--bounding-set=-all".to_owned(),
+        groups,
+        format!("--reuid={user}"),
+        format!("--regid={user}"),
+    ]
+}
+
+/// Whether a user that is in no other group can read a file. That takes a process of this user: there is more to it than
+/// modes. Cancel-safe.
+pub(super) async fn can_read(user: u32, file: &Path) -> io::Result<bool> {
+    let [first, rest @ ..] = as_user(user, None);
+    let mut command = tokio::process::Command::new(first);
+    command.args(rest).args(["test", "-r"]).arg(file);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let status = command.kill_on_drop(true).status().await?;
+    // Of test(1): 0 is yes and 1 is no; setpriv fails with others.
+    match status.code() {
+        Some(0) => Ok(true),
+        Some(1) => Ok(false),
+        _ => Err(io::Error::other(format!("setpriv ended with {status}"))),
     }
 }
 
@@ -85,17 +117,108 @@ fn systemd_runs_the_host() -> bool {
     Path::new("/run/systemd/system").is_dir() && rustix::process::geteuid().is_root()
 }
 
+/// An empty log. It is only ever appended to, so that whoever has it open goes on at its new end when it was cut.
 fn log_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path)
+    let file = options.append(true).create(true).mode(0o600).open(path)?;
+    file.set_len(0)?;
+    Ok(file)
+}
+
+/// Empties a log that has grown beyond [`MAX_LOG`]; it is fine if there is none.
+///
+/// Its writer is not trusted and may write for as long as the VM lives, and no pipe could be drained while no daemon
+/// runs.
+pub(super) fn bound(log: &Path) -> io::Result<()> {
+    let file = match OpenOptions::new().append(true).open(log) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if file.metadata()?.len() > MAX_LOG {
+        file.set_len(0)?;
+        writeln!(&file, "(what was here was more than {MAX_LOG} bytes)")?;
+    }
+    Ok(())
 }
 
 /// The last line of a log that says anything, cut to 300 characters, for an error.
 pub(super) fn last_line(log: &Path) -> String {
-    let text = std::fs::read(log).unwrap_or_default();
+    let text = tail(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty());
     let shown: String = line.unwrap_or("it said nothing").chars().take(300).collect();
     shown.replace(char::is_control, " ")
+}
+
+/// The end of a log, [`TAIL`] bytes at most.
+fn tail(log: &Path) -> io::Result<Vec<u8>> {
+    let mut file = File::open(log)?;
+    let start = file.metadata()?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(start))?;
+    let mut text = Vec::new();
+    // What is written meanwhile is not waited for.
+    file.take(TAIL).read_to_end(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{MAX_LOG, TAIL, bound, can_read, last_line, log_file};
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    #[test]
+    fn a_log_is_cut_under_the_hands_of_its_writer() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("qemu.log");
+        bound(&log).unwrap();
+        let mut writer = log_file(&log).unwrap();
+        writer.write_all(b"a first line\n").unwrap();
+        bound(&log).unwrap();
+        assert_eq!(last_line(&log), "a first line");
+        let chunk = vec![b'x'; usize::try_from(MAX_LOG).unwrap()];
+        writer.write_all(&chunk).unwrap();
+        bound(&log).unwrap();
+        writer.write_all(b"a last line\n").unwrap();
+        assert!(log.metadata().unwrap().len() < 200);
+        assert_eq!(last_line(&log), "a last line");
+    }
+
+    #[test]
+    fn the_last_line_is_found_without_reading_everything() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("qemu.log");
+        let writer = log_file(&log).unwrap();
+        // Terabytes that take no room: reading them all would take hours.
+        writer.set_len(1 << 42).unwrap();
+        writeln!(&writer, "\nthe end\u{7}").unwrap();
+        assert_eq!(last_line(&log), "the end ");
+        writer.set_len(0).unwrap();
+        write!(&writer, "{}", "y".repeat(usize::try_from(TAIL).unwrap() + 1)).unwrap();
+        assert_eq!(last_line(&log), "y".repeat(300));
+        assert_eq!(last_line(&folder.path().join("none")), "it said nothing");
+    }
+
+    #[tokio::test]
+    async fn what_a_user_can_read_is_known_without_asking_modes() {
+        let own = rustix::process::geteuid();
+        // Only root can become somebody else; everybody can become nobody else than who they are.
+        let user = if own.is_root() { 2_000_000 } else { own.as_raw() };
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("kernel");
+        std::fs::write(&file, "").unwrap();
+        let set = |path: &std::path::Path, mode| {
+            std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        set(&file, 0o444);
+        set(folder.path(), 0o755);
+        if own.is_root() {
+            assert!(can_read(user, &file).await.unwrap());
+            set(folder.path(), 0o700);
+            assert!(!can_read(user, &file).await.unwrap());
+        } else {
+            can_read(user, &file).await.unwrap_err();
+        }
+    }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use moorline_shared::InstanceId;
 use moorline_shared::api::feed::InstanceSpec;
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use self::command::{Engine, Machine};
@@ -41,6 +41,10 @@ pub use self::vsock::LeaseError;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two looks at whether it has.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// Between two looks at how large the logs are. What a VM's processes write meanwhile is not bounded by anything else.
+const BETWEEN_LOGS: Duration = Duration::from_secs(10);
+const QEMU_LOG: &str = "qemu.log";
+const DEVICE_LOG: &str = "vsock-device.log";
 /// A vsock device of its own knows one guest only, so they may all have the same CID.
 const SAME_CID: u32 = 3;
 /// How many users the VMs have between them.
@@ -55,6 +59,8 @@ pub struct Qemu {
     engine: OnceCell<Engine>,
     cids: Cids,
     users: std::sync::Mutex<()>,
+    /// Held while all processes of the host are looked at, so that many VMs' tasks don't do that all at once.
+    looking: Mutex<()>,
 }
 
 /// A guest's vsock that is ready for a QEMU.
@@ -133,6 +139,7 @@ impl Qemu {
             engine: OnceCell::new(),
             cids,
             users: std::sync::Mutex::default(),
+            looking: Mutex::default(),
         }
     }
 
@@ -218,9 +225,15 @@ impl Qemu {
             device: ready.device(),
             folder: &ready.folder,
         };
-        self.make_overlay(&machine).await?;
         let (stdin, device, vsock) = ready.way.plug();
-        let (vmm, qmp) = self.start_qemu(&machine, stdin).await?;
+        let started = async {
+            self.make_overlay(&machine).await?;
+            self.start_qemu(&machine, stdin).await
+        };
+        let (vmm, qmp) = match started.await {
+            Ok(started) => started,
+            Err(error) => return Err(self.explain(error, &machine).await),
+        };
         let processes = Processes {
             boot: boot_id().map_err(cannot("read the host's boot id"))?,
             vmm: vmm.identity(),
@@ -233,6 +246,30 @@ impl Qemu {
             qmp: Some(qmp),
         };
         Ok((vm, processes))
+    }
+
+    /// Names the image's file that the VM's user can't read, if that is why one of its processes ended at once.
+    async fn explain(&self, error: StartError, machine: &Machine<'_>) -> StartError {
+        let user = self.user_of(machine.instance);
+        let (Some(user), StartError::EndedEarly { .. }) = (user, &error) else {
+            return error;
+        };
+        for file in machine.image.files() {
+            // Where it can't be tried, what the process said has to do.
+            if file.exists() && launch::can_read(user, file).await.is_ok_and(|can| !can) {
+                return StartError::Unreadable {
+                    file: file.to_owned(),
+                    user,
+                    source: Box::new(error),
+                };
+            }
+        }
+        error
+    }
+
+    /// The user as whom the processes of an instance's VM run; none for the daemon's own.
+    fn user_of(&self, instance: InstanceId) -> Option<u32> {
+        self.config.user_base.and_then(|_| self.records.user(instance))
     }
 
     fn image(&self, spec: &InstanceSpec) -> Result<&Image, StartError> {
@@ -310,7 +347,7 @@ impl Qemu {
     ) -> Launch<'a> {
         Launch {
             program,
-            user: self.config.user_base.and_then(|_| self.records.user(instance)),
+            user: self.user_of(instance),
             group: None,
             scope: format!("moorline-{instance}-{part}"),
             folder,
@@ -319,11 +356,32 @@ impl Qemu {
     }
 
     fn qemu_log(&self, instance: InstanceId) -> PathBuf {
-        self.records.folder(instance).join("qemu.log")
+        self.records.folder(instance).join(QEMU_LOG)
     }
 
     fn device_log(&self, instance: InstanceId) -> PathBuf {
-        self.records.folder(instance).join("vsock-device.log")
+        self.records.folder(instance).join(DEVICE_LOG)
+    }
+
+    /// Cuts what the VMs' processes have written to their logs, so that none fills the host's disk. It blocks the thread.
+    fn bound_logs(records: &Records) -> io::Result<()> {
+        for instance in records.instances().map_err(io::Error::other)? {
+            for log in [QEMU_LOG, DEVICE_LOG] {
+                launch::bound(&records.folder(instance).join(log))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the logs of all VMs small until it is cancelled. Cancel-safe.
+    pub(super) async fn watch_logs(&self) {
+        loop {
+            sleep(BETWEEN_LOGS).await;
+            let records = self.records.clone();
+            if let Err(error) = blocking(move || Self::bound_logs(&records)).await {
+                tracing::error!(%error, "can't keep the logs of VMs small");
+            }
+        }
     }
 
     /// Finds the VM of these processes again, if it still runs and answers.
@@ -354,11 +412,13 @@ impl Qemu {
 
     /// Ends everything that was ever started for the instance and still runs.
     pub(super) async fn clear(&self, instance: InstanceId) -> io::Result<()> {
-        for log in [self.qemu_log(instance), self.device_log(instance)] {
-            for mut process in writing_to(&log)? {
-                process.kill()?;
-                process.ended().await;
-            }
+        let logs = [self.qemu_log(instance), self.device_log(instance)];
+        let one_at_a_time = self.looking.lock().await;
+        let found = blocking(move || writing_to(&logs)).await?;
+        drop(one_at_a_time);
+        for mut process in found {
+            process.kill()?;
+            process.ended().await;
         }
         Ok(())
     }
@@ -380,6 +440,12 @@ fn find_device(vsock: Vsock, folder: &Path) -> Result<(Device, Option<ChannelSpe
         let channel = hybrid(folder, &process);
         (Device::Process(process), Some(channel))
     }))
+}
+
+/// Does on another thread what would hold up all tasks of this one. Cancelled, it is done all the same.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
 }
 
 fn remove_if_there(path: &Path) -> io::Result<()> {
