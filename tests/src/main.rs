@@ -42,7 +42,7 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
-    /// Build a guest image and print where it is.
+    /// Build a guest image and print where it is, as variables for a shell.
     Image {
         /// What the image is made from.
         #[arg(value_enum, default_value_t)]
@@ -102,9 +102,8 @@ async fn print_image(recipe: Recipe) -> Result<()> {
             Busybox::new().agent(agent).build(tools).await?
         }
     };
-    println!("kernel        {}", kernel.display());
-    println!("initrd        {}", initrd.display());
-    println!("command line  {command_line}");
-    println!("vsock device  {}", tools.vsock_device.display());
+    let (kernel, initrd) = (kernel.display(), initrd.display());
+    println!("KERNEL='{kernel}'\nINITRD='{initrd}'\nAPPEND='{command_line}'");
+    println!("VSOCK_DEVICE='{}'", tools.vsock_device.display());
     Ok(())
 }
