@@ -75,11 +75,12 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn serve(config: &Config) -> anyhow::Result<()> {
+    // Whoever is told that this is ready may end it at once.
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let cancel = CancellationToken::new();
     let server = Server::open(config, cancel.clone()).await?;
     tracing::info!(address = %server.address()?, state = %config.state.display(), "the control plane serves");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut running = std::pin::pin!(server.run());
     tokio::select! {
         // Cancel-safe: signals that were not taken are kept, and the server is polled on below.

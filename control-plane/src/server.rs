@@ -1,5 +1,6 @@
 //! The control plane as one process: the store, the tasks that own it, and the server in front.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use moorline_shared::OperationId;
@@ -11,6 +12,7 @@ use crate::config::Config;
 use crate::http::auth::{TokenError, Tokens};
 use crate::http::feed::views::Views;
 use crate::http::feed::{DispatchError, Dispatcher};
+use crate::http::listen::{self, Bounds};
 use crate::http::{self, Control};
 use crate::model::{Attempt, ExecuteError, Executor, outbox};
 use crate::services::{self, Services};
@@ -51,9 +53,14 @@ pub enum ServeError {
     /// The feed ended because the store did.
     #[error("the feed ended")]
     FeedEnded(#[from] DispatchError),
-    /// The server ended.
-    #[error("the server ended")]
-    Server(#[source] std::io::Error),
+    /// A part that runs as long as the process does ended by itself, or failed.
+    #[error("the {part} ended before the control plane did; this is a bug")]
+    Ended {
+        /// Which.
+        part: &'static str,
+        /// Why, if it panicked.
+        source: Option<tokio::task::JoinError>,
+    },
 }
 
 /// A control plane that is ready to serve.
@@ -107,31 +114,67 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Serves until cancelled, then ends long answers, lets short ones finish, and closes the store.
+    /// Serves until cancelled, then ends long answers, lets short ones finish for a while, and closes the store.
+    ///
+    /// Fails as soon as any part ends that is to run as long as the process.
     pub async fn run(self) -> Result<(), ServeError> {
-        let Self {
-            listener,
-            control,
-            dispatcher,
-        } = self;
-        let (cancel, executor, services) = (
-            control.cancel.clone(),
-            control.executor.clone(),
-            control.services.clone(),
-        );
-        let mut tasks = JoinSet::new();
-        tasks.spawn(outbox::run(executor.clone(), services, cancel.clone()));
-        let feed = dispatcher.run(cancel.clone());
-        let ended = cancel.clone();
-        let server =
-            axum::serve(listener, http::router(control)).with_graceful_shutdown(ended.cancelled_owned());
-        let result = tokio::try_join!(async { feed.await.map_err(ServeError::from) }, async {
-            server.await.map_err(ServeError::Server)
+        let (control, mut parts) = (self.control, Parts::default());
+        let (cancel, executor) = (control.cancel.clone(), control.executor.clone());
+        let outbox = outbox::run(executor.clone(), control.services.clone(), cancel.clone());
+        let routes = http::router(control);
+        let server = listen::serve(self.listener, routes, Bounds::default(), cancel.clone());
+        parts.spawn("outbox", async {
+            outbox.await;
+            Ok(())
         });
-        cancel.cancel();
-        while tasks.join_next().await.is_some() {}
+        parts.spawn("server", async {
+            server.await;
+            Ok(())
+        });
+        let feed = self.dispatcher.run(cancel.clone());
+        parts.spawn("feed", async { feed.await.map_err(ServeError::from) });
+        let result = parts.run(cancel).await;
         executor.store().close().await;
-        result.map(drop)
+        result
+    }
+}
+
+/// The tasks that run as long as the process does.
+#[derive(Default)]
+struct Parts {
+    tasks: JoinSet<Result<(), ServeError>>,
+    names: HashMap<tokio::task::Id, &'static str>,
+}
+
+impl Parts {
+    fn spawn(
+        &mut self,
+        name: &'static str,
+        part: impl Future<Output = Result<(), ServeError>> + Send + 'static,
+    ) {
+        let task = self.tasks.spawn(part);
+        self.names.insert(task.id(), name);
+    }
+
+    /// Waits until all have ended, and cancels the others once one has. The first that was not to end is the error.
+    async fn run(mut self, cancel: CancellationToken) -> Result<(), ServeError> {
+        let mut result = Ok(());
+        while let Some(ended) = self.tasks.join_next_with_id().await {
+            let ended = match ended {
+                Ok((_, Ok(()))) if cancel.is_cancelled() => Ok(()),
+                Ok((id, Ok(()))) => Err(self.early(id, None)),
+                Ok((_, failed)) => failed,
+                Err(error) => Err(self.early(error.id(), Some(error))),
+            };
+            cancel.cancel();
+            result = result.and(ended);
+        }
+        result
+    }
+
+    fn early(&self, id: tokio::task::Id, source: Option<tokio::task::JoinError>) -> ServeError {
+        let part = self.names.get(&id).copied().unwrap_or("task");
+        ServeError::Ended { part, source }
     }
 }
 
@@ -151,4 +194,55 @@ async fn adopt(executor: &Executor) -> Result<(), ExecuteError> {
         )
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn until(cancel: CancellationToken) -> Result<(), ServeError> {
+        cancel.cancelled().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn a_part_that_ends_early_ends_all_with_its_name() {
+        let cancel = CancellationToken::new();
+        let mut parts = Parts::default();
+        parts.spawn("server", until(cancel.clone()));
+        parts.spawn("outbox", async { panic!("a bug") });
+        let error = parts.run(cancel.clone()).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ServeError::Ended {
+                    part: "outbox",
+                    source: Some(_)
+                }
+            ),
+            "{error:?}"
+        );
+        let mut parts = Parts::default();
+        parts.spawn("feed", async { Ok(()) });
+        let error = parts.run(CancellationToken::new()).await.unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ServeError::Ended {
+                    part: "feed",
+                    source: None
+                }
+            ),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn parts_that_are_cancelled_end_well() {
+        let cancel = CancellationToken::new();
+        let mut parts = Parts::default();
+        parts.spawn("server", until(cancel.clone()));
+        cancel.cancel();
+        parts.run(cancel).await.unwrap();
+    }
 }

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use moorline_shared::api::data::EntryGuard;
 use serde::de::DeserializeOwned;
 
+use super::bodies::in_time;
 use super::problem::Failure;
 
 /// A JSON body.
@@ -18,9 +19,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        let bytes = Bytes::from_request(request, state)
-            .await
-            .map_err(|rejection| unread(&rejection))?;
+        let bytes = in_time(Bytes::from_request(request, state)).await?;
+        let bytes = bytes.map_err(|rejection| unread(&rejection))?;
         parse(&bytes).map(Self)
     }
 }

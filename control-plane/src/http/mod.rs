@@ -2,12 +2,14 @@
 //!
 //! Each service has its routes in its own `api.rs`; [`router`] joins them. A request is authenticated by [`auth`],
 //! parsed by [`extract`] into types that can't be invalid, and run by the executor; whatever goes wrong leaves as a
-//! problem ([`problem`]). [`openapi`] is the document of all this, and a test compares it with the server.
+//! problem ([`problem`]). [`listen`] and [`bodies`] bound what callers can use up. [`openapi`] is the document of all this, and a test compares it with the server.
 
 pub mod auth;
+pub mod bodies;
 pub mod extract;
 pub mod feed;
 pub mod feed_api;
+pub mod listen;
 pub mod openapi;
 pub mod problem;
 #[cfg(test)]
@@ -18,12 +20,14 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::HeaderMap;
+use axum::middleware::from_fn_with_state;
 use moorline_shared::OperationId;
 use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
 use moorline_shared::id::IdempotencyKey;
 use tokio_util::sync::CancellationToken;
 
 use self::auth::Tokens;
+use self::bodies::Budget;
 use self::feed::FeedHandle;
 use self::feed::views::Views;
 use self::problem::Failure;
@@ -64,6 +68,7 @@ pub fn router(control: Control) -> Router {
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(Budget::default(), Budget::admit))
         .with_state(control)
 }
 
