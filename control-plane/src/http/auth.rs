@@ -84,18 +84,29 @@ impl Tokens {
     }
 }
 
+/// Makes a token that is there whole or not at all, whenever the machine fails.
 fn make(path: &Path) -> std::io::Result<String> {
     let mut random = [0; 32];
     getrandom::fill(&mut random).map_err(std::io::Error::other)?;
     let token = format!("moor-admin-{}", Digest::from(random));
+    let aside = path.with_extension("token.new");
+    // One that is there is left of a start that did not come to its end.
+    match std::fs::remove_file(&aside) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
-        .open(path)?;
-    file.write_all(token.as_bytes())?;
-    file.write_all(b"\n")?;
+        .open(&aside)?;
+    file.write_all(format!("{token}\n").as_bytes())?;
     file.sync_all()?;
+    std::fs::rename(&aside, path)?;
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => File::open(folder)?.sync_all()?,
+        _ => File::open(".")?.sync_all()?,
+    }
     Ok(token)
 }
 
@@ -169,4 +180,25 @@ fn named<T: std::str::FromStr<Err: std::fmt::Display>>(
     text.parse()
         .map(Some)
         .map_err(|error: T::Err| Failure::header(name, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_start_that_was_cut_off_leaves_nothing_that_stops_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.token");
+        std::fs::write(folder.path().join("admin.token.new"), "moor-ad").unwrap();
+        Tokens::open(&path).unwrap();
+        let token = std::fs::read_to_string(&path).unwrap();
+        assert!(Tokens::open(&path).unwrap().admits(token.trim()));
+        let mode = path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let files = folder.path().read_dir().unwrap().count();
+        assert_eq!(files, 1, "only the token is left");
+    }
 }
