@@ -188,22 +188,23 @@ impl Watching {
     async fn change(&self, path: EntryPath, event: &Event, n: u64) -> Result<Option<EntryChange>, Untold> {
         let now = event.value.as_ref();
         let readable = now.map(|kept| self.readable(&event.key, kept)).transpose()?;
-        let entry = match (readable.flatten(), now) {
-            (Some((record, rights)), Some(kept)) => {
-                let value = self.value(&record, n).await?;
-                let entry = Kept::new(record, self.revision(kept.modified), kept.version);
-                Some(shown(&entry, Some(value), rights))
-            }
-            _ => {
-                let before = self.read(n - 1, &event.key).await?;
-                let before = before.map(|kept| self.readable(&event.key, &kept)).transpose()?;
-                if before.flatten().is_none() {
-                    return Ok(None);
-                }
-                None
-            }
+        let entry = if let (Some((record, rights)), Some(kept)) = (readable.flatten(), now) {
+            let value = self.value(&record, n).await?;
+            let entry = Kept::new(record, self.revision(kept.modified), kept.version);
+            Some(shown(&entry, Some(value), rights))
+        } else if self.was_readable(&event.key, n - 1).await? {
+            None
+        } else {
+            return Ok(None);
         };
         Ok(Some(EntryChange { path, entry }))
+    }
+
+    async fn was_readable(&self, key: &Key, n: u64) -> Result<bool, Untold> {
+        match self.read(n, key).await? {
+            Some(kept) => Ok(self.readable(key, &kept)?.is_some()),
+            None => Ok(false),
+        }
     }
 
     /// The record, and what the watcher may do with the entry, if it may read it.
