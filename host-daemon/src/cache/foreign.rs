@@ -38,6 +38,10 @@ impl Foreign {
         self.0.get(instance)?.view.as_ref()
     }
 
+    pub(super) fn has(&self, instance: &InstanceId) -> bool {
+        self.0.contains_key(instance)
+    }
+
     pub(super) fn read(&mut self, instance: &InstanceId, now: Moment) -> Option<&View> {
         let slot = self.0.get_mut(instance)?;
         slot.used = now;

@@ -125,11 +125,17 @@ impl Cache {
             .read(&id.instance, now)
     }
 
-    /// Makes room for a view of another instance, which the feed will bring. `None` if no room can be made because
-    /// all are `held`; otherwise the views that were let go for it.
+    /// Makes room for a view of another instance, which the feed will bring. `None` if the reader is not this host's
+    /// any more, or no room can be made because all are `held`; otherwise the views that were let go for it.
     pub fn want(&mut self, id: &ViewId, now: Moment, held: &dyn Fn(&InstanceId) -> bool) -> Option<Wanted> {
-        let known = self.instances.entry(id.reader).or_default();
+        let known = self.instances.get_mut(&id.reader)?;
         known.foreign.want(id, now, self.quotas.foreign_views, held)
+    }
+
+    /// Whether the view is one of another instance that the feed brings, or will.
+    pub fn wants(&self, id: &ViewId) -> bool {
+        let known = self.instances.get(&id.reader);
+        known.is_some_and(|known| known.foreign.has(&id.instance))
     }
 
     /// Lets go of a view of another instance.
@@ -206,10 +212,11 @@ impl Cache {
         )
     }
 
-    /// Changes of the view up to `at` were lost: until it comes whole, from then or later, readers see it as it was.
-    pub fn lose(&mut self, id: &ViewId, at: Revision) {
+    /// Changes of the view up to `at` were lost, as is known at `now`: until it comes whole, from then or later, readers
+    /// see it as it was.
+    pub fn lose(&mut self, id: &ViewId, at: Revision, now: Moment) {
         if let Some(view) = self.view_mut(id) {
-            view.lose(at);
+            view.lose(at, now);
         }
     }
 
@@ -218,7 +225,8 @@ impl Cache {
         if id.reader == id.instance {
             known.own.as_mut()
         } else {
-            known.foreign.slot(&id.instance)?.as_mut()
+            // One that has not come yet is waited for from now on: nothing that comes meanwhile is lost.
+            Some(known.foreign.slot(&id.instance)?.get_or_insert_with(View::awaited))
         }
     }
 

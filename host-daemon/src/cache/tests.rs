@@ -212,7 +212,7 @@ impl Master {
             Step::Lose(count) => {
                 let to = next(count);
                 cache.apply(batch(Some(self.cursor as u64), to as u64, vec![]), at(0));
-                cache.lose(&own(1), rev(to as u64));
+                cache.lose(&own(1), rev(to as u64), at(0).moment);
                 // An answer from before the loss may still be under way.
                 (self.cursor, self.lost) = (to, Lost::Something);
             }
@@ -441,6 +441,52 @@ fn a_view_that_nobody_wants_is_not_kept() {
     let effects = cache.replace(whole(foreign(1, 2), 3, &Content::new()), at(0));
     assert_eq!(effects, Effects::default());
     assert!(cache.view(&foreign(1, 2)).is_none());
+}
+
+#[test]
+fn what_an_instance_asked_for_before_it_went_does_not_bring_it_back() {
+    let mut cache = cache_with(CacheConfig::default());
+    cache.apply(
+        batch(Some(1), 2, vec![FeedItem::InstanceGone { instance: id(1) }]),
+        at(0),
+    );
+    assert_eq!(cache.want(&foreign(1, 2), at(0).moment, &|_| false), None);
+    assert!(!cache.has(&id(1)));
+}
+
+#[test]
+fn an_entry_that_changes_often_while_its_view_is_asked_for_takes_its_place_once() {
+    let mut cache = cache_with(CacheConfig::default());
+    cache.lose(&own(1), rev(2), at(0).moment);
+    let value = "x".repeat(200_000);
+    for n in 3..30 {
+        let item = change(own(1), "often", Some(entry(n, &value)));
+        cache.apply(batch(Some(n - 1), n, vec![item]), at(0));
+    }
+    let effects = cache.replace(whole(own(1), 2, &Content::new()), at(0));
+    assert_eq!(effects.wanting, [], "what was kept aside was let go");
+    assert_eq!(
+        cache
+            .own(&id(1))
+            .unwrap()
+            .get("often", at(0).moment)
+            .unwrap()
+            .revision,
+        rev(29)
+    );
+}
+
+#[test]
+fn a_view_that_is_older_than_what_was_lost_is_asked_for_again() {
+    let mut cache = cache_with(CacheConfig::default());
+    cache.apply(
+        batch(Some(1), 2, vec![change(own(1), "a", Some(entry(2, "a")))]),
+        at(0),
+    );
+    cache.lose(&own(1), rev(2), at(5).moment);
+    let effects = cache.replace(whole(own(1), 1, &Content::new()), at(6));
+    assert_eq!(effects.wanting, [own(1)]);
+    assert_eq!(cache.own(&id(1)).unwrap().behind_since(), Some(at(5).moment));
 }
 
 #[test]

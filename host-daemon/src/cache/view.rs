@@ -138,9 +138,9 @@ impl View {
         self.service == Service::Served
     }
 
-    /// Whether changes were lost, so that it shows an earlier state until it comes whole.
-    pub fn is_behind(&self) -> bool {
-        self.gap.is_some()
+    /// Since when it has shown an earlier state because changes were lost; `None` while it is in step.
+    pub fn behind_since(&self) -> Option<Moment> {
+        self.gap.as_ref()?.since
     }
 
     /// The entry at `path`, if it is valid at `now`.
@@ -230,9 +230,10 @@ impl View {
 
     /// Changes up to `at` were lost. What comes from now on is kept aside until the view comes whole, so that readers
     /// see one state or the other.
-    pub(super) fn lose(&mut self, at: Revision) {
+    pub(super) fn lose(&mut self, at: Revision, now: Moment) {
         let gap = self.gap.get_or_insert_default();
         gap.lost = gap.lost.max(at);
+        gap.since.get_or_insert(now);
     }
 
     /// A view that was too large is asked for again when it changes, but not all the time. Returns whether now.
@@ -247,35 +248,32 @@ impl View {
         }
     }
 
-    /// Applies what was kept aside, as far as it is later than the view, and says what changed.
-    fn make_up(&mut self, gap: Gap) -> Vec<EntryPath> {
+    /// Applies what was kept aside, as far as it is later than the view.
+    fn make_up(&mut self, gap: Gap) {
         let whole = self.known;
-        let mut changed = Vec::new();
+        let mut changed = false;
         for (path, (to, entry)) in gap.changes.into_iter().filter(|(_, (to, _))| *to > whole) {
             self.known = self.known.max(to);
-            if self.put(&path, entry, to) {
-                changed.push(path);
-            }
+            changed |= self.put(&path, entry, to);
         }
-        if !changed.is_empty() {
+        if changed {
             self.revision = self.known;
         }
-        changed
     }
 
     /// Becomes `new` if that shows a later state, and says what is different.
     pub(super) fn replace(&mut self, mut new: Self, mut changed: impl FnMut(What)) -> Asked {
-        let news = new.known > self.known || self.gap.is_some() || new.batch == self.batch;
-        if !news || new.known < self.known {
-            return Asked::Answered;
-        }
-        let gap = self.gap.take().unwrap_or_default();
-        if gap.lost > new.known {
+        let older = new.known < self.known;
+        match self.gap.take() {
             // Nothing is shown that is older than what was lost: what comes next may build on it.
-            self.gap = Some(gap);
-            return Asked::Again;
+            Some(gap) if older || gap.lost > new.known => {
+                self.gap = Some(gap);
+                return Asked::Again;
+            }
+            Some(gap) => new.make_up(gap),
+            None if older || (new.known == self.known && new.batch != self.batch) => return Asked::Answered,
+            None => {}
         }
-        new.make_up(gap);
         self.become_new(new, &mut changed);
         Asked::Answered
     }
@@ -364,6 +362,8 @@ struct Gap {
     changes: BTreeMap<EntryPath, (Revision, Option<CachedEntry>)>,
     /// Up to where changes came that there was no room for.
     lost: Revision,
+    /// Since when readers see an earlier state; `None` if they see nothing.
+    since: Option<Moment>,
     bytes: usize,
 }
 
@@ -372,13 +372,15 @@ impl Gap {
         if self.changes.get(path).is_some_and(|(kept, _)| *kept > to) {
             return;
         }
-        self.bytes += path.len() + entry.as_ref().map_or(0, |entry| entry.value.len());
-        if self.changes.len() >= MAX_ENTRIES || self.bytes > MAX_INSTANCE_BYTES {
-            (self.lost, self.bytes) = (to, 0);
-            self.changes.clear();
-            return;
+        let cost = |entry: &Option<CachedEntry>| entry.as_ref().map_or(path.len(), |entry| entry.cost(path));
+        self.bytes += cost(&entry);
+        if let Some((_, old)) = self.changes.insert(path.clone(), (to, entry)) {
+            self.bytes -= cost(&old);
         }
-        self.changes.insert(path.clone(), (to, entry));
+        if self.changes.len() > MAX_ENTRIES || self.bytes > MAX_INSTANCE_BYTES {
+            (self.lost, self.bytes) = (self.lost.max(to), 0);
+            self.changes.clear();
+        }
     }
 }
 

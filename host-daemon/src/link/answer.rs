@@ -40,33 +40,31 @@ impl Conn {
     pub(super) fn get(&mut self, stream: StreamId, get: &Get<'_>, desk: &mut Desk) {
         self.requests.gets += 1;
         let view = self.view_id(get.instance);
-        let standing = desk.standing();
         let now = desk.now;
-        let fresh_enough = get.max_age_ms.is_none_or(|most| standing.age_ms <= most);
-        match self.look_up(&view, &get.path, standing, desk) {
-            Look::Found(entry) if fresh_enough => {
+        let serves = |standing: Standing| get.max_age_ms.is_none_or(|most| standing.age_ms <= most);
+        match self.look_up(&view, &get.path, desk) {
+            Look::Found(entry, standing) if serves(standing) => {
                 send_entry(&mut self.core, stream, entry, standing, now);
             }
             Look::Refused(refusal) => self.refuse(stream, &refusal, desk),
-            Look::Nothing if fresh_enough => self.refuse(stream, &no_entry(&get.path), desk),
-            Look::Found(_) | Look::Nothing | Look::Ask => self.ask_entry(stream, view, &get.path, desk),
+            Look::Nothing(standing) if serves(standing) => self.refuse(stream, &no_entry(&get.path), desk),
+            Look::Found(..) | Look::Nothing(_) | Look::Ask => self.ask_entry(stream, view, &get.path, desk),
         }
     }
 
-    fn look_up<'d>(&self, id: &ViewId, path: &str, standing: Standing, desk: &'d mut Desk) -> Look<'d> {
-        if id.instance == self.instance {
-            return match desk.cache.own(&self.instance).filter(|view| view.is_served()) {
-                None => Look::Refused(no_view()),
-                Some(view) => view.get(path, desk.now).map_or(Look::Nothing, Look::Found),
-            };
+    fn look_up<'d>(&self, id: &ViewId, path: &str, desk: &'d mut Desk) -> Look<'d> {
+        let now = desk.now;
+        match self.whole_view(id, desk) {
+            Err(refusal) => Look::Refused(refusal),
+            Ok(None) => Look::Ask,
+            Ok(Some((view, standing))) => match view.get(path, now) {
+                Some(entry) => Look::Found(entry, standing),
+                None if id.instance == self.instance => Look::Nothing(standing),
+                // What a view of another instance doesn't hold may be withheld or not there: the control plane says
+                // which.
+                None => Look::Ask,
+            },
         }
-        if let Err(refusal) = desk.may_serve_foreign(standing) {
-            return Look::Refused(refusal);
-        }
-        // What a view of another instance doesn't hold may be withheld or not there: the control plane says which.
-        let view = desk.cache.read_foreign(id, desk.now);
-        let entry = view.and_then(|view| view.get(path, desk.now));
-        entry.map_or(Look::Ask, Look::Found)
     }
 
     fn ask_entry(&mut self, stream: StreamId, id: ViewId, path: &str, desk: &mut Desk) {
@@ -83,32 +81,38 @@ impl Conn {
             path,
         };
         match desk.misses.look(&key, desk.now) {
-            Known::Refused(refusal) => self.refuse(stream, &refusal, desk),
-            Known::Asking => {
-                if let Some(asker) = self.defer(stream, Request::Entry, desk) {
-                    desk.misses.ask(key, asker);
-                }
-            }
-            Known::Nothing if self.may_ask(stream, desk) => {
-                let Some(asker) = self.defer(stream, Request::Entry, desk) else {
-                    return;
-                };
-                if desk.ask(self.instance, Question::Entry(key.clone())) {
-                    desk.misses.ask(key, asker);
-                } else {
-                    self.busy(stream, desk);
-                }
-            }
-            Known::Nothing => {}
+            Known::Refused(refusal) => self.refuse(stream, refusal, desk),
+            Known::Asking => self.join_in(stream, key, desk),
+            Known::Nothing => self.ask_first(stream, key, desk),
+        }
+    }
+
+    fn join_in(&mut self, stream: StreamId, key: MissKey, desk: &mut Desk) {
+        if let Some(asker) = self.defer(stream, Request::Entry, desk) {
+            desk.misses.ask(key, asker);
+        }
+    }
+
+    fn ask_first(&mut self, stream: StreamId, key: MissKey, desk: &mut Desk) {
+        if !self.may_ask(stream, desk) {
+            return;
+        }
+        let Some(asker) = self.defer(stream, Request::Entry, desk) else {
+            return;
+        };
+        if desk.ask(self.instance, Question::Entry(key.clone())) {
+            desk.misses.ask(key, asker);
+        } else {
+            self.busy(stream, desk);
         }
     }
 
     pub(super) fn list(&mut self, stream: StreamId, list: List, desk: &mut Desk) {
         self.requests.lists += 1;
         let id = self.view_id(list.instance);
-        let (standing, now) = (desk.standing(), desk.now);
-        match self.whole_view(&id, standing, desk) {
-            Ok(Some(view)) => {
+        let now = desk.now;
+        match self.whole_view(&id, desk) {
+            Ok(Some((view, standing))) => {
                 let after = list.after.as_ref();
                 let entries = view.range(&list.prefix, after, now);
                 let entries = entries.map(|(path, entry)| listed(path, entry));
@@ -135,8 +139,7 @@ impl Conn {
     pub(super) fn watch(&mut self, stream: StreamId, watch: Watch, desk: &mut Desk) {
         self.requests.watches += 1;
         let id = self.view_id(watch.instance);
-        let standing = desk.standing();
-        match self.whole_view(&id, standing, desk) {
+        match self.whole_view(&id, desk) {
             Ok(Some(_)) => self.follow(stream, id, watch.prefix),
             Ok(None) => {
                 // Whether the instance is there to be watched is the control plane's to say.
@@ -163,20 +166,22 @@ impl Conn {
         }
     }
 
-    /// The view, if it is here; `None` if the control plane has to be asked.
+    /// The view and how far it can be trusted, if it is here; `None` if the control plane has to be asked.
     fn whole_view<'d>(
         &self,
         id: &ViewId,
-        standing: Standing,
         desk: &'d mut Desk,
-    ) -> Result<Option<&'d View>, Refusal> {
+    ) -> Result<Option<(&'d View, Standing)>, Refusal> {
+        let (feed, now, most_ms) = (desk.standing(), desk.now, desk.foreign_stale_after_ms);
         if id.instance == self.instance {
-            let own = desk.cache.own(&self.instance);
-            return own.filter(|view| view.is_served()).map(Some).ok_or_else(no_view);
+            let own = desk.cache.own(&self.instance).filter(|view| view.is_served());
+            let view = own.ok_or_else(no_view)?;
+            return Ok(Some((view, feed.of_view(view, now))));
         }
-        desk.may_serve_foreign(standing)?;
-        let view = desk.cache.read_foreign(id, desk.now);
-        Ok(view.filter(|view| view.is_served()))
+        feed.may_be_foreign(most_ms)?;
+        let view = desk.cache.read_foreign(id, now).filter(|view| view.is_served());
+        let with_standing = |view| Ok((view, feed.of_view(view, now).may_be_foreign(most_ms)?));
+        view.map(with_standing).transpose()
     }
 
     fn view_id(&self, instance: Option<InstanceId>) -> ViewId {
@@ -337,9 +342,9 @@ impl Conn {
 
 /// What the cache says about an entry.
 enum Look<'a> {
-    Found(&'a CachedEntry),
+    Found(&'a CachedEntry, Standing),
     /// There is none.
-    Nothing,
+    Nothing(Standing),
     /// The control plane has to be asked.
     Ask,
     Refused(Refusal),

@@ -1,5 +1,7 @@
 //! What a shard asks of the rest of the daemon, and what comes back.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use moorline_shared::api::data::Entry;
 use moorline_shared::api::feed::ViewId;
@@ -107,12 +109,12 @@ pub struct Refusal {
     /// What kind of no.
     pub code: Code,
     /// What is wrong and what to do, for people.
-    pub message: String,
+    pub message: Cow<'static, str>,
 }
 
 impl Refusal {
     /// A no with a reason.
-    pub fn new(code: Code, message: impl Into<String>) -> Self {
+    pub fn new(code: Code, message: impl Into<Cow<'static, str>>) -> Self {
         Self {
             code,
             message: message.into(),

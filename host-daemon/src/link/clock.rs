@@ -4,10 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use moorline_shared::Timestamp;
 use moorline_shared::link::Moment;
-use moorline_shared::link::body::Freshness;
+use moorline_shared::link::body::{Code, Freshness};
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::cache::Now;
+use super::ask::Refusal;
+use crate::cache::{Now, View};
 
 /// This moment, on the clock that counts suspend and that nobody sets.
 pub fn now() -> Moment {
@@ -48,6 +49,33 @@ pub struct Standing {
     pub freshness: Freshness,
     /// How long ago the control plane was last heard of, in milliseconds.
     pub age_ms: u32,
+}
+
+impl Standing {
+    /// How much an answer from `view` can be trusted at `now`: one that has lost changes is as old as the loss, however
+    /// well the feed does.
+    pub(super) fn of_view(self, view: &View, now: Moment) -> Self {
+        let Some(since) = view.behind_since() else {
+            return self;
+        };
+        let age = u32::try_from(now.since(since)).unwrap_or(u32::MAX);
+        Self {
+            freshness: Freshness::Stale,
+            age_ms: self.age_ms.max(age),
+        }
+    }
+
+    /// Other instances' data are served for `most_ms` only without being the present state: a right may have been
+    /// withdrawn.
+    pub(super) fn may_be_foreign(self, most_ms: u32) -> Result<Self, Refusal> {
+        if self.freshness == Freshness::Fresh || self.age_ms <= most_ms {
+            return Ok(self);
+        }
+        Err(Refusal::new(
+            Code::Unavailable,
+            "the host can't keep in step with the control plane, and without it other instances' data are not served",
+        ))
+    }
 }
 
 impl FeedClock {

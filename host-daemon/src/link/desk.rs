@@ -6,10 +6,9 @@ use std::sync::Arc;
 use moorline_shared::InstanceId;
 use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::Moment;
-use moorline_shared::link::body::{Code, Freshness};
 use tokio::sync::mpsc;
 
-use super::ask::{Ask, Question, Refusal};
+use super::ask::{Ask, Question};
 use super::clock::{FeedClock, Standing};
 use super::guest::Guest;
 use super::misses::Misses;
@@ -29,7 +28,10 @@ pub(super) struct Desk {
     pub(super) deployment: Option<Arc<str>>,
     /// The time of this turn of the loop.
     pub(super) now: Moment,
-    foreign_stale_after_ms: u32,
+    /// For how long other instances' data are served without being the present state, in milliseconds.
+    pub(super) foreign_stale_after_ms: u32,
+    /// Views that the feed need not bring any more, which it was not told yet.
+    unwanted: Vec<ViewId>,
     asks: mpsc::Sender<Ask>,
     tickets: u64,
 }
@@ -52,6 +54,7 @@ impl Desk {
             feed,
             deployment: None,
             now: super::clock::now(),
+            unwanted: Vec::new(),
             asks,
             tickets: 0,
         }
@@ -60,18 +63,6 @@ impl Desk {
     /// How much an answer can be trusted now.
     pub(super) fn standing(&self) -> Standing {
         self.feed.standing(self.now)
-    }
-
-    /// Other instances' data are served without a word from the control plane for a short while only: a right may have
-    /// been withdrawn.
-    pub(super) fn may_serve_foreign(&self, standing: Standing) -> Result<(), Refusal> {
-        if standing.freshness == Freshness::Fresh || standing.age_ms <= self.foreign_stale_after_ms {
-            return Ok(());
-        }
-        Err(Refusal::new(
-            Code::Unavailable,
-            "the control plane is out of reach, and without it other instances' data are not served",
-        ))
     }
 
     /// A number for a request that is answered later.
@@ -122,14 +113,113 @@ impl Desk {
         let Some(wanted) = self.cache.want(&view, self.now, &held) else {
             return false;
         };
-        if let Wanted::New(remove) = wanted {
-            let add = vec![view];
-            if !self.ask(view.reader, Question::Interest { add, remove }) {
+        if let Wanted::New(dropped) = wanted {
+            self.unwanted.extend(dropped);
+            if !self.tell_interests(view.reader, vec![view]) {
                 // What nobody brings would be waited for in vain; the next read tries again.
                 self.cache.unwant(&view);
                 return false;
             }
         }
         true
+    }
+
+    /// The feed need not bring these any more. It is told now, or by [`Self::tell_unwanted`] when it can be.
+    pub(super) fn unwant(&mut self, dropped: Vec<ViewId>) {
+        self.unwanted.extend(dropped);
+        self.tell_unwanted();
+    }
+
+    /// Tells the feed which views it brings in vain, if it could not be told before.
+    pub(super) fn tell_unwanted(&mut self) {
+        if let Some(first) = self.unwanted.first() {
+            self.tell_interests(first.reader, Vec::new());
+        }
+    }
+
+    /// Whether the feed has yet to be told of views that it brings in vain.
+    pub(super) fn has_unwanted(&self) -> bool {
+        !self.unwanted.is_empty()
+    }
+
+    /// Nothing that was asked for goes, and what couldn't be said is kept.
+    fn tell_interests(&mut self, reader: InstanceId, add: Vec<ViewId>) -> bool {
+        let mut remove = std::mem::take(&mut self.unwanted);
+        // Wanted anew before the feed heard that it was not: it never stops to bring it.
+        remove.retain(|view| !self.cache.wants(view));
+        let change = Question::Interest {
+            add,
+            remove: remove.clone(),
+        };
+        let told = self.ask(reader, change);
+        if !told {
+            self.unwanted = remove;
+        }
+        told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use moorline_shared::Revision;
+    use moorline_shared::api::feed::FeedItem;
+
+    use crate::cache::FeedBatch;
+    use crate::link::clock::now_and_time;
+    use crate::link::tests::{id, spec};
+
+    fn foreign(instance: u8) -> ViewId {
+        ViewId {
+            reader: id(1),
+            instance: id(instance),
+        }
+    }
+
+    /// A desk whose guest may have one view of another instance, and a queue of one question.
+    fn desk() -> (Desk, mpsc::Receiver<Ask>) {
+        let cache = CacheConfig {
+            foreign_views: 1,
+            ..CacheConfig::default()
+        };
+        let (asks, asked) = mpsc::channel(1);
+        let mut desk = Desk::new(0, LinkConfig::default(), cache, Arc::default(), asks);
+        let batch = FeedBatch {
+            from: None,
+            to: Revision::new(1, 1),
+            items: vec![FeedItem::Instance(spec(1))],
+        };
+        desk.cache.apply(batch, now_and_time());
+        (desk, asked)
+    }
+
+    fn interests(asked: &mut mpsc::Receiver<Ask>) -> (Vec<ViewId>, Vec<ViewId>) {
+        match asked.try_recv().map(|ask| ask.question) {
+            Ok(Question::Interest { add, remove }) => (add, remove),
+            other => panic!("{other:?} came instead of a change of interests"),
+        }
+    }
+
+    #[test]
+    fn what_the_feed_need_not_bring_is_said_as_soon_as_it_can_be() {
+        let (mut desk, mut asked) = desk();
+        assert!(desk.want(foreign(2), &[]));
+        assert!(!desk.want(foreign(3), &[]), "the queue has room");
+        desk.tell_unwanted();
+        assert!(desk.has_unwanted());
+        assert_eq!(interests(&mut asked), (vec![foreign(2)], vec![]));
+        desk.tell_unwanted();
+        assert_eq!(interests(&mut asked), (vec![], vec![foreign(2)]));
+        assert!(!desk.has_unwanted());
+    }
+
+    #[test]
+    fn what_is_wanted_again_is_brought_on() {
+        let (mut desk, mut asked) = desk();
+        assert!(desk.want(foreign(2), &[]));
+        assert!(!desk.want(foreign(3), &[]), "the queue has room");
+        assert_eq!(interests(&mut asked), (vec![foreign(2)], vec![]));
+        assert!(desk.want(foreign(2), &[]));
+        assert_eq!(interests(&mut asked), (vec![foreign(2)], vec![]));
     }
 }

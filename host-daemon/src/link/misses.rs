@@ -22,13 +22,13 @@ enum Miss {
 
 /// What is known of a miss.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Known {
+pub(super) enum Known<'a> {
     /// Nothing: ask, and say so with [`Misses::ask`].
     Nothing,
     /// It is being asked; whoever joined hears the answer.
     Asking,
     /// The control plane said no a moment ago.
-    Refused(Refusal),
+    Refused(&'a Refusal),
 }
 
 impl Misses {
@@ -41,10 +41,10 @@ impl Misses {
     }
 
     /// What is known at `now`.
-    pub(super) fn look(&self, key: &MissKey, now: Moment) -> Known {
+    pub(super) fn look(&self, key: &MissKey, now: Moment) -> Known<'_> {
         match self.table.get(key) {
             Some(Miss::Asking(_)) => Known::Asking,
-            Some(Miss::Refused { refusal, until }) if now < *until => Known::Refused(refusal.clone()),
+            Some(Miss::Refused { refusal, until }) if now < *until => Known::Refused(refusal),
             _ => Known::Nothing,
         }
     }
@@ -144,7 +144,7 @@ mod tests {
             misses.answered(&key(1), Some(&no), Moment(10)),
             [asker(1), asker(2)]
         );
-        assert_eq!(misses.look(&key(1), Moment(2_009)), Known::Refused(no));
+        assert_eq!(misses.look(&key(1), Moment(2_009)), Known::Refused(&no));
         assert_eq!(
             misses.look(&key(2), Moment(2_009)),
             Known::Nothing,

@@ -1,6 +1,5 @@
 //! What a guest is told of the host itself: whether what it mirrors is kept in step with the control plane.
 
-use moorline_shared::Revision;
 use moorline_shared::link::body::{Freshness, Standing};
 
 use super::conn::Conn;
@@ -41,13 +40,12 @@ impl Conn {
 
     fn standing(&self, desk: &Desk) -> Standing {
         let own = desk.cache.own(&self.instance).filter(|view| view.is_served());
-        let whole = own.is_some_and(|view| !view.is_behind());
         let feed = desk.standing();
-        let revision: Option<Revision> = own.map(View::revision);
+        let standing = own.map(|view| feed.of_view(view, desk.now));
         Standing {
-            revision,
-            age_ms: feed.age_ms,
-            freshness: if whole { feed.freshness } else { Freshness::Stale },
+            revision: own.map(View::revision),
+            age_ms: standing.unwrap_or(feed).age_ms,
+            freshness: standing.map_or(Freshness::Stale, |standing| standing.freshness),
         }
     }
 }

@@ -1,19 +1,22 @@
 //! Asks the control plane, in the name of guests, what the shards can't answer.
 
-use std::sync::Arc;
+mod turns;
+
+use std::collections::HashMap;
 
 use moorline_client::{Client, ClientError, GuestRequest};
 use moorline_shared::api::data::{Entry, ListQuery};
 use moorline_shared::link::body::{Code, Listed, Relay};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix};
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::interests::InterestChange;
-use crate::link::{Answer, Ask, Page, Question, Refusal, Reply, ShardsHandle};
+use crate::link::{Answer, Ask, Asker, MissKey, Page, Question, Refusal, Reply, ShardsHandle};
+use turns::Turns;
 
-/// How many questions are asked at once. Each guest's share is bounded by its own limits and budget.
+/// How many questions are asked at once, of all guests together.
 const AT_ONCE: usize = 256;
 /// The most entries of a page, as the control plane allows.
 const PAGE: u32 = 1_000;
@@ -28,13 +31,22 @@ pub(super) async fn answer(
     interests: mpsc::UnboundedSender<InterestChange>,
     cancel: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(AT_ONCE));
-    let mut asking = JoinSet::new();
+    let mut asking = Asking {
+        turns: Turns::new(AT_ONCE),
+        tasks: JoinSet::new(),
+        readers: HashMap::new(),
+    };
     loop {
+        while let Some(ask) = asking.turns.next() {
+            asking.begin(&client, &shards, ask);
+        }
         // Cancel-safe: a question that wasn't taken stays in the channel, an ended task stays in the set.
         let ask = tokio::select! {
             () = cancel.cancelled() => return,
-            Some(_) = asking.join_next() => continue,
+            Some(ended) = asking.tasks.join_next_with_id() => {
+                asking.ended(ended);
+                continue;
+            }
             ask = asks.recv() => match ask {
                 Some(ask) => ask,
                 None => return,
@@ -43,17 +55,100 @@ pub(super) async fn answer(
         if let Question::Interest { add, remove } = ask.question {
             // The feed's task goes only when the daemon does.
             let _ = interests.send(InterestChange { add, remove });
-            continue;
+        } else {
+            asking.turns.wait(ask);
         }
-        let (client, shards, places) = (client.on_behalf_of(ask.reader), shards.clone(), places.clone());
-        asking.spawn(async move {
-            // The semaphore is never closed.
-            let _place = places.acquire_owned().await;
-            let (shard, reader) = (ask.shard, ask.reader);
+    }
+}
+
+/// The questions that are being asked, and those that will be.
+struct Asking {
+    turns: Turns,
+    tasks: JoinSet<()>,
+    /// In whose name each task asks.
+    readers: HashMap<Id, InstanceId>,
+}
+
+impl Asking {
+    fn begin(&mut self, client: &Client, shards: &ShardsHandle, ask: Ask) {
+        let reader = ask.reader;
+        let client = client.on_behalf_of(reader);
+        let promise = Promise {
+            shards: shards.clone(),
+            shard: ask.shard,
+            reader,
+            to: Whom::of(&ask.question),
+        };
+        let task = self.tasks.spawn(async move {
             if let Some(answer) = ask_one(&client, reader, ask.question).await {
-                shards.answer(shard, reader, answer);
+                promise.keep(answer);
             }
         });
+        self.readers.insert(task.id(), reader);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, ()), JoinError>) {
+        let id = match ended {
+            Ok((id, ())) => id,
+            Err(error) => {
+                tracing::error!(%error, "a guest's question panicked");
+                error.id()
+            }
+        };
+        if let Some(reader) = self.readers.remove(&id) {
+            self.turns.ended(reader);
+        }
+    }
+}
+
+/// Who waits for an answer.
+enum Whom {
+    Entry(MissKey),
+    Page(Asker),
+    Relayed(Asker),
+}
+
+impl Whom {
+    fn of(question: &Question) -> Option<Self> {
+        Some(match question {
+            Question::Entry(key) => Self::Entry(key.clone()),
+            Question::Page { asker, .. } => Self::Page(*asker),
+            Question::Relay { asker, .. } => Self::Relayed(*asker),
+            Question::Interest { .. } => return None,
+        })
+    }
+
+    fn refused(self, refusal: Refusal) -> Answer {
+        match self {
+            Self::Entry(key) => Answer::Entry(key, Err(refusal)),
+            Self::Page(asker) => Answer::Page(asker, Err(refusal)),
+            Self::Relayed(asker) => Answer::Relayed(asker, Err(refusal)),
+        }
+    }
+}
+
+/// That a question is answered, whatever becomes of its task: a shard would wait for it for ever, and have whoever asks
+/// the same wait with it.
+struct Promise {
+    shards: ShardsHandle,
+    shard: usize,
+    reader: InstanceId,
+    to: Option<Whom>,
+}
+
+impl Promise {
+    fn keep(mut self, answer: Answer) {
+        self.to = None;
+        self.shards.answer(self.shard, self.reader, answer);
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if let Some(to) = self.to.take() {
+            let refusal = Refusal::new(Code::Unavailable, "the host failed to ask: ask again later");
+            self.shards.answer(self.shard, self.reader, to.refused(refusal));
+        }
     }
 }
 
@@ -141,4 +236,34 @@ fn refusal(error: &ClientError) -> Refusal {
         _ => Code::Invalid,
     };
     Refusal::new(code, problem.detail.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Promise, Whom};
+    use crate::config::{CacheConfig, LinkConfig};
+    use crate::link::tests::{World, id};
+    use moorline_shared::link::body::Code;
+
+    #[test]
+    fn a_question_whose_task_fails_is_refused_and_can_be_asked_again() {
+        let cache = CacheConfig {
+            refusal_ms: 0,
+            ..CacheConfig::default()
+        };
+        let mut world = World::with(&LinkConfig::default(), &cache);
+        world.add(1, &[("a", "0")]);
+        let mut agent = world.guest(1);
+        for _ in 0..2 {
+            let stream = agent.ask_get(Some(id(2)), "x");
+            let ask = world.asked();
+            drop(Promise {
+                shards: world.handle().clone(),
+                shard: ask.shard,
+                reader: ask.reader,
+                to: Whom::of(&ask.question),
+            });
+            assert_eq!(agent.answer(stream).unwrap_err().code, Code::Unavailable as u16);
+        }
+    }
 }

@@ -134,14 +134,15 @@ impl Shard {
             return;
         }
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
+        // A seat is for a connection that there is.
+        if let Err(error) = self.poll.add_once(&socket, token, Interest::READ) {
+            tracing::error!(%instance, %error, "a guest's connection can't be waited for");
+            return;
+        }
         if let Some(oldest) = guest.greet(token) {
             self.close(oldest, &End::HungUp);
         }
         let conn = Conn::new(token, instance, socket, nonce, &self.desk);
-        if let Err(error) = self.poll.add_once(conn.socket(), token, Interest::READ) {
-            tracing::error!(%instance, %error, "a guest's connection can't be waited for");
-            return;
-        }
         self.conns.insert(token, conn);
         self.nudge(token);
     }

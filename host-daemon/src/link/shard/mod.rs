@@ -14,7 +14,6 @@ use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::Moment;
 use rustix::io::Errno;
 
-use super::ask::Question;
 use super::conn::{Conn, End, Progress, Rest, Turn};
 use super::desk::Desk;
 use super::guest::Guest;
@@ -107,14 +106,15 @@ impl Shard {
         }
     }
 
-    /// Only connections, and sockets that are not listened to for a while, need the time.
+    /// Only connections, sockets that are not listened to for a while, and what is yet to be said need the time.
     fn timeout(&self) -> Option<u64> {
         if !self.again.is_empty() {
             return Some(0);
         }
         let paused = |guest: &Guest| guest.listening.as_ref().is_some_and(|l| l.paused);
         let lobby = self.lobby.as_ref().is_some_and(|lobby| lobby.paused);
-        let idle = self.conns.is_empty() && !lobby && !self.desk.guests.values().any(paused);
+        let paused = lobby || self.desk.guests.values().any(paused);
+        let idle = self.conns.is_empty() && !paused && !self.desk.has_unwanted();
         (!idle).then(|| TICK_MS.saturating_sub(self.desk.now.since(self.ticked)).max(1))
     }
 
@@ -247,6 +247,7 @@ impl Shard {
         }
         self.tell_standings();
         self.resume_listeners();
+        self.desk.tell_unwanted();
         let expired = self.desk.cache.expire(now);
         self.touched(&expired);
         if now.since(self.tidied) >= TIDY_MS {
@@ -275,10 +276,7 @@ impl Shard {
             conn.is_some_and(|conn| conn.watched().contains(&view.instance))
         };
         let dropped = self.desk.cache.drop_idle(self.desk.now, &watched);
-        if let Some(first) = dropped.first() {
-            let (reader, add) = (first.reader, Vec::new());
-            self.desk.ask(reader, Question::Interest { add, remove: dropped });
-        }
+        self.desk.unwant(dropped);
     }
 }
 

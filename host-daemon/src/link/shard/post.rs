@@ -36,7 +36,7 @@ impl Shard {
                 let effects = self.desk.cache.replace(*view, now_and_time());
                 let _ = reply.send(self.on_effects(effects));
             }
-            Message::Lost(view, at) => self.desk.cache.lose(&view, at),
+            Message::Lost(view, at) => self.desk.cache.lose(&view, at, self.desk.now),
             Message::Deployment(name) => self.deployment(name),
             Message::Begin(begin, reply) => {
                 let _ = reply.send(self.begin(begin));

@@ -1,16 +1,25 @@
 //! Other instances' data: from a view while it is here and fresh, otherwise by the control plane.
 
+use std::time::{Duration, Instant};
+
 use moorline_shared::api::data::Entry;
 use moorline_shared::api::feed::{FeedItem, ViewId};
 use moorline_shared::entry::{Origin, Value, Visibility};
 use moorline_shared::link::StreamId;
-use moorline_shared::link::body::{Code, Freshness, List, Listed, Refused, Relay};
+use moorline_shared::link::body::{Code, Freshness, List, Listed, Refused, Relay, Watch};
 use moorline_shared::link::session::GuestEvent;
 use moorline_shared::{PathPrefix, Timestamp};
 
 use super::{Agent, World, id, path, revision, view};
 use crate::config::{CacheConfig, LinkConfig};
 use crate::link::{Answer, Ask, MissKey, Page, Question, Refusal, Reply};
+
+fn watch_of(instance: u8) -> Watch {
+    Watch {
+        instance: Some(id(instance)),
+        prefix: PathPrefix::ALL,
+    }
+}
 
 fn remote(at: &str, value: &str) -> Entry {
     Entry {
@@ -310,6 +319,59 @@ fn without_the_control_plane_others_data_are_served_for_a_while_only() {
     let stream = agent.ask_get(Some(id(2)), "shared");
     assert_eq!(agent.answer(stream).unwrap_err().code, Code::Unavailable as u16);
     assert_eq!(agent.get("a").unwrap().freshness, Freshness::Stale);
+}
+
+#[test]
+fn a_view_that_lost_changes_is_as_old_as_the_loss() {
+    let mut world = World::new();
+    let mut agent = acquainted(&mut world);
+    world.apply(6, vec![view(1, 2, 6, &[("shared", "here")])]);
+    for lost in [ViewId::own(id(1)), foreign(1, 2)] {
+        world.handle().lose(lost, revision(7));
+    }
+    // The shard has heard of it once it answers.
+    world.status(1);
+    assert_eq!(agent.get("a").unwrap().freshness, Freshness::Stale);
+    let stream = agent.ask_get(Some(id(2)), "shared");
+    assert_eq!(agent.answer(stream).unwrap().freshness, Freshness::Stale);
+    agent.ask_list(&List {
+        instance: Some(id(2)),
+        prefix: PathPrefix::ALL,
+        after: None,
+    });
+    let GuestEvent::Listing(_, listing) = agent.next() else {
+        panic!("no listing came")
+    };
+    assert_eq!(listing.freshness, Freshness::Stale);
+    world.apply(8, vec![view(1, 2, 8, &[("shared", "anew")])]);
+    let stream = agent.ask_get(Some(id(2)), "shared");
+    assert_eq!(agent.answer(stream).unwrap().freshness, Freshness::Fresh);
+}
+
+#[test]
+fn others_data_that_lost_changes_are_served_for_a_while_only() {
+    let cache = CacheConfig {
+        foreign_stale_after_seconds: 0,
+        ..CacheConfig::default()
+    };
+    let mut world = World::with(&LinkConfig::default(), &cache);
+    let mut agent = acquainted(&mut world);
+    world.apply(6, vec![view(1, 2, 6, &[("shared", "here")])]);
+    world.handle().lose(foreign(1, 2), revision(7));
+    world.status(1);
+    let begun = Instant::now();
+    let refused = loop {
+        let stream = agent.ask_get(Some(id(2)), "shared");
+        match agent.answer(stream) {
+            Err(refused) => break refused,
+            Ok(found) => assert_eq!(found.freshness, Freshness::Stale),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "it is served for ever");
+    };
+    assert_eq!(refused.code, Code::Unavailable as u16);
+    agent.core.watch(&watch_of(2), crate::link::now()).unwrap();
+    agent.flush();
+    assert!(matches!(agent.next(), GuestEvent::Refused(..)));
 }
 
 #[test]

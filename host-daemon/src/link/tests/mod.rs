@@ -7,5 +7,4 @@ mod hostile;
 mod world;
 
 pub(crate) use agent::Agent;
-use world::World;
-pub(crate) use world::{entry, id, path, revision, spec, view};
+pub(crate) use world::{World, entry, id, path, revision, spec, view};
