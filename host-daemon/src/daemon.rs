@@ -32,7 +32,7 @@ pub struct Daemon {
     sockets: Sockets,
     supervisor: Supervisor,
     uplink: Uplink,
-    desk: admin::Desk,
+    services: admin::Services,
     changes: mpsc::Receiver<crate::uplink::SpecChange>,
 }
 
@@ -91,7 +91,7 @@ impl Daemon {
         let (reports, reported) = Reports::channel();
         let handle = shards.handle();
         let supervisor = Supervisor::new(&config.machines(), &config.state_dir, handle.clone(), reports)?;
-        let desk = admin::Desk {
+        let services = admin::Services {
             host: config.host.clone(),
             started_at: crate::link::time().ok_or(StartError::Clock)?,
             shards: handle.clone(),
@@ -113,7 +113,7 @@ impl Daemon {
             shards,
             supervisor,
             uplink,
-            desk,
+            services,
             changes,
         })
     }
@@ -126,7 +126,10 @@ impl Daemon {
     pub async fn run(self, cancel: CancellationToken) -> Result<(), RunError> {
         let mut parts = Parts::new(cancel.clone());
         parts.add_fallible("the uplink", self.uplink.run(cancel.clone()));
-        parts.add_fallible("the local sockets", self.sockets.serve(self.desk, cancel.clone()));
+        parts.add_fallible(
+            "the local sockets",
+            self.sockets.serve(self.services, cancel.clone()),
+        );
         parts.add_fallible(
             "the supervisor of the VMs",
             self.supervisor.run(self.changes, cancel.clone()),

@@ -31,7 +31,7 @@ use crate::vm::external::External;
 
 /// What the sockets speak for.
 #[derive(Clone, Debug)]
-pub struct Desk {
+pub struct Services {
     /// This host's name.
     pub host: HostId,
     /// When the daemon started.
@@ -68,13 +68,13 @@ impl Sockets {
     /// Answers on both until cancelled; answers under way are finished, but not waited for longer than a second.
     ///
     /// Fails when one of the sockets is answered on no more before that.
-    pub async fn serve(self, desk: Desk, cancel: CancellationToken) -> Result<(), PartError> {
-        let desk = Arc::new(desk);
+    pub async fn serve(self, services: Services, cancel: CancellationToken) -> Result<(), PartError> {
+        let services = Arc::new(services);
         let cancel = cancel.child_token();
         let mut parts = Parts::new(cancel.clone());
-        let register = register::routes(Arc::clone(&desk));
+        let register = register::routes(Arc::clone(&services));
         parts.add("register.sock", self.register.serve(register, cancel.clone()));
-        parts.add("admin.sock", self.admin.serve(status::routes(desk), cancel));
+        parts.add("admin.sock", self.admin.serve(status::routes(services), cancel));
         parts.run().await
     }
 }

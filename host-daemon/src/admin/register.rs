@@ -15,23 +15,23 @@ use moorline_shared::InstanceId;
 use moorline_shared::api::instances::{Driver, Instance, InstanceQuery, RegisterInstance};
 use moorline_shared::host::{Register, Registered, Unregister};
 
-use super::Desk;
+use super::Services;
 use super::problem::{Problem, unknown_path};
 use crate::causes::Causes;
 use crate::channel::ChannelError;
 use crate::link::BeginError;
 use crate::vm::external::{Caller, RegisterError, Registration};
 
-pub(super) fn routes(desk: Arc<Desk>) -> Router {
+pub(super) fn routes(services: Arc<Services>) -> Router {
     Router::new()
         .route("/v1/register", post(register))
         .route("/v1/unregister", post(unregister))
         .fallback(unknown_path)
-        .with_state(desk)
+        .with_state(services)
 }
 
 async fn register(
-    State(desk): State<Arc<Desk>>,
+    State(services): State<Arc<Services>>,
     Extension(caller): Extension<Caller>,
     body: Result<Json<Register>, JsonRejection>,
 ) -> Result<Json<Registered>, Problem> {
@@ -47,12 +47,12 @@ async fn register(
         supervision: body.supervision,
         caller,
     };
-    desk.external.check(registration.clone()).await?;
-    let known = desk.external.driver(instance).await?;
+    services.external.check(registration.clone()).await?;
+    let known = services.external.driver(instance).await?;
     if known.is_none() {
-        registration.incarnation = make(&desk, instance, body).await?.incarnation;
+        registration.incarnation = make(&services, instance, body).await?.incarnation;
     }
-    let registered = desk.external.register(registration).await;
+    let registered = services.external.register(registration).await;
     let registered = registered.map_err(|error| {
         let problem = Problem::from(error);
         match known {
@@ -81,17 +81,17 @@ fn fresh_id() -> Result<InstanceId, Problem> {
 }
 
 /// Makes the instance at the control plane, or finds that an earlier registration has made it.
-async fn make(desk: &Desk, instance: InstanceId, body: Register) -> Result<Instance, Problem> {
+async fn make(services: &Services, instance: InstanceId, body: Register) -> Result<Instance, Problem> {
     let request = RegisterInstance {
-        host: desk.host.clone(),
+        host: services.host.clone(),
         id: Some(instance),
         name: body.name,
         tags: body.tags,
         data: body.data,
     };
-    match desk.control.register_instance(&request, &fresh_key()).await {
+    match services.control.register_instance(&request, &fresh_key()).await {
         Ok(made) => made.instances.into_iter().next().ok_or_else(|| unclear(instance)),
-        Err(error) if is_conflict(&error) => find(desk, instance).await?.ok_or_else(|| refused(error)),
+        Err(error) if is_conflict(&error) => find(services, instance).await?.ok_or_else(|| refused(error)),
         Err(error) => Err(refused(error)),
     }
 }
@@ -103,13 +103,17 @@ fn is_conflict(error: &ClientError) -> bool {
 }
 
 /// The instance, if it is one of this host that somebody else runs: the feed may not have brought it yet.
-async fn find(desk: &Desk, instance: InstanceId) -> Result<Option<Instance>, Problem> {
+async fn find(services: &Services, instance: InstanceId) -> Result<Option<Instance>, Problem> {
     let query = InstanceQuery {
         instance: Some(instance),
         ..InstanceQuery::default()
     };
-    let page = desk.control.describe_instances(&query).await.map_err(refused)?;
-    let ours = |found: &Instance| found.host == desk.host && found.driver == Driver::External;
+    let page = services
+        .control
+        .describe_instances(&query)
+        .await
+        .map_err(refused)?;
+    let ours = |found: &Instance| found.host == services.host && found.driver == Driver::External;
     Ok(page.instances.into_iter().find(ours))
 }
 
@@ -140,11 +144,11 @@ fn refused(error: ClientError) -> Problem {
 }
 
 async fn unregister(
-    State(desk): State<Arc<Desk>>,
+    State(services): State<Arc<Services>>,
     body: Result<Json<Unregister>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let Json(Unregister { instance }) = body?;
-    desk.external.unregister(instance).await?;
+    services.external.unregister(instance).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -13,44 +13,44 @@ use moorline_shared::host::{
 };
 use moorline_shared::link::body::Freshness;
 
-use super::Desk;
+use super::Services;
 use super::problem::{Problem, unknown_path};
 use crate::link;
 
-pub(super) fn routes(desk: Arc<Desk>) -> Router {
+pub(super) fn routes(services: Arc<Services>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/instances/{id}", get(instance))
         .fallback(unknown_path)
-        .with_state(desk)
+        .with_state(services)
 }
 
-async fn status(State(desk): State<Arc<Desk>>) -> Result<Json<HostStatus>, Problem> {
-    let standing = desk.shards.feed_clock().standing(link::now());
-    let instances = guests(&desk).await?;
+async fn status(State(services): State<Arc<Services>>) -> Result<Json<HostStatus>, Problem> {
+    let standing = services.shards.feed_clock().standing(link::now());
+    let instances = guests(&services).await?;
     Ok(Json(HostStatus {
-        host: desk.host.clone(),
+        host: services.host.clone(),
         build: concat!("moorline-host ", env!("CARGO_PKG_VERSION")).to_owned(),
         pid: std::process::id(),
-        started_at: desk.started_at,
+        started_at: services.started_at,
         feed: FeedStatus {
             in_step: standing.freshness == Freshness::Fresh,
             heard_ms_ago: u64::from(standing.age_ms),
         },
-        instances: join(desk.table.all(), instances),
+        instances: join(services.table.all(), instances),
     }))
 }
 
 async fn instance(
-    State(desk): State<Arc<Desk>>,
+    State(services): State<Arc<Services>>,
     Path(id): Path<String>,
 ) -> Result<Json<InstanceStatus>, Problem> {
     let id: InstanceId = id.parse().map_err(|error: moorline_shared::id::IdError| {
         let title = "The path names no instance";
         Problem::new(StatusCode::BAD_REQUEST, "bad-request", title, error.to_string()).at("id")
     })?;
-    let vm = desk.table.get(id);
-    let guest = guests(&desk).await?.remove(&id);
+    let vm = services.table.get(id);
+    let guest = guests(&services).await?.remove(&id);
     if vm.is_none() && guest.is_none() {
         return Err(Problem::not_found(&format!("this host knows nothing of {id}")));
     }
@@ -61,8 +61,8 @@ async fn instance(
     }))
 }
 
-async fn guests(desk: &Desk) -> Result<BTreeMap<InstanceId, GuestStatus>, Problem> {
-    let all = desk.shards.status().await.map_err(|error| {
+async fn guests(services: &Services) -> Result<BTreeMap<InstanceId, GuestStatus>, Problem> {
+    let all = services.shards.status().await.map_err(|error| {
         let title = "The daemon is about to end";
         Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::{BindError, Desk, Sockets};
+use super::{BindError, Services, Sockets};
 use crate::config::{CacheConfig, LinkConfig, SocketConfig};
 use crate::link::Shards;
 use crate::uplink::{Reports, SpecChange};
@@ -44,6 +44,10 @@ impl Host {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(folder.path().join("vmm/a")).unwrap();
         std::fs::create_dir_all(folder.path().join("elsewhere")).unwrap();
+        let open = folder.path().join("vmm/open");
+        std::fs::create_dir_all(&open).unwrap();
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o777)).unwrap();
+        std::os::unix::fs::symlink("vmm", folder.path().join("alias")).unwrap();
         Self { folder }
     }
 
@@ -119,14 +123,16 @@ impl Daemon {
         let link = LinkConfig::default();
         let shards = Shards::start(&link, &CacheConfig::default(), None, &asks).unwrap();
         let (reporting, reports) = Reports::channel();
-        let directories = vec![host.folder.path().join("vmm")];
+        let directories = ["vmm", "alias"]
+            .map(|name| host.folder.path().join(name))
+            .to_vec();
         let tables = Tables {
             external: ExternalConfig { directories },
             ..Tables::default()
         };
         let state = host.folder.path().join("state");
         let supervisor = Supervisor::new(&tables, &state, shards.handle().clone(), reporting).unwrap();
-        let desk = Desk {
+        let services = Services {
             host: "host-1".parse().unwrap(),
             started_at: Timestamp::from_millis(0).unwrap(),
             shards: shards.handle().clone(),
@@ -138,7 +144,7 @@ impl Daemon {
         let cancel = CancellationToken::new();
         let sockets = Sockets::bind(&host.sockets()).unwrap();
         let mut tasks = JoinSet::new();
-        let serving = sockets.serve(desk, cancel.clone());
+        let serving = sockets.serve(services, cancel.clone());
         tasks.spawn(async move { serving.await.unwrap() });
         let supervising = supervisor.run(changes, cancel.clone());
         tasks.spawn(async move { supervising.await.unwrap() });
@@ -379,6 +385,8 @@ async fn what_cannot_be_registered_is_refused_with_the_field() {
         ("upwards", OTHER, path("vmm/../elsewhere/vsock"), &supervised),
         ("no folder", OTHER, path("vmm/missing/vsock"), &supervised),
         ("taken", OTHER, path("vmm/a/vsock"), &supervised),
+        ("taken by another path", OTHER, path("alias/a/vsock"), &supervised),
+        ("everybody's folder", OTHER, path("vmm/open/vsock"), &supervised),
         ("host's CID", OTHER, json!({"vsock": {"cid": 2}}), &supervised),
         ("no process", OTHER, here.clone(), &json!({"vmm": {"pid": 0}})),
         ("another process", OTHER, here.clone(), &earlier),

@@ -54,7 +54,7 @@ pub enum Observed {
     /// A VM was told to end.
     Ending {
         /// How it was told last.
-        told: Told,
+        told: StopStep,
         /// How long ago that was.
         ago: Duration,
     },
@@ -62,7 +62,7 @@ pub enum Observed {
 
 /// How a VM was told to end, from the politest to the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum StopStep {
     /// The guest was asked, as by its power button.
     Guest,
     /// The VMM was asked.
@@ -123,11 +123,11 @@ fn running(want: Want, done: u64) -> Action {
 }
 
 /// Whatever is wanted by now, a guest that was told to end is half gone: the end comes first.
-fn ending(told: Told, ago: Duration, patience: Patience) -> Action {
+fn ending(told: StopStep, ago: Duration, patience: Patience) -> Action {
     let (patience, then) = match told {
-        Told::Guest => (patience.guest, Action::Quit),
-        Told::Vmm => (patience.vmm, Action::Kill),
-        Told::Killed => return Action::Wait,
+        StopStep::Guest => (patience.guest, Action::Quit),
+        StopStep::Vmm => (patience.vmm, Action::Kill),
+        StopStep::Killed => return Action::Wait,
     };
     match patience.checked_sub(ago) {
         Some(left) if !left.is_zero() => Action::WaitFor(left),
@@ -164,7 +164,7 @@ fn failed(want: Want, retry_in: Duration) -> Action {
 
 #[cfg(test)]
 mod tests {
-    use super::{Observed, Patience, Told, Want, next};
+    use super::{Observed, Patience, StopStep, Want, next};
     use std::fmt::Write;
     use std::time::Duration;
 
@@ -199,11 +199,11 @@ mod tests {
                 retry_in: Duration::ZERO,
             },
             Observed::Running { reboots: 1 },
-            ending(Told::Guest, 4),
-            ending(Told::Guest, 10),
-            ending(Told::Vmm, 0),
-            ending(Told::Vmm, 3),
-            ending(Told::Killed, 100),
+            ending(StopStep::Guest, 4),
+            ending(StopStep::Guest, 10),
+            ending(StopStep::Vmm, 0),
+            ending(StopStep::Vmm, 3),
+            ending(StopStep::Killed, 100),
         ]
     }
 
@@ -223,10 +223,10 @@ mod tests {
     #[test]
     fn a_vm_that_was_told_to_end_is_killed_at_last_whatever_is_wanted() {
         for want in wants() {
-            let mut told = Told::Guest;
+            let mut told = StopStep::Guest;
             for (expected, after) in [
-                (super::Action::Quit, Told::Vmm),
-                (super::Action::Kill, Told::Killed),
+                (super::Action::Quit, StopStep::Vmm),
+                (super::Action::Kill, StopStep::Killed),
             ] {
                 let late = Observed::Ending {
                     told,

@@ -28,7 +28,7 @@ pub struct Identity {
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
+pub enum Exit {
     /// It exited with this status.
     Exited(i32),
     /// This signal ended it.
@@ -37,7 +37,7 @@ pub enum Ending {
     Unseen,
 }
 
-impl std::fmt::Display for Ending {
+impl std::fmt::Display for Exit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exited(status) => write!(f, "ended with status {status}"),
@@ -52,7 +52,7 @@ impl std::fmt::Display for Ending {
 pub struct Process {
     identity: Identity,
     descriptor: AsyncFd<OwnedFd>,
-    ending: Option<Ending>,
+    ending: Option<Exit>,
 }
 
 impl Process {
@@ -137,7 +137,7 @@ impl Process {
     }
 
     /// Waits for its end. Cancel-safe; once it has ended, every call gives the same answer at once.
-    pub async fn ended(&mut self) -> Ending {
+    pub async fn ended(&mut self) -> Exit {
         if let Some(ending) = self.ending {
             return ending;
         }
@@ -149,16 +149,16 @@ impl Process {
     }
 
     /// Takes the ending from the kernel if this process is the parent, which also clears it away.
-    fn reap(&self) -> Ending {
+    fn reap(&self) -> Exit {
         use std::os::fd::AsFd;
         let of = WaitId::PidFd(self.descriptor.get_ref().as_fd());
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let Ok(Some(status)) = rustix::process::waitid(of, options) else {
-            return Ending::Unseen;
+            return Exit::Unseen;
         };
-        let exited = status.exit_status().map(Ending::Exited);
-        let killed = status.terminating_signal().map(Ending::Killed);
-        exited.or(killed).unwrap_or(Ending::Unseen)
+        let exited = status.exit_status().map(Exit::Exited);
+        let killed = status.terminating_signal().map(Exit::Killed);
+        exited.or(killed).unwrap_or(Exit::Unseen)
     }
 
     /// Ends it at once. One that has ended already is fine.
@@ -248,7 +248,7 @@ fn file_id(path: &Path) -> io::Result<Option<(u64, u64)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ending, Identity, Process, Stat, parse_stat, writing_to};
+    use super::{Exit, Identity, Process, Stat, parse_stat, writing_to};
     use rustix::process::{Pid, WaitId, WaitIdOptions};
     use std::fs::File;
     use std::process::{Command, Stdio};
@@ -278,8 +278,8 @@ mod tests {
             "another process with the same id is not it"
         );
         drop(stdin);
-        assert_eq!(process.ended().await, Ending::Exited(0));
-        assert_eq!(process.ended().await, Ending::Exited(0));
+        assert_eq!(process.ended().await, Exit::Exited(0));
+        assert_eq!(process.ended().await, Exit::Exited(0));
         assert!(Process::find(identity).unwrap().is_none());
         process.kill().unwrap();
     }
@@ -288,7 +288,7 @@ mod tests {
     async fn a_killed_process_says_so() {
         let (_stdin, mut process) = cat();
         process.kill().unwrap();
-        assert_eq!(process.ended().await, Ending::Killed(9));
+        assert_eq!(process.ended().await, Exit::Killed(9));
     }
 
     #[tokio::test]
@@ -298,7 +298,7 @@ mod tests {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         rustix::process::waitid(id, options).unwrap();
         let mut process = Process::of_child(&child).unwrap();
-        assert_eq!(process.ended().await, Ending::Exited(1));
+        assert_eq!(process.ended().await, Exit::Exited(1));
         child.wait().unwrap_err();
     }
 

@@ -48,7 +48,7 @@ pub enum Life {
     /// It ended without having been told to.
     Ended {
         /// Whether the guest did so or the host lost it.
-        how: Ended,
+        how: EndedBy,
         /// What a person is told of it.
         reason: String,
     },
@@ -56,12 +56,13 @@ pub enum Life {
 
 /// Who ended a VM that nobody had told to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ended {
+pub enum EndedBy {
     /// The guest powered itself off.
-    ByGuest,
+    #[serde(rename = "by_guest")]
+    Guest,
     /// Its VMM ended or was killed.
-    Lost,
+    #[serde(rename = "lost")]
+    Loss,
 }
 
 /// The processes of a running VM.
@@ -227,7 +228,7 @@ fn make_folder(path: &Path, mode: u32) -> Result<(), FileError> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Ended, Life, Processes, Reach, Record, Records, Vsock};
+    use super::{EndedBy, Life, Processes, Reach, Record, Records, Vsock};
     use crate::vm::file::FileError;
     use crate::vm::process::Identity;
     use moorline_shared::InstanceId;
@@ -257,7 +258,7 @@ mod tests {
             running(Vsock::Process { process }),
             Life::Off,
             Life::Ended {
-                how: Ended::ByGuest,
+                how: EndedBy::Guest,
                 reason: "the guest powered off".to_owned(),
             },
         ]

@@ -92,9 +92,12 @@ impl Place {
         Ok(Self { folder, name })
     }
 
-    /// Which socket lies there, or would.
-    pub(super) fn socket(&self) -> Result<Socket, Errno> {
-        let folder = rustix::fs::fstat(&self.folder)?;
+    /// Which socket lies there, or would; `path` is what was given.
+    pub(super) fn socket(&self, path: &Path) -> Result<Socket, PlaceError> {
+        let folder = rustix::fs::fstat(&self.folder).map_err(|source| PlaceError::Folder {
+            path: path.to_owned(),
+            source,
+        })?;
         Ok(Socket {
             device: folder.st_dev,
             inode: folder.st_ino,
@@ -175,7 +178,7 @@ mod tests {
         let alias = host.folder.path().join("alias");
         std::os::unix::fs::symlink("allowed", &alias).unwrap();
         let allowed = [host.allowed[0].clone(), alias.clone()];
-        let socket = |path: PathBuf| Place::find(&path, &allowed).unwrap().socket().unwrap();
+        let socket = |path: PathBuf| Place::find(&path, &allowed).unwrap().socket(&path).unwrap();
         let one = socket(host.allowed[0].join("vm/vsock"));
         assert_eq!(socket(alias.join("vm/vsock")), one);
         assert_ne!(socket(alias.join("vm/another")), one);

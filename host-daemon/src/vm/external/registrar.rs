@@ -14,7 +14,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::peer::{find, peer};
-use super::place::{Place, PlaceError, Socket};
+use super::place::{Place, Socket};
 use super::record::{Active, Peer, Record, Registrations};
 use super::{Command, External, RegisterError, Registration};
 use crate::causes::Causes;
@@ -67,7 +67,7 @@ enum Spot {
 struct VmmEnded {
     instance: InstanceId,
     incarnation: u64,
-    how: process::Ending,
+    how: process::Exit,
 }
 
 /// Keeps all registrations.
@@ -165,29 +165,27 @@ impl Registrar {
             peer: peer(registration, vmm.as_ref())?,
             vmm: vmm.as_ref().map(Process::identity),
         };
-        let (spot, _) = self.locate(&active.channel)?;
-        let holder = self
-            .holder(&spot)
-            .filter(|holder| *holder != registration.instance);
-        match holder {
-            Some(holder) => Err(RegisterError::Taken { holder }),
-            None => Ok((active, vmm)),
-        }
+        self.locate(registration.instance, &active.channel)?;
+        Ok((active, vmm))
     }
 
-    /// Where a channel is, and the place of its socket, if it is one.
-    fn locate(&self, channel: &Channel) -> Result<(Spot, Option<Place>), RegisterError> {
-        match channel {
-            Channel::Vsock { cid } if !(3..u32::MAX).contains(cid) => Err(RegisterError::Cid(*cid)),
-            Channel::Vsock { cid } => Ok((Spot::Cid(*cid), None)),
+    /// Where the instance's channel is, which must not be that of another one, and the place of its socket, if it is one.
+    fn locate(
+        &self,
+        instance: InstanceId,
+        channel: &Channel,
+    ) -> Result<(Spot, Option<Place>), RegisterError> {
+        let (spot, place) = match channel {
+            Channel::Vsock { cid } if !(3..u32::MAX).contains(cid) => return Err(RegisterError::Cid(*cid)),
+            Channel::Vsock { cid } => (Spot::Cid(*cid), None),
             Channel::Hybrid { path, .. } => {
                 let place = Place::find(path, &self.allowed)?;
-                let socket = place.socket().map_err(|source| PlaceError::Folder {
-                    path: path.clone(),
-                    source,
-                })?;
-                Ok((Spot::Socket(socket), Some(place)))
+                (Spot::Socket(place.socket(path)?), Some(place))
             }
+        };
+        match self.holder(&spot).filter(|holder| *holder != instance) {
+            Some(holder) => Err(RegisterError::Taken { holder }),
+            None => Ok((spot, place)),
         }
     }
 
@@ -250,7 +248,7 @@ impl Registrar {
         incarnation: u64,
         active: &Active,
     ) -> Result<(), RegisterError> {
-        let (spot, place) = self.locate(&active.channel)?;
+        let (spot, place) = self.locate(instance, &active.channel)?;
         let channel = channel(active, place.as_ref());
         let begun = self
             .shards

@@ -6,13 +6,13 @@ use tokio::time::Instant;
 
 use super::{State, Task};
 use crate::causes::Causes;
-use crate::vm::plan::Told;
+use crate::vm::plan::StopStep;
 use crate::vm::qemu::vm::{Vm, VmEvent};
-use crate::vm::record::{Ended, Life};
+use crate::vm::record::{EndedBy, Life};
 
 impl Task {
     /// Tells the VM to end; where one way fails, the next one is taken at once.
-    pub(super) async fn tell(&mut self, how: Told) {
+    pub(super) async fn tell(&mut self, how: StopStep) {
         let (mut vm, by_guest) = match std::mem::replace(&mut self.state, State::Off) {
             State::Running { vm, .. } => (vm, None),
             State::Ending { vm, by_guest, .. } => (vm, by_guest),
@@ -45,14 +45,15 @@ impl Task {
     async fn guest_ended(&mut self, word: &str) {
         match self.state {
             State::Running { .. } => {
-                self.tell(Told::Vmm).await;
+                self.tell(StopStep::Vmm).await;
                 if let State::Ending { by_guest, .. } = &mut self.state {
                     *by_guest = Some(in_words(word));
                 }
             }
             State::Ending {
-                told: Told::Guest, ..
-            } => self.tell(Told::Vmm).await,
+                told: StopStep::Guest,
+                ..
+            } => self.tell(StopStep::Vmm).await,
             _ => (),
         }
     }
@@ -71,7 +72,7 @@ impl Task {
                 by_guest: Some(reason),
                 ..
             } => {
-                let how = Ended::ByGuest;
+                let how = EndedBy::Guest;
                 (vm, Life::Ended { how, reason })
             }
             State::Running { vm, .. } => {
@@ -79,7 +80,7 @@ impl Task {
                 (
                     vm,
                     Life::Ended {
-                        how: Ended::Lost,
+                        how: EndedBy::Loss,
                         reason,
                     },
                 )
@@ -111,16 +112,16 @@ impl Task {
 }
 
 /// Tells the VM to end, by `how` or, where that fails, by the next way. Answers with the one that was taken.
-async fn told(instance: InstanceId, vm: &mut Vm, how: Told) -> Told {
-    if how == Told::Guest {
+async fn told(instance: InstanceId, vm: &mut Vm, how: StopStep) -> StopStep {
+    if how == StopStep::Guest {
         match vm.power_down().await {
-            Ok(()) => return Told::Guest,
+            Ok(()) => return StopStep::Guest,
             Err(error) => tracing::warn!(%instance, error = %Causes(&error), "can't press the power button"),
         }
     }
-    if how != Told::Killed {
+    if how != StopStep::Killed {
         match vm.quit().await {
-            Ok(()) => return Told::Vmm,
+            Ok(()) => return StopStep::Vmm,
             Err(error) => tracing::warn!(%instance, error = %Causes(&error), "can't have QEMU quit"),
         }
     }
@@ -128,7 +129,7 @@ async fn told(instance: InstanceId, vm: &mut Vm, how: Told) -> Told {
     if let Err(error) = vm.kill() {
         tracing::error!(%instance, %error, "can't kill QEMU");
     }
-    Told::Killed
+    StopStep::Killed
 }
 
 /// QEMU's word for why a guest ended, in a person's words.

@@ -22,10 +22,10 @@ use crate::causes::Causes;
 use crate::link::ShardsHandle;
 use crate::uplink::Reports;
 use crate::vm::config::VmConfig;
-use crate::vm::plan::{Action, Observed, Told, Want, next};
+use crate::vm::plan::{Action, Observed, StopStep, Want, next};
 use crate::vm::qemu::vm::{Vm, VmEvent};
 use crate::vm::qemu::{Qemu, StartError};
-use crate::vm::record::{Ended, Life, Record, Records};
+use crate::vm::record::{EndedBy, Life, Record, Records};
 use crate::vm::table::Table;
 
 /// The longest pause between two tries to start a VM.
@@ -77,7 +77,7 @@ impl Wanted {
 enum State {
     Off,
     Ended {
-        how: Ended,
+        how: EndedBy,
         reason: String,
     },
     Failed {
@@ -92,7 +92,7 @@ enum State {
     },
     Ending {
         vm: Vm,
-        told: Told,
+        told: StopStep,
         since: Instant,
         /// Why, if nobody asked for it.
         by_guest: Option<String>,
@@ -160,9 +160,9 @@ impl Task {
             (Action::Start, Wanted::Spec(spec)) => return self.start_in_turn(spec, cancel).await,
             // Nothing else than a specification asks for a start.
             (Action::Start, _) => return Round::Last,
-            (Action::PowerDown, _) => self.tell(Told::Guest).await,
-            (Action::Quit, _) => self.tell(Told::Vmm).await,
-            (Action::Kill, _) => self.tell(Told::Killed).await,
+            (Action::PowerDown, _) => self.tell(StopStep::Guest).await,
+            (Action::Quit, _) => self.tell(StopStep::Vmm).await,
+            (Action::Kill, _) => self.tell(StopStep::Killed).await,
             (Action::Settle, _) => self.turn_off().await,
             (Action::Remove, _) => {
                 self.remove().await;

@@ -5,7 +5,7 @@ use crate::causes::Causes;
 use crate::channel::ChannelSpec;
 use crate::link::BeginError;
 use crate::vm::qemu::{StartError, another_boot};
-use crate::vm::record::{Ended, Life, Processes};
+use crate::vm::record::{EndedBy, Life, Processes};
 
 impl Task {
     /// Finds out from the record what an earlier daemon left. Adopts a VM that runs, cleans up one that was being
@@ -74,7 +74,7 @@ impl Task {
             return Ok(State::Off);
         }
         self.clear_away().await;
-        let how = Ended::Lost;
+        let how = EndedBy::Loss;
         let reason = "its QEMU ended while the host daemon was not running".to_owned();
         self.keep(Life::Ended {
             how,

@@ -5,7 +5,7 @@ use moorline_shared::api::instances::{Driver, InstanceState};
 use moorline_shared::host::VmStatus;
 
 use super::{State, Task, Wanted};
-use crate::vm::record::Ended;
+use crate::vm::record::EndedBy;
 
 impl Task {
     /// Says how things stand, now that they stand.
@@ -13,11 +13,11 @@ impl Task {
         let (state, reason) = match &self.state {
             State::Off => (InstanceState::Stopped, None),
             State::Ended {
-                how: Ended::ByGuest,
+                how: EndedBy::Guest,
                 reason,
             } => (InstanceState::Stopped, Some(reason.clone())),
             State::Ended {
-                how: Ended::Lost,
+                how: EndedBy::Loss,
                 reason,
             }
             | State::Failed { reason, .. } => (InstanceState::Failed, Some(reason.clone())),

@@ -7,7 +7,7 @@ use moorline_shared::id::ImageName;
 
 use super::{LeaseError, PATIENCE, USERS};
 use crate::vm::file::FileError;
-use crate::vm::process::Ending;
+use crate::vm::process::Exit;
 
 /// Why a VM could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,7 @@ pub enum StartError {
         /// Which.
         what: &'static str,
         /// How.
-        ending: Ending,
+        ending: Exit,
         /// The last line that it wrote.
         said: String,
     },

@@ -329,7 +329,7 @@ impl Qemu {
             .start(arguments, Stdio::null())
             .map_err(cannot("start qemu-img"))?;
         let ending = process.ended().await;
-        if ending != super::process::Ending::Exited(0) {
+        if ending != super::process::Exit::Exited(0) {
             let said = last_line(&log);
             let what = "qemu-img";
             return Err(StartError::EndedEarly { what, ending, said });

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::vm::process::{Ending, Process};
+use crate::vm::process::{Exit, Process};
 use crate::vm::qmp::{Event, Qmp, QmpError, RunState};
 
 /// Between two tries to get a lost conversation back.
@@ -21,9 +21,9 @@ pub(in crate::vm) enum VmEvent {
         reason: String,
     },
     /// QEMU ended.
-    VmmEnded(Ending),
+    VmmEnded(Exit),
     /// The vsock device's process ended: the guest can't reach the host in this life any more.
-    DeviceEnded(Ending),
+    DeviceEnded(Exit),
     /// Something else that is only worth a line in the log.
     Noted(Event),
 }
@@ -47,7 +47,7 @@ pub(super) enum Device {
 
 impl Device {
     /// Its end, once; for ever pending where there is nothing that could end.
-    async fn ended(&mut self) -> Ending {
+    async fn ended(&mut self) -> Exit {
         match self {
             Self::Process(process) => process.ended().await,
             Self::Kernel | Self::Lost => std::future::pending().await,
