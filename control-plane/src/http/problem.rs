@@ -78,7 +78,7 @@ impl From<ExecuteError> for Failure {
     fn from(error: ExecuteError) -> Self {
         match error {
             ExecuteError::Refused { shown, operation } => Self(Box::new(ProblemDetails {
-                operation: Some(operation),
+                operation,
                 ..*shown
             })),
             ExecuteError::KeyReused => Self::new(

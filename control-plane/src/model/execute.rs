@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use moorline_shared::api::ProblemDetails;
 use moorline_shared::{Digest, OperationId, Revision, Timestamp};
@@ -12,6 +12,7 @@ use super::content::Content;
 use super::journal::{OperationRecord, Outcome};
 use super::operation::{Caller, Effect, Env, Operation, Problem, ServiceModel, Stop};
 use super::record::Record;
+use super::refused_reads::{Recorded, RefusedReads};
 use super::transaction::{Fences, compose, effects};
 use super::view::{Trace, View};
 use crate::settings::Settings;
@@ -56,13 +57,13 @@ pub struct Done<R> {
 /// Why an operation was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError {
-    /// The rules said no; there is a record.
+    /// The rules said no; there is a record, unless it was one of many reads that the caller had refused.
     #[error("{}", shown.detail)]
     Refused {
         /// What the caller may know.
         shown: Box<ProblemDetails>,
         /// The record's operation.
-        operation: OperationId,
+        operation: Option<OperationId>,
     },
     /// The id was used for another request.
     #[error("the idempotency key was used for another request; use a fresh key for each request")]
@@ -101,6 +102,7 @@ pub struct Executor {
     /// The latest time given to an operation, in milliseconds: time never steps back within a process.
     latest: AtomicI64,
     fences: Fences,
+    refused_reads: RefusedReads,
 }
 
 /// What one round of stepping came to.
@@ -124,6 +126,7 @@ impl Executor {
             settings_digest,
             latest: AtomicI64::new(0),
             fences: Fences::On,
+            refused_reads: RefusedReads::default(),
         }
     }
 
@@ -131,6 +134,14 @@ impl Executor {
     pub(super) fn without_fences(self) -> Self {
         Self {
             fences: Fences::Off,
+            ..self
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn recording_all(self) -> Self {
+        Self {
+            refused_reads: RefusedReads::all(),
             ..self
         }
     }
@@ -186,7 +197,8 @@ impl Executor {
         Err(ExecuteError::Contended(MOST_CONFLICTS))
     }
 
-    /// Runs an operation that only looks, at the head or at revision `at`. Only a refusal leaves a record.
+    /// Runs an operation that only looks, at the head or at revision `at`. Only a refusal leaves a record, and of those
+    /// of one caller a burst of 20 and then one a second, which says how many left none.
     pub async fn read<M: ServiceModel>(
         &self,
         model: &M,
@@ -208,8 +220,28 @@ impl Executor {
                     operation: attempt.id,
                 })
             }
-            refused @ Stepped::Refused { .. } => {
-                let (record, trace, reply) = record(&attempt, &env, self.settings_digest, refused);
+            refused @ Stepped::Refused { .. } => self.refuse_read(&attempt, &env, refused).await,
+        }
+    }
+
+    /// Leaves the record of a refused read, unless the caller has had too many.
+    async fn refuse_read<Op: Operation, R: serde::Serialize>(
+        &self,
+        attempt: &Attempt<Op>,
+        env: &Env,
+        refused: Stepped<R>,
+    ) -> Result<Done<R>, ExecuteError> {
+        let principal = &attempt.caller.principal;
+        match (self.refused_reads.count(principal, Instant::now()), refused) {
+            (Recorded::Not, Stepped::Refused { shown, .. }) => Err(ExecuteError::Refused {
+                shown,
+                operation: None,
+            }),
+            (recorded, stepped) => {
+                let (mut record, trace, reply) = record(attempt, env, self.settings_digest, stepped);
+                if let Recorded::After(unrecorded) = recorded {
+                    record.unrecorded = unrecorded;
+                }
                 let n = self
                     .store
                     .commit(compose(&record, trace, self.fences))
@@ -339,6 +371,7 @@ fn refused(operation: OperationId, outcome: &Outcome) -> ExecuteError {
         Outcome::Failed { problem } => problem.clone(),
         Outcome::Done(_) => return ExecuteError::Reply(operation),
     };
+    let operation = Some(operation);
     ExecuteError::Refused { shown, operation }
 }
 
@@ -358,6 +391,7 @@ fn blank<Op: Operation>(
         effects: Vec::new(),
         derived: Vec::new(),
         consumes: attempt.consumes.as_ref().map(ToString::to_string),
+        unrecorded: 0,
     }
 }
 

@@ -36,6 +36,14 @@ pub struct OperationRecord {
     /// The outbox row that it was submitted for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumes: Option<String>,
+    /// How many reads of the same caller were refused since the last such record, and left none.
+    #[serde(default, skip_serializing_if = "none")]
+    pub unrecorded: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+const fn none(count: &u64) -> bool {
+    *count == 0
 }
 
 /// How an operation ended.

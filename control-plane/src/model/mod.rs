@@ -24,6 +24,7 @@ pub mod journal;
 pub mod operation;
 pub mod outbox;
 pub mod record;
+mod refused_reads;
 pub mod replay;
 #[cfg(test)]
 mod replay_tests;

@@ -158,3 +158,25 @@ async fn nobody_comes_in_without_the_token() {
     assert_eq!(api.get("/v1/openapi.json").await.status, StatusCode::OK);
     assert!(api.dispatcher.is_some());
 }
+
+#[tokio::test]
+async fn a_guest_that_asks_in_vain_for_ever_leaves_few_records_and_each_refused_write_one() {
+    let api = Api::new().await;
+    let ids = api.with_instances(2).await;
+    let (a, b) = (ids[0].as_str(), ids[1].as_str());
+    let (target, guest) = (format!("/v1/instances/{b}/data/x"), as_guest(a));
+    let mut recorded = 0;
+    for _ in 0..60 {
+        let read = api.send(Method::GET, &target, &guest, Body::empty()).await;
+        assert_eq!(read.status, StatusCode::NOT_FOUND);
+        recorded += usize::from(read.body["operation"].is_string());
+    }
+    // One more in each second that this takes.
+    assert!((20..50).contains(&recorded), "{recorded} records");
+    for _ in 0..30 {
+        let write = api
+            .json(Method::PUT, &target, &guest, json!({"value": "mine"}))
+            .await;
+        assert!(write.body["operation"].is_string(), "{write:?}");
+    }
+}

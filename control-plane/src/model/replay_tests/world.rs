@@ -59,7 +59,8 @@ impl World {
                 keep_changes: KEEP_CHANGES,
                 ..Settings::default()
             },
-        );
+        )
+        .recording_all();
         let (services, seen) = (Services::default(), BTreeMap::new());
         let mut world = Self {
             executor,
