@@ -29,7 +29,6 @@ mod terms;
 mod token;
 mod transport;
 
-pub use calls::feed::FeedView;
 pub use endpoint::{BaseUrl, BaseUrlError, Endpoint, Retries};
 pub use error::{ClientError, Server};
 pub use follow::{Follow, Followed};

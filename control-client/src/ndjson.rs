@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// The longest line, in bytes: 16 MiB, well above a whole batch of the feed.
+/// The longest line, in bytes: 16 MiB, well above a whole transaction of a watch.
 pub const MAX_LINE_BYTES: usize = 16 * 1024 * 1024;
 
 /// Takes a stream's pieces and gives its lines. It holds one line at most, beside the piece it was given last.

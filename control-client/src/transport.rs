@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails, REVISION};
-use moorline_shared::{InstanceId, Revision};
+use moorline_shared::InstanceId;
+use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
@@ -135,11 +135,12 @@ impl Client {
         exchange_once(&self.wires.calls, &asked, request).await
     }
 
-    /// Sends a request and gives the lines of its answer. It is sent once: whoever follows a stream has to begin
+    /// Sends a request and gives the lines of its answer, as `lines` bounds them. It is sent once: whoever follows a stream has to begin
     /// again anyhow when it ends.
     pub(crate) async fn lines<T: DeserializeOwned + Send + 'static>(
         &self,
         request: RequestBuilder,
+        lines: Lines,
     ) -> Result<EventStream<T>, ClientError> {
         let request = self.built(request)?;
         let asked = asked(&request);
@@ -148,7 +149,7 @@ impl Client {
             .map_err(|late| asked.lost(late))?
             .map_err(|error| asked.failed(error))?;
         if response.status().is_success() {
-            return Ok(events(asked, response, Lines::default()));
+            return Ok(events(asked, response, lines));
         }
         let read = tokio::time::timeout(REQUEST_TIMEOUT, Reply::read(&asked, response)).await;
         let reply = read.map_err(|late| asked.lost(late))??;
@@ -202,16 +203,6 @@ impl Reply {
             status: response.status(),
             headers: std::mem::take(response.headers_mut()),
             body: body.freeze(),
-        })
-    }
-
-    /// The revision that its header names.
-    pub(crate) fn revision(&self) -> Result<Revision, ClientError> {
-        let text = self.headers.get(REVISION).and_then(|value| value.to_str().ok());
-        let revision = text.and_then(|text| text.parse().ok());
-        revision.ok_or_else(|| {
-            self.asked
-                .protocol(format!("no revision in the header {REVISION}"))
         })
     }
 

@@ -12,6 +12,7 @@ use moorline_shared::{EntryPath, InstanceId};
 use serde::Serialize;
 
 use crate::error::ClientError;
+use crate::ndjson::Lines;
 use crate::stream::EventStream;
 use crate::terms::Terms;
 use crate::transport::{Client, REQUEST_TIMEOUT};
@@ -137,7 +138,7 @@ impl Client {
             ..query.clone()
         };
         let request = self.stream(Method::GET, &format!("/v1/instances/{instance}/watch"))?;
-        self.lines(request.query(&query)).await
+        self.lines(request.query(&query), Lines::default()).await
     }
 
     /// `WatchInstanceData` as a long poll of `wait_seconds`, 1 to 300: the first change, or a bookmark.

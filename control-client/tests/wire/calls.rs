@@ -2,13 +2,12 @@
 
 use bytes::Bytes;
 use moorline_client::{
-    BaseUrl, Client, ClientError, Endpoint, FeedView, GuestRequest, MAX_REPLY_BYTES, Terms, fresh_key,
+    BaseUrl, Client, ClientError, Endpoint, GuestRequest, MAX_REPLY_BYTES, Terms, fresh_key,
 };
 use moorline_shared::api::data::PutEntry;
-use moorline_shared::api::feed::ViewId;
 use moorline_shared::api::instances::InstanceIds;
 use moorline_shared::entry::Value;
-use moorline_shared::{Digest, InstanceId, Revision};
+use moorline_shared::{InstanceId, Revision};
 
 use crate::server::{client, header, json, script};
 
@@ -74,30 +73,6 @@ async fn what_no_control_plane_says_is_a_protocol_error() {
             "{error:?} for {answer:.40}"
         );
     }
-}
-
-#[tokio::test]
-async fn a_view_that_the_host_has_is_not_sent_again() {
-    let same = "HTTP/1.1 304 Not Modified\r\nmoorline-revision: 1.42\r\n\r\n";
-    let (server, mut requests) = script(&[same, "HTTP/1.1 304 Not Modified\r\n\r\n"]).await;
-    let host = "h1".parse().unwrap();
-    let have = Digest::of(b"");
-    let view = client(server.address)
-        .get_feed_view(&host, ViewId::own(ID), Some(&have))
-        .await;
-    assert_eq!(view.unwrap(), FeedView::Same(Revision::new(1, 42)));
-    let request = requests.recv().await.unwrap();
-    assert_eq!(
-        header(&request, "if-none-match"),
-        Some(format!("\"{have}\"").as_str())
-    );
-    let undated = client(server.address)
-        .get_feed_view(&host, ViewId::own(ID), Some(&have))
-        .await;
-    assert!(
-        matches!(undated, Err(ClientError::Protocol { .. })),
-        "{undated:?}"
-    );
 }
 
 #[tokio::test]

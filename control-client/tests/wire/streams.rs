@@ -20,7 +20,7 @@ const ID: InstanceId = InstanceId::from_bytes([7; 16]);
 const FEED: &str = concat!(
     r#"{"message": "hello", "host": "h1", "session": 3, "deployment": "d", "bookmark_seconds": 5}"#,
     "\n\r\n",
-    r#"{"message": "batch", "to": "1.4", "items": [{"item": "instance_gone", "instance": "#,
+    r#"{"message": "batch", "from": "1.3", "to": "1.4", "items": [{"item": "instance_gone", "instance": "#,
     r#""i-07070707070707070707070707070707"}]}"#,
     "\r\n",
     r#"{"message": "bookmark", "revision": "1.5"}"#,
@@ -101,7 +101,7 @@ async fn a_line_without_end_and_one_cut_short_are_errors() {
     let endless = move || Body::from_stream(stream::repeat(piece.clone()).map(Ok::<_, std::io::Error>));
     let error = feed(&feed_server(endless).await).await.unwrap_err();
     assert!(
-        matches!(&error, ClientError::Protocol { what, .. } if what.contains("16777216")),
+        matches!(&error, ClientError::Protocol { what, .. } if what.contains("2097152")),
         "{error:?}"
     );
 

@@ -5,12 +5,11 @@ use std::convert::Infallible;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use moorline_shared::api::REVISION;
 use moorline_shared::api::feed::{FeedMessage, OpenFeed, SetInterests, View, ViewId};
 use moorline_shared::{HostId, InstanceId, Principal};
 use tokio::sync::mpsc;
@@ -18,7 +17,8 @@ use tokio::sync::mpsc;
 use super::Control;
 use super::extract::{Json, Path, segment};
 use super::feed::dispatcher::{Ended, Interest};
-use super::feed::stream::{FeedError, Gone, Sink, Stream};
+use super::feed::parts::{Gone, Sink};
+use super::feed::stream::{FeedError, Stream};
 use super::problem::Failure;
 use crate::model::Caller;
 
@@ -157,56 +157,27 @@ pub async fn set_interests(
     }
 }
 
-/// Shows a view as a whole, or says that it is as the host has it.
+/// Shows a view as a whole.
 #[utoipa::path(get, path = "/v1/hosts/{host}/views/{reader}/{instance}", operation_id = "GetFeedView", tag = "hosts",
-    params(("host" = HostId, Path), ("reader" = InstanceId, Path), ("instance" = InstanceId, Path),
-        ("if-none-match" = Option<String>, Header)),
-    responses((status = 200, body = View), (status = 304), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+    params(("host" = HostId, Path), ("reader" = InstanceId, Path), ("instance" = InstanceId, Path)),
+    responses((status = 200, body = View), (status = "default", body = moorline_shared::api::ProblemDetails)))]
 pub async fn get_feed_view(
     State(control): State<Control>,
     caller: Caller,
     Path((host, reader, instance)): Path<(String, String, String)>,
-    headers: HeaderMap,
-) -> Result<Response, Failure> {
+) -> Result<axum::Json<View>, Failure> {
     let host = own(&caller, &host)?;
     let view = ViewId {
         reader: segment("reader", &reader)?,
         instance: segment("instance", &instance)?,
     };
     let at = control.executor.store().head().await?;
-    if control
-        .views
-        .instance(at, view.reader)
-        .await?
-        .is_none_or(|record| record.host != host)
-    {
+    let reader = control.views.instance(at, view.reader).await?;
+    if reader.is_none_or(|record| record.host != host) {
         return Err(Failure::invalid(
             "reader",
             format!("instance {} is not on this host", view.reader),
         ));
     }
-    let view = control.views.read(at, view).await?;
-    let digest = View::digest(
-        view.entries
-            .iter()
-            .map(|entry| (&entry.path, entry.entry.revision)),
-    );
-    let tag = printable(format!("\"{digest}\""));
-    let same = headers.get(header::IF_NONE_MATCH) == Some(&tag);
-    // Both answers say as of which revision: a host that has the view needs it to know which changes are in it.
-    let stamps = [
-        (header::ETAG, tag),
-        (
-            HeaderName::from_static(REVISION),
-            printable(view.revision.to_string()),
-        ),
-    ];
-    if same {
-        return Ok((StatusCode::NOT_MODIFIED, stamps).into_response());
-    }
-    Ok((stamps, axum::Json(view)).into_response())
-}
-
-fn printable(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("digests and revisions are ASCII")
+    Ok(axum::Json(control.views.read(at, view).await?))
 }

@@ -1,10 +1,11 @@
 //! Who follows views on a connection: the guest's mirror, and its watches.
 
 use moorline_shared::api::feed::ViewId;
-use moorline_shared::link::body::{Code, Hello};
+use moorline_shared::link::body::Hello;
 use moorline_shared::link::{Moment, StreamId};
 use moorline_shared::{InstanceId, PathPrefix};
 
+use super::ask::Refusal;
 use super::conn::Conn;
 use super::desk::Desk;
 use super::push::Feeder;
@@ -62,14 +63,13 @@ impl Conn {
         foreign.map(|feeder| feeder.view.instance).collect()
     }
 
-    /// Ends the watches of a view that is not kept any more.
-    pub(super) fn end_watches(&mut self, view: &ViewId, now: Moment) {
+    /// Ends the watches of a view that is not kept, and says why.
+    pub(super) fn end_watches(&mut self, view: &ViewId, refusal: &Refusal, now: Moment) {
         let of_view = |(stream, feeder): (&StreamId, &Feeder)| (feeder.view == *view).then_some(*stream);
         let streams: Vec<_> = self.feeders.iter().filter_map(of_view).collect();
         for stream in streams {
             self.feeders.remove(&stream);
-            let message = "the host has no room for this view any more: watch less, or watch again later";
-            self.core.refuse(stream, Code::TooMuch, message, now);
+            self.core.refuse(stream, refusal.code, &refusal.message, now);
         }
     }
 }

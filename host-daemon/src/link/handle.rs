@@ -356,6 +356,12 @@ impl ShardsHandle {
         let _ = self.mailbox(&view.reader).send(Message::Lost(view, at));
     }
 
+    /// The control plane won't bring this view: whoever waits for it is told so, and the next who wants it asks anew.
+    pub fn refuse(&self, view: ViewId) {
+        // A shard that has ended has no readers.
+        let _ = self.mailbox(&view.reader).send(Message::Refused(view));
+    }
+
     /// The control plane's name, which revisions belong to.
     pub fn deployment(&self, name: &str) {
         let name: Arc<str> = name.into();

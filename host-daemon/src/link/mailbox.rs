@@ -25,6 +25,8 @@ pub(super) enum Message {
     View(Box<View>, oneshot::Sender<FeedEffects>),
     /// Changes of the view up to this revision were lost.
     Lost(ViewId, Revision),
+    /// The control plane won't bring this view.
+    Refused(ViewId),
     /// The control plane's name, from the feed.
     Deployment(Arc<str>),
     Begin(Begin, oneshot::Sender<Result<(), BeginError>>),

@@ -5,6 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use moorline_shared::InstanceId;
 use moorline_shared::api::feed::{SetInterests, ViewId};
 
+/// The most views that are asked for at once.
+const AT_ONCE: usize = 256;
+
 /// What a shard wants changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct InterestChange {
@@ -27,6 +30,8 @@ pub(super) struct Interests {
 enum Stage {
     /// The feed has not been asked.
     New,
+    /// Nor has it now, and it is to be asked for this view alone: it was refused together with others.
+    Single,
     /// It has, in this session.
     Asked,
     Arrived,
@@ -40,7 +45,8 @@ impl Interests {
             self.wanted.insert(view, Stage::New);
         }
         for view in change.remove {
-            if self.wanted.remove(&view).is_some_and(|stage| stage != Stage::New) {
+            let stage = self.wanted.remove(&view);
+            if matches!(stage, Some(Stage::Asked | Stage::Arrived)) {
                 self.unwanted.insert(view);
             }
         }
@@ -58,15 +64,39 @@ impl Interests {
 
     /// What the open feed has to be told now, if anything.
     pub(super) fn next(&mut self, session: u64) -> Option<SetInterests> {
-        let new = self.wanted.iter_mut().filter(|(_, stage)| **stage == Stage::New);
-        let add: Vec<_> = new
-            .map(|(view, stage)| {
-                *stage = Stage::Asked;
-                *view
-            })
-            .collect();
+        let mut add = self.ask(Stage::New, AT_ONCE);
+        if add.is_empty() {
+            add = self.ask(Stage::Single, 1);
+        }
         let remove: Vec<_> = std::mem::take(&mut self.unwanted).into_iter().collect();
         (!add.is_empty() || !remove.is_empty()).then_some(SetInterests { session, add, remove })
+    }
+
+    fn ask(&mut self, stage: Stage, most: usize) -> Vec<ViewId> {
+        let waiting = self.wanted.iter_mut().filter(|(_, at)| **at == stage);
+        let asked = waiting.take(most).map(|(view, at)| {
+            *at = Stage::Asked;
+            *view
+        });
+        asked.collect()
+    }
+
+    fn back_to(&mut self, stage: Stage, views: &[ViewId]) {
+        for view in views {
+            if let Some(at) = self.wanted.get_mut(view).filter(|at| **at == Stage::Asked) {
+                *at = stage;
+            }
+        }
+    }
+
+    /// Nobody knows whether the control plane will bring these: it is asked again.
+    pub(super) fn unanswered(&mut self, views: &[ViewId]) {
+        self.back_to(Stage::New, views);
+    }
+
+    /// The control plane will not bring one of these.
+    pub(super) fn ask_singly(&mut self, views: &[ViewId]) {
+        self.back_to(Stage::Single, views);
     }
 
     /// The view came whole.
@@ -81,9 +111,9 @@ impl Interests {
         self.wanted.retain(|view, _| view.reader != *reader);
     }
 
-    /// The control plane will not bring these.
-    pub(super) fn refused(&mut self, views: &[ViewId]) {
-        self.wanted.retain(|view, _| !views.contains(view));
+    /// The control plane will not bring this one.
+    pub(super) fn refused(&mut self, view: &ViewId) {
+        self.wanted.remove(view);
     }
 }
 
@@ -139,6 +169,39 @@ mod tests {
         assert_eq!((set.add, set.remove), (vec![view(1, 2)], vec![]));
         interests.change(remove(view(1, 2)));
         assert_eq!(interests.next(1).unwrap().remove, [view(1, 2)]);
+    }
+
+    #[test]
+    fn what_was_refused_together_is_asked_for_one_by_one() {
+        let mut interests = Interests::default();
+        let views = [2, 3, 4].map(|instance| view(1, instance));
+        views.map(|view| interests.change(add(view)));
+        assert_eq!(interests.next(1).unwrap().add, views);
+        interests.unanswered(&views);
+        assert_eq!(interests.next(1).unwrap().add, views);
+        interests.ask_singly(&views);
+        interests.change(add(view(1, 5)));
+        assert_eq!(interests.next(1).unwrap().add, [view(1, 5)]);
+        for view in views {
+            assert_eq!(interests.next(1).unwrap().add, [view]);
+        }
+        interests.refused(&views[0]);
+        assert_eq!(interests.next(1), None);
+        interests.open();
+        assert_eq!(interests.next(2).unwrap().add, [views[1], views[2], view(1, 5)]);
+    }
+
+    #[test]
+    fn many_are_asked_for_in_several_calls() {
+        let mut interests = Interests::default();
+        for instance in 0..=255 {
+            interests.change(add(view(1, instance)));
+            interests.change(add(view(2, instance)));
+        }
+        for _ in 0..2 {
+            assert_eq!(interests.next(1).unwrap().add.len(), super::AT_ONCE);
+        }
+        assert_eq!(interests.next(1), None);
     }
 
     #[test]

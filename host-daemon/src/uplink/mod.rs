@@ -5,6 +5,7 @@
 //! answered; `questions` asks in the name of guests what the shards can't answer. Each reaches the control plane by
 //! itself: none waits for another, and a shard waits for none.
 
+mod assembly;
 mod backoff;
 mod feed;
 mod interests;

@@ -3,6 +3,16 @@
 //! A *view* is what a reader may see of an instance. Every instance on a host reads itself, so the host has the view
 //! `(i, i)` of each; where a guest reads another instance's data, the host asks for the view `(reader, instance)` too.
 //! A view holds only what the reader may read, so a right that is withdrawn arrives as a removal.
+//!
+//! No line is longer than [`MAX_LINE_BYTES`]; what takes more comes in several lines, in this order:
+//!
+//! * `hello`, once, and then a snapshot, which brings the host to where the feed begins;
+//! * a snapshot: `snapshot`, any number of `part`s and `more`s, `snapshot_end`. Its items are first every instance that
+//!   is the host's, so that one that isn't named is no more, and then the views that may have changed since the cursor.
+//!   Each view is whole, and may be shown as soon as the next line is not a `more` of it: a host needs room for one
+//!   view beside what it keeps. A host that loses the feed before `snapshot_end` stands where it stood;
+//! * then batches and bookmarks. A batch is any number of `resync`s, `part`s and `more`s, closed by `batch`, and is
+//!   applied whole or not at all. Its values take 4 MiB at most: what takes more is named by `resync`.
 
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -13,12 +23,16 @@ use crate::id::{HostId, ImageName, InstanceId};
 use crate::path::EntryPath;
 use crate::revision::Revision;
 
+/// The most bytes of a line without its end: 2 MiB. A line whose values take more than 256 KiB holds one entry only,
+/// and JSON makes at most six bytes of one.
+pub const MAX_LINE_BYTES: usize = 2 * 1024 * 1024;
+
 /// `OpenFeed`: where the host stands, and what it wants beside its own instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct OpenFeed {
-    /// The last revision the host applied, of a batch or a bookmark; absent for everything anew.
+    /// The last revision the host applied, of a snapshot's end, a batch or a bookmark; absent for everything anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<Revision>,
     /// The views it wants beside those of its own instances on themselves, 65,536 at most.
@@ -77,25 +91,51 @@ pub enum FeedMessage {
         /// How often a bookmark comes at least, in seconds; three missed ones mean that the feed is dead.
         bookmark_seconds: u32,
     },
-    /// What changed in `(from, to]`, whole: apply all of it or none.
-    Batch {
-        /// What the batch builds on; absent for everything anew: what is not in it is no more.
+    /// A snapshot begins.
+    Snapshot {
+        /// The host's cursor, if it can go on from there: a view that isn't brought is as it was. Absent for everything
+        /// anew: a view that isn't brought is not to be seen.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<Revision>,
+        /// The state that the snapshot shows.
+        to: Revision,
+    },
+    /// Items of the snapshot that has begun, or of the batch that the next `batch` closes.
+    Part {
+        /// In their order.
+        items: Vec<FeedItem>,
+    },
+    /// More entries of the view that the line before ended with.
+    More {
+        /// Which view.
+        view: ViewId,
+        /// Its next entries, in byte order of their paths.
+        entries: Vec<ViewEntry>,
+    },
+    /// The snapshot is whole.
+    SnapshotEnd {
         /// Where the host stands then.
         to: Revision,
-        /// What changed, each thing once.
+    },
+    /// The batch that is closed next would have been too large with what changed of this view: ask for the view once the
+    /// batch is applied.
+    Resync {
+        /// Which view.
+        view: ViewId,
+    },
+    /// What changed in `(from, to]`, with the lines before it: apply all of it or none.
+    Batch {
+        /// What the batch builds on.
+        from: Revision,
+        /// Where the host stands then.
+        to: Revision,
+        /// The last of its items. Each thing is there once.
         items: Vec<FeedItem>,
     },
     /// Nothing that concerns this host happened up to here.
     Bookmark {
         /// Where the host stands.
         revision: Revision,
-    },
-    /// Changes of this view were dropped: ask for the view, with the digest of what the host has.
-    Resync {
-        /// Which view.
-        view: ViewId,
     },
 }
 
@@ -111,7 +151,7 @@ pub enum FeedItem {
         /// Which.
         instance: InstanceId,
     },
-    /// A view, whole: what is not in it is not to be seen.
+    /// A view, whole with the `more`s that follow: what is not in it is not to be seen.
     View(View),
     /// An entry of a view.
     Entry {
@@ -119,13 +159,13 @@ pub enum FeedItem {
         view: ViewId,
         /// Which entry.
         path: EntryPath,
-        /// What it is now; absent if it is gone or may no longer be read.
+        /// What it is now; absent if it is gone or may no longer be read. An entry that the view never showed isn't named.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         entry: Option<FeedEntry>,
     },
 }
 
-/// A view, whole. Its `ETag` in `GetFeedView` is its digest; see [`View::digest`].
+/// A view, whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct View {
@@ -161,22 +201,6 @@ pub struct FeedEntry {
     /// When it stops being valid; absent for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
-}
-
-impl View {
-    /// SHA-256 over the paths and revisions of `entries` in byte order of the paths: equal digests, equal views.
-    ///
-    /// An entry's revision changes with its value, so values need not be hashed.
-    pub fn digest<'a>(entries: impl IntoIterator<Item = (&'a EntryPath, Revision)>) -> crate::Digest {
-        let mut text = String::new();
-        for (path, revision) in entries {
-            text.push_str(path);
-            text.push(' ');
-            text.push_str(&revision.to_string());
-            text.push('\n');
-        }
-        crate::Digest::of(text.as_bytes())
-    }
 }
 
 /// What a host has to know of an instance to run it.

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::index::{Change, Index, PerHost, Told, changes, spec};
 use super::queue::Queue;
+use super::touched::Touched;
 use super::views::Views;
 use crate::settings::AccessControl;
 use crate::store::{Batch, ReadError, Store, Watch, WatchError};
@@ -46,10 +47,8 @@ pub struct Opened {
     pub at: u64,
     /// The host's instances there.
     pub instances: Vec<InstanceSpec>,
-    /// Those that were its and are terminated.
-    pub ended: Vec<InstanceId>,
-    /// The views that the host wants beside those, and may have.
-    pub interests: BTreeSet<ViewId>,
+    /// Every view that the host has there, each with the last transaction that may have changed it.
+    pub views: Vec<(ViewId, u64)>,
     /// What comes after.
     pub queue: Arc<Queue>,
 }
@@ -139,6 +138,7 @@ struct Scene {
     watch: Watch,
     index: Index,
     revisions: HashMap<InstanceId, Revision>,
+    touched: Touched,
 }
 
 impl Scene {
@@ -155,6 +155,7 @@ impl Scene {
             watch,
             index,
             revisions,
+            touched: Touched::read(store, at).await?,
         })
     }
 }
@@ -172,6 +173,7 @@ pub struct Dispatcher {
     position: Arc<AtomicU64>,
     /// The revision at which each instance last changed, for the specs of a feed that opens.
     revisions: HashMap<InstanceId, Revision>,
+    touched: Touched,
 }
 
 #[derive(Debug)]
@@ -197,6 +199,7 @@ impl Dispatcher {
             watch: scene.watch,
             index: scene.index,
             revisions: scene.revisions,
+            touched: scene.touched,
             feeds: HashMap::new(),
             sessions: 0,
             commands,
@@ -231,7 +234,8 @@ impl Dispatcher {
         tracing::warn!("the feed fell behind what the store keeps; every host is brought in step anew");
         let scene = Scene::read(&self.store, self.control).await?;
         self.end_all();
-        (self.watch, self.index, self.revisions) = (scene.watch, scene.index, scene.revisions);
+        (self.watch, self.index) = (scene.watch, scene.index);
+        (self.revisions, self.touched) = (scene.revisions, scene.touched);
         self.position.store(scene.at, Ordering::Release);
         Ok(())
     }
@@ -245,10 +249,13 @@ impl Dispatcher {
     fn dispatch(&mut self, batch: &Batch) {
         let changes = changes(self.store.epoch(), &batch.events);
         for change in &changes {
-            if let Change::Instance(record, revision) = change {
-                self.revisions.insert(record.id, *revision);
+            match change {
+                Change::Instance(record, revision) => drop(self.revisions.insert(record.id, *revision)),
+                Change::InstanceForgotten(id) => drop(self.revisions.remove(id)),
+                Change::Entry(..) | Change::EntryGone(..) => {}
             }
         }
+        self.touched.note(batch.n, &changes);
         let told = self.index.apply(changes);
         self.tell(batch.n, told);
         self.position.store(batch.n, Ordering::Release);
@@ -298,35 +305,33 @@ impl Dispatcher {
             self.index.add_reader(*view);
         }
         let queue = Arc::new(Queue::default());
+        let instances = self.specs(&host);
+        let own = instances.iter().map(|spec| ViewId::own(spec.instance));
+        let all = own.chain(interests.iter().copied());
+        let views = all.map(|view| (view, self.touched.last(view))).collect();
         let feed = Feed {
             session: self.sessions,
             queue: queue.clone(),
-            interests: interests.clone(),
+            interests,
         };
-        let (ended, instances) = self.specs(&host);
         self.feeds.insert(host, feed);
-        let at = self.position.load(Ordering::Acquire);
         Opened {
             session: self.sessions,
-            at,
+            at: self.position.load(Ordering::Acquire),
             instances,
-            ended,
-            interests,
+            views,
             queue,
         }
     }
 
-    fn specs(&self, host: &HostId) -> (Vec<InstanceId>, Vec<InstanceSpec>) {
-        let (ended, live): (Vec<_>, Vec<_>) = self
-            .index
-            .on(host)
-            .partition(|record| record.state == InstanceState::Terminated);
+    /// The instances of a host that are not terminated.
+    fn specs(&self, host: &HostId) -> Vec<InstanceSpec> {
         let revision = |id: &InstanceId| self.revisions.get(id).copied().unwrap_or_default();
-        let specs = live.into_iter().map(|record| spec(record, revision(&record.id)));
-        (
-            ended.into_iter().map(|record| record.id).collect(),
-            specs.collect(),
-        )
+        self.index
+            .on(host)
+            .filter(|record| record.state != InstanceState::Terminated)
+            .map(|record| spec(record, revision(&record.id)))
+            .collect()
     }
 
     fn end(&mut self, host: &HostId) {

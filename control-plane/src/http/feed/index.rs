@@ -93,6 +93,9 @@ pub enum Told {
     Item(FeedItem),
     /// This view is to be read anew: what its reader may see changed, or a value is not at hand.
     Reread(ViewId),
+    /// An entry that the reader may not read, or that is gone. A host that was shown it before is told that it is no more
+    /// to be seen; any other doesn't even hear its name.
+    Withheld(ViewId, EntryPath),
 }
 
 /// Which instances are where, and who reads whom.
@@ -174,12 +177,8 @@ impl Index {
                 Change::InstanceForgotten(id) => self.forget(id),
                 Change::EntryGone(instance, path) => {
                     for (host, view) in self.concerned(instance) {
-                        let item = FeedItem::Entry {
-                            view,
-                            path: path.clone(),
-                            entry: None,
-                        };
-                        told.entry(host).or_default().push(Told::Item(item));
+                        let withheld = Told::Withheld(view, path.clone());
+                        told.entry(host).or_default().push(withheld);
                     }
                 }
             }
@@ -261,11 +260,7 @@ impl Index {
         for (host, view) in self.concerned(record.instance) {
             let told = told.entry(host).or_default();
             if !self.may_read(view, record) {
-                told.push(Told::Item(FeedItem::Entry {
-                    view,
-                    path: record.path.clone(),
-                    entry: None,
-                }));
+                told.push(Told::Withheld(view, record.path.clone()));
             } else if let Some(value) = value {
                 let entry = Some(shown(record, revision, value.clone()));
                 told.push(Told::Item(FeedItem::Entry {

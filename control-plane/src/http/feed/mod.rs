@@ -2,15 +2,18 @@
 //!
 //! One [`dispatcher`] tails the store. Its [`index`] says which hosts an event concerns and what each is told; every
 //! open feed has a bounded [`queue`], so that a host that doesn't read holds nobody up. Each feed's [`stream`] brings
-//! its host up to the point where the queue begins, and then passes on what the queue gives. [`views`] reads what a
-//! reader may see of an instance at a revision.
+//! its host up to the point where the queue begins, by the views that were [`touched`] since the host was there, and then
+//! passes on what the queue gives, in [`parts`] of a bounded length. [`views`] reads what a reader may see of an instance
+//! at a revision.
 
 pub mod dispatcher;
 pub mod index;
+pub mod parts;
 pub mod queue;
 pub mod stream;
 #[cfg(test)]
 mod tests;
+pub mod touched;
 pub mod views;
 
 pub use dispatcher::{DispatchError, Dispatcher, FeedHandle};

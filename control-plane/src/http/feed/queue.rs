@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
 
 use moorline_shared::api::feed::{FeedItem, ViewId};
+use moorline_shared::entry::MAX_INSTANCE_BYTES;
 use moorline_shared::{EntryPath, InstanceId};
 use tokio::sync::Notify;
 
@@ -12,7 +13,7 @@ use super::index::Told;
 
 /// The most batches that wait one by one.
 const MAX_BATCHES: usize = 64;
-/// The most bytes that wait; over it, changes of entries are dropped and their views named.
+/// The most bytes that wait, and that a batch takes; over it, what is said of views is dropped and the views are named.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
 
 /// What waits for a host.
@@ -36,7 +37,7 @@ pub struct Waiting {
     pub to: u64,
     /// What changed.
     pub told: Vec<Told>,
-    /// Views whose changes were dropped.
+    /// Views whose changes were dropped; nothing else is said of them.
     pub resync: BTreeSet<ViewId>,
 }
 
@@ -54,13 +55,15 @@ pub enum Next {
 impl Queue {
     /// Puts a transaction's batch at the end.
     pub fn push(&self, to: u64, told: Vec<Told>) {
-        let mut pending = self.lock();
-        pending.bytes += told.iter().map(weight).sum::<usize>();
-        pending.batches.push_back(Waiting {
+        let batch = Waiting {
             to,
             told,
             resync: BTreeSet::new(),
-        });
+        };
+        let batch = batch.within_bound();
+        let mut pending = self.lock();
+        pending.bytes += batch.held();
+        pending.batches.push_back(batch);
         if pending.batches.len() > MAX_BATCHES || pending.bytes > MAX_BYTES {
             pending.merge();
         }
@@ -79,7 +82,7 @@ impl Queue {
         let mut pending = self.lock();
         match pending.batches.pop_front() {
             Some(batch) => {
-                pending.bytes = pending.bytes.saturating_sub(batch.told.iter().map(weight).sum());
+                pending.bytes = pending.bytes.saturating_sub(batch.held());
                 Next::Batch(batch)
             }
             None if pending.closed => Next::Closed,
@@ -115,22 +118,50 @@ fn about(told: &Told) -> About {
         Told::Item(FeedItem::View(view)) => About::View(view.view),
         Told::Item(FeedItem::Entry { view, path, .. }) => About::Entry(*view, path.clone()),
         Told::Reread(view) => About::View(*view),
+        Told::Withheld(view, path) => About::Entry(*view, path.clone()),
     }
 }
 
-/// About what an item takes in memory, in bytes.
-fn weight(told: &Told) -> usize {
-    let value = match told {
+/// About what an item takes as it waits, in bytes.
+fn held(told: &Told) -> usize {
+    let content = match told {
         Told::Item(FeedItem::Entry { path, entry, .. }) => {
             path.len() + entry.as_ref().map_or(0, |e| e.value.len())
         }
-        _ => 0,
+        Told::Withheld(_, path) => path.len(),
+        Told::Item(_) | Told::Reread(_) => 0,
     };
-    size_of::<Told>() + value
+    size_of::<Told>() + content
+}
+
+/// The most that it takes as it is sent, in bytes: a view is read only then.
+fn sent(told: &Told) -> usize {
+    let view = match told {
+        Told::Reread(_) => MAX_INSTANCE_BYTES,
+        Told::Item(_) | Told::Withheld(..) => 0,
+    };
+    held(told) + view
+}
+
+impl Waiting {
+    /// Names the views instead of what is said of them if the batch would be too large to be sent.
+    fn within_bound(mut self) -> Self {
+        if self.told.iter().map(sent).sum::<usize>() > MAX_BYTES {
+            self.resync.extend(self.told.iter().filter_map(of_view));
+        }
+        let resync = &self.resync;
+        self.told
+            .retain(|told| of_view(told).is_none_or(|view| !resync.contains(&view)));
+        self
+    }
+
+    fn held(&self) -> usize {
+        self.told.iter().map(held).sum()
+    }
 }
 
 impl Pending {
-    /// Makes one batch of all; where that is too large still, names the views instead of their entries.
+    /// Makes one batch of all.
     fn merge(&mut self) {
         let Some(to) = self.batches.back().map(|last| last.to) else {
             return;
@@ -143,16 +174,10 @@ impl Pending {
                 add(&mut merged, told);
             }
         }
-        self.bytes = merged.values().map(weight).sum();
-        if self.bytes > MAX_BYTES {
-            resync.extend(drop_entries(&mut merged));
-            self.bytes = merged.values().map(weight).sum();
-        }
-        self.batches.push_back(Waiting {
-            to,
-            told: merged.into_values().collect(),
-            resync,
-        });
+        let told = merged.into_values().collect();
+        let whole = Waiting { to, told, resync }.within_bound();
+        self.bytes = whole.held();
+        self.batches.push_back(whole);
     }
 }
 
@@ -164,14 +189,12 @@ fn add(merged: &mut BTreeMap<About, Told>, told: Told) {
     merged.insert(about(&told), told);
 }
 
-fn drop_entries(merged: &mut BTreeMap<About, Told>) -> BTreeSet<ViewId> {
-    let views = merged.keys().filter_map(|about| match about {
-        About::Entry(view, _) | About::View(view) => Some(*view),
+/// Of which view it is, if it is of one.
+fn of_view(told: &Told) -> Option<ViewId> {
+    match about(told) {
+        About::Entry(view, _) | About::View(view) => Some(view),
         About::Instance(_) => None,
-    });
-    let views: BTreeSet<ViewId> = views.collect();
-    merged.retain(|about, _| matches!(about, About::Instance(_)));
-    views
+    }
 }
 
 #[cfg(test)]
@@ -227,5 +250,39 @@ mod tests {
             resync += batch.resync.len();
         }
         assert_eq!(resync, 1);
+    }
+
+    #[test]
+    fn views_to_be_read_count_as_they_are_sent_but_not_while_they_wait() {
+        let views: Vec<_> = (1..=5)
+            .map(|n| ViewId::own(InstanceId::from_bytes([n; 16])))
+            .collect();
+        let queue = Queue::default();
+        for (n, view) in (1..).zip(&views) {
+            queue.push(n, vec![Told::Reread(*view)]);
+        }
+        for n in 1..=5 {
+            assert!(matches!(queue.take(), Next::Batch(batch) if batch.to == n && batch.told.len() == 1));
+        }
+        queue.push(6, views.iter().copied().map(Told::Reread).collect());
+        let Next::Batch(batch) = queue.take() else {
+            panic!("nothing waits")
+        };
+        assert_eq!((batch.told, batch.resync), (vec![], views.into_iter().collect()));
+    }
+
+    #[test]
+    fn nothing_is_said_of_a_view_that_is_named() {
+        let queue = Queue::default();
+        for n in 1..=30 {
+            queue.push(n, put(n, &format!("p{n}"), 200_000));
+        }
+        for n in 31..=31 + MAX_BATCHES as u64 {
+            queue.push(n, put(n, "small", 1));
+        }
+        let Next::Batch(batch) = queue.take() else {
+            panic!("nothing waits")
+        };
+        assert_eq!((batch.told.len(), batch.resync.len()), (0, 1), "{batch:?}");
     }
 }

@@ -1,23 +1,21 @@
 //! One host's feed: catches up to where its queue begins, then passes on what the queue gives.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, ViewId};
-use moorline_shared::{HostId, InstanceId, Revision};
+use moorline_shared::{EntryPath, HostId, Revision};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::{FeedHandle, Opened};
 use super::index::Told;
+use super::parts::{Gone, Parts, Sink};
 use super::queue::{Next, Queue, Waiting};
 use super::views::Views;
-use crate::store::{ReadError, Store, WatchError};
+use crate::store::{ReadError, Store};
 
 /// How often a host that nothing concerns hears a bookmark, in seconds.
 pub const BOOKMARK_SECONDS: u32 = 5;
-/// The most transactions that a host catches up by their changes; over it everything is sent anew.
-const MAX_CATCH_UP: u64 = 100_000;
 
 /// A feed being written.
 pub struct Stream {
@@ -28,7 +26,7 @@ pub struct Stream {
     session: u64,
     queue: Arc<Queue>,
     /// Where the host stands.
-    cursor: Option<u64>,
+    cursor: u64,
     cancel: CancellationToken,
 }
 
@@ -37,16 +35,6 @@ impl Drop for Stream {
         self.handle.close(self.host.clone(), self.session);
     }
 }
-
-/// Where a feed's messages go.
-pub trait Sink {
-    /// Sends a message, waiting while the host doesn't read. `Err` if it is gone.
-    fn send(&mut self, message: &FeedMessage) -> impl Future<Output = Result<(), Gone>> + Send;
-}
-
-/// The host is gone.
-#[derive(Debug, Clone, Copy)]
-pub struct Gone;
 
 /// Why a feed ended.
 #[derive(Debug, thiserror::Error)]
@@ -83,7 +71,7 @@ impl Stream {
             host,
             session,
             queue,
-            cursor: None,
+            cursor: opened.at,
             cancel,
         }
     }
@@ -103,95 +91,33 @@ impl Stream {
             bookmark_seconds: BOOKMARK_SECONDS,
         };
         sink.send(&hello).await?;
-        let first = self.catch_up(open.cursor, &opened).await?;
-        sink.send(&first).await?;
-        self.cursor = Some(opened.at);
+        self.catch_up(open.cursor, &opened, sink).await?;
         drop(opened);
         self.follow(sink).await
     }
 
-    /// What brings the host to where the queue begins: what changed since its cursor, or everything.
-    async fn catch_up(&self, cursor: Option<Revision>, opened: &Opened) -> Result<FeedMessage, FeedError> {
+    /// Brings the host to where the queue begins. The views come one by one, so that neither side ever holds them all.
+    async fn catch_up(
+        &self,
+        cursor: Option<Revision>,
+        opened: &Opened,
+        sink: &mut impl Sink,
+    ) -> Result<(), FeedError> {
         let to = Revision::new(self.store.epoch(), opened.at);
-        let resumable =
-            cursor.filter(|from| from.epoch == to.epoch && from.n <= to.n && to.n - from.n <= MAX_CATCH_UP);
-        if let Some(from) = resumable
-            && let Some(touched) = self.touched(from.n, to.n).await?
-        {
-            let items = self.since(&touched, opened).await?;
-            return Ok(FeedMessage::Batch {
-                from: Some(from),
-                to,
-                items,
-            });
+        // A cursor of another store, or of one that lost what the host has seen, means nothing here.
+        let from = cursor.filter(|from| from.epoch == to.epoch && from.n <= to.n);
+        sink.send(&FeedMessage::Snapshot { from, to }).await?;
+        let mut parts = Parts::new(sink);
+        for spec in &opened.instances {
+            parts.item(FeedItem::Instance(spec.clone())).await?;
         }
-        Ok(FeedMessage::Batch {
-            from: None,
-            to,
-            items: self.everything(opened).await?,
-        })
-    }
-
-    /// The instances that transactions in `(from, to]` touched; `None` if those transactions are gone.
-    async fn touched(&self, from: u64, to: u64) -> Result<Option<BTreeSet<InstanceId>>, FeedError> {
-        let mut touched = BTreeSet::new();
-        if from == to {
-            return Ok(Some(touched));
-        }
-        let mut watch = match self.store.watch(from).await {
-            Ok(watch) => watch,
-            Err(ReadError::Compacted { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        loop {
-            match watch.next().await {
-                Ok(batch) => {
-                    touched.extend(
-                        batch
-                            .events
-                            .iter()
-                            .filter_map(|event| touched_instance(event.key.as_bytes())),
-                    );
-                    if batch.n >= to {
-                        return Ok(Some(touched));
-                    }
-                }
-                Err(WatchError::Compacted { .. }) => return Ok(None),
-                Err(_) => return Err(FeedError::Closed),
+        for (view, touched) in &opened.views {
+            if from.is_none_or(|from| from.n < *touched) {
+                parts.view(self.views.read(opened.at, *view).await?).await?;
             }
         }
-    }
-
-    /// The whole of what was touched, as far as it concerns the host: each view that may have changed, as it is now.
-    async fn since(
-        &self,
-        touched: &BTreeSet<InstanceId>,
-        opened: &Opened,
-    ) -> Result<Vec<FeedItem>, FeedError> {
-        let gone = opened.ended.iter().filter(|id| touched.contains(id));
-        let mut items: Vec<_> = gone.map(|id| FeedItem::InstanceGone { instance: *id }).collect();
-        items.extend(
-            opened
-                .instances
-                .iter()
-                .filter(|spec| touched.contains(&spec.instance))
-                .cloned()
-                .map(FeedItem::Instance),
-        );
-        for view in
-            views_of(opened).filter(|view| touched.contains(&view.instance) || touched.contains(&view.reader))
-        {
-            items.push(FeedItem::View(self.views.read(opened.at, view).await?));
-        }
-        Ok(items)
-    }
-
-    async fn everything(&self, opened: &Opened) -> Result<Vec<FeedItem>, FeedError> {
-        let mut items: Vec<_> = opened.instances.iter().cloned().map(FeedItem::Instance).collect();
-        for view in views_of(opened) {
-            items.push(FeedItem::View(self.views.read(opened.at, view).await?));
-        }
-        Ok(items)
+        parts.flush().await?;
+        Ok(sink.send(&FeedMessage::SnapshotEnd { to }).await?)
     }
 
     async fn follow(&mut self, sink: &mut impl Sink) -> Result<(), FeedError> {
@@ -215,48 +141,42 @@ impl Stream {
     }
 
     async fn pass_on(&mut self, batch: Waiting, sink: &mut impl Sink) -> Result<(), FeedError> {
-        let epoch = self.store.epoch();
-        let mut items = Vec::with_capacity(batch.told.len());
-        for told in batch.told {
-            items.push(match told {
-                Told::Item(item) => item,
-                Told::Reread(view) => FeedItem::View(self.views.read(batch.to, view).await?),
-            });
-        }
-        let from = self.cursor.replace(batch.to).map(|n| Revision::new(epoch, n));
-        sink.send(&FeedMessage::Batch {
-            from,
-            to: Revision::new(epoch, batch.to),
-            items,
-        })
-        .await?;
+        let revision = |n| Revision::new(self.store.epoch(), n);
+        let (from, to) = (revision(self.cursor), revision(batch.to));
         for view in batch.resync {
             sink.send(&FeedMessage::Resync { view }).await?;
         }
+        let mut parts = Parts::new(sink);
+        for told in batch.told {
+            match told {
+                Told::Item(item) => parts.item(item).await?,
+                Told::Reread(view) => parts.view(self.views.read(batch.to, view).await?).await?,
+                Told::Withheld(view, path) => {
+                    if let Some(item) = self.withheld(view, path).await? {
+                        parts.item(item).await?;
+                    }
+                }
+            }
+        }
+        let items = parts.rest();
+        sink.send(&FeedMessage::Batch { from, to, items }).await?;
+        self.cursor = batch.to;
         Ok(())
     }
 
+    /// What a host is told of an entry that its guest may see no more, if it could see it where the host stands.
+    async fn withheld(&self, view: ViewId, path: EntryPath) -> Result<Option<FeedItem>, ReadError> {
+        let was_shown = self.views.shows(self.cursor, view, &path).await?;
+        Ok(was_shown.then_some(FeedItem::Entry {
+            view,
+            path,
+            entry: None,
+        }))
+    }
+
     async fn bookmark(&mut self, position: u64, sink: &mut impl Sink) -> Result<(), FeedError> {
-        self.cursor = Some(position.max(self.cursor.unwrap_or(0)));
-        let revision = Revision::new(self.store.epoch(), self.cursor.unwrap_or(position));
+        self.cursor = position.max(self.cursor);
+        let revision = Revision::new(self.store.epoch(), self.cursor);
         Ok(sink.send(&FeedMessage::Bookmark { revision }).await?)
     }
-}
-
-/// Every view the host has: of each of its instances on itself, and those it asked for.
-fn views_of(opened: &Opened) -> impl Iterator<Item = ViewId> {
-    opened
-        .instances
-        .iter()
-        .map(|spec| ViewId::own(spec.instance))
-        .chain(opened.interests.iter().copied())
-}
-
-/// The instance that a key belongs to, if hosts are concerned by the key.
-fn touched_instance(key: &[u8]) -> Option<InstanceId> {
-    let text = std::str::from_utf8(key).ok()?;
-    let (kind, rest) = text.split_once('/')?;
-    matches!(kind, "instance" | "entry")
-        .then(|| rest.split('/').next()?.parse().ok())
-        .flatten()
 }

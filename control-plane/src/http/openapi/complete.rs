@@ -188,7 +188,6 @@ fn succeed(status: &str, response: &mut Response, is_stamped: bool) {
     let description = match status {
         "201" => "They were made.",
         "204" => "It was done.",
-        "304" => "The view is the one whose digest was sent.",
         _ => "It was done; this is the answer.",
     };
     description.clone_into(&mut response.description);
@@ -226,7 +225,7 @@ fn meaning(parameter: &str) -> Option<&'static str> {
             "Do it only if the entry last changed at this revision: `\"EPOCH.N\"`, as its ETag has it."
         }
         "if-none-match" => {
-            "`*`: do it only if there is no such entry. Of a view: the ETag of the one that the host has."
+            "`*`: do it only if there is no such entry."
         }
         IDEMPOTENCY_KEY => {
             "1 to 128 printable ASCII characters. The same request under the same key is done once, however often it \

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use moorline_shared::InstanceId;
 use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::Moment;
+use moorline_shared::link::body::Code;
 
 use super::Shard;
 use crate::cache::{Effects, View};
-use crate::link::ask::Answer;
+use crate::link::ask::{Answer, Refusal};
 use crate::link::clock::now_and_time;
 use crate::link::guest::GuestStatus;
 use crate::link::handle::FeedEffects;
@@ -37,6 +38,7 @@ impl Shard {
                 let _ = reply.send(self.on_effects(effects));
             }
             Message::Lost(view, at) => self.desk.cache.lose(&view, at, self.desk.now),
+            Message::Refused(view) => self.refused(&view),
             Message::Deployment(name) => self.deployment(name),
             Message::Begin(begin, reply) => {
                 let _ = reply.send(self.begin(begin));
@@ -59,7 +61,7 @@ impl Shard {
     fn on_effects(&mut self, effects: Effects) -> FeedEffects {
         self.touched(&effects.touched);
         for view in &effects.dropped {
-            self.end_watches(view);
+            self.end_watches(view, &no_room());
         }
         for instance in &effects.gone {
             self.forget_if_gone(*instance);
@@ -70,13 +72,19 @@ impl Shard {
         }
     }
 
-    fn end_watches(&mut self, view: &ViewId) {
+    fn refused(&mut self, view: &ViewId) {
+        self.desk.cache.unwant(view);
+        let refusal = Refusal::new(Code::Denied, "the control plane doesn't show the host this instance's data");
+        self.end_watches(view, &refusal);
+    }
+
+    fn end_watches(&mut self, view: &ViewId, refusal: &Refusal) {
         let guest = self.desk.guests.get(&view.reader);
         let Some(token) = guest.and_then(|guest| guest.talking) else {
             return;
         };
         if let Some(conn) = self.conns.get_mut(&token) {
-            conn.end_watches(view, self.desk.now);
+            conn.end_watches(view, refusal, self.desk.now);
             self.nudge(token);
         }
     }
@@ -157,4 +165,11 @@ impl Shard {
         self.lobby = None;
         self.send_all_away("the host daemon ends", reconnect_after_ms);
     }
+}
+
+fn no_room() -> Refusal {
+    Refusal::new(
+        Code::TooMuch,
+        "the host has no room for this view any more: watch less, or watch again later",
+    )
 }

@@ -59,9 +59,23 @@ fn hello(lines: &mpsc::UnboundedSender<FeedMessage>, session: u64, deployment: &
     lines.send(hello).unwrap();
 }
 
-fn batch(lines: &mpsc::UnboundedSender<FeedMessage>, from: Option<u64>, to: u64, items: Vec<FeedItem>) {
-    let (from, to) = (from.map(revision), revision(to));
+fn batch(lines: &mpsc::UnboundedSender<FeedMessage>, from: u64, to: u64, items: Vec<FeedItem>) {
+    let (from, to) = (revision(from), revision(to));
     lines.send(FeedMessage::Batch { from, to, items }).unwrap();
+}
+
+/// The beginning of a snapshot, with these items.
+fn snapshot(lines: &mpsc::UnboundedSender<FeedMessage>, from: Option<u64>, to: u64, items: Vec<FeedItem>) {
+    let (from, to) = (from.map(revision), revision(to));
+    lines.send(FeedMessage::Snapshot { from, to }).unwrap();
+    lines.send(FeedMessage::Part { items }).unwrap();
+}
+
+/// A whole snapshot.
+fn caught_up(lines: &mpsc::UnboundedSender<FeedMessage>, from: Option<u64>, to: u64, items: Vec<FeedItem>) {
+    snapshot(lines, from, to, items);
+    let to = revision(to);
+    lines.send(FeedMessage::SnapshotEnd { to }).unwrap();
 }
 
 fn put_own(n: u8, to: u64, value: &str) -> FeedItem {
@@ -84,6 +98,7 @@ impl World {
             reports,
             views,
             answers: Mutex::default(),
+            interest_answers: Mutex::default(),
             view: Mutex::default(),
         });
         let routes = plane.clone().routes();
@@ -143,7 +158,7 @@ impl World {
         assert_eq!(opened.asked, OpenFeed::default());
         hello(&opened.lines, 1, "test");
         let items = vec![FeedItem::Instance(spec(1)), view(1, 1, 5, &[("a", "0")])];
-        batch(&opened.lines, None, 5, items);
+        caught_up(&opened.lines, None, 5, items);
         self.stands_at(1, 5).await;
         opened.lines
     }
@@ -200,7 +215,7 @@ async fn the_feed_fills_the_shards_names_the_machines_and_resumes_where_it_was_l
     let lines = world.begun().await;
     assert_eq!(soon(world.specs.recv()).await, SpecChange::Set(spec(1)));
     assert_eq!(soon(world.specs.recv()).await, SpecChange::Complete);
-    batch(&lines, Some(5), 6, vec![put_own(1, 6, "six")]);
+    batch(&lines, 5, 6, vec![put_own(1, 6, "six")]);
     lines
         .send(FeedMessage::Bookmark {
             revision: revision(8),
@@ -214,7 +229,8 @@ async fn the_feed_fills_the_shards_names_the_machines_and_resumes_where_it_was_l
     let stale = world.handle().feed_clock().standing(crate::link::now());
     assert_eq!(stale.freshness, Freshness::Stale, "before the feed has caught up");
     hello(&again.lines, 2, "test");
-    batch(&again.lines, Some(8), 9, vec![put_own(1, 9, "nine")]);
+    let items = vec![FeedItem::Instance(spec(1)), view(1, 1, 9, &[("a", "nine")])];
+    caught_up(&again.lines, Some(8), 9, items);
     world.stands_at(1, 9).await;
     // The guests see the batch before the clock is told of it.
     let fresh = async {
@@ -231,13 +247,12 @@ async fn the_feed_fills_the_shards_names_the_machines_and_resumes_where_it_was_l
 async fn everything_anew_ends_the_machines_that_it_does_not_name() {
     let mut world = World::new().await;
     let lines = world.begun().await;
-    batch(&lines, Some(5), 6, vec![FeedItem::Instance(spec(2))]);
-    batch(
-        &lines,
-        None,
-        7,
-        vec![FeedItem::Instance(spec(2)), view(2, 2, 7, &[])],
-    );
+    batch(&lines, 5, 6, vec![FeedItem::Instance(spec(2))]);
+    drop(lines);
+    let again = world.opened().await;
+    hello(&again.lines, 2, "test");
+    let items = vec![FeedItem::Instance(spec(2)), view(2, 2, 7, &[])];
+    caught_up(&again.lines, None, 7, items);
     let mut told = Vec::new();
     for _ in 0..6 {
         told.push(soon(world.specs.recv()).await);
@@ -246,11 +261,86 @@ async fn everything_anew_ends_the_machines_that_it_does_not_name() {
         SpecChange::Set(spec(1)),
         SpecChange::Complete,
         SpecChange::Set(spec(2)),
-        SpecChange::Set(spec(2)),
         SpecChange::Gone(id(1)),
+        SpecChange::Set(spec(2)),
         SpecChange::Complete,
     ];
     assert_eq!(told, expected);
+    world.end().await;
+}
+
+/// What came of a snapshot that was cut is shown, but the machines and the cursor wait for the rest.
+#[tokio::test]
+async fn a_snapshot_that_is_cut_begins_again_from_where_the_host_stood() {
+    let mut world = World::new().await;
+    drop(world.begun().await);
+    let cut = world.opened().await;
+    hello(&cut.lines, 2, "test");
+    let instances = || vec![FeedItem::Instance(spec(1)), FeedItem::Instance(spec(2))];
+    snapshot(&cut.lines, Some(5), 9, instances());
+    for (n, value) in [(1, "nine"), (2, "new")] {
+        let items = vec![view(n, n, 9, &[("a", value)])];
+        cut.lines.send(FeedMessage::Part { items }).unwrap();
+    }
+    world.stands_at(1, 9).await;
+    assert_eq!(
+        world.handle().status().await.unwrap().len(),
+        1,
+        "half a view is shown"
+    );
+    drop(cut.lines);
+
+    let again = world.opened().await;
+    assert_eq!(again.asked.cursor, Some(revision(5)));
+    hello(&again.lines, 3, "test");
+    let mut items = instances();
+    items.push(view(1, 1, 10, &[("a", "ten")]));
+    items.push(view(2, 2, 10, &[("a", "new")]));
+    caught_up(&again.lines, Some(5), 10, items);
+    world.stands_at(2, 10).await;
+    world.stands_at(1, 10).await;
+    let expected = [
+        SpecChange::Set(spec(1)),
+        SpecChange::Complete,
+        SpecChange::Set(spec(2)),
+    ];
+    for change in expected {
+        assert_eq!(soon(world.specs.recv()).await, change);
+    }
+    world.end().await;
+}
+
+/// An instance that went away meanwhile goes with its machine, and the others stay as they are.
+#[tokio::test]
+async fn a_snapshot_from_a_cursor_ends_what_it_does_not_name() {
+    let mut world = World::new().await;
+    let lines = world.begun().await;
+    batch(
+        &lines,
+        5,
+        6,
+        vec![FeedItem::Instance(spec(2)), put_own(2, 6, "two")],
+    );
+    world.stands_at(2, 6).await;
+    drop(lines);
+    let again = world.opened().await;
+    hello(&again.lines, 2, "test");
+    caught_up(&again.lines, Some(6), 7, vec![FeedItem::Instance(spec(2))]);
+    let expected = [
+        SpecChange::Set(spec(1)),
+        SpecChange::Complete,
+        SpecChange::Set(spec(2)),
+        SpecChange::Gone(id(1)),
+    ];
+    for change in expected {
+        assert_eq!(soon(world.specs.recv()).await, change);
+    }
+    let status = world.handle().status().await.unwrap();
+    let left: Vec<_> = status
+        .iter()
+        .map(|status| (status.instance, status.revision))
+        .collect();
+    assert_eq!(left, [(id(2), Some(revision(6)))]);
     world.end().await;
 }
 
@@ -258,7 +348,7 @@ async fn everything_anew_ends_the_machines_that_it_does_not_name() {
 async fn a_batch_that_builds_on_what_is_not_here_begins_everything_anew() {
     let mut world = World::new().await;
     let lines = world.begun().await;
-    batch(&lines, Some(7), 8, vec![put_own(1, 8, "eight")]);
+    batch(&lines, 7, 8, vec![put_own(1, 8, "eight")]);
     assert_eq!(world.opened().await.asked.cursor, None);
     world.stands_at(1, 5).await;
     world.end().await;
@@ -274,7 +364,7 @@ async fn another_deployment_begins_everything_anew() {
     let anew = world.opened().await;
     assert_eq!(anew.asked.cursor, None);
     hello(&anew.lines, 2, "other");
-    batch(
+    caught_up(
         &anew.lines,
         None,
         2,
@@ -295,9 +385,9 @@ async fn a_view_whose_changes_were_lost_is_asked_for_until_it_comes() {
     ];
     world.plane.answers.lock().unwrap().extend(failures);
     *world.plane.view.lock().unwrap() = Some(view(1, 1, 7, &[("b", "7")]));
-    batch(&lines, Some(5), 7, vec![]);
     let own = ViewId::own(id(1));
     lines.send(FeedMessage::Resync { view: own }).unwrap();
+    batch(&lines, 5, 7, vec![]);
     for _ in 0..=failures.len() {
         assert_eq!(
             soon(world.views.recv()).await,
@@ -391,14 +481,10 @@ async fn a_guest_reads_of_another_instance_what_the_control_plane_lets_it() {
     let again = world.opened().await;
     assert_eq!(again.asked.interests, []);
     hello(&again.lines, 2, "test");
+    caught_up(&again.lines, Some(5), 5, vec![FeedItem::Instance(spec(1))]);
     assert_eq!(soon(world.interests.recv()).await.add, [foreign(2)]);
-    batch(
-        &again.lines,
-        Some(5),
-        5,
-        vec![view(1, 2, 5, &[("shared", "view")])],
-    );
-    batch(&again.lines, Some(5), 6, vec![put_own(1, 6, "six")]);
+    batch(&again.lines, 5, 5, vec![view(1, 2, 5, &[("shared", "view")])]);
+    batch(&again.lines, 5, 6, vec![put_own(1, 6, "six")]);
     world.stands_at(1, 6).await;
     drop(again.lines);
     let last = world.opened().await;
@@ -431,11 +517,42 @@ async fn what_a_reader_may_see_no_more_is_not_kept_when_its_changes_were_lost() 
         .guest(1, move |agent| {
             // The control plane says `up`, the view that the feed brings says `view`.
             read_until(agent, id(2), b"up");
-            batch(&lines, Some(5), 6, vec![view(1, 2, 6, &[("shared", "view")])]);
+            batch(&lines, 5, 6, vec![view(1, 2, 6, &[("shared", "view")])]);
             read_until(agent, id(2), b"view");
             plane.answers.lock().unwrap().push_back(StatusCode::FORBIDDEN);
             lines.send(FeedMessage::Resync { view: foreign(2) }).unwrap();
+            batch(&lines, 6, 7, vec![]);
             read_until(agent, id(2), b"up");
+        })
+        .await;
+    world.end().await;
+}
+
+/// A refusal of one view costs the others nothing, and who waits for it hears of it.
+#[tokio::test]
+async fn views_that_are_refused_together_are_asked_for_one_by_one() {
+    let mut world = World::new().await;
+    let lines = world.begun().await;
+    world.plane.interest_answers.lock().unwrap().extend([
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::UNAUTHORIZED,
+        StatusCode::UNPROCESSABLE_ENTITY,
+        StatusCode::NO_CONTENT,
+        StatusCode::UNPROCESSABLE_ENTITY,
+    ]);
+    let plane = world.plane.clone();
+    world
+        .guest(1, move |agent| {
+            // Both are in the first call that comes to anything, whatever the calls before it had.
+            let streams = [2, 3].map(|instance| agent.watch(Some(id(instance)), ""));
+            let refused = match agent.next() {
+                GuestEvent::Refused(stream, refused) => (stream, refused.code),
+                other => panic!("{other:?} came instead of a refusal"),
+            };
+            assert_eq!(refused, (streams[1], Code::Denied as u16));
+            assert_eq!(plane.interest_answers.lock().unwrap().len(), 0);
+            batch(&lines, 5, 6, vec![view(1, 2, 6, &[("shared", "view")])]);
+            agent.batch(streams[0]);
         })
         .await;
     world.end().await;

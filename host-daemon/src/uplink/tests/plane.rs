@@ -22,6 +22,8 @@ pub(super) struct Plane {
     pub(super) views: mpsc::UnboundedSender<ViewId>,
     /// The next answers to reports and to questions for views; then each is granted.
     pub(super) answers: Mutex<VecDeque<StatusCode>>,
+    /// The next answers to changes of interests; then each is granted.
+    pub(super) interest_answers: Mutex<VecDeque<StatusCode>>,
     pub(super) view: Mutex<Option<FeedItem>>,
 }
 
@@ -41,6 +43,7 @@ impl Plane {
             .route("/v1/hosts/{host}/interests", post(set_interests))
             .route("/v1/hosts/{host}/views/{reader}/{instance}", get(feed_view))
             .route("/v1/hosts/{host}/reports", post(report))
+            .route("/v1/instances/{instance}/data", get(no_data))
             .route("/v1/instances/{instance}/data/{*path}", get(data))
             .with_state(self)
     }
@@ -83,7 +86,10 @@ async fn feed(State(plane): Shared, Json(asked): Json<OpenFeed>) -> Response {
 
 async fn set_interests(State(plane): Shared, Json(set): Json<SetInterests>) -> Response {
     plane.interests.send(set).ok();
-    StatusCode::NO_CONTENT.into_response()
+    match plane.interest_answers.lock().unwrap().pop_front() {
+        None | Some(StatusCode::NO_CONTENT) => StatusCode::NO_CONTENT.into_response(),
+        Some(status) => problem(status),
+    }
 }
 
 async fn feed_view(
@@ -111,6 +117,11 @@ async fn report(State(plane): Shared, headers: HeaderMap, Json(report): Json<Rep
         }
         status => problem(status),
     }
+}
+
+/// No instance has entries that can be listed.
+async fn no_data() -> Response {
+    Json(serde_json::json!({ "entries": [], "revision": "1.5" })).into_response()
 }
 
 /// Entries: `shared` is granted, everything else is answered with the status that it names.

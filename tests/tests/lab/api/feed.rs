@@ -4,10 +4,10 @@
 use crate::alone::{Alone, path};
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::StreamExt as _;
-use moorline_client::{Client, EventStream, FeedView, fresh_key};
+use moorline_client::{Client, EventStream, Terms, fresh_key};
 use moorline_lab::deployment::PATIENCE;
 use moorline_shared::api::data::{Action, Batch, Change, PutEntry};
-use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, SetInterests, View, ViewId};
+use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, SetInterests, View, ViewEntry, ViewId};
 use moorline_shared::api::instances::ModifyInstance;
 use moorline_shared::{HostId, InstanceId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,17 +22,23 @@ struct Host {
     cursor: Option<Revision>,
     views: BTreeMap<ViewId, BTreeMap<String, String>>,
     instances: BTreeSet<InstanceId>,
+    /// What has come of a snapshot or of a batch that is not whole.
+    coming: Vec<FeedItem>,
+    resync: BTreeSet<ViewId>,
+    /// What the snapshot that has begun goes on from.
+    from: Option<Revision>,
 }
 
 /// What a host takes from one message.
 #[derive(Debug)]
 enum Took {
-    Batch {
+    /// A snapshot or a batch.
+    Whole {
         from: Option<Revision>,
         items: Vec<FeedItem>,
+        resync: BTreeSet<ViewId>,
     },
     Bookmark,
-    Resync(ViewId),
 }
 
 impl Host {
@@ -45,6 +51,9 @@ impl Host {
             cursor: None,
             views: BTreeMap::new(),
             instances: BTreeSet::new(),
+            coming: Vec::new(),
+            resync: BTreeSet::new(),
+            from: None,
         };
         host.reopen(Vec::new()).await?;
         Ok(host)
@@ -57,6 +66,7 @@ impl Host {
             interests,
         };
         self.stream = self.client.open_feed(&self.name, &open).await?;
+        (self.coming, self.resync) = Default::default();
         match self.message().await? {
             FeedMessage::Hello { host, session, .. } if host == self.name => self.session = session,
             other => bail!("{other:?} came first"),
@@ -71,28 +81,64 @@ impl Host {
         Ok(message.context("the feed ended")??)
     }
 
-    /// Takes the next message as a host does: whole, and never backwards.
+    /// Takes what comes next as a host does: whole, and never backwards.
     async fn take(&mut self) -> Result<Took> {
-        match self.message().await? {
-            FeedMessage::Hello { .. } => bail!("a second HELLO came"),
-            FeedMessage::Resync { view } => Ok(Took::Resync(view)),
-            FeedMessage::Bookmark { revision } => {
-                self.advance(revision)?;
-                Ok(Took::Bookmark)
-            }
-            FeedMessage::Batch { from, to, items } => {
-                ensure!(
-                    from <= self.cursor,
-                    "a batch builds on {from:?}, and the host is at {:?}",
-                    self.cursor
-                );
-                self.advance(to)?;
-                for item in &items {
-                    self.apply(item);
+        loop {
+            match self.message().await? {
+                FeedMessage::Hello { .. } => bail!("a second HELLO came"),
+                FeedMessage::Snapshot { from, .. } => {
+                    ensure!(
+                        from.is_none() || from == self.cursor,
+                        "a snapshot goes on from {from:?}"
+                    );
+                    self.from = from;
                 }
-                Ok(Took::Batch { from, items })
+                FeedMessage::Part { items } => self.coming.extend(items),
+                FeedMessage::More { view, entries } => self.more(view, entries)?,
+                FeedMessage::SnapshotEnd { to } => {
+                    if self.from.is_none() {
+                        self.views.clear();
+                    }
+                    self.instances.clear();
+                    return self.whole(self.from, to);
+                }
+                FeedMessage::Resync { view } => drop(self.resync.insert(view)),
+                FeedMessage::Bookmark { revision } => {
+                    ensure!(
+                        self.coming.is_empty() && self.resync.is_empty(),
+                        "a batch has no end"
+                    );
+                    self.advance(revision)?;
+                    return Ok(Took::Bookmark);
+                }
+                FeedMessage::Batch { from, to, items } => {
+                    ensure!(
+                        Some(from) <= self.cursor,
+                        "a batch builds on {from}, and the host is at {:?}",
+                        self.cursor
+                    );
+                    self.coming.extend(items);
+                    return self.whole(Some(from), to);
+                }
             }
         }
+    }
+
+    fn more(&mut self, of: ViewId, entries: Vec<ViewEntry>) -> Result<()> {
+        match self.coming.last_mut() {
+            Some(FeedItem::View(view)) if view.view == of => view.entries.extend(entries),
+            other => bail!("more of {of:?} came after {other:?}"),
+        }
+        Ok(())
+    }
+
+    fn whole(&mut self, from: Option<Revision>, to: Revision) -> Result<Took> {
+        self.advance(to)?;
+        let (items, resync) = (std::mem::take(&mut self.coming), std::mem::take(&mut self.resync));
+        for item in &items {
+            self.apply(item);
+        }
+        Ok(Took::Whole { from, items, resync })
     }
 
     fn advance(&mut self, to: Revision) -> Result<()> {
@@ -122,13 +168,14 @@ impl Host {
         }
     }
 
-    /// The next batch that says something.
+    /// The next snapshot or batch that says something.
     async fn batch(&mut self) -> Result<(Option<Revision>, Vec<FeedItem>)> {
         loop {
-            match self.take().await? {
-                Took::Batch { from, items } if !items.is_empty() => return Ok((from, items)),
-                Took::Batch { .. } | Took::Bookmark => {}
-                Took::Resync(view) => bail!("{view:?} is to be asked for"),
+            if let Took::Whole { from, items, resync } = self.take().await? {
+                ensure!(resync.is_empty(), "{resync:?} are to be asked for");
+                if !items.is_empty() {
+                    return Ok((from, items));
+                }
             }
         }
     }
@@ -224,8 +271,12 @@ async fn a_feed_goes_on_from_its_cursor_and_never_splits_a_transaction() -> Resu
         }
         let before = host.cursor;
         host.reopen(Vec::new()).await?;
-        let (from, _) = host.batch().await?;
+        let (from, items) = host.batch().await?;
         ensure!(from == before, "everything came anew, or from {from:?}");
+        ensure!(
+            items.len() == 2,
+            "more than the instance and its view came: {items:?}"
+        );
         ensure!(host.seen(own, "pair/one") == Some(&value) && host.seen(own, "pair/two") == Some(&value));
         ensure!(host.instances == [id].into(), "it has another host's instances");
     }
@@ -317,7 +368,7 @@ async fn a_foreign_reader_hears_of_a_change_and_then_of_the_withdrawal() -> Resu
     let marker = alone.put(a, "marker", "1").await?;
     let mut told = Vec::new();
     while host.cursor < Some(marker.revision) {
-        if let Took::Batch { items, .. } = host.take().await? {
+        if let Took::Whole { items, .. } = host.take().await? {
             told.extend(
                 items
                     .into_iter()
@@ -392,6 +443,14 @@ async fn a_tag_that_gives_rights_gives_and_takes_them_with_itself() -> Result<()
 }
 
 impl Alone {
+    async fn delete(&self, instance: InstanceId, at: &str) -> Result<()> {
+        let (path, terms) = (path(at), Terms::fresh());
+        self.client()
+            .delete_instance_data(instance, &path, &terms)
+            .await?;
+        Ok(())
+    }
+
     async fn tag(&self, instance: InstanceId, tags: &[&str]) -> Result<()> {
         let tags: Result<Vec<_>, _> = tags.iter().map(|tag| tag.parse()).collect();
         let change = ModifyInstance {
@@ -405,39 +464,72 @@ impl Alone {
     }
 }
 
+/// What a reader was never shown has no name for it: neither when it changes nor when it goes.
 #[tokio::test]
-async fn a_view_is_asked_for_by_its_digest_and_by_its_host_only() -> Result<()> {
+async fn an_entry_that_was_never_shown_is_never_named() -> Result<()> {
+    let alone = Alone::start().await?;
+    let (client, _) = (alone.host("h").await?, alone.host("other").await?);
+    let (a, b) = (
+        alone.instance("h", "a").await?,
+        alone.instance("other", "b").await?,
+    );
+    let view = ViewId {
+        reader: a,
+        instance: b,
+    };
+    let reader = format!("instance:{a}");
+    alone.put(b, "shared", "0").await?;
+    alone.let_read(b, "shared", &["owner", &reader]).await?;
+    alone.put(b, "withheld/before", "0").await?;
+    let mut host = Host::open("h", client).await?;
+    host.batch().await?;
+    host.want(view).await?;
+    host.until("the view", |host| host.seen(view, "shared") == Some("0"))
+        .await?;
+    for value in ["1", "2"] {
+        alone.put(b, "withheld/before", value).await?;
+        alone.put(b, "withheld/since", value).await?;
+        alone.put(b, "shared", value).await?;
+    }
+    alone.delete(b, "withheld/before").await?;
+    alone.delete(b, "withheld/since").await?;
+    alone.delete(b, "shared").await?;
+    let marker = alone.put(a, "marker", "1").await?;
+    let mut told = Vec::new();
+    while host.cursor < Some(marker.revision) {
+        if let Took::Whole { items, .. } = host.take().await? {
+            told.extend(items);
+        }
+    }
+    ensure!(host.views[&view].is_empty(), "{:?}", host.views[&view]);
+    let everything = serde_json::to_string(&told)?;
+    ensure!(
+        everything.contains("shared"),
+        "nothing was told of what was shown: {everything}"
+    );
+    ensure!(!everything.contains("withheld"), "{everything}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_view_is_asked_for_by_its_host_only() -> Result<()> {
     let alone = Alone::start().await?;
     let (client, other) = (alone.host("h").await?, alone.host("other").await?);
     let id = alone.instance("h", "web").await?;
     let (name, view) = ("h".parse()?, ViewId::own(id));
-    alone.put(id, "a", "1").await?;
-    let FeedView::Whole(whole) = client.get_feed_view(&name, view, None).await? else {
-        bail!("a view is the same as none")
-    };
+    let changed = alone.put(id, "a", "1").await?;
+    let whole = client.get_feed_view(&name, view).await?;
     ensure!(entries(&whole).get("a").is_some_and(|value| value == "1"));
-    let digest = View::digest(
-        whole
-            .entries
-            .iter()
-            .map(|entry| (&entry.path, entry.entry.revision)),
-    );
-    let same = client.get_feed_view(&name, view, Some(&digest)).await?;
-    ensure!(matches!(same, FeedView::Same(revision) if revision >= whole.revision), "{same:?}");
-    alone.put(id, "a", "1").await?;
-    let FeedView::Whole(again) = client.get_feed_view(&name, view, Some(&digest)).await? else {
-        bail!("the entry was written again, and the view is said to be the same")
-    };
-    ensure!(again.revision > whole.revision);
+    ensure!(whole.revision >= changed.revision, "it is of {}", whole.revision);
 
-    let forbidden = other.get_feed_view(&name, view, None).await;
+    let forbidden = other.get_feed_view(&name, view).await;
     ensure!(status(forbidden) == Some(403), "another host has it");
-    let not_there = other.get_feed_view(&"other".parse()?, view, None).await;
+    let not_there = other.get_feed_view(&"other".parse()?, view).await;
     ensure!(
         status(not_there) == Some(422),
         "a host has a view for a reader that isn't its own"
     );
-    ensure!(status(alone.client().get_feed_view(&name, view, None).await) == Some(403));
+    ensure!(status(alone.client().get_feed_view(&name, view).await) == Some(403));
     let of_anothers = other.open_feed(&name, &OpenFeed::default()).await;
     ensure!(status(of_anothers) == Some(403), "a host has another one's feed");
     Ok(())
@@ -468,14 +560,8 @@ async fn a_host_that_falls_behind_is_told_what_to_ask_for() -> Result<()> {
     let marker = alone.put(ids[0], "marker", "1").await?;
     let mut behind = BTreeSet::new();
     while host.cursor < Some(marker.revision) {
-        if let Took::Resync(view) = host.take().await? {
-            behind.insert(view);
-        }
-    }
-    // What is named behind the last batch belongs to it.
-    while let Ok(took) = timeout(std::time::Duration::from_secs(1), host.take()).await {
-        if let Took::Resync(view) = took? {
-            behind.insert(view);
+        if let Took::Whole { resync, .. } = host.take().await? {
+            behind.extend(resync);
         }
     }
     ensure!(
@@ -483,9 +569,7 @@ async fn a_host_that_falls_behind_is_told_what_to_ask_for() -> Result<()> {
         "twelve megabytes waited for a host that didn't read"
     );
     for view in behind {
-        let FeedView::Whole(whole) = host.client.get_feed_view(&host.name, view, None).await? else {
-            bail!("a view is the same as none")
-        };
+        let whole = host.client.get_feed_view(&host.name, view).await?;
         host.views.insert(view, entries(&whole));
     }
     for id in ids {

@@ -2,6 +2,7 @@
 //! real HTTP/2.
 
 mod bad_input;
+mod catch_up;
 mod command;
 mod feed;
 mod watches;

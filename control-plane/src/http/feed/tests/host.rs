@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moorline_shared::api::feed::{FeedEntry, FeedItem, FeedMessage, ViewId};
+use moorline_shared::api::feed::{FeedEntry, FeedItem, FeedMessage, ViewEntry, ViewId};
 use moorline_shared::{EntryPath, InstanceId, Revision};
 
 /// What a host keeps, by the feed's rules alone.
@@ -13,29 +13,87 @@ pub(super) struct HostModel {
     pub(super) instances: BTreeSet<InstanceId>,
     pub(super) views: BTreeMap<ViewId, BTreeMap<EntryPath, FeedEntry>>,
     pub(super) wanted: BTreeSet<ViewId>,
+    /// Those that the open feed was asked for after it was opened.
+    pub(super) asked: BTreeSet<ViewId>,
     pub(super) resync: BTreeSet<ViewId>,
+    /// What is still coming of a snapshot or a batch.
+    pub(super) coming: Coming,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Coming {
+    /// Of a snapshot.
+    pub(super) from: Option<Revision>,
+    pub(super) items: Vec<FeedItem>,
+    pub(super) resync: BTreeSet<ViewId>,
+}
+
+impl Coming {
+    fn more(&mut self, of: ViewId, entries: Vec<ViewEntry>) {
+        match self.items.last_mut() {
+            Some(FeedItem::View(view)) if view.view == of => view.entries.extend(entries),
+            other => panic!("more of {of:?} comes after {other:?}"),
+        }
+    }
 }
 
 impl HostModel {
     pub(super) fn apply(&mut self, message: FeedMessage) {
         match message {
-            FeedMessage::Hello { session, .. } => self.session = session,
+            FeedMessage::Hello { session, .. } => {
+                self.session = session;
+                self.coming = Coming::default();
+                self.asked.clear();
+            }
             FeedMessage::Bookmark { revision } => self.advance(revision),
-            FeedMessage::Resync { view } => drop(self.resync.insert(view)),
+            FeedMessage::Resync { view } => drop(self.coming.resync.insert(view)),
+            FeedMessage::Snapshot { from, .. } => {
+                assert!(
+                    from.is_none() || from == self.cursor,
+                    "a cursor of somebody else's"
+                );
+                self.coming = Coming {
+                    from,
+                    ..Coming::default()
+                };
+            }
+            FeedMessage::Part { items } => self.coming.items.extend(items),
+            FeedMessage::More { view, entries } => self.coming.more(view, entries),
+            FeedMessage::SnapshotEnd { to } => {
+                let coming = std::mem::take(&mut self.coming);
+                self.keep_named(&coming);
+                self.apply_whole(coming.items, to);
+            }
             FeedMessage::Batch { from, to, items } => {
-                match from {
-                    Some(from) => {
-                        assert_eq!(Some(from), self.cursor, "a batch must build on what the host has");
-                    }
-                    None => self.forget(),
-                }
-                for item in items {
-                    self.apply_item(item);
-                }
-                self.advance(to);
-                self.check_pairs();
+                assert_eq!(Some(from), self.cursor, "a batch must build on what the host has");
+                let mut coming = std::mem::take(&mut self.coming);
+                coming.items.extend(items);
+                self.resync.extend(coming.resync);
+                self.apply_whole(coming.items, to);
             }
         }
+    }
+
+    fn apply_whole(&mut self, items: Vec<FeedItem>, to: Revision) {
+        for item in items {
+            self.apply_item(item);
+        }
+        self.advance(to);
+        self.check_pairs();
+    }
+
+    /// A snapshot names every instance of the host, and without a cursor brings every view.
+    fn keep_named(&mut self, snapshot: &Coming) {
+        if snapshot.from.is_none() {
+            self.forget();
+        }
+        let named = |item: &FeedItem| match item {
+            FeedItem::Instance(spec) => Some(spec.instance),
+            _ => None,
+        };
+        let named: BTreeSet<_> = snapshot.items.iter().filter_map(named).collect();
+        self.instances.retain(|instance| named.contains(instance));
+        self.views.retain(|view, _| named.contains(&view.reader));
     }
 
     pub(super) fn forget(&mut self) {
@@ -58,11 +116,16 @@ impl HostModel {
                 self.instances.remove(&instance);
                 self.views.retain(|view, _| view.reader != instance);
             }
+            FeedItem::View(view)
+                if view.view.reader != view.view.instance && !self.wanted.contains(&view.view) => {}
             FeedItem::View(view) => {
                 let entries = view.entries.into_iter().map(|entry| (entry.path, entry.entry));
                 self.views.insert(view.view, entries.collect());
                 self.resync.remove(&view.view);
             }
+            // A view of another instance comes whole first.
+            FeedItem::Entry { view, .. }
+                if view.reader != view.instance && !self.views.contains_key(&view) => {}
             FeedItem::Entry { view, path, entry } => {
                 let entries = self.views.entry(view).or_default();
                 let old = match entry {

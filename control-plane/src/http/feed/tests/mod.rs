@@ -1,12 +1,13 @@
 //! A host that loses its feed at any moment has, once it is in step again, just what its guests may see.
 
 mod host;
+mod resume;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
-use moorline_shared::api::feed::{FeedMessage, OpenFeed, ViewId};
+use moorline_shared::api::feed::{FeedMessage, MAX_LINE_BYTES, OpenFeed, ViewId};
 use moorline_shared::api::hosts::{RegisterHost, ReportState};
 use moorline_shared::api::instances::{InstanceState, ModifyInstance};
 use moorline_shared::{EntryPath, HostId, InstanceId, OperationId};
@@ -16,7 +17,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::host::HostModel;
-use super::stream::{Gone, Sink, Stream};
+use super::parts::{Gone, Sink};
+use super::stream::Stream;
 use super::views::Views;
 use super::{Dispatcher, FeedHandle};
 use crate::instance_data::operations::{BatchAction, BatchChange};
@@ -73,7 +75,7 @@ struct World {
     feeds: JoinSet<()>,
     instances: Vec<InstanceId>,
     ids: u64,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     _folder: tempfile::TempDir,
 }
 
@@ -83,6 +85,7 @@ impl Sink for Channel {
     async fn send(&mut self, message: &FeedMessage) -> Result<(), Gone> {
         // What goes over the wire is JSON, so what doesn't survive that doesn't arrive here either.
         let line = serde_json::to_string(message).unwrap();
+        assert!(line.len() < MAX_LINE_BYTES, "a line of {} bytes", line.len());
         self.0
             .send(serde_json::from_str(&line).unwrap())
             .map_err(|_| Gone)
@@ -122,7 +125,7 @@ impl World {
             feeds: JoinSet::new(),
             instances: Vec::new(),
             ids: 0,
-            _tasks: tasks,
+            tasks,
             _folder: folder,
         };
         let images = vec!["busybox".parse().unwrap()];
@@ -310,17 +313,30 @@ impl World {
             reader: self.instance(reader),
             instance: self.instance(instance),
         };
-        if view.reader == view.instance || !self.host.wanted.insert(view) || self.messages.is_none() {
-            return;
+        if view.reader != view.instance && self.host.wanted.insert(view) && self.messages.is_some() {
+            self.settle().await;
         }
-        // Only what the dispatcher has seen can be asked for, as a host asks only for instances it was told of.
-        self.settle().await;
-        let set = self
-            .handle
-            .set_interests(host(), self.host.session, vec![view], vec![])
-            .await
-            .unwrap();
-        assert_eq!(set, super::dispatcher::Interest::Set);
+    }
+
+    /// Asks for the views that are wanted and have not come, once in a session. Returns whether there are any.
+    async fn ask_for_wanted(&mut self) -> bool {
+        let host_has = &self.host;
+        let missing = |view: &ViewId| !host_has.views.contains_key(view) && !host_has.resync.contains(view);
+        let missing: Vec<_> = host_has.wanted.iter().copied().filter(missing).collect();
+        let (add, session): (Vec<_>, _) = (
+            missing
+                .iter()
+                .copied()
+                .filter(|view| !host_has.asked.contains(view))
+                .collect(),
+            host_has.session,
+        );
+        if !add.is_empty() {
+            self.host.asked.extend(&add);
+            let set = self.handle.set_interests(host(), session, add, vec![]).await;
+            assert_eq!(set.unwrap(), super::dispatcher::Interest::Set);
+        }
+        !missing.is_empty()
     }
 
     async fn unwant(&mut self, nth: usize) {
@@ -328,6 +344,8 @@ impl World {
             return;
         };
         self.host.wanted.remove(&view);
+        self.host.views.remove(&view);
+        self.host.asked.remove(&view);
         if self.messages.is_some() {
             self.settle().await;
             self.handle
@@ -346,7 +364,14 @@ impl World {
     async fn connect(&mut self) {
         let open = OpenFeed {
             cursor: self.host.cursor,
-            interests: self.host.wanted.iter().copied().collect(),
+            // What has not come yet is not to be gone on from.
+            interests: self
+                .host
+                .wanted
+                .iter()
+                .copied()
+                .filter(|view| self.host.views.contains_key(view))
+                .collect(),
         };
         let opened = self.handle.open(host(), open.clone()).await.unwrap();
         let (sender, messages) = mpsc::unbounded_channel();
@@ -384,7 +409,8 @@ impl World {
                 Some(message) => self.host.apply(message),
                 None => self.messages = None,
             }
-            if self.host.cursor.is_some_and(|cursor| cursor.n >= head) {
+            // Only what the dispatcher has seen can be asked for, as a host asks only for instances it was told of.
+            if self.host.cursor.is_some_and(|cursor| cursor.n >= head) && !self.ask_for_wanted().await {
                 return;
             }
             // Operations that concern no host move the head too: a bookmark brings the host there.

@@ -1,0 +1,126 @@
+//! A host that has everything to catch up on: more than any line or any memory is to hold at once.
+
+use crate::alone::path;
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+use moorline_client::{Client, EventStream, fresh_key};
+use moorline_lab::deployment::{Deployment, PATIENCE, Plan, Programs, host_name};
+use moorline_lab::wait;
+use moorline_shared::InstanceId;
+use moorline_shared::api::data::{Action, Batch, Change, PutEntry};
+use moorline_shared::api::feed::{FeedItem, FeedMessage, MAX_LINE_BYTES, OpenFeed};
+use moorline_shared::api::instances::RegisterInstance;
+use moorline_shared::entry::Value;
+use std::collections::BTreeMap;
+use tokio::time::timeout;
+
+const INSTANCES: usize = 40;
+/// Of each instance: four values of 250 KiB that aren't text.
+const VALUES: usize = 4;
+static VALUE: [u8; 250 * 1_024] = [0xff; 250 * 1_024];
+
+#[tokio::test]
+async fn a_fresh_host_catches_up_on_forty_full_instances_line_by_line() -> Result<()> {
+    let mut deployment = Plan::new(Programs::build().await?).start().await?;
+    deployment.kill_host().await?;
+    let mut ids = Vec::new();
+    for n in 0..INSTANCES {
+        ids.push(full_instance(deployment.client(), n).await?);
+    }
+    bounded_snapshot(&deployment).await?;
+
+    deployment.start_host().await?;
+    let last = ids.last().context("there are instances")?;
+    wait::until(
+        "the host to have the last instance's data",
+        PATIENCE,
+        async || has_all(&deployment, *last).await,
+    )
+    .await?;
+    for id in &ids {
+        wait::until("the host to have an instance's data", PATIENCE, async || {
+            has_all(&deployment, *id).await
+        })
+        .await?;
+    }
+    let (now, peak) = memory(deployment.host_pid().context("the host is gone")?)?;
+    eprintln!("host: now {now}, peak {peak}");
+    let (now, peak) = memory(deployment.control_pid().context("the control plane is gone")?)?;
+    eprintln!("control: now {now}, peak {peak}");
+    Ok(())
+}
+
+async fn full_instance(client: &Client, n: usize) -> Result<InstanceId> {
+    let body = RegisterInstance {
+        host: host_name(),
+        id: None,
+        name: Some(format!("full-{n}")),
+        tags: Vec::new(),
+        data: BTreeMap::new(),
+    };
+    let made = client.register_instance(&body, &fresh_key()).await?;
+    let id = made.instances.first().context("an instance was made")?.id;
+    let change = |nth: usize| Change {
+        path: path(&format!("full/{nth}")),
+        guard: None,
+        action: Action::Put(PutEntry::value(Value::from(Bytes::from_static(&VALUE)))),
+    };
+    let changes = (0..VALUES).map(change).collect();
+    client
+        .batch_instance_data(id, &Batch { changes }, &fresh_key())
+        .await?;
+    Ok(id)
+}
+
+async fn has_all(deployment: &Deployment, id: InstanceId) -> Option<()> {
+    let status = deployment.guest_status(id).await?;
+    (status.bytes >= (VALUES * VALUE.len()) as u64).then_some(())
+}
+
+/// Reads a snapshot of everything as the host, and says if a line of it is too long or a view isn't whole.
+async fn bounded_snapshot(deployment: &Deployment) -> Result<()> {
+    let client = deployment.control().client_of_host(host_name())?;
+    let mut feed = client.open_feed(&host_name(), &OpenFeed::default()).await?;
+    let mut values = 0;
+    loop {
+        let message = next(&mut feed).await?;
+        let length = serde_json::to_vec(&message)?.len();
+        ensure!(length <= MAX_LINE_BYTES / 2, "a line of {length} bytes");
+        let full = |path: &str| usize::from(path.starts_with("full/"));
+        match message {
+            FeedMessage::Part { items } => {
+                for item in items {
+                    if let FeedItem::View(view) = item {
+                        values += view.entries.iter().map(|entry| full(&entry.path)).sum::<usize>();
+                    }
+                }
+            }
+            FeedMessage::More { entries, .. } => {
+                values += entries.iter().map(|entry| full(&entry.path)).sum::<usize>();
+            }
+            FeedMessage::SnapshotEnd { .. } => break,
+            FeedMessage::Hello { .. } | FeedMessage::Snapshot { .. } => {}
+            other => bail!("{other:?} came in a snapshot"),
+        }
+    }
+    ensure!(values == INSTANCES * VALUES, "{values} values came");
+    Ok(())
+}
+
+async fn next(feed: &mut EventStream<FeedMessage>) -> Result<FeedMessage> {
+    let message = timeout(PATIENCE, feed.next()).await.context("nothing came")?;
+    Ok(message.context("the feed ended")??)
+}
+
+/// What a process has in memory, and the most it ever had, in MiB.
+fn memory(pid: u32) -> Result<(u64, u64)> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.trim_end_matches("kB").trim().parse::<u64>().ok());
+        kib.map(|kib| kib / 1_024)
+            .with_context(|| format!("{name} of {pid}"))
+    };
+    Ok((field("VmRSS:")?, field("VmHWM:")?))
+}
