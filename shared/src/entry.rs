@@ -6,7 +6,7 @@ use std::str::FromStr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::id::serde_as_text;
 
@@ -63,11 +63,11 @@ impl fmt::Debug for Value {
     }
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize)]
 #[serde(untagged)]
 enum JsonValue<'a> {
-    Text(std::borrow::Cow<'a, str>),
-    Base64 { base64: std::borrow::Cow<'a, str> },
+    Text(&'a str),
+    Base64 { base64: String },
 }
 
 impl Serialize for Value {
@@ -76,9 +76,9 @@ impl Serialize for Value {
             return s.serialize_bytes(&self.0);
         }
         let json = match self.text() {
-            Some(text) => JsonValue::Text(text.into()),
+            Some(text) => JsonValue::Text(text),
             None => JsonValue::Base64 {
-                base64: STANDARD.encode(&self.0).into(),
+                base64: STANDARD.encode(&self.0),
             },
         };
         json.serialize(s)
@@ -90,15 +90,41 @@ impl<'de> Deserialize<'de> for Value {
         if !d.is_human_readable() {
             return Bytes::deserialize(d).map(Self);
         }
-        match JsonValue::deserialize(d)? {
-            JsonValue::Text(text) => Ok(Self(Bytes::from(text.into_owned()))),
-            JsonValue::Base64 { base64 } => {
-                let bytes = STANDARD.decode(base64.as_bytes()).map_err(|error| {
-                    serde::de::Error::custom(format!("a value is not well formed base64: {error}"))
-                })?;
-                Ok(Self(bytes.into()))
+        d.deserialize_any(JsonVisitor)
+    }
+}
+
+/// Takes text, and bytes in base64.
+struct JsonVisitor;
+
+impl<'de> de::Visitor<'de> for JsonVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("text, or bytes as {\"base64\": TEXT}")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Value, E> {
+        Ok(Value::from(text))
+    }
+
+    fn visit_string<E: de::Error>(self, text: String) -> Result<Value, E> {
+        Ok(Value(Bytes::from(text)))
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut found = None;
+        while let Some(key) = map.next_key::<String>()? {
+            if key != "base64" {
+                return Err(de::Error::unknown_field(&key, &["base64"]));
             }
+            found = Some(map.next_value::<String>()?);
         }
+        let text = found.ok_or_else(|| de::Error::missing_field("base64"))?;
+        let bytes = STANDARD
+            .decode(text)
+            .map_err(|error| de::Error::custom(format!("a value is not well formed base64: {error}")))?;
+        Ok(Value(bytes.into()))
     }
 }
 

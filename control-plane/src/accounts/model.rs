@@ -4,13 +4,14 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::api::operations::{
     Effect as ShownEffect, Operation as Shown, OperationPage, Outcome as ShownOutcome,
 };
-use moorline_shared::{InstanceId, OperationId, Principal, Revision};
+use moorline_shared::{InstanceId, OperationId, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::model::journal::{ChangedTo, Outcome, TimelineRow, timeline_prefix};
 use crate::model::operation::Effect;
 use crate::model::{
-    Content, Env, Intent, Kept, Operation, OperationRecord, Page, Problem, Role, ServiceModel, Stop, View,
+    Caller, Content, Env, Intent, Kept, Operation, OperationRecord, Page, Problem, Role, ServiceModel, Stop,
+    View,
 };
 use crate::services::AnyOp;
 use crate::store::Key;
@@ -74,8 +75,8 @@ pub enum Refusal {
     #[error("there is no operation {0}; list the operations to see which there are")]
     Unknown(OperationId),
     /// The caller may not look.
-    #[error("{0} may not do this: it takes an administrator of the account")]
-    NotAdministrator(Principal),
+    #[error("{} may not do this: it takes an administrator of the account", .0.principal)]
+    NotAdministrator(Caller),
     /// A cursor is not one of ours.
     #[error("the cursor is not one that an earlier page gave; begin again without a cursor")]
     Cursor,
@@ -85,7 +86,7 @@ impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
         let (kind, title, status, field) = match self {
             Self::Unknown(_) => ("operation-not-found", "No such operation", 404, Some("operation")),
-            Self::NotAdministrator(_) => ("access-denied", "Not allowed", 403, None),
+            Self::NotAdministrator(caller) => ("access-denied", "Not allowed", 403, Some(caller.header())),
             Self::Cursor => (
                 "invalid-cursor",
                 "The cursor is not well formed",
@@ -117,9 +118,7 @@ impl ServiceModel for Model {
 
     fn step(&self, v: &mut View<'_>, op: &Op, env: &Env) -> Step<OperationPage> {
         if env.caller.role == Role::Member {
-            return Err(Stop::Refused(Refusal::NotAdministrator(
-                env.caller.principal.clone(),
-            )));
+            return Err(Stop::Refused(Refusal::NotAdministrator(env.caller.clone())));
         }
         match op {
             Op::DescribeOperation { operation } => {

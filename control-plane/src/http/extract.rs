@@ -36,7 +36,8 @@ fn unread(rejection: &BytesRejection) -> Failure {
             StatusCode::PAYLOAD_TOO_LARGE,
             "The body is too long",
             detail,
-        );
+        )
+        .field("body");
     }
     Failure::new(
         "invalid-request",
@@ -44,6 +45,7 @@ fn unread(rejection: &BytesRejection) -> Failure {
         "The request is not well formed",
         "the body could not be read to its end; send it again",
     )
+    .field("body")
 }
 
 /// Parses a JSON body; the problem names the field by its path.
@@ -56,12 +58,31 @@ pub fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Failure> {
         let field = error.path().to_string();
         Failure::invalid(
             if field == "." { "body".to_owned() } else { field },
-            error.into_inner().to_string(),
+            bounded(&error.into_inner().to_string()),
         )
     })?;
     json.end()
         .map_err(|error| Failure::invalid("body", error.to_string()))?;
     Ok(parsed)
+}
+
+/// What is wrong, with the bounds of a number instead of the width of an integer.
+fn bounded(reason: &str) -> String {
+    let widths = [
+        ("u16", u64::from(u16::MAX)),
+        ("u32", u64::from(u32::MAX)),
+        ("u64", u64::MAX),
+    ];
+    let found = widths
+        .iter()
+        .find(|(name, _)| reason.contains(&format!("expected {name}")));
+    found.map_or_else(
+        || reason.to_owned(),
+        |(name, most)| {
+            let bounds = format!("expected a whole number, 0 to {most}");
+            reason.replace(&format!("expected {name}"), &bounds)
+        },
+    )
 }
 
 /// The query of a request.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use moorline_shared::Revision;
 use moorline_shared::api::{OPERATION, ProblemDetails};
 
 use crate::model::ExecuteError;
@@ -58,6 +59,27 @@ impl Failure {
             detail,
         )
         .field(name)
+    }
+
+    /// A revision that can't be read, which the request gave in `field`; revisions are of `epoch`.
+    pub fn revision(error: ReadError, epoch: u64, field: &'static str) -> Self {
+        let shown = |n| Revision::new(epoch, n);
+        let detail = match &error {
+            ReadError::Compacted { asked, oldest } => format!(
+                "revision {} is gone: the oldest that can be read is {}; begin again without {field}",
+                shown(*asked),
+                shown(*oldest)
+            ),
+            ReadError::Ahead { asked, head } => format!(
+                "revision {} does not exist: the newest is {}",
+                shown(*asked),
+                shown(*head)
+            ),
+            _ => return error.into(),
+        };
+        let mut failure = Self::from(error).field(field);
+        failure.0.detail = detail;
+        failure
     }
 
     fn unavailable(detail: impl Into<String>) -> Self {

@@ -18,7 +18,7 @@ use super::watch::Watching;
 use crate::http::extract::{Json, Path, Query, guard, guard_failure, segment};
 use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};
-use crate::model::Caller;
+use crate::model::{Caller, ExecuteError};
 
 const MAX_PAGE: u32 = 1_000;
 const DEFAULT_PAGE: u32 = 100;
@@ -224,7 +224,14 @@ pub async fn list_instance_data(
         Some(text) => page_cursor(text).map(|(at, after)| (Some(at), Some(after)))?,
         None => (query.revision, None),
     };
-    let at = at.map(|revision| in_epoch(&control, revision)).transpose()?;
+    let field = if query.cursor.is_some() {
+        "cursor"
+    } else {
+        "revision"
+    };
+    let at = at
+        .map(|revision| in_epoch(&control, revision, field))
+        .transpose()?;
     let values = if query.values {
         Values::Shown
     } else {
@@ -238,7 +245,10 @@ pub async fn list_instance_data(
         limit,
         values,
     };
-    let done = control.look(&Model, op, caller, at).await?;
+    let done = control
+        .look(&Model, op, caller, at)
+        .await
+        .map_err(|error| unread(&control, error, field))?;
     let headers = stamp(&done);
     let Reply::Page { entries, more } = done.reply else {
         return Err(not_this());
@@ -280,18 +290,26 @@ fn page_cursor(text: &str) -> Result<(Revision, EntryPath), Failure> {
     })
 }
 
-fn in_epoch(control: &Control, revision: Revision) -> Result<u64, Failure> {
+/// A look that failed at the revision that the request gave in `field`.
+fn unread(control: &Control, error: ExecuteError, field: &'static str) -> Failure {
+    match error {
+        ExecuteError::Read(error) => Failure::revision(error, control.executor.store().epoch(), field),
+        error => error.into(),
+    }
+}
+
+fn in_epoch(control: &Control, revision: Revision, field: &'static str) -> Result<u64, Failure> {
     if revision.epoch == control.executor.store().epoch() {
         return Ok(revision.n);
     }
-    let detail = format!("revision {revision} is of another epoch; list again without a revision");
+    let detail = format!("revision {revision} is of another epoch; begin again without {field}");
     Err(Failure::new(
         "revision-compacted",
         StatusCode::GONE,
         "The revision is gone",
         detail,
     )
-    .field("revision"))
+    .field(field))
 }
 
 /// Shows the published listing.

@@ -3,6 +3,7 @@
 use moorline_shared::access::Right;
 use moorline_shared::api::data::EntryGuard;
 use moorline_shared::api::{ON_BEHALF_OF, ProblemDetails};
+use moorline_shared::entry::Origin;
 use moorline_shared::{EntryPath, InstanceId, Revision};
 
 use crate::model::Problem;
@@ -16,6 +17,25 @@ pub enum Told {
     ThatItIsDenied,
     /// The answer for an unknown entry.
     Nothing,
+}
+
+/// Who can give a right that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// Whoever administers the entry.
+    Administrator,
+    /// Nobody: the entry is the provider's.
+    Nobody,
+}
+
+impl Giver {
+    /// Who can give `right` on an entry that was determined by `origin`.
+    pub const fn of(origin: Origin, right: Right) -> Self {
+        match (origin, right) {
+            (Origin::Provider, Right::Update | Right::Append | Right::Delete) => Self::Nobody,
+            _ => Self::Administrator,
+        }
+    }
 }
 
 /// Why an operation is not done.
@@ -37,8 +57,11 @@ pub enum Refusal {
     },
     /// The caller lacks a right.
     #[error(
-        "the caller lacks the right to {right} the entry {path} of instance {instance}; who administers the entry can \
-         give it"
+        "the caller lacks the right to {right} the entry {path} of instance {instance}; {}",
+        match giver {
+            Giver::Administrator => "who administers the entry can give it",
+            Giver::Nobody => "what the provider determined is changed by the provider only",
+        }
     )]
     Denied {
         /// Whose entry.
@@ -47,12 +70,17 @@ pub enum Refusal {
         path: EntryPath,
         /// The right that is missing.
         right: Right,
+        /// Who could give it.
+        giver: Giver,
         /// How much of this the caller is told.
         told: Told,
     },
     /// Only the provider's services make entries there.
     #[error("{0} can't be made: entries under meta/ are the provider's; choose another path")]
     Reserved(EntryPath),
+    /// The instance is terminated: its entries are only kept for a while.
+    #[error("instance {0} is terminated, so nothing is written to its entries any more; they can be deleted")]
+    Terminated(InstanceId),
     /// The entry is not what the guard says.
     #[error("the entry {path} {}, and {}; look at it again and decide anew", stands(*found), guarded(*wanted))]
     Guard {
@@ -152,6 +180,12 @@ impl Problem for Refusal {
             Self::UnknownEntry { .. } => ("entry-not-found", "No such entry", 404, Some("path")),
             Self::Denied { .. } => ("access-denied", "Not allowed", 403, Some("path")),
             Self::Reserved(_) => ("path-reserved", "The path is the provider's", 403, Some("path")),
+            Self::Terminated(_) => (
+                "wrong-state",
+                "The instance's state doesn't allow it",
+                409,
+                Some("instance"),
+            ),
             Self::Guard { .. } => (
                 "guard-failed",
                 "The entry is not what was expected",

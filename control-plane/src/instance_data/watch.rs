@@ -68,7 +68,7 @@ impl Watching {
             Some(at) => match store.watch(at).await {
                 Ok(watch) => (Source::Watch(watch), at),
                 Err(ReadError::Compacted { oldest, .. }) => (Source::Lost(oldest), oldest),
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(Failure::revision(error, epoch, "after")),
             },
         };
         Ok(Self {

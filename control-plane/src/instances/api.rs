@@ -224,7 +224,13 @@ pub async fn describe_instances(
         after,
         limit,
     };
-    let done = control.look(&Model, op, caller, at).await?;
+    let done = control
+        .look(&Model, op, caller, at)
+        .await
+        .map_err(|error| match error {
+            ExecuteError::Read(error) => Failure::revision(error, control.executor.store().epoch(), "cursor"),
+            error => error.into(),
+        })?;
     let headers = stamp(&done);
     let Done {
         reply: Reply::Found { instances, next },

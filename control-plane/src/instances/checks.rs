@@ -13,7 +13,10 @@ use crate::settings::InstanceType;
 pub(super) type Step<T> = Result<T, Stop<Refusal>>;
 
 /// The most instances of one request.
-pub(super) const MAX_INSTANCES: u64 = 100;
+pub(super) const MAX_INSTANCES: u64 = moorline_shared::api::instances::MAX_INSTANCES as u64;
+
+/// The longest name of an instance, in bytes.
+pub(super) const MAX_NAME_BYTES: usize = 128;
 
 /// The most tags of an instance.
 pub(super) const MAX_TAGS: u64 = 50;
@@ -25,7 +28,7 @@ pub(super) fn refuse<T>(refusal: Refusal) -> Step<T> {
 pub(super) fn administrator(env: &Env) -> Step<()> {
     match env.caller.role {
         Role::Administrator | Role::Provider => Ok(()),
-        Role::Member => refuse(Refusal::NotAdministrator(env.caller.principal.clone())),
+        Role::Member => refuse(Refusal::NotAdministrator(env.caller.clone())),
     }
 }
 
@@ -63,11 +66,26 @@ pub(super) fn check(with: &With) -> Step<()> {
 }
 
 pub(super) fn check_name(name: &str) -> Step<()> {
-    let valid = (1..=128).contains(&name.len()) && !name.chars().any(char::is_control);
+    check_name_within(name, MAX_NAME_BYTES)
+}
+
+/// Checks the name of several instances, each of which gets its number behind it.
+pub(super) fn check_name_of_several(name: &str, count: u32) -> Step<()> {
+    check_name_within(name, MAX_NAME_BYTES - numbered("", count).len())
+}
+
+/// The name of the `nth` of several instances.
+pub(super) fn numbered(name: &str, nth: u32) -> String {
+    format!("{name}-{nth}")
+}
+
+fn check_name_within(name: &str, most: usize) -> Step<()> {
+    let found = name.len();
+    let valid = (1..=most).contains(&found) && !name.chars().any(char::is_control);
     if valid {
         Ok(())
     } else {
-        refuse(Refusal::Name(name.len()))
+        refuse(Refusal::Name { found, most })
     }
 }
 

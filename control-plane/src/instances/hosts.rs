@@ -5,6 +5,7 @@ use moorline_shared::api::hosts::{MAX_HOST_MEMORY_MIB, MAX_HOST_VCPUS, RegisterH
 use moorline_shared::api::instances::InstanceState;
 
 use super::checks::{Step, bound, count, refuse, speaks_for};
+use super::lifecycle::Report;
 use super::operations::Reply;
 use super::records::{HostRecord, InstanceRecord};
 use super::refusal::Refusal;
@@ -30,6 +31,13 @@ pub(super) fn register_host(v: &mut View<'_>, env: &Env, host: &HostId, offer: &
         instances: 0,
         created_at: env.now,
     });
+    if record.instances > 0 && record.offer.zone != offer.zone {
+        return refuse(Refusal::ZoneTaken {
+            host: host.clone(),
+            zone: record.offer.zone,
+            instances: record.instances,
+        });
+    }
     record.offer = offer.clone();
     if known.as_deref() != Some(&record) {
         v.put(&record);
@@ -61,8 +69,10 @@ pub(super) fn report_state(v: &mut View<'_>, env: &Env, host: &HostId, report: &
             known,
         });
     }
-    if !lifecycle::may_report(&old, report.state) {
-        return Ok(Reply::Recorded);
+    match lifecycle::judge(&old, report.state) {
+        Report::News => {}
+        Report::Late => return Ok(Reply::Recorded),
+        Report::NotAsked => return refuse(Refusal::NotAsked(report.instance)),
     }
     let mut new = InstanceRecord::clone(&old);
     new.state = lifecycle::reported(&old, report.state);

@@ -3,15 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_shared::api::instances::{Desired, Driver, InstanceState};
-use moorline_shared::id::ImageName;
+use moorline_shared::id::{ImageName, ZoneName};
 use moorline_shared::{HostId, InstanceId, Principal};
 
-use super::checks::{MAX_INSTANCES, Step, administrator, bound, check, refuse, size};
+use super::checks::{
+    MAX_INSTANCES, Step, administrator, bound, check, check_name_of_several, numbered, refuse, size,
+};
 use super::operations::{Register, Reply, Run, With};
 use super::placement::{Need, place};
 use super::provider_data;
 use super::records::{HostRecord, InstanceRecord};
-use super::refusal::{Refusal, in_data, in_data_at};
+use super::refusal::{Place, Refusal, in_data, in_data_at};
 use crate::instance_data::rules::{self, Data};
 use crate::model::{Env, Kept, Page, View};
 use crate::settings::InstanceType;
@@ -20,19 +22,16 @@ pub(super) fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
     administrator(env)?;
     bound("count", u64::from(run.count), 1, MAX_INSTANCES)?;
     check(&run.with)?;
+    if let Some(name) = run.with.name.as_deref().filter(|_| run.count > 1) {
+        check_name_of_several(name, run.count)?;
+    }
     let size = size(env, &run.instance_type)?;
     let mut hosts: Vec<_> = v
         .scan::<HostRecord>(&(), &Page::ALL)?
         .into_iter()
         .map(Kept::into_inner)
         .collect();
-    if let Some(host) = run
-        .host
-        .as_ref()
-        .filter(|host| !hosts.iter().any(|h| h.id == **host))
-    {
-        return refuse(Refusal::UnknownHost(host.clone()));
-    }
+    check_place(&hosts, run)?;
     check_image(&hosts, &run.image)?;
     let (mut instances, mut used) = (Vec::new(), BTreeMap::new());
     for nth in 1..=run.count {
@@ -82,36 +81,60 @@ fn foresee<'h>(
     Ok(all?)
 }
 
+/// Whether there is such a host, and such a zone, and the host is in the zone.
+fn check_place(hosts: &[HostRecord], run: &Run) -> Step<()> {
+    let named = match &run.host {
+        Some(name) => match hosts.iter().find(|host| host.id == *name) {
+            None => return refuse(Refusal::UnknownHost(name.clone())),
+            found => found,
+        },
+        None => None,
+    };
+    let Some(zone) = &run.zone else { return Ok(()) };
+    let zones = hosts.iter().map(|host| &host.offer.zone);
+    match named {
+        _ if !zones.clone().any(|known| known == zone) => refuse(Refusal::UnknownZone {
+            name: zone.clone(),
+            known: listed(zones.map(ZoneName::as_str)),
+        }),
+        Some(host) if host.offer.zone != *zone => refuse(Refusal::ElsewhereZone {
+            host: host.id.clone(),
+            found: host.offer.zone.clone(),
+            wanted: zone.clone(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 fn check_image(hosts: &[HostRecord], name: &ImageName) -> Step<()> {
-    let known: BTreeSet<_> = hosts
-        .iter()
-        .flat_map(|host| &host.offer.images)
-        .map(ImageName::as_str)
-        .collect();
-    if known.contains(name.as_str()) {
+    let known = hosts.iter().flat_map(|host| &host.offer.images);
+    if known.clone().any(|known| known == name) {
         return Ok(());
     }
-    let known = if known.is_empty() {
-        "none".to_owned()
-    } else {
-        Vec::from_iter(known).join(", ")
-    };
     refuse(Refusal::UnknownImage {
         name: name.clone(),
-        known,
+        known: listed(known.map(ImageName::as_str)),
     })
 }
 
+/// Names in their order, each once.
+fn listed<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    let names: BTreeSet<_> = names.collect();
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        Vec::from_iter(names).join(", ")
+    }
+}
+
 fn no_room<T>(run: &Run, nth: u32, size: InstanceType) -> Step<T> {
-    let host = run.host.as_ref().map(|host| format!(", on host {host}"));
-    let zone = run.zone.as_ref().map(|zone| format!(", in zone {zone}"));
     refuse(Refusal::NoRoom {
         nth,
         count: run.count,
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
         image: run.image.clone(),
-        place: host.or(zone).unwrap_or_default(),
+        place: Place::of(run.host.as_ref(), run.zone.as_ref()),
     })
 }
 
@@ -127,7 +150,7 @@ fn running(
         if run.count == 1 {
             name.clone()
         } else {
-            format!("{name}-{nth}")
+            numbered(name, nth)
         }
     });
     InstanceRecord {

@@ -71,9 +71,27 @@ fn restart_if_stopped(instance: &mut InstanceRecord) {
     }
 }
 
-/// Whether a host may report that the instance went to `to`: a terminated instance only ends, everything else is news.
-pub fn may_report(instance: &InstanceRecord, to: InstanceState) -> bool {
-    !(instance.state == InstanceState::Terminated && to != InstanceState::Terminated)
+/// What a host's report of an instance is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// It is to be recorded.
+    News,
+    /// The instance has ended, so that nothing more happens to it.
+    Late,
+    /// It says that the host ends what nobody asked it to end.
+    NotAsked,
+}
+
+/// Judges the report that the instance went to `to`. Only users end instances: what a host loses has failed.
+pub fn judge(instance: &InstanceRecord, to: InstanceState) -> Report {
+    let ends = matches!(to, InstanceState::Terminated | InstanceState::ShuttingDown);
+    if instance.has_ended() {
+        Report::Late
+    } else if ends && !instance.is_terminated() {
+        Report::NotAsked
+    } else {
+        Report::News
+    }
 }
 
 /// The state to record for a report: what the host saw, unless the user meanwhile asked for its end.

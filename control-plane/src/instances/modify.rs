@@ -78,18 +78,11 @@ fn resize(v: &mut View<'_>, env: &Env, instance: &mut InstanceRecord, name: &Typ
         zone: None,
     };
     let Some(host) = place(&mut hosts, &need) else {
-        let (vcpus, memory_mib, place) = (
-            size.vcpus,
-            size.memory_mib,
-            format!(", on host {}", instance.host),
-        );
-        return refuse(Refusal::NoRoom {
-            nth: 1,
-            count: 1,
-            vcpus,
-            memory_mib,
-            image,
-            place,
+        return refuse(Refusal::NoRoomToGrow {
+            instance: instance.id,
+            host: instance.host.clone(),
+            vcpus: size.vcpus,
+            memory_mib: size.memory_mib,
         });
     };
     host.take(size.vcpus, size.memory_mib);

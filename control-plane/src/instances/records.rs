@@ -78,14 +78,14 @@ impl InstanceRecord {
         }
     }
 
-    /// Whether its VM has ended for good.
+    /// Whether its VM has ended for good, as its host reported after the user asked for it.
     pub fn has_ended(&self) -> bool {
         self.state == InstanceState::Terminated
     }
 
-    /// Whether it is gone for good.
+    /// Whether its end was asked for, so that nothing else can be; it may not [have come](Self::has_ended) yet.
     pub fn is_terminated(&self) -> bool {
-        self.desired == Desired::Terminated
+        self.desired == Desired::Terminated || self.has_ended()
     }
 }
 

@@ -1,12 +1,55 @@
 //! Why an operation on instances or hosts is not done.
 
+use std::fmt;
+
 use moorline_shared::api::ProblemDetails;
-use moorline_shared::id::{ImageName, TypeName};
+use moorline_shared::id::{ImageName, TypeName, ZoneName};
 use moorline_shared::{EntryPath, HostId, InstanceId, Principal};
 
 use super::lifecycle::Never;
 use crate::instance_data;
-use crate::model::{Problem, Stop};
+use crate::model::{Caller, Problem, Stop};
+
+/// Where instances must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// Anywhere.
+    Any,
+    /// On this host.
+    Host(HostId),
+    /// In this zone.
+    Zone(ZoneName),
+}
+
+impl Place {
+    /// Where a request says that instances must be; a host is in one zone.
+    pub fn of(host: Option<&HostId>, zone: Option<&ZoneName>) -> Self {
+        match (host, zone) {
+            (Some(host), _) => Self::Host(host.clone()),
+            (None, Some(zone)) => Self::Zone(zone.clone()),
+            (None, None) => Self::Any,
+        }
+    }
+
+    /// The field of a request that there is no room for.
+    const fn field(&self) -> &'static str {
+        match self {
+            Self::Any => "type",
+            Self::Host(_) => "host",
+            Self::Zone(_) => "zone",
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => Ok(()),
+            Self::Host(host) => write!(f, ", on host {host}"),
+            Self::Zone(zone) => write!(f, ", in zone {zone}"),
+        }
+    }
+}
 
 /// Why an operation is not done.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -50,7 +93,40 @@ pub enum Refusal {
         /// What they boot from.
         image: ImageName,
         /// Where they must be.
-        place: String,
+        place: Place,
+    },
+    /// The instance's host has no room for it as it is to be, or no longer offers its image.
+    #[error(
+        "host {host} has no room for instance {instance} with {vcpus} vCPUs and {memory_mib} MiB, or lost its image; \
+         choose a smaller type, or terminate others there first"
+    )]
+    NoRoomToGrow {
+        /// Which instance.
+        instance: InstanceId,
+        /// Where it is.
+        host: HostId,
+        /// What it was to have.
+        vcpus: u32,
+        /// What it was to have, in MiB.
+        memory_mib: u64,
+    },
+    /// No host is in the zone.
+    #[error("no host is in zone {name}; hosts are in: {known}")]
+    UnknownZone {
+        /// What was asked for.
+        name: ZoneName,
+        /// Where hosts are.
+        known: String,
+    },
+    /// The host is in another zone than the one that was asked for.
+    #[error("host {host} is in zone {found}, not in {wanted}; name one of the two only, or others")]
+    ElsewhereZone {
+        /// Which host.
+        host: HostId,
+        /// Where it is.
+        found: ZoneName,
+        /// Where it was to be.
+        wanted: ZoneName,
     },
     /// A number is out of bounds.
     #[error("{field} is {found}; it must be {least} to {most}")]
@@ -85,8 +161,17 @@ pub enum Refusal {
         most: u64,
     },
     /// The name is not one.
-    #[error("the name has {0} bytes or holds control characters; it must be 1 to 128 printable bytes")]
-    Name(usize),
+    #[error(
+        "the name has {found} bytes or holds control characters; it must be 1 to {most} printable bytes, with the \
+         number that each of several instances gets at most {} bytes",
+        super::checks::MAX_NAME_BYTES
+    )]
+    Name {
+        /// How many bytes it has.
+        found: usize,
+        /// The most it may have, so that there is room for a number where it gets one.
+        most: usize,
+    },
     /// The id is taken.
     #[error("the instance {0} exists already; give another id, or none to have one made")]
     Exists(InstanceId),
@@ -106,8 +191,8 @@ pub enum Refusal {
     #[error("instance {0} is not stopped; stop it before you change its type")]
     NotStopped(InstanceId),
     /// The caller may not do this.
-    #[error("{0} may not do this: it takes an administrator of the account")]
-    NotAdministrator(Principal),
+    #[error("{} may not do this: it takes an administrator of the account", .0.principal)]
+    NotAdministrator(Caller),
     /// The caller is not the host it speaks for.
     #[error(
         "{caller} may not speak for host {host}: only the host itself does, with the header moorline-host"
@@ -125,6 +210,25 @@ pub enum Refusal {
         instance: InstanceId,
         /// Which host.
         host: HostId,
+    },
+    /// The host says that it ended what nobody asked it to end.
+    #[error(
+        "nobody asked for the end of instance {0}, so its host can't report it; report that it stopped or failed, and \
+         have it terminated by its account's administrator"
+    )]
+    NotAsked(InstanceId),
+    /// The host has instances, which are told its zone.
+    #[error(
+        "host {host} has {instances} instances in zone {zone}; it can change its zone once they are terminated, or \
+         register under another name"
+    )]
+    ZoneTaken {
+        /// Which host.
+        host: HostId,
+        /// The zone it is in.
+        zone: ZoneName,
+        /// How many instances it has.
+        instances: u32,
     },
     /// The report is older than what is known.
     #[error(
@@ -156,20 +260,25 @@ impl Problem for Refusal {
             Self::UnknownHost(_) => ("host-not-found", "No such host", 422, Some("host")),
             Self::UnknownType { .. } => ("type-not-found", "No such instance type", 422, Some("type")),
             Self::UnknownImage { .. } => ("image-not-found", "No such image", 422, Some("image")),
-            Self::NoRoom { .. } => ("no-room", "No host has room", 409, Some("type")),
+            Self::NoRoom { place, .. } => ("no-room", "No host has room", 409, Some(place.field())),
+            Self::NoRoomToGrow { .. } => ("no-room", "The host has no room", 409, Some("type")),
+            Self::UnknownZone { .. } => ("zone-not-found", "No such zone", 422, Some("zone")),
+            Self::ElsewhereZone { .. } => ("zone-not-found", "The host is elsewhere", 422, Some("zone")),
             Self::Bound { field, .. } | Self::Count { field, .. } => {
                 ("out-of-bounds", "A number is out of bounds", 422, Some(*field))
             }
             Self::ReasonTooLong { .. } => ("out-of-bounds", "The reason is too long", 422, Some("reason")),
-            Self::Name(_) => ("invalid-name", "The name is not well formed", 422, Some("name")),
+            Self::Name { .. } => ("invalid-name", "The name is not well formed", 422, Some("name")),
             Self::Exists(_) => ("instance-exists", "The instance exists already", 409, Some("id")),
+            Self::ZoneTaken { .. } => ("wrong-state", "The host has instances", 409, Some("zone")),
+            Self::NotAsked(_) => ("wrong-state", "The instance is not to end", 409, Some("state")),
             Self::Never { .. } | Self::NotStopped(_) => (
                 "wrong-state",
                 "The instance's state doesn't allow it",
                 409,
                 Some("instance"),
             ),
-            Self::NotAdministrator(_) => ("access-denied", "Not allowed", 403, None),
+            Self::NotAdministrator(caller) => ("access-denied", "Not allowed", 403, Some(caller.header())),
             Self::NotTheHost { .. } => ("access-denied", "Not allowed", 403, Some("host")),
             Self::NotHere { .. } => (
                 "not-on-host",

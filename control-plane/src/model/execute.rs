@@ -16,7 +16,7 @@ use super::refused_reads::{Recorded, RefusedReads};
 use super::transaction::{Fences, compose, effects};
 use super::view::{Trace, View};
 use crate::settings::Settings;
-use crate::store::{CommitError, Key, ReadError, Store};
+use crate::store::{CommitError, Invalid, Key, ReadError, Store};
 
 /// An operation to be run, by whom, and under which id.
 #[derive(Clone, Debug)]
@@ -189,7 +189,7 @@ impl Executor {
                     }
                 }
                 Err(CommitError::Invalid(bound)) => {
-                    return self.fail(&attempt, &env, &bound.to_string()).await;
+                    return self.fail(&attempt, &env, &bound).await;
                 }
                 Err(error) => return Err(ExecuteError::Commit(error)),
             }
@@ -342,18 +342,10 @@ impl Executor {
         &self,
         attempt: &Attempt<Op>,
         env: &Env,
-        reason: &str,
+        bound: &Invalid,
     ) -> Result<Done<R>, ExecuteError> {
-        let problem = ProblemDetails {
-            kind: "too-large".into(),
-            title: "The operation is too large for one transaction".into(),
-            status: 413,
-            detail: format!("{reason}; split it into smaller ones"),
-            field: None,
-            operation: None,
-        };
         let outcome = Outcome::Failed {
-            problem: Box::new(problem),
+            problem: Box::new(too_large(bound)),
         };
         let record = blank(attempt, env, self.settings_digest, outcome);
         let n = self
@@ -362,6 +354,18 @@ impl Executor {
             .await
             .map_err(ExecuteError::Commit)?;
         self.done(&record, None, n)
+    }
+}
+
+/// What the caller of an operation is told that doesn't fit into a transaction.
+pub(super) fn too_large(bound: &Invalid) -> ProblemDetails {
+    ProblemDetails {
+        kind: "too-large".into(),
+        title: "The operation is too large for one transaction".into(),
+        status: 413,
+        detail: format!("{bound}; split it into smaller ones"),
+        field: Some("body".into()),
+        operation: None,
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails};
 use moorline_shared::{AccountId, HostId, InstanceId, OperationId, Principal, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,17 @@ pub struct Caller {
     /// The host that speaks for it, where it is an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<HostId>,
+}
+
+impl Caller {
+    /// The header by which a request says that it is made by this caller.
+    pub const fn header(&self) -> &'static str {
+        match self.principal {
+            Principal::Host(_) => HOST,
+            Principal::Instance(_) => ON_BEHALF_OF,
+            Principal::User(_) | Principal::Service(_) => "authorization",
+        }
+    }
 }
 
 /// What a caller is in its account.

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use moorline_shared::Digest;
+use moorline_shared::api::ProblemDetails;
 use moorline_shared::entry::Value;
 
 use super::base::Fork;
 use super::content::{Content, LongValue};
+use super::execute;
 use super::journal::{OperationRecord, Outcome};
 use super::operation::{Env, Stop};
 use super::transaction::{Fences, compose, effects};
@@ -166,11 +168,38 @@ fn replay_one(
         (Outcome::Refused { problem, .. }, Err(Stop::Refused(found))) if **problem == found => {
             Trace::default()
         }
-        (Outcome::Failed { .. }, _) => Trace::default(),
+        (Outcome::Failed { problem }, Ok(reply)) => {
+            // Long values that were never kept are missing from what it would have written.
+            let whole = op
+                .contents()
+                .iter()
+                .all(|content| matches!(content, Content::Inline(_)));
+            let found = too_large(record, reply, trace);
+            if whole && found.as_ref() != Some(&**problem) {
+                return Err(differs(format!("{found:?} instead of {problem:?}")));
+            }
+            Trace::default()
+        }
         (expected, found) => return Err(differs(format!("{found:?} instead of {expected:?}"))),
     };
     fork.apply(compose(record, trace, Fences::On));
     Ok(())
+}
+
+/// Why an operation that was allowed doesn't fit into a transaction, if it doesn't.
+pub(super) fn too_large(
+    record: &OperationRecord,
+    reply: serde_json::Value,
+    trace: Trace,
+) -> Option<ProblemDetails> {
+    let done = OperationRecord {
+        outcome: Outcome::Done(reply),
+        effects: effects(&trace),
+        derived: trace.derived.clone(),
+        ..record.clone()
+    };
+    let judged = compose(&done, trace, Fences::On).check();
+    judged.err().map(|bound| execute::too_large(&bound))
 }
 
 /// Puts a long value back where its name stands, unless it is gone: then its name must do.

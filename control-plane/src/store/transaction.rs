@@ -106,7 +106,7 @@ impl Transaction {
     pub const MAX_BYTES: usize = 4 << 20;
 
     /// Checks the bounds, and answers with the transaction's size in bytes.
-    pub(super) fn check(&self) -> Result<usize, Invalid> {
+    pub(crate) fn check(&self) -> Result<usize, Invalid> {
         let operations = self.guards.len() + self.writes.len();
         if operations > Self::MAX_OPERATIONS {
             return Err(Invalid::Operations { found: operations });

@@ -140,7 +140,8 @@ pub enum Action {
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Batch {
-    /// The changes in their order, 1 to 1,024; each path once.
+    /// The changes in their order, 1 to 1,024; each path once. Together they must fit into one transaction of the
+    /// store: 4 MiB of keys and values, old and new, and 4,096 of what is read and written for them.
     pub changes: Vec<Change>,
 }
 

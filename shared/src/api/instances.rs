@@ -1,9 +1,11 @@
 //! Instances over HTTP: run, described, started, stopped, changed, terminated.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use crate::time::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::de::{Unexpected, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::data::PutEntry;
 use crate::access::Tag;
@@ -22,7 +24,7 @@ pub struct RunInstances {
     #[serde(rename = "type")]
     pub instance_type: TypeName,
     /// How many, 1 to 100.
-    #[serde(default = "one")]
+    #[serde(default = "one", deserialize_with = "count")]
     pub count: u32,
     /// The host; absent for a host of the zone with room.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -44,6 +46,28 @@ pub struct RunInstances {
 
 const fn one() -> u32 {
     1
+}
+
+/// The most instances of one request.
+pub const MAX_INSTANCES: u32 = 100;
+
+/// A number that no count can be is answered with the bounds, not with the width of an integer.
+fn count<'de, D: Deserializer<'de>>(d: D) -> Result<u32, D::Error> {
+    struct Count;
+
+    impl Visitor<'_> for Count {
+        type Value = u32;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a number of instances, 1 to {MAX_INSTANCES}")
+        }
+
+        fn visit_u64<E: serde::de::Error>(self, count: u64) -> Result<u32, E> {
+            u32::try_from(count).map_err(|_| E::invalid_value(Unexpected::Unsigned(count), &self))
+        }
+    }
+
+    d.deserialize_u64(Count)
 }
 
 /// `RegisterInstance`: makes an instance of a VM that somebody else runs.

@@ -2,9 +2,85 @@
 
 use axum::body::Body;
 use axum::http::{Method, header};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::Api;
+
+/// A request, the field at fault, and what must be said of it.
+type Case = (Method, String, Json, &'static str, &'static str);
+
+impl Api {
+    async fn refuses(&self, cases: impl IntoIterator<Item = Case>) {
+        for (method, target, body, field, says) in cases {
+            let reply = self.json(method, &target, &[], body).await;
+            assert!(reply.status.is_client_error(), "{target}: {reply:?}");
+            assert_eq!(reply.headers[header::CONTENT_TYPE], "application/problem+json");
+            assert_eq!(reply.body["field"], field, "{target}: {reply:?}");
+            assert!(
+                reply.body["detail"].as_str().unwrap().contains(says),
+                "{target}: {reply:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_refused_input_names_the_bound() {
+    let api = Api::new().await;
+    let id = &api.with_instances(1).await[0];
+    api.refuses([
+        (
+            Method::PUT,
+            format!("/v1/instances/{id}/data/a"),
+            json!({"value": "x", "ttl": u64::MAX}),
+            "ttl",
+            "1 to 315360000 seconds",
+        ),
+        (
+            Method::PUT,
+            format!("/v1/instances/{id}/data/a"),
+            json!({"value": 5}),
+            "value",
+            "expected text, or bytes as {\"base64\": TEXT}",
+        ),
+        (
+            Method::PUT,
+            format!("/v1/instances/{id}/data/a"),
+            json!({"value": {"base65": "x"}}),
+            "value",
+            "expected `base64`",
+        ),
+        (
+            Method::POST,
+            "/v1/instances".to_owned(),
+            json!({"image": "b", "type": "micro", "count": -1}),
+            "count",
+            "1 to 100",
+        ),
+        (
+            Method::POST,
+            "/v1/instances".to_owned(),
+            json!({"image": "busybox", "type": "micro", "count": 10, "name": "n".repeat(126)}),
+            "name",
+            "1 to 125",
+        ),
+        (
+            Method::POST,
+            "/v1/instances".to_owned(),
+            json!({"image": "busybox", "type": "micro", "zone": "y"}),
+            "zone",
+            "hosts are in: z",
+        ),
+        (
+            Method::PUT,
+            format!("/v1/instances/{id}/data/meta/host"),
+            json!({"value": "mine"}),
+            "path",
+            "changed by the provider only",
+        ),
+    ])
+    .await;
+}
 
 #[tokio::test]
 async fn every_refused_input_names_the_field() {
@@ -82,16 +158,7 @@ async fn every_refused_input_names_the_field() {
             "1 to",
         ),
     ];
-    for (method, target, body, field, says) in cases {
-        let reply = api.json(method, &target, &[], body).await;
-        assert!(reply.status.is_client_error(), "{target}: {reply:?}");
-        assert_eq!(reply.headers[header::CONTENT_TYPE], "application/problem+json");
-        assert_eq!(reply.body["field"], field, "{target}: {reply:?}");
-        assert!(
-            reply.body["detail"].as_str().unwrap().contains(says),
-            "{target}: {reply:?}"
-        );
-    }
+    api.refuses(cases).await;
     let limit = api.get(&format!("/v1/instances/{id}/data?limit=1001")).await;
     assert_eq!(limit.body["field"], "limit");
     let unknown = api.get("/v1/instances?colour=red").await;
@@ -174,4 +241,101 @@ async fn what_can_not_be_understood_is_shown() {
     );
     let empty = api.send(Method::POST, "/v1/instances", &[], Body::empty()).await;
     assert_eq!(empty.body["detail"], "there is no body; send one of JSON");
+}
+
+#[tokio::test]
+async fn what_is_too_large_says_what_and_how_much_is_not() {
+    let api = Api::new().await;
+    let id = &api.with_instances(1).await[0];
+    let target = format!("/v1/instances/{id}/data/a");
+    let body = json!({"value": "x".repeat(8 * 1024 * 1024)});
+    let endless = api.json(Method::PUT, &target, &[], body).await;
+    assert_eq!(endless.body["field"], "body", "{endless:?}");
+    assert!(
+        endless.body["detail"].as_str().unwrap().contains("8388608"),
+        "{endless:?}"
+    );
+    // What they change at once is within an instance's bounds, and not within a transaction's.
+    let clause = |n| json!({"subject": format!("instance:i-{n:032x}"), "rights": ["read", "append"]});
+    let access: Vec<_> = (0..64).map(clause).collect();
+    let change = |n| json!({"path": format!("p/{n}"), "action": {"put": {"value": "x", "access": access}}});
+    let batch = json!({"changes": (0..500).map(change).collect::<Vec<_>>()});
+    let target = format!("/v1/instances/{id}/batch");
+    let refused = api.json(Method::POST, &target, &[], batch).await;
+    assert_eq!(
+        (refused.body["type"].as_str(), refused.body["field"].as_str()),
+        (Some("too-large"), Some("body")),
+        "{refused:?}"
+    );
+    let said = refused.body["detail"].as_str().unwrap();
+    assert!(said.contains("at most 4194304 fit"), "{said}");
+}
+
+#[tokio::test]
+async fn a_revision_that_can_not_be_read_is_named_with_the_field_that_gave_it() {
+    let api = Api::new().await;
+    let id = &api.with_instances(1).await[0];
+    let head = api.get("/v1/hosts").await.body["revision"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let (epoch, _) = head.split_once('.').unwrap();
+    let (early, ahead) = (format!("{epoch}.1"), format!("{epoch}.999999999"));
+    api.store.compact(api.store.head().await.unwrap()).await.unwrap();
+    for (target, field, kind, revision) in [
+        (
+            format!("{id}/watch?wait_seconds=1&after={ahead}"),
+            "after",
+            "revision-ahead",
+            &ahead,
+        ),
+        (
+            format!("{id}/data?revision={ahead}"),
+            "revision",
+            "revision-ahead",
+            &ahead,
+        ),
+        (
+            format!("{id}/data?revision={early}"),
+            "revision",
+            "revision-compacted",
+            &early,
+        ),
+        (
+            format!("{id}/data?cursor={early}~a"),
+            "cursor",
+            "revision-compacted",
+            &early,
+        ),
+    ] {
+        let refused = api.get(&format!("/v1/instances/{target}")).await;
+        assert_eq!(
+            (refused.body["type"].as_str(), refused.body["field"].as_str()),
+            (Some(kind), Some(field)),
+            "{refused:?}"
+        );
+        let said = refused.body["detail"].as_str().unwrap();
+        assert!(said.contains(revision.as_str()), "{said}");
+    }
+    let page = api.get(&format!("/v1/instances?cursor={early}~{id}")).await;
+    assert_eq!(page.body["field"], "cursor", "{page:?}");
+}
+
+#[tokio::test]
+async fn who_may_not_is_told_which_header_says_so() {
+    let api = Api::new().await;
+    let id = &api.with_instances(1).await[0];
+    for (headers, field) in [
+        (&[("moorline-host", "h1")][..], "moorline-host"),
+        (&super::as_guest(id)[..], "moorline-instance"),
+    ] {
+        for target in ["/v1/instances", "/v1/operations"] {
+            let refused = api.send(Method::GET, target, headers, Body::empty()).await;
+            assert_eq!(
+                (refused.body["type"].as_str(), refused.body["field"].as_str()),
+                (Some("access-denied"), Some(field)),
+                "{refused:?}"
+            );
+        }
+    }
 }

@@ -35,6 +35,7 @@ impl Data<'_, '_> {
         if new.access.as_ref().is_some_and(|access| *access != old.access) && !rights.has(Right::Administer) {
             return Err(self.denied(old, rights, Right::Administer));
         }
+        self.check_lives()?;
         Self::check_guard(&old.path, guard, Some(old))?;
         let mut entry = EntryRecord::clone(old);
         entry.content = self.keep(&old.path, &new.content, Some(old.content.len()))?;
@@ -58,6 +59,7 @@ impl Data<'_, '_> {
         if !access::may_create(&self.asker, self.owner(), path, self.env.settings.access) {
             return Err(self.may_not_create(path));
         }
+        self.check_lives()?;
         Self::check_guard(path, guard, None)?;
         let content = self.keep(path, &new.content, expired.map(|old| old.content.len()))?;
         let mut entry = EntryRecord {
@@ -76,6 +78,15 @@ impl Data<'_, '_> {
         self.set_validity(&mut entry, new.ttl);
         self.write(entry, 1, None);
         Ok(())
+    }
+
+    /// What is written after the end would be read by nobody and kept beyond the purge.
+    fn check_lives(&self) -> Step<()> {
+        if self.instance.is_terminated() {
+            Err(Stop::Refused(Refusal::Terminated(self.id())))
+        } else {
+            Ok(())
+        }
     }
 
     /// An instance may not take the administration of what it makes: the access list stays with administrators.
@@ -173,6 +184,7 @@ impl Data<'_, '_> {
     /// Adds to the end of the entry's value.
     pub fn append(&mut self, path: &EntryPath, guard: Option<EntryGuard>, more: &Content) -> Step<()> {
         let old = self.permitted(path, Right::Append)?;
+        self.check_lives()?;
         Self::check_guard(path, guard, Some(&old))?;
         // What was appended is a parameter of the record, so a long one is kept under its name too.
         self.store_long(path, more)?;

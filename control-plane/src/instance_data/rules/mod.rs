@@ -20,7 +20,7 @@ pub use self::foresight::foresee_changes;
 pub use self::retention::Progress;
 use super::access::{self, Asker, Owner};
 use super::records::{EntryRecord, Usage};
-use super::refusal::{Refusal, Told};
+use super::refusal::{Giver, Refusal, Told};
 use crate::instances::records::InstanceRecord;
 use crate::model::content::LongValue;
 use crate::model::{Content, Env, Kept, Load, Page, Record as _, Role, Stop, View};
@@ -223,6 +223,7 @@ impl<'d, 'v> Data<'d, 'v> {
             instance: self.id(),
             path: entry.path.clone(),
             right,
+            giver: Giver::of(entry.origin, right),
             told,
         })
     }

@@ -48,9 +48,10 @@ proptest! {
 #[test]
 fn a_long_run_is_replayed_byte_for_byte_and_much_of_it_was_done_and_refused() {
     let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let steps = steps(1_200).new_tree(&mut runner).unwrap().current();
+    let steps = steps(1_400).new_tree(&mut runner).unwrap().current();
     let World { seen, done_later, .. } = check(steps);
     assert!(seen["done"] > 300 && seen["refused"] > 200, "{seen:?}");
+    assert!(seen["failed"] > 5, "{seen:?}");
     for api in [
         "ExpireEntry",
         "TrimEntryHistory",

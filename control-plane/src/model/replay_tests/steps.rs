@@ -9,7 +9,7 @@ use moorline_shared::entry::Value;
 use moorline_shared::{EntryPath, InstanceId, PathPrefix};
 use proptest::prelude::*;
 
-use super::world::HOSTS;
+use super::world::{HOSTS, LARGE_IMAGE, MOST};
 use crate::instance_data::operations::{BatchAction, BatchChange, Values};
 use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Run, With};
@@ -27,6 +27,8 @@ pub(super) struct Step {
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     Run(u32),
+    /// As many as there is room for, and more than a transaction has room for.
+    TooMany,
     Register,
     Ask(u8),
     Tag(u8),
@@ -64,7 +66,7 @@ pub(super) fn kinds() -> impl Strategy<Value = Kind> {
     prop_oneof![
         2 => (0u32..4).prop_map(Kind::Run),
         1 => Just(Kind::Register),
-        3 => (0u8..4).prop_map(Kind::Ask),
+        3 => prop_oneof![5 => 0u8..3, 1 => Just(3)].prop_map(Kind::Ask),
         1 => (0u8..4).prop_map(Kind::Tag),
         1 => Just(Kind::Resize),
         4 => (0u8..7).prop_map(Kind::Report),
@@ -75,7 +77,8 @@ pub(super) fn kinds() -> impl Strategy<Value = Kind> {
         3 => prop::collection::vec((0u8..6, 0u8..4), 0..5).prop_map(Kind::Batch),
         3 => (0u8..6, 0u8..5).prop_map(|(path, subject)| Kind::SetAccess { path, subject }),
         4 => (0u8..6, 0u8..6).prop_map(|(path, which)| Kind::Read { path, which }),
-        1 => (1usize..8).prop_map(Kind::Due),
+        2 => (1usize..8).prop_map(Kind::Due),
+        1 => Just(Kind::TooMany),
     ]
 }
 
@@ -103,6 +106,17 @@ pub(super) fn run(count: u32) -> Run {
             tags: vec![],
             data,
         },
+    }
+}
+
+/// There is room for as many on a host of their own, and none in a transaction.
+pub(super) fn too_many() -> Run {
+    let mut run = run(MOST);
+    let entry = |n: u32| (format!("config/{n}").parse().unwrap(), NewValue::text("x"));
+    run.with.data.extend((0..6).map(entry));
+    Run {
+        image: LARGE_IMAGE.parse().unwrap(),
+        ..run
     }
 }
 

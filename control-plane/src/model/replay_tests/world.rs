@@ -8,12 +8,12 @@ use moorline_shared::api::instances::ModifyInstance;
 use moorline_shared::entry::Value;
 use moorline_shared::{HostId, InstanceId, OperationId, Principal, Revision};
 
-use super::steps::{Kind, Step, change, list, path_of, read, report, run};
+use super::steps::{Kind, Step, change, list, path_of, read, report, run, too_many};
 use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Register, With};
 use crate::model::journal::{OperationRecord, Outcome};
 use crate::model::operation::{self, Effect};
-use crate::model::replay::replay;
+use crate::model::replay::{self, replay};
 use crate::model::{
     Attempt, Caller, Content, Env, ExecuteError, Executor, Fork, Intent, Record, Role, Stop, View, outbox,
 };
@@ -38,6 +38,12 @@ pub(super) struct World {
 pub(super) const KEEP_CHANGES: u32 = 3;
 
 pub(super) const HOSTS: [&str; 2] = ["h1", "h2"];
+
+/// What only a host boots that has room for more instances than a transaction.
+pub(super) const LARGE_IMAGE: &str = "large";
+
+/// The most instances of a request.
+pub(super) const MOST: u32 = moorline_shared::api::instances::MAX_INSTANCES;
 
 impl World {
     pub(super) async fn new() -> Self {
@@ -74,13 +80,13 @@ impl World {
         };
         let adopt = settings::Op::AdoptSettings(world.executor.settings().as_ref().clone());
         world.run(adopt.into(), provider("control")).await;
-        for host in HOSTS {
-            let images = vec!["busybox".parse().unwrap()];
+        let hosts = HOSTS.map(|host| (host, 4, "busybox"));
+        for (host, vcpus, image) in hosts.into_iter().chain([("large", MOST, LARGE_IMAGE)]) {
             let offer = RegisterHost {
                 zone: "z".parse().unwrap(),
-                vcpus: 4,
-                memory_mib: 2_048,
-                images,
+                vcpus,
+                memory_mib: u64::from(vcpus) * 512,
+                images: vec![image.parse().unwrap()],
             };
             let host: HostId = host.parse().unwrap();
             let op = instances::Op::RegisterHost {
@@ -112,11 +118,22 @@ impl World {
             settings: self.executor.settings().clone(),
         };
         let mut fork = before;
-        let stepped = self.services.step(&mut View::new(&mut fork, id), &op, &env);
+        let mut view = View::new(&mut fork, id);
+        let stepped = self.services.step(&mut view, &op, &env);
+        let trace = view.into_trace();
         let outcome = match (&live, stepped) {
             (Ok(reply), Ok(stepped)) => {
                 assert_eq!(*reply, stepped, "{op:?}");
                 "done"
+            }
+            (Err(ExecuteError::Refused { .. }), Ok(reply)) => {
+                let record = record.expect("what failed leaves a record");
+                let Outcome::Failed { problem } = &record.outcome else {
+                    panic!("{op:?} is {:?}, and done on a fork", record.outcome);
+                };
+                let found = replay::too_large(&record, reply, trace);
+                assert_eq!(found.as_ref(), Some(&**problem), "{op:?}");
+                "failed"
             }
             (Err(ExecuteError::Refused { .. }), Err(Stop::Refused(problem))) => {
                 let Some(OperationRecord {
@@ -289,6 +306,7 @@ impl World {
         let instances = vec![instance];
         match kind {
             Kind::Due(_) => unreachable!("what is due says itself what is done"),
+            Kind::TooMany => Op::RunInstances(too_many()).into(),
             Kind::Run(count) => Op::RunInstances(run(count)).into(),
             Kind::Register => {
                 let with = With {

@@ -134,8 +134,9 @@ async fn an_entry_that_cannot_be_names_its_field_and_bound() -> Result<()> {
             put("a", json!({"value": {"base64": "no base64!"}})).refused(422, "value", "base64"),
             put("a", json!({})).refused(422, "body", "value"),
             put("a", json!({"value": "x", "tll": 5})).refused(422, "tll", "ttl"),
-            put("a", json!({"value": "x", "ttl": 0})).refused(422, "ttl", "1"),
-            put("a", json!({"value": "x", "ttl": u64::MAX})).refused(422, "ttl", "u32"),
+            put("a", json!({"value": "x", "ttl": 0})).refused(422, "ttl", "1 to 315360000"),
+            put("a", json!({"value": "x", "ttl": u64::MAX})).refused(422, "ttl", "1 to 315360000"),
+            put("a", json!({"value": 5})).refused(422, "value", "base64"),
             put("a", json!({"value": "x", "visibility": "hidden"})).refused(422, "visibility", "public"),
             put("a", json!({"value": "x", "content_type": "text/pl\u{e4}in\n"})).refused(
                 422,
@@ -160,12 +161,14 @@ async fn an_entry_that_cannot_be_names_its_field_and_bound() -> Result<()> {
             put("a%E2%80%AEb", value.clone()).refused(422, "path", "allowed are"),
             put(&long_segment, value.clone()).refused(422, "path", "bytes"),
             put(&long_path, value.clone()).refused(422, "path", "bytes"),
-            put("here", value.clone())
-                .with("if-none-match", "*")
-                .refused(412, "if-none-match", ""),
+            put("here", value.clone()).with("if-none-match", "*").refused(
+                412,
+                "if-none-match",
+                "must not exist",
+            ),
             put("here", value.clone())
                 .with("if-match", "\"1.1\"")
-                .refused(412, "if-match", ""),
+                .refused(412, "if-match", "must be at 1.1"),
             put("here", value.clone())
                 .with("if-match", "1.1")
                 .refused(400, "if-match", "EPOCH.N"),
@@ -262,7 +265,8 @@ async fn a_request_that_cannot_be_names_its_field_and_bound() -> Result<()> {
             run(json!({"type": "enormous"})).refused(422, "type", "micro"),
             run(json!({"image": "unheard-of"})).refused(422, "image", "unheard-of"),
             run(json!({"host": "unheard-of"})).refused(422, "host", "unheard-of"),
-            run(json!({"name": "n".repeat(300)})).refused(422, "name", ""),
+            run(json!({"name": "n".repeat(300)})).refused(422, "name", "1 to 128"),
+            run(json!({"count": -1})).refused(422, "count", "1 to 100"),
             run(json!({"imge": "x"})).refused(422, "imge", "image"),
             ids(0).refused(422, "instances", "100"),
             ids(101).refused(422, "instances", "100"),
@@ -308,6 +312,7 @@ async fn who_is_nobody_is_asked_who_they_are_and_what_is_no_request_is_told_so()
         torn.refused(422, "image", "EOF"),
         Case {
             bound: "8388608",
+            field: Some("body".into()),
             ..status(StatusCode::PAYLOAD_TOO_LARGE, endless)
         },
         get("/v1/hosts")
@@ -315,7 +320,7 @@ async fn who_is_nobody_is_asked_who_they_are_and_what_is_no_request_is_told_so()
             .refused(400, "moorline-instance", "i-"),
         get("/v1/hosts")
             .with("moorline-host", "a host")
-            .refused(400, "moorline-host", ""),
+            .refused(400, "moorline-host", "1 to 63"),
         case(Method::POST, "/v1/hosts/h/feed", &json!({})).refused_without_field(403),
     ])
     .await
