@@ -8,7 +8,9 @@ use moorline_lab::guest::seats;
 use moorline_lab::image::Busybox;
 use moorline_lab::{setup, wait};
 use moorline_shared::api::instances::{Desired, InstanceState};
-use std::os::unix::fs::MetadataExt;
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt as _};
+use tokio::time::timeout;
 
 #[tokio::test]
 async fn what_a_supervisor_left_half_done_is_cleaned_up() -> Result<()> {
@@ -23,7 +25,8 @@ async fn what_a_supervisor_left_half_done_is_cleaned_up() -> Result<()> {
 
     // As if the daemon had died between the start of the processes and their entry into the record.
     let records = Records::open(host.folder.path())?;
-    records.save(&Record::new(INSTANCE, report.incarnation, 0, Life::Beginning))?;
+    let record = Record::new(INSTANCE, report.incarnation, 0, Life::Beginning);
+    records.keep(record).await?;
     let before = host.processes();
     let mut daemon = Daemon::start(&host)?;
     daemon.want(Desired::Running, 0).await?;
@@ -109,6 +112,44 @@ async fn vms_run_as_users_of_their_own() -> Result<()> {
             .then_some(())
     };
     wait::until("the guest's nonsense to arrive", PATIENCE, at_fault).await?;
+    daemon.want(Desired::Terminated, 0).await?;
+    daemon.reports(InstanceState::Terminated).await?;
+    daemon.end().await
+}
+
+/// What its image is made of must be open to a VM's own user, and whoever forgot that is told.
+#[tokio::test]
+async fn a_vm_whose_user_cannot_read_its_image_says_so() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        println!("not root: nothing to test here");
+        return Ok(());
+    }
+    let tools = setup::ready().await?;
+    let image = Busybox::new().build(tools).await?;
+    let _seats = seats(1).await;
+    let mut host = Host::new(tools, &image)?;
+    host.open_to_others()?;
+    host.tables.qemu.user_base = Some(FIRST_USER);
+    let image = host.tables.images.values().next().context("an image")?;
+    let kernel = image.kernel.clone().context("a kernel")?;
+    std::fs::set_permissions(&kernel, Permissions::from_mode(0o600))?;
+    let mut daemon = Daemon::start(&host)?;
+    daemon.want(Desired::Running, 0).await?;
+    let reason = daemon.reports(InstanceState::Failed).await?.reason;
+    let reason = reason.context("a reason")?;
+    let told = format!("{} can't be read by user {FIRST_USER}", kernel.display());
+    assert!(reason.contains(&told), "{reason}");
+
+    // The next try finds what was put right.
+    std::fs::set_permissions(&kernel, Permissions::from_mode(0o644))?;
+    loop {
+        let report = timeout(PATIENCE, daemon.reports.recv())
+            .await?
+            .context("a report")?;
+        if report.state == InstanceState::Running {
+            break;
+        }
+    }
     daemon.want(Desired::Terminated, 0).await?;
     daemon.reports(InstanceState::Terminated).await?;
     daemon.end().await

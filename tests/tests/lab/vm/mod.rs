@@ -198,7 +198,7 @@ impl Daemon {
             ended.context("join the supervisor")??;
         }
         let shards = self.shards;
-        tokio::task::spawn_blocking(move || shards.drain(0)).await?;
+        tokio::task::spawn_blocking(move || shards.drain(0)).await??;
         Ok(())
     }
 }
