@@ -31,6 +31,8 @@ pub struct Settings {
     pub keep_terminated_history: Ttl,
     /// How many changes of an entry its history shows, 1 to 1,000; older ones are removed.
     pub keep_changes: u32,
+    /// For how many seconds the records of refused reads are kept.
+    pub keep_refused_reads: Ttl,
     /// The bounds of an instance's data.
     pub limits: Limits,
     /// Whether access lists count.
@@ -115,6 +117,7 @@ impl Default for Settings {
             keep_terminated: Ttl::try_from(3_600).expect("an hour is a validity period"),
             keep_terminated_history: Ttl::try_from(86_400).expect("a day is a validity period"),
             keep_changes: 100,
+            keep_refused_reads: Ttl::try_from(7 * 86_400).expect("a week is a validity period"),
             limits: Limits::default(),
             access: AccessControl::default(),
             refusals: Refusals::default(),

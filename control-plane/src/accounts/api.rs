@@ -26,7 +26,8 @@ pub fn routes() -> Router<Control> {
 /// Shows operation records, the newest first.
 ///
 /// Every change has one, done or refused; a read only if it was refused, and of the refused reads of one caller a burst
-/// of 20 has one and then one a second, which counts those before it that have none.
+/// of 20 has one and then one a second, which counts those before it that have none. Those of refused reads are kept for
+/// a week, unless the deployment's setting `keep_refused_reads` says otherwise.
 #[utoipa::path(get, path = "/v1/operations", operation_id = "ListOperations", tag = "operations", params(OperationQuery),
     responses((status = 200, body = OperationPage), (status = "default", body = moorline_shared::api::ProblemDetails)))]
 pub async fn list_operations(

@@ -36,6 +36,11 @@ pub enum Op {
         /// The most.
         limit: u32,
     },
+    /// Removes the records of refused reads that are no longer kept. Only the control plane itself does it.
+    ForgetRefusedReads {
+        /// The revisions at which they were made.
+        revisions: Vec<u64>,
+    },
 }
 
 impl Operation for Op {
@@ -43,16 +48,20 @@ impl Operation for Op {
         match self {
             Self::DescribeOperation { .. } => "DescribeOperation",
             Self::ListOperations { .. } => "ListOperations",
+            Self::ForgetRefusedReads { .. } => "ForgetRefusedReads",
         }
     }
 
     fn effect(&self) -> Effect {
-        Effect::Read
+        match self {
+            Self::DescribeOperation { .. } | Self::ListOperations { .. } => Effect::Read,
+            Self::ForgetRefusedReads { .. } => Effect::Change,
+        }
     }
 
     fn instances(&self) -> Vec<InstanceId> {
         match self {
-            Self::DescribeOperation { .. } => Vec::new(),
+            Self::DescribeOperation { .. } | Self::ForgetRefusedReads { .. } => Vec::new(),
             Self::ListOperations { instance, .. } => instance.iter().copied().collect(),
         }
     }
@@ -117,7 +126,11 @@ impl ServiceModel for Model {
     type Refusal = Refusal;
 
     fn step(&self, v: &mut View<'_>, op: &Op, env: &Env) -> Step<OperationPage> {
-        if env.caller.role == Role::Member {
+        let allowed = match op {
+            Op::ForgetRefusedReads { .. } => env.caller.role == Role::Provider,
+            _ => env.caller.role != Role::Member,
+        };
+        if !allowed {
             return Err(Stop::Refused(Refusal::NotAdministrator(env.caller.clone())));
         }
         match op {
@@ -138,6 +151,11 @@ impl ServiceModel for Model {
                 before,
                 limit,
             } => list(v, env, *instance, before.as_deref(), *limit as usize),
+            // The records themselves are no state that rules read: whoever asks removes them with this.
+            Op::ForgetRefusedReads { .. } => Ok(OperationPage {
+                operations: Vec::new(),
+                next: None,
+            }),
         }
     }
 

@@ -16,7 +16,7 @@ use super::refused_reads::{Recorded, RefusedReads};
 use super::transaction::{Fences, compose, effects};
 use super::view::{Trace, View};
 use crate::settings::Settings;
-use crate::store::{CommitError, Invalid, Key, ReadError, Store};
+use crate::store::{CommitError, Invalid, Key, ReadError, Store, Write};
 
 /// An operation to be run, by whom, and under which id.
 #[derive(Clone, Debug)]
@@ -250,6 +250,27 @@ impl Executor {
                 self.done(&record, reply, n)
             }
         }
+    }
+
+    /// Runs an operation that writes nothing, and removes `rows` with it, which nothing but its caller removes.
+    pub(super) async fn forget<M: ServiceModel>(
+        &self,
+        model: &M,
+        attempt: Attempt<M::Op>,
+        rows: Vec<Key>,
+    ) -> Result<Done<M::Reply>, ExecuteError> {
+        let env = self.env(&attempt);
+        let head = self.store.head().await?;
+        let stepped = self.step(model, &attempt.op, &env, head).await?;
+        let (record, trace, reply) = record(&attempt, &env, self.settings_digest, stepped);
+        let mut transaction = compose(&record, trace, self.fences);
+        transaction.writes.extend(rows.into_iter().map(Write::Delete));
+        let n = self
+            .store
+            .commit(transaction)
+            .await
+            .map_err(ExecuteError::Commit)?;
+        self.done(&record, reply, n)
     }
 
     fn env<Op>(&self, attempt: &Attempt<Op>) -> Env {

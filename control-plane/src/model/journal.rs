@@ -7,7 +7,7 @@ use moorline_shared::{Digest, InstanceId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::content::Content;
-use super::operation::Caller;
+use super::operation::{Caller, Effect};
 use super::record::{Record, key, newest_first};
 use crate::services::AnyOp;
 use crate::store::Key;
@@ -110,6 +110,15 @@ impl Record for OperationRecord {
 }
 
 impl OperationRecord {
+    /// The row by which the record is found when it is no longer kept, if it is one of a refused read.
+    pub(super) fn refused_read(&self) -> Option<Key> {
+        let refused = matches!(self.outcome, Outcome::Refused { .. });
+        (refused && self.asked.effect() == Effect::Read).then(|| {
+            let at = u64::try_from(self.at.millis()).unwrap_or(0);
+            key(format!("{}{at:016x}-{}", refused_read_prefix(), self.id.digest()).as_bytes())
+        })
+    }
+
     /// The rows by which the record is found in the order of time: among all, and among those of each instance.
     pub fn timeline(&self) -> Vec<TimelineRow> {
         let instances: BTreeSet<InstanceId> = self.asked.instances().into_iter().collect();
@@ -161,6 +170,11 @@ impl Record for TimelineRow {
     fn prefix(of: &Option<InstanceId>) -> String {
         timeline_prefix(*of)
     }
+}
+
+/// What the rows of refused reads begin with; they are in the order of time, and hold the record's rows of the timeline.
+pub(super) const fn refused_read_prefix() -> &'static str {
+    "refused-read/"
 }
 
 /// What the timeline's rows begin with: of all operations, or of those about an instance.

@@ -12,6 +12,7 @@
 //! * [`operation`]: what an operation is, who asks and when. [`view`], [`base`]: what a step sees.
 //! * [`journal`]: operation records. [`execute`]: the one way. [`replay`]: the same way, from the records.
 //! * `transaction`: what is committed at once. [`outbox`]: what is to be done later, written with what decides it.
+//! * `refused_reads`, `sweep`: how many of these are recorded, and for how long.
 
 pub mod base;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod refused_reads;
 pub mod replay;
 #[cfg(test)]
 mod replay_tests;
+mod sweep;
 mod transaction;
 pub mod view;
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moorline_shared::id::IdempotencyKey;
 use moorline_shared::{Digest, OperationId, Timestamp};
@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::execute::{ExecuteError, Executor};
 use super::operation::Intent;
 use super::record::key;
+use super::sweep;
 use crate::services::Services;
 use crate::store::{Key, Range, ReadError, Versioned};
 
@@ -33,6 +34,9 @@ pub(super) fn operation_id(row: &Key) -> OperationId {
 /// How long the task waits at most before it looks again, whatever is due.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// How often the records are removed that are no longer kept.
+const SWEEP_EVERY: Duration = Duration::from_mins(1);
+
 /// Submits what is due until cancelled. One transaction does the work and removes the row, so that a crash in between
 /// loses nothing and repeats nothing.
 pub async fn run(executor: Arc<Executor>, services: Arc<Services>, cancel: CancellationToken) {
@@ -41,7 +45,14 @@ pub async fn run(executor: Arc<Executor>, services: Arc<Services>, cancel: Cance
         services: &services,
         unreadable: BTreeSet::new(),
     };
+    let mut swept = None;
     loop {
+        if swept.is_none_or(|at: Instant| at.elapsed() >= SWEEP_EVERY) {
+            swept = Some(Instant::now());
+            if let Err(error) = sweep::sweep(&executor, executor.now()).await {
+                tracing::warn!(%error, "old records of refused reads can't be removed; it is tried again");
+            }
+        }
         let wait = match outbox.submit_due().await {
             Ok(wait) => wait,
             Err(error) => {

@@ -1,6 +1,6 @@
 //! The same way once more: operation records stepped from an empty store, to see that rules and records agree.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use moorline_shared::Digest;
@@ -14,7 +14,8 @@ use super::journal::{OperationRecord, Outcome};
 use super::operation::{Env, Stop};
 use super::transaction::{Fences, compose, effects};
 use super::view::{Trace, View};
-use crate::services::Services;
+use crate::accounts;
+use crate::services::{AnyOp, Services};
 use crate::settings::{Settings, SettingsRecord};
 use crate::store::{Key, Range, ReadError, Store, Versioned};
 
@@ -61,6 +62,9 @@ pub async fn replay(store: &Store, services: &Services) -> Result<Fork, ReplayEr
     let history = History::read(store, head).await?;
     let mut fork = Fork::empty(store.epoch());
     for (n, record) in history.records {
+        while history.forgotten.contains(&(fork.head() + 1)) {
+            fork.skip();
+        }
         if n != fork.head() + 1 {
             return Err(ReplayError::Gap {
                 expected: fork.head() + 1,
@@ -80,6 +84,8 @@ pub async fn replay(store: &Store, services: &Services) -> Result<Fork, ReplayEr
 /// What replaying needs beside the rules.
 struct History {
     records: BTreeMap<u64, OperationRecord>,
+    /// The revisions of refused reads whose records are no longer kept.
+    forgotten: HashSet<u64>,
     settings: HashMap<Digest, Arc<Settings>>,
     values: HashMap<Digest, Value>,
 }
@@ -88,11 +94,16 @@ impl History {
     async fn read(store: &Store, at: u64) -> Result<Self, ReplayError> {
         let mut history = Self {
             records: BTreeMap::new(),
+            forgotten: HashSet::new(),
             settings: HashMap::new(),
             values: HashMap::new(),
         };
         for (key, kept) in all(store, at, "operation/").await? {
-            history.records.insert(kept.modified, decode(&key, &kept)?);
+            let record: OperationRecord = decode(&key, &kept)?;
+            if let AnyOp::Accounts(accounts::Op::ForgetRefusedReads { revisions }) = &record.asked {
+                history.forgotten.extend(revisions);
+            }
+            history.records.insert(kept.modified, record);
         }
         for (key, kept) in all(store, at, "settings/").await? {
             let record: SettingsRecord = decode(&key, &kept)?;

@@ -85,10 +85,16 @@ fn bookkeeping(transaction: &mut Transaction, record: &OperationRecord, intents:
     transaction
         .writes
         .push(Write::Put(record.own_key(), json(serde_json::to_vec(record))));
-    for row in record.timeline() {
+    let timeline = record.timeline();
+    for row in &timeline {
         transaction
             .writes
-            .push(Write::Put(row.own_key(), json(serde_json::to_vec(&row))));
+            .push(Write::Put(row.own_key(), json(serde_json::to_vec(row))));
+    }
+    if let Some(row) = record.refused_read() {
+        transaction
+            .writes
+            .push(Write::Put(row, json(serde_json::to_vec(&timeline))));
     }
     for (i, intent) in intents.iter().enumerate() {
         transaction.writes.push(Write::Put(
