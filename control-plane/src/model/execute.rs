@@ -390,6 +390,7 @@ pub(super) fn too_large(bound: &Invalid) -> ProblemDetails {
     }
 }
 
+/// What the caller of an operation is told that was not done.
 fn refused(operation: OperationId, outcome: &Outcome) -> ExecuteError {
     let shown = match outcome {
         Outcome::Refused { problem, shown } => shown.as_ref().unwrap_or(problem).clone(),
