@@ -1,4 +1,7 @@
 //! Tasks of which none may end before it is told to: a daemon without one of its parts would look well and do nothing.
+//!
+//! A panic is treated as any other end. In releases it ends the process at once (`panic = "abort"` of the workspace's
+//! profile), which comes to the same: systemd starts a whole daemon.
 
 use std::collections::HashMap;
 
