@@ -303,9 +303,12 @@ mod tests {
             reports,
         );
         let mut instances = supervisor.unwrap().instances;
-        // What stands in for a QEMU and its vsock device only has to run until it is killed.
-        let [mut vmm, mut device] =
-            [(); 2].map(|()| Process::spawn(Command::new("sleep").arg("600").stdin(Stdio::null())).unwrap());
+        // What stands in for a QEMU and its vsock device runs until it is killed, or this test ends with its pipe.
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let [mut vmm, mut device] = [(); 2].map(|()| {
+            let input = reader.try_clone().unwrap();
+            Process::spawn(Command::new("cat").stdin(input).stdout(Stdio::null())).unwrap()
+        });
         let records = &instances.tools.records;
         records.prepare(INSTANCE, Reach::Daemon).unwrap();
         let processes = Processes {
