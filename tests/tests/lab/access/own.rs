@@ -4,6 +4,7 @@ use super::values::Way;
 use super::{Guest, Scene};
 use crate::alone::{path, readers};
 use anyhow::{Context, Result, ensure};
+use moorline_lab::guest::Shell;
 use moorline_shared::api::data::PutEntry;
 use std::collections::BTreeMap;
 
@@ -28,6 +29,9 @@ async fn what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror() -> Result<(
     what_is_withdrawn_while_the_host_is_away(&mut scene, guest)
         .await
         .context("withdrawn while the host daemon was away")?;
+    what_an_ordinary_user_may_do(&scene, guest)
+        .await
+        .context("an ordinary user")?;
     let way = Way {
         scene: &scene,
         owner: guest.id,
@@ -50,6 +54,26 @@ async fn what_was_withheld_from_the_start(scene: &Scene, guest: &Guest) -> Resul
     ensure!(seen.len() == 1, "{seen:?}");
     guest.own().hides("withheld/secret").await?;
     the_mirror_holds_what_is_listed(guest).await
+}
+
+/// Every program reads; what changes in the instance's name, root's programs change.
+async fn what_an_ordinary_user_may_do(scene: &Scene, guest: &Guest) -> Result<()> {
+    let before = scene.master(guest.id, "withheld/not").await?;
+    let socket = moorline_shared::agent::DEFAULT_SOCKET;
+    let status = async |options: &str| {
+        let curl = format!(
+            "curl -sS -o /dev/null -w '%{{http_code}}' {options} --unix-socket {socket} http://agent/v1/data/withheld/not"
+        );
+        guest.control.run(Shell::ordinary(curl)).await?.text()
+    };
+    for change in ["-X PUT --data-binary +", "-X POST --data-binary +", "-X DELETE"] {
+        let answer = status(change).await?;
+        ensure!(answer == "403", "{change} was answered by {answer}");
+    }
+    let answer = status("").await?;
+    ensure!(answer == "200", "reading was answered by {answer}");
+    ensure!(scene.master(guest.id, "withheld/not").await? == before);
+    Ok(())
 }
 
 /// By the agent's own count, the mirror holds nothing besides what it shows.
