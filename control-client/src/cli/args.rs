@@ -30,7 +30,8 @@ Exit status:
 #[derive(Debug, Parser)]
 #[command(name = "moorline", version, propagate_version = true, after_help = EXAMPLES, max_term_width = 110)]
 pub struct Cli {
-    /// How answers are written: tables for people, or the API's own JSON (a line per event where it is a stream).
+    /// How answers are written: tables for people, or the API's own JSON (a line per event where it is a stream), with
+    /// what goes wrong as a problem in JSON on the standard error.
     #[arg(
         long,
         short = 'o',

@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use moorline_shared::api::ProblemDetails;
 use moorline_shared::api::instances::InstanceState;
 use moorline_shared::entry::MAX_VALUE_BYTES;
 use moorline_shared::id::IdempotencyKey;
+use serde::Serialize;
 
 use super::connection::ConnectionError;
 use super::name::NameError;
@@ -129,6 +131,43 @@ impl Failure {
         }
     }
 
+    /// The failure as programs read it, on a line: a problem of the API as it came, others in the same form.
+    pub(super) fn told_in_json(&self, key: &IdempotencyKey) -> String {
+        let (detail, causes) = (self.to_string(), self.causes());
+        let repeat = matches!(self, Self::Client(error) if error.may_have_happened());
+        let told = Told {
+            causes: causes.into_iter().map(ToString::to_string).collect(),
+            idempotency_key: repeat.then(|| key.to_string()),
+            ..self.problem().map_or_else(|| self.own(detail), Told::of)
+        };
+        let mut line = serde_json::to_string(&told).unwrap_or_else(|_| self.to_string());
+        line.push('\n');
+        line
+    }
+
+    fn problem(&self) -> Option<&ProblemDetails> {
+        match self {
+            Self::Client(error) => error.problem(),
+            _ => None,
+        }
+    }
+
+    /// What the command itself has to say, in the form of a problem.
+    fn own(&self, detail: String) -> Told {
+        let (kind, title) = match self.status() {
+            USAGE => ("misused", "The command line is wrong"),
+            NO_ANSWER => ("no-answer", "There is no answer"),
+            NOT_FOUND => ("not-found", "There is no such thing"),
+            _ => ("failed", "The command failed"),
+        };
+        Told {
+            kind: kind.to_owned(),
+            title: title.to_owned(),
+            detail,
+            ..Told::default()
+        }
+    }
+
     /// The causes worth telling. Between a failed call and what the system said, the libraries say little more than
     /// that something failed beneath them.
     fn causes(&self) -> Vec<&dyn StdError> {
@@ -136,6 +175,40 @@ impl Failure {
         match self {
             Self::Client(_) => all.into_iter().next_back().into_iter().collect(),
             _ => all,
+        }
+    }
+}
+
+/// A failure as programs read it.
+#[derive(Default, Serialize)]
+struct Told {
+    #[serde(rename = "type")]
+    kind: String,
+    title: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operation: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    causes: Vec<String>,
+    /// The key under which the command may be repeated, where a change may have been made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+}
+
+impl Told {
+    fn of(problem: &ProblemDetails) -> Self {
+        Self {
+            kind: problem.kind.to_string(),
+            title: problem.title.to_string(),
+            status: Some(problem.status),
+            detail: problem.detail.clone(),
+            field: problem.field.as_ref().map(ToString::to_string),
+            operation: problem.operation.map(|operation| operation.to_string()),
+            ..Self::default()
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::transport::Client;
 use args::{Cli, Command};
 use connection::Environment;
 use failure::{Failure, USAGE};
-use out::Out;
+use out::{Format, Out};
 
 /// What a command works with: the control plane, the key of its changes, and where its answers go.
 struct Session<'a> {
@@ -51,10 +51,15 @@ pub fn main() -> ExitCode {
         }
     };
     let key = cli.connection.idempotency_key.clone().unwrap_or_else(fresh_key);
+    let format = cli.output;
     match run(cli, key.clone()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            let _ = write!(std::io::stderr(), "{}", failure.told(&key));
+            let told = match format {
+                Format::Table => failure.told(&key),
+                Format::Json => failure.told_in_json(&key),
+            };
+            let _ = write!(std::io::stderr(), "{told}");
             failure.exit_code()
         }
     }

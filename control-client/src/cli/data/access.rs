@@ -3,15 +3,15 @@
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use moorline_shared::EntryPath;
 use moorline_shared::access::{AccessError, AccessList, Clause, Right, Rights, Subject};
 use moorline_shared::api::data::{Entry, SetAccess};
+use moorline_shared::{EntryPath, Revision};
 
 use super::print_changed;
+use super::write::terms;
 use crate::cli::Session;
 use crate::cli::failure::Failure;
 use crate::cli::table::Table;
-use crate::terms::Terms;
 
 const SET_USAGE: &str =
     "moorline data access set [OPTIONS] <INSTANCE> <PATH> <--grant <SUBJECT=RIGHT,...>|--default>";
@@ -47,6 +47,9 @@ pub(in crate::cli) struct SetArgs {
     path: EntryPath,
     #[command(flatten)]
     access: AccessArgs,
+    /// Only if the entry last changed at this revision.
+    #[arg(long, value_name = "REVISION")]
+    if_revision: Option<Revision>,
 }
 
 #[derive(Debug, Args)]
@@ -138,7 +141,7 @@ async fn set(args: SetArgs, session: &mut Session<'_>) -> Result<(), Failure> {
     let count = clauses.len();
     let access = AccessList::try_from(clauses)
         .map_err(|error| Failure::argument("the access of an entry", format!("{count} grants"), error))?;
-    let terms = Terms::keyed(session.key.clone());
+    let terms = terms(args.if_revision, session);
     let changed = session
         .client
         .set_entry_access(instance, &args.path, &SetAccess { access }, &terms)

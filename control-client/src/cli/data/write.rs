@@ -138,7 +138,7 @@ pub(super) async fn delete(args: &DeleteArgs, session: &mut Session<'_>) -> Resu
     print_changed(&changed, session)
 }
 
-fn terms(if_revision: Option<Revision>, session: &Session<'_>) -> Terms {
+pub(super) fn terms(if_revision: Option<Revision>, session: &Session<'_>) -> Terms {
     let terms = Terms::keyed(session.key.clone());
     match if_revision {
         Some(revision) => terms.if_revision(revision),

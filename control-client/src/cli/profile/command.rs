@@ -8,7 +8,7 @@ use crate::cli::args::ConnectionArgs;
 use crate::cli::connection::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::input;
-use crate::cli::out::Out;
+use crate::cli::out::{Format, Out};
 use crate::cli::table::{Table, or_dash, pairs};
 use crate::token::Token;
 
@@ -86,7 +86,7 @@ pub(in crate::cli) fn run(
 ) -> Result<(), Failure> {
     let mut profiles = Profiles::load(environment.config.as_deref())?;
     match command {
-        ProfileCommand::Set(args) => return set(&mut profiles, args, flags),
+        ProfileCommand::Set(args) => return set(&mut profiles, &args, flags, out),
         ProfileCommand::List => return list(&profiles, out),
         ProfileCommand::Show { name } => {
             let name = name.as_ref().or(flags.profile.as_ref());
@@ -105,7 +105,12 @@ pub(in crate::cli) fn run(
     Ok(profiles.save()?)
 }
 
-fn set(profiles: &mut Profiles, args: SetArgs, flags: &ConnectionArgs) -> Result<(), Failure> {
+fn set(
+    profiles: &mut Profiles,
+    args: &SetArgs,
+    flags: &ConnectionArgs,
+    out: &mut Out,
+) -> Result<(), Failure> {
     let contents = &mut profiles.contents;
     let profile = contents.profiles.entry(args.name.clone()).or_default();
     if let Some(url) = &flags.url {
@@ -121,8 +126,16 @@ fn set(profiles: &mut Profiles, args: SetArgs, flags: &ConnectionArgs) -> Result
         profile.token = Some(read_token()?);
         profile.token_file = None;
     }
-    contents.chosen.get_or_insert(args.name);
-    Ok(profiles.save()?)
+    contents.chosen.get_or_insert(args.name.clone());
+    profiles.save()?;
+    // People see that it is done by the absence of an error.
+    match out.format() {
+        Format::Table => Ok(()),
+        Format::Json => {
+            let set = shown(profiles, &args.name, profiles.named(&args.name.0)?);
+            out.show(&set, |_| String::new())
+        }
+    }
 }
 
 fn read_token() -> Result<Secret, Failure> {

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::PATIENCE;
 use moorline_shared::api::data::{Changed, Description, Entry, EntryPage, History, WatchEvent};
 use moorline_shared::api::hosts::HostPage;
-use moorline_shared::api::instances::{Instance, InstancePage};
+use moorline_shared::api::instances::{Desired, Instance, InstancePage, InstanceState, InstancesMade};
 use moorline_shared::api::operations::{Operation, OperationPage};
 use serde::de::DeserializeOwned;
 use std::process::{Output, Stdio};
@@ -173,6 +173,121 @@ async fn every_answer_in_json_is_the_apis_own() -> Result<()> {
             .iter()
             .any(|found| found.id == set.operation)
     );
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_goes_wrong_is_a_problem_in_json() -> Result<()> {
+    let alone = Alone::start().await?;
+    alone.host("h").await?;
+    alone.instance("h", "web").await?;
+    let problem = async |status, arguments: &[&str]| {
+        let said = alone
+            .ends_with(status, &[arguments, &["--output", "json"]].concat())
+            .await?;
+        serde_json::from_str::<serde_json::Value>(&said)
+            .with_context(|| format!("{arguments:?} said: {said}"))
+    };
+    let set = &["data", "set", "web", "meta/host", "mine"];
+    let refused = problem(1, set).await?;
+    ensure!(refused["type"] == "access-denied", "{refused}");
+    ensure!(
+        refused["field"] == "path" && refused["status"] == 403,
+        "{refused}"
+    );
+    let operation = refused["operation"].as_str().context("there is a record")?;
+    let record: Operation = alone.json(&["operation", "show", operation]).await?;
+    ensure!(record.api == "PutInstanceData", "{record:?}");
+    let unknown = problem(4, &["data", "get", "nobody", "a"]).await?;
+    ensure!(unknown["type"] == "not-found", "{unknown}");
+    let mut alone = alone;
+    alone.control.kill().await?;
+    let said = alone
+        .ends_with(3, &["instance", "list", "--output", "json"])
+        .await?;
+    let silent: serde_json::Value = serde_json::from_str(&said)?;
+    ensure!(silent["type"] == "no-answer", "{silent}");
+    ensure!(silent["causes"].is_array(), "{silent}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_life_of_an_instance_is_told_in_json() -> Result<()> {
+    let alone = Alone::start().await?;
+    alone.host("h").await?;
+    let run = [
+        "instance", "run", "--image", "busybox", "--type", "micro", "--name", "web",
+    ];
+    let made: InstancesMade = alone.json(&run).await?;
+    let id = made.instances.first().context("one was made")?.id;
+    for (arguments, state, desired) in [
+        (
+            &["modify", "web", "--tag", "role=web"][..],
+            InstanceState::Pending,
+            Desired::Running,
+        ),
+        (&["stop", "web"], InstanceState::Stopping, Desired::Stopped),
+        (&["start", "web"], InstanceState::Pending, Desired::Running),
+        (&["reboot", "web"], InstanceState::Pending, Desired::Running),
+        (
+            &["terminate", "web"],
+            InstanceState::ShuttingDown,
+            Desired::Terminated,
+        ),
+    ] {
+        let made: InstancesMade = alone.json(&[&["instance"], arguments].concat()).await?;
+        let found = made.instances.first().context("it is shown")?;
+        ensure!(
+            (found.id, found.state, found.desired) == (id, state, desired),
+            "{arguments:?}: {found:?}"
+        );
+        ensure!(found.tags.len() == 1, "{found:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_profile_is_told_in_json() -> Result<()> {
+    let alone = Alone::start().await?;
+    let folder = tempfile::tempdir()?;
+    let run = async |arguments: &[&str]| {
+        let mut command = alone.control.cli();
+        command.env("MOORLINE_CONFIG", folder.path().join("profiles.toml"));
+        let output = command.args(arguments).args(["-o", "json"]).output().await?;
+        ensure!(output.status.success(), "{arguments:?}: {output:?}");
+        Ok(serde_json::from_slice::<serde_json::Value>(&output.stdout)?)
+    };
+    let set = run(&["profile", "set", "lab", "--url", "http://127.0.0.1:1"]).await?;
+    ensure!(set["name"] == "lab" && set["chosen"] == true, "{set}");
+    let shown = run(&["profile", "show", "lab"]).await?;
+    ensure!(shown["url"] == set["url"], "{shown}");
+    let list = run(&["profile", "list"]).await?;
+    ensure!(list.as_array().is_some_and(|all| all.len() == 1), "{list}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn access_is_set_only_where_the_entry_stands_as_was_said() -> Result<()> {
+    let alone = Alone::start().await?;
+    alone.host("h").await?;
+    alone.instance("h", "web").await?;
+    let set: Changed = alone.json(&["data", "set", "web", "a", "1"]).await?;
+    let (at, early) = (set.revision.to_string(), "1.1");
+    let access = |revision| {
+        [
+            "data",
+            "access",
+            "set",
+            "web",
+            "a",
+            "--default",
+            "--if-revision",
+            revision,
+        ]
+    };
+    let refused = alone.ends_with(1, &access(early)).await?;
+    ensure!(refused.contains("must be at 1.1"), "{refused}");
+    alone.json::<Changed>(&access(&at)).await?;
     Ok(())
 }
 
