@@ -116,9 +116,10 @@ fn about(told: &Told) -> About {
         Told::Item(FeedItem::Instance(spec)) => About::Instance(spec.instance),
         Told::Item(FeedItem::InstanceGone { instance }) => About::Instance(*instance),
         Told::Item(FeedItem::View(view)) => About::View(view.view),
-        Told::Item(FeedItem::Entry { view, path, .. }) => About::Entry(*view, path.clone()),
+        Told::Item(FeedItem::Entry { view, path, .. }) | Told::Withheld(view, path) => {
+            About::Entry(*view, path.clone())
+        }
         Told::Reread(view) => About::View(*view),
-        Told::Withheld(view, path) => About::Entry(*view, path.clone()),
     }
 }
 
