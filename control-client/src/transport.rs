@@ -78,11 +78,6 @@ impl Client {
         }
     }
 
-    /// Where the control plane is.
-    pub fn url(&self) -> &BaseUrl {
-        &self.wires.base
-    }
-
     /// A request with one answer. `path` begins with a slash and needs no escaping.
     pub(crate) fn call(&self, method: Method, path: &str) -> Result<RequestBuilder, ClientError> {
         let request = self.begin(&self.wires.calls, method, path)?;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::execute::Attempt;
 use crate::model::operation::Effect;
 use crate::model::{
-    Caller, Content, Env, ExecuteError, Executor, Intent, Operation, Problem, Role, ServiceModel, Stop, View,
+    Caller, Content, Env, ExecuteError, Executor, Operation, Problem, Role, ServiceModel, Stop, View,
 };
 use crate::store::Key;
 use crate::{accounts, instance_data, instances, settings};
@@ -59,13 +59,6 @@ macro_rules! services {
             /// Steps any operation.
             pub fn step(&self, v: &mut View<'_>, op: &AnyOp, env: &Env) -> Result<serde_json::Value, Stop<ProblemDetails>> {
                 match op { $(AnyOp::$variant(op) => erased(&self.$field, v, op, env),)* }
-            }
-
-            /// What the world would submit when the intent of any service completes; see [`ServiceModel::predict`].
-            pub fn predict(&self, v: &mut View<'_>, intent: &Intent, env: &Env) -> Result<Vec<(u64, AnyOp)>, Stop<ProblemDetails>> {
-                match &intent.submit {
-                    $(AnyOp::$variant(_) => self.$field.predict(v, intent, env).map_err(untyped),)*
-                }
             }
 
             /// Carries out an operation that is due, and removes its row of the outbox in the same transaction.

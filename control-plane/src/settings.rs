@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::operation::Effect;
 use crate::model::record::{Record, key};
-use crate::model::{Content, Env, Intent, Operation, Problem, ServiceModel, Stop, View};
+use crate::model::{Content, Env, Operation, Problem, ServiceModel, Stop, View};
 use crate::services::AnyOp;
 use crate::store::Key;
 
@@ -255,9 +255,5 @@ impl ServiceModel for Model {
             });
         }
         Ok(())
-    }
-
-    fn predict(&self, _: &mut View<'_>, _: &Intent, _: &Env) -> Result<Vec<(u64, AnyOp)>, Stop<Refusal>> {
-        Ok(Vec::new())
     }
 }

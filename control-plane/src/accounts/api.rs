@@ -65,5 +65,6 @@ pub async fn describe_operation(
         .look(&Model, Op::DescribeOperation { operation }, caller, None)
         .await?;
     let headers = stamp(&done);
-    Ok((headers, axum::Json(done.reply.operations.into_iter().next())).into_response())
+    let found = done.reply.operations.into_iter().next();
+    Ok((headers, axum::Json(found.ok_or_else(Failure::unexpected)?)).into_response())
 }

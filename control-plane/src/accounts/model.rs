@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::journal::{ChangedTo, Outcome, TimelineRow, timeline_prefix};
 use crate::model::operation::Effect;
 use crate::model::{
-    Caller, Content, Env, Intent, Kept, Operation, OperationRecord, Page, Problem, Role, ServiceModel, Stop,
+    Caller, Content, Env, Kept, Operation, OperationRecord, Page, Problem, Role, ServiceModel, Stop,
     View,
 };
 use crate::services::AnyOp;
@@ -157,10 +157,6 @@ impl ServiceModel for Model {
                 next: None,
             }),
         }
-    }
-
-    fn predict(&self, _: &mut View<'_>, _: &Intent, _: &Env) -> Step<Vec<(u64, AnyOp)>> {
-        Ok(Vec::new())
     }
 }
 

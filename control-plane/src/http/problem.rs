@@ -86,6 +86,12 @@ impl Failure {
         Self::new("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not now", detail)
     }
 
+    /// The rules answered with something else than was asked for: a bug here.
+    pub fn unexpected() -> Self {
+        tracing::error!("the rules answered with something else than was asked for");
+        Self::internal("the answer is of another kind")
+    }
+
     fn internal(detail: impl Into<String>) -> Self {
         Self::new(
             "internal",

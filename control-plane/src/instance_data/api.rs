@@ -191,22 +191,12 @@ pub async fn get_instance_data(
         .await?;
     let mut headers = stamp(&done);
     let Reply::Entry(entry) = done.reply else {
-        return Err(not_this());
+        return Err(Failure::unexpected());
     };
     if let Ok(tag) = HeaderValue::try_from(format!("\"{}\"", entry.revision)) {
         headers.insert(header::ETAG, tag);
     }
     Ok((headers, axum::Json(entry)).into_response())
-}
-
-/// The model answered with something else than was asked for: a bug here.
-fn not_this() -> Failure {
-    Failure::new(
-        "internal",
-        StatusCode::INTERNAL_SERVER_ERROR,
-        "Something failed here",
-        "the answer is of another kind",
-    )
 }
 
 /// Shows a page of the entries that the caller may read.
@@ -251,7 +241,7 @@ pub async fn list_instance_data(
         .map_err(|error| unread(&control, error, field))?;
     let headers = stamp(&done);
     let Reply::Page { entries, more } = done.reply else {
-        return Err(not_this());
+        return Err(Failure::unexpected());
     };
     let last = entries.last().filter(|_| more == More::Yes);
     let next = last.map(|last| format!("{}~{}", done.revision, last.path));
@@ -327,7 +317,7 @@ pub async fn describe_instance_data(
     let done = control.look(&Model, op, caller, None).await?;
     let headers = stamp(&done);
     let Reply::Description(entries) = done.reply else {
-        return Err(not_this());
+        return Err(Failure::unexpected());
     };
     Ok((
         headers,
@@ -374,7 +364,7 @@ pub async fn get_instance_data_history(
     let done = control.look(&Model, op, caller, None).await?;
     let headers = stamp(&done);
     let Reply::History(history) = done.reply else {
-        return Err(not_this());
+        return Err(Failure::unexpected());
     };
     Ok((headers, axum::Json(history)).into_response())
 }

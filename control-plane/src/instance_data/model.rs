@@ -7,7 +7,6 @@ use super::refusal::{MAX_BATCH, Refusal};
 use super::rules::{Data, Progress, Step, repeated};
 use super::{history, show};
 use crate::model::{Env, Intent, Operation, ServiceModel, Stop, View};
-use crate::services::AnyOp;
 
 /// The rules for instances' data.
 #[derive(Clone, Copy, Debug)]
@@ -55,10 +54,6 @@ impl ServiceModel for Model {
             Op::TrimEntryHistory { paths, .. } => trim(data, paths),
             Op::PurgeInstanceData { instance } => purge(v, env, *instance),
         }
-    }
-
-    fn predict(&self, _: &mut View<'_>, intent: &Intent, _: &Env) -> Step<Vec<(u64, AnyOp)>> {
-        Ok(vec![(0, intent.submit.clone())])
     }
 }
 

@@ -301,6 +301,6 @@ async fn admit(
     let done = control.look(&Model, op, caller.clone(), None).await?;
     match done.reply {
         Reply::Watching { asker, account } => Ok((asker, account, done.revision.n)),
-        _ => Err(Failure::invalid("instance", "this is no watch")),
+        _ => Err(Failure::unexpected()),
     }
 }

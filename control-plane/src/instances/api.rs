@@ -14,7 +14,7 @@ use moorline_shared::api::instances::{
 use moorline_shared::{HostId, InstanceId, Revision};
 
 use super::model::Model;
-use super::operations::{Op, Register, Reply, Run, With};
+use super::operations::{Describe, Op, Register, Reply, Run, With};
 use crate::http::extract::{Json, Path, Query, segment};
 use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};
@@ -159,11 +159,12 @@ async fn made(
 ) -> Result<Response, Failure> {
     let key = idempotency_key(headers)?;
     let done = control.change(&Model, op, caller, key).await?;
+    let Reply::Changed(ids) = &done.reply else {
+        return Err(Failure::unexpected());
+    };
     let mut instances = Vec::new();
-    if let Reply::Changed(ids) = &done.reply {
-        for id in ids {
-            instances.extend(shown_instance(control, done.revision.n, *id).await?);
-        }
+    for id in ids {
+        instances.extend(shown_instance(control, done.revision.n, *id).await?);
     }
     let body = InstancesMade {
         instances,
@@ -216,14 +217,14 @@ pub async fn describe_instances(
         state,
         ..
     } = query;
-    let op = Op::DescribeInstances {
+    let op = Op::DescribeInstances(Describe {
         instance,
         name,
         host,
         state,
         after,
         limit,
-    };
+    });
     let done = control
         .look(&Model, op, caller, at)
         .await
@@ -238,7 +239,7 @@ pub async fn describe_instances(
         ..
     } = done
     else {
-        return Err(Failure::invalid("query", "this is no listing"));
+        return Err(Failure::unexpected());
     };
     let next = next.map(|id| format!("{revision}~{id}"));
     Ok((
@@ -274,10 +275,8 @@ fn page_cursor(control: &Control, text: &str) -> Result<(u64, InstanceId), Failu
 pub async fn describe_hosts(State(control): State<Control>, caller: Caller) -> Result<Response, Failure> {
     let done = control.look(&Model, Op::DescribeHosts {}, caller, None).await?;
     let headers = stamp(&done);
-    let hosts = if let Reply::Hosts(hosts) = done.reply {
-        hosts
-    } else {
-        Vec::new()
+    let Reply::Hosts(hosts) = done.reply else {
+        return Err(Failure::unexpected());
     };
     Ok((
         headers,
@@ -324,12 +323,11 @@ pub async fn register_host(
         }
         found => found?,
     };
-    let hosts = if let Reply::Hosts(hosts) = found.reply {
-        hosts
-    } else {
-        Vec::new()
+    let Reply::Hosts(hosts) = found.reply else {
+        return Err(Failure::unexpected());
     };
     let host = hosts.into_iter().find(|found| found.id == host);
+    let host = host.ok_or_else(Failure::unexpected)?;
     Ok((stamp(&done), axum::Json(host)).into_response())
 }
 

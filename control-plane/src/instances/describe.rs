@@ -3,54 +3,44 @@
 use moorline_shared::Principal;
 
 use super::checks::{Step, administered, administrator};
-use super::operations::{Op, Reply};
+use super::operations::{Describe, Reply};
 use super::records::{HostRecord, InstanceRecord};
-use crate::model::{Env, Kept, Page, Record, Role, View};
+use crate::model::{Env, Page, Record, Role, View};
 
 /// Looks through a page of all instances; a page may show fewer than asked for, and says where the next begins.
-pub(super) fn describe(v: &mut View<'_>, env: &Env, op: &Op) -> Step<Reply> {
-    let Op::DescribeInstances {
-        instance,
-        name,
-        host,
-        state,
-        after,
-        limit,
-    } = op
-    else {
-        return Ok(Reply::Recorded);
-    };
+pub(super) fn describe(v: &mut View<'_>, env: &Env, which: &Describe) -> Step<Reply> {
     administrator(env)?;
-    if let Some(id) = instance {
-        let found = administered(v, env, *id)?;
+    if let Some(id) = which.instance {
+        let found = administered(v, env, id)?;
         let revision = found.revision;
         return Ok(Reply::Found {
             instances: vec![found.into_inner().shown(revision)],
             next: None,
         });
     }
-    let limit = *limit as usize;
+    let limit = which.limit as usize;
     let page = Page {
-        after: after.as_ref().map(InstanceRecord::key),
+        after: which.after.as_ref().map(InstanceRecord::key),
         limit,
     };
     let found = v.scan::<InstanceRecord>(&(), &page)?;
     let next = found.last().filter(|_| found.len() == limit).map(|last| last.id);
-    let wanted = |i: &Kept<InstanceRecord>| {
-        (env.caller.role == Role::Provider || i.account == env.caller.account)
-            && name.as_ref().is_none_or(|name| i.name.as_ref() == Some(name))
-            && host.as_ref().is_none_or(|host| i.host == *host)
-            && state.is_none_or(|state| i.state == state)
-    };
     let instances = found
         .into_iter()
-        .filter(wanted)
+        .filter(|instance| is_wanted(instance, env, which))
         .map(|i| (i.revision, i))
         .map(|(r, i)| i.into_inner().shown(r));
     Ok(Reply::Found {
         instances: instances.collect(),
         next,
     })
+}
+
+fn is_wanted(instance: &InstanceRecord, env: &Env, which: &Describe) -> bool {
+    (env.caller.role == Role::Provider || instance.account == env.caller.account)
+        && (which.name.is_none() || instance.name == which.name)
+        && which.host.as_ref().is_none_or(|host| instance.host == *host)
+        && which.state.is_none_or(|state| instance.state == state)
 }
 
 pub(super) fn hosts(v: &mut View<'_>, env: &Env) -> Step<Reply> {

@@ -5,8 +5,7 @@ use super::lifecycle::Ask;
 use super::operations::{Op, Reply};
 use super::refusal::Refusal;
 use super::{describe, end, hosts, launch, modify};
-use crate::model::{Env, Intent, ServiceModel, View};
-use crate::services::AnyOp;
+use crate::model::{Env, ServiceModel, View};
 
 /// The rules for instances and hosts.
 #[derive(Clone, Copy, Debug)]
@@ -26,16 +25,11 @@ impl ServiceModel for Model {
             Op::RebootInstances { instances } => modify::ask_all(v, env, instances, Ask::Reboot),
             Op::TerminateInstances { instances } => modify::ask_all(v, env, instances, Ask::Terminate),
             Op::ModifyInstanceAttribute { instance, change } => modify::modify(v, env, *instance, change),
-            Op::DescribeInstances { .. } => describe::describe(v, env, op),
+            Op::DescribeInstances(which) => describe::describe(v, env, which),
             Op::ForgetInstance { instance } => end::forget(v, env, *instance),
             Op::RegisterHost { host, offer } => hosts::register_host(v, env, host, offer),
             Op::DescribeHosts {} => describe::hosts(v, env),
             Op::ReportInstanceState { host, report } => hosts::report_state(v, env, host, report),
         }
-    }
-
-    /// Hosts do what is wanted, and report; only forgetting is the control plane's own.
-    fn predict(&self, _: &mut View<'_>, intent: &Intent, _: &Env) -> Step<Vec<(u64, AnyOp)>> {
-        Ok(vec![(0, intent.submit.clone())])
     }
 }

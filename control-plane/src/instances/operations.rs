@@ -50,25 +50,7 @@ pub enum Op {
         change: ModifyInstance,
     },
     /// Shows instances.
-    DescribeInstances {
-        /// Only this one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        instance: Option<InstanceId>,
-        /// Only those with this name.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        name: Option<String>,
-        /// Only those on this host.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        host: Option<HostId>,
-        /// Only those in this state.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        state: Option<InstanceState>,
-        /// Only those after this one.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        after: Option<InstanceId>,
-        /// The most.
-        limit: u32,
-    },
+    DescribeInstances(Describe),
     /// Removes a terminated instance with all that was kept of it, some at a time.
     ForgetInstance {
         /// Which.
@@ -138,6 +120,28 @@ pub struct With {
     /// Entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub data: BTreeMap<EntryPath, NewValue>,
+}
+
+/// Which instances to show.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Describe {
+    /// Only this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<InstanceId>,
+    /// Only those with this name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Only those on this host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostId>,
+    /// Only those in this state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<InstanceState>,
+    /// Only those after this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after: Option<InstanceId>,
+    /// The most.
+    pub limit: u32,
 }
 
 impl Operation for Op {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use moorline_shared::entry::{Origin, Value};
 use moorline_shared::{InstanceId, OperationId};
 
-use super::{Attempt, Caller, Env, ExecuteError, Executor, Intent, Page, ServiceModel, Stop, View};
+use super::{Attempt, Caller, Env, ExecuteError, Executor, Page, ServiceModel, Stop, View};
 use crate::instance_data::Refusal;
 use crate::instance_data::operations::{Op, Reply};
 use crate::instance_data::records::EntryRecord;
 use crate::instance_data::rules::NewValue;
-use crate::services::{AnyOp, provider};
+use crate::services::provider;
 use crate::settings::Settings;
 use crate::store::Store;
 
@@ -43,10 +43,6 @@ impl ServiceModel for Quota {
             changed_at: env.now,
         });
         Ok(Reply::Changed)
-    }
-
-    fn predict(&self, _: &mut View<'_>, _: &Intent, _: &Env) -> Result<Vec<(u64, AnyOp)>, Stop<Refusal>> {
-        Ok(Vec::new())
     }
 }
 

@@ -20,7 +20,7 @@ mod conformance;
 pub mod content;
 pub mod execute;
 #[cfg(test)]
-mod foresight;
+mod foresight_tests;
 pub mod journal;
 pub mod operation;
 pub mod outbox;

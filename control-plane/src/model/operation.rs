@@ -1,6 +1,5 @@
 //! What an operation is, who asks for it and when, and what a service's rules are.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,14 +25,6 @@ pub trait ServiceModel: Send + Sync + 'static {
 
     /// Reads what the operation needs from `v`, and either writes what it does or refuses.
     fn step(&self, v: &mut View<'_>, op: &Self::Op, env: &Env) -> Result<Self::Reply, Stop<Self::Refusal>>;
-
-    /// What the world will submit when the intent completes, and how many milliseconds after it became due.
-    fn predict(
-        &self,
-        v: &mut View<'_>,
-        intent: &Intent,
-        env: &Env,
-    ) -> Result<Vec<(u64, AnyOp)>, Stop<Self::Refusal>>;
 }
 
 /// What can be asked of a service; as JSON `{"api": NAME, "parameters": {...}}`.
@@ -152,6 +143,3 @@ pub struct Intent {
     /// What.
     pub submit: AnyOp,
 }
-
-/// Settings by their digest, for replaying records that were made under earlier ones.
-pub type SettingsHistory = BTreeMap<moorline_shared::Digest, Arc<Settings>>;

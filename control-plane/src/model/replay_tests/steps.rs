@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::world::{HOSTS, LARGE_IMAGE, MOST};
 use crate::instance_data::operations::{BatchAction, BatchChange, Values};
 use crate::instance_data::rules::NewValue;
-use crate::instances::operations::{Run, With};
+use crate::instances::operations::{Describe, Run, With};
 use crate::services::AnyOp;
 use crate::{accounts, instance_data, instances};
 
@@ -185,14 +185,14 @@ pub(super) fn read(instance: InstanceId, path: u8, which: u8) -> AnyOp {
             limit: 3,
         }
         .into(),
-        4 => instances::Op::DescribeInstances {
+        4 => instances::Op::DescribeInstances(Describe {
             instance: None,
             name: None,
             host: None,
             state: None,
             after: None,
             limit: 3,
-        }
+        })
         .into(),
         _ => Data::GetInstanceData {
             instance,

@@ -7,11 +7,10 @@ use moorline_shared::api::hosts::RegisterHost;
 use moorline_shared::{HostId, InstanceId, OperationId, PathPrefix, Principal};
 
 use super::operation::Effect;
-use super::{Attempt, Caller, Env, Executor, Intent, Operation, Role, ServiceModel, Stop, View};
+use super::{Attempt, Caller, Env, Executor, Operation, Role, ServiceModel, Stop, View};
 use crate::instance_data::operations::{BatchAction, BatchChange, Reply, Values};
 use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Register, Run, With};
-use crate::services::AnyOp;
 use crate::settings::Settings;
 use crate::store::Store;
 use crate::{accounts, instance_data, instances};
@@ -31,15 +30,6 @@ impl<M: ServiceModel> ServiceModel for Counted<M> {
     fn step(&self, v: &mut View<'_>, op: &M::Op, env: &Env) -> Result<M::Reply, Stop<M::Refusal>> {
         self.steps.fetch_add(1, Ordering::Relaxed);
         self.model.step(v, op, env)
-    }
-
-    fn predict(
-        &self,
-        v: &mut View<'_>,
-        intent: &Intent,
-        env: &Env,
-    ) -> Result<Vec<(u64, AnyOp)>, Stop<M::Refusal>> {
-        self.model.predict(v, intent, env)
     }
 }
 
