@@ -87,7 +87,7 @@ pub(crate) fn entry(n: u64, value: &[u8]) -> Mirrored {
 }
 
 impl TestHost {
-    fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         let state = HostState {
             revision: 1,
             own: BTreeMap::new(),
@@ -169,7 +169,7 @@ impl TestHost {
         }
     }
 
-    async fn serve(self, listener: UnixListener) {
+    pub(crate) async fn serve(self, listener: UnixListener) {
         loop {
             let (stream, _) = listener.accept().await.unwrap();
             // However a connection ends, the guest comes back.
