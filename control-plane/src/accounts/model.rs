@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::model::journal::{ChangedTo, Outcome, TimelineRow, timeline_prefix};
 use crate::model::operation::Effect;
 use crate::model::{
-    Caller, Content, Env, Kept, Operation, OperationRecord, Page, Problem, Role, ServiceModel, Stop,
-    View,
+    Caller, Content, Env, Kept, Operation, OperationRecord, Page, Problem, Role, ServiceModel, Stop, View,
 };
 use crate::services::AnyOp;
 use crate::store::Key;

@@ -105,10 +105,9 @@ impl Failure {
 impl From<ExecuteError> for Failure {
     fn from(error: ExecuteError) -> Self {
         match error {
-            ExecuteError::Refused { shown, operation } => Self(Box::new(ProblemDetails {
-                operation,
-                ..*shown
-            })),
+            ExecuteError::Refused { shown, operation } => {
+                Self(Box::new(ProblemDetails { operation, ..*shown }))
+            }
             ExecuteError::KeyReused => Self::new(
                 "idempotency-key-reused",
                 StatusCode::UNPROCESSABLE_ENTITY,

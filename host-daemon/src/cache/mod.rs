@@ -226,7 +226,12 @@ impl Cache {
             known.own.as_mut()
         } else {
             // One that has not come yet is waited for from now on: nothing that comes meanwhile is lost.
-            Some(known.foreign.slot(&id.instance)?.get_or_insert_with(View::awaited))
+            Some(
+                known
+                    .foreign
+                    .slot(&id.instance)?
+                    .get_or_insert_with(View::awaited),
+            )
         }
     }
 

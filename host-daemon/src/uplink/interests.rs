@@ -175,7 +175,9 @@ mod tests {
     fn what_was_refused_together_is_asked_for_one_by_one() {
         let mut interests = Interests::default();
         let views = [2, 3, 4].map(|instance| view(1, instance));
-        views.into_iter().for_each(|view| interests.change(add(view)));
+        for view in views {
+            interests.change(add(view));
+        }
         assert_eq!(interests.next(1).unwrap().add, views);
         interests.unanswered(&views);
         assert_eq!(interests.next(1).unwrap().add, views);

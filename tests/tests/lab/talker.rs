@@ -361,9 +361,8 @@ fn stream_of(event: &GuestEvent) -> Option<StreamId> {
         | GuestEvent::Refused(stream, _)
         | GuestEvent::Busy(stream, _)
         | GuestEvent::Ended(stream, _) => Some(*stream),
-        GuestEvent::Challenge(_)
-        | GuestEvent::Ready(_)
-        | GuestEvent::Standing(_)
-        | GuestEvent::GoAway(_) => None,
+        GuestEvent::Challenge(_) | GuestEvent::Ready(_) | GuestEvent::Standing(_) | GuestEvent::GoAway(_) => {
+            None
+        }
     }
 }

@@ -224,9 +224,7 @@ fn meaning(parameter: &str) -> Option<&'static str> {
         "if-match" => {
             "Do it only if the entry last changed at this revision: `\"EPOCH.N\"`, as its ETag has it."
         }
-        "if-none-match" => {
-            "`*`: do it only if there is no such entry."
-        }
+        "if-none-match" => "`*`: do it only if there is no such entry.",
         IDEMPOTENCY_KEY => {
             "1 to 128 printable ASCII characters. The same request under the same key is done once, however often it \
              is sent."

@@ -74,7 +74,10 @@ impl Shard {
 
     fn refused(&mut self, view: &ViewId) {
         self.desk.cache.unwant(view);
-        let refusal = Refusal::new(Code::Denied, "the control plane doesn't show the host this instance's data");
+        let refusal = Refusal::new(
+            Code::Denied,
+            "the control plane doesn't show the host this instance's data",
+        );
         self.end_watches(view, &refusal);
     }
 
