@@ -1,6 +1,7 @@
 //! A host that comes back is brought what was touched since its cursor, whatever the store has forgotten of it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use moorline_shared::api::feed::{FeedItem, FeedMessage, ViewId};
 use tokio_util::sync::CancellationToken;
@@ -32,8 +33,23 @@ impl World {
             .spawn(async move { dispatcher.run(CancellationToken::new()).await.unwrap() });
     }
 
+    /// Waits until the dispatcher has seen all that was committed: what it sees later comes behind a snapshot.
+    async fn dispatched(&self) {
+        let head = self.executor.store().head().await.unwrap();
+        let seen = async {
+            while self.handle.position() < head {
+                tokio::task::yield_now().await;
+            }
+        };
+        let patience = Duration::from_secs(20);
+        tokio::time::timeout(patience, seen)
+            .await
+            .expect("the dispatcher stands still");
+    }
+
     /// Opens the feed where the host stands. Returns which views the snapshot brings.
     async fn resume(&mut self) -> BTreeSet<ViewId> {
+        self.dispatched().await;
         self.connect().await;
         let mut brought = BTreeSet::new();
         loop {
