@@ -95,7 +95,7 @@ pub async fn put_instance_data(
 #[utoipa::path(post, path = "/v1/instances/{instance}/data/{path}", operation_id = "AppendInstanceData", tag = "data",
     request_body = AppendEntry,
     params(("instance" = InstanceId, Path), ("path" = EntryPath, Path), ("if-match" = Option<String>, Header),
-        ("idempotency-key" = Option<String>, Header)),
+        ("if-none-match" = Option<String>, Header), ("idempotency-key" = Option<String>, Header)),
     responses((status = 200, body = Changed), (status = "default", body = moorline_shared::api::ProblemDetails)))]
 pub async fn append_instance_data(
     State(control): State<Control>,
@@ -372,7 +372,8 @@ pub async fn get_instance_data_history(
 /// Shows what changes: a stream of lines of JSON, or with `wait_seconds` the first change.
 #[utoipa::path(get, path = "/v1/instances/{instance}/watch", operation_id = "WatchInstanceData", tag = "data",
     params(("instance" = InstanceId, Path), WatchQuery),
-    responses((status = 200, body = WatchEvent, content_type = "application/x-ndjson"),
+    responses(
+        (status = 200, content((WatchEvent = "application/x-ndjson"), (WatchEvent = "application/json"))),
         (status = "default", body = moorline_shared::api::ProblemDetails)))]
 pub async fn watch_instance_data(
     State(control): State<Control>,

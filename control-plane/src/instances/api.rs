@@ -290,7 +290,8 @@ pub async fn describe_hosts(State(control): State<Control>, caller: Caller) -> R
 
 /// A host says what it offers.
 #[utoipa::path(put, path = "/v1/hosts/{host}", operation_id = "RegisterHost", tag = "hosts",
-    request_body = RegisterHost, params(("host" = HostId, Path)),
+    request_body = RegisterHost,
+    params(("host" = HostId, Path), ("idempotency-key" = Option<String>, Header)),
     responses((status = 200, body = moorline_shared::api::hosts::Host), (status = "default", body = moorline_shared::api::ProblemDetails)))]
 pub async fn register_host(
     State(control): State<Control>,

@@ -1,6 +1,7 @@
 //! The API without a socket: requests in, responses out, on a real store.
 
 mod access;
+mod conforms;
 mod damage;
 mod data;
 mod document;
@@ -74,25 +75,25 @@ impl Api {
         }
     }
 
+    /// What comes back, which is as the document says.
     async fn send(&self, method: Method, target: &str, headers: &[(&str, &str)], body: Body) -> Reply {
-        let mut request = Request::builder().method(method).uri(target);
+        let mut request = Request::builder().method(&method).uri(target);
         request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = self
-            .router
-            .clone()
-            .oneshot(request.body(body).unwrap())
-            .await
-            .unwrap();
+        let request = request.body(body).unwrap();
+        let sent = request.headers().clone();
+        let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
         let bytes = body.collect().await.unwrap().to_bytes();
-        Reply {
+        let reply = Reply {
             status: head.status,
             headers: head.headers,
             body: serde_json::from_slice(&bytes).unwrap_or_default(),
-        }
+        };
+        conforms::check(&method, target, &sent, &reply);
+        reply
     }
 
     async fn json(&self, method: Method, target: &str, headers: &[(&str, &str)], body: Json) -> Reply {
