@@ -71,7 +71,8 @@ impl Connected {
         let now = self.now();
         match event {
             GuestEvent::Challenge(_) => self.core.hello(&hello(), now),
-            GuestEvent::Ready(_) => {}
+            // How fresh its data are is nothing to a load.
+            GuestEvent::Ready(_) | GuestEvent::Standing(_) => {}
             GuestEvent::Batch { stream, to, .. } => {
                 self.core.applied(stream, to, now);
                 self.mirrored = true;
