@@ -106,15 +106,19 @@ impl Shard {
         }
     }
 
+    /// Whether a socket is not listened to for a while.
+    fn listens_less(&self) -> bool {
+        let paused = |guest: &Guest| guest.listening.as_ref().is_some_and(|l| l.paused);
+        self.lobby.as_ref().is_some_and(|lobby| lobby.paused) || self.desk.guests.values().any(paused)
+    }
+
     /// Only connections, sockets that are not listened to for a while, and what is yet to be said need the time.
     fn timeout(&self) -> Option<u64> {
         if !self.again.is_empty() {
             return Some(0);
         }
-        let paused = |guest: &Guest| guest.listening.as_ref().is_some_and(|l| l.paused);
-        let lobby = self.lobby.as_ref().is_some_and(|lobby| lobby.paused);
-        let paused = lobby || self.desk.guests.values().any(paused);
-        let idle = self.conns.is_empty() && !paused && !self.desk.has_unwanted();
+        // Asked last and only without connections: it takes a look at every guest, and this is done at every turn.
+        let idle = self.conns.is_empty() && !self.desk.has_unwanted() && !self.listens_less();
         (!idle).then(|| TICK_MS.saturating_sub(self.desk.now.since(self.ticked)).max(1))
     }
 
