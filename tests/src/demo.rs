@@ -228,7 +228,7 @@ impl Scene {
             .await?;
         show.seen(
             "the host daemon is back, and guest A has caught up with the change made meanwhile (a dial while the daemon \
-             was away takes 2 s to fail: this vsock device refuses none)",
+             was away is given up after half a second or more: this vsock device refuses none)",
             begun.elapsed(),
         );
         let begun = Instant::now();
