@@ -4,9 +4,7 @@ use super::{Daemon, FIRST_USER, Host, INSTANCE, PATIENCE};
 use anyhow::{Context, Result};
 use moorline_host::uplink::SpecChange;
 use moorline_host::vm::record::{Life, Record, Records};
-use moorline_lab::guest::seats;
-use moorline_lab::image::Busybox;
-use moorline_lab::{setup, wait};
+use moorline_lab::wait;
 use moorline_shared::api::instances::{Desired, InstanceState};
 use std::fs::Permissions;
 use std::os::unix::fs::{MetadataExt, PermissionsExt as _};
@@ -14,10 +12,7 @@ use tokio::time::timeout;
 
 #[tokio::test]
 async fn what_a_supervisor_left_half_done_is_cleaned_up() -> Result<()> {
-    let tools = setup::ready().await?;
-    let image = Busybox::new().build(tools).await?;
-    let _seats = seats(1).await;
-    let host = Host::new(tools, &image)?;
+    let host = Host::new().await?;
     let mut daemon = Daemon::start(&host)?;
     daemon.want(Desired::Running, 0).await?;
     let report = daemon.reports(InstanceState::Running).await?;
@@ -50,9 +45,7 @@ async fn what_a_supervisor_left_half_done_is_cleaned_up() -> Result<()> {
 
 #[tokio::test]
 async fn a_vm_that_cannot_start_says_why() -> Result<()> {
-    let tools = setup::ready().await?;
-    let image = Busybox::new().build(tools).await?;
-    let mut host = Host::new(tools, &image)?;
+    let mut host = Host::new().await?;
     host.tables.qemu.arguments.push("-no-such-argument".to_owned());
     let mut daemon = Daemon::start(&host)?;
     daemon.want(Desired::Running, 0).await?;
@@ -86,12 +79,7 @@ async fn vms_run_as_users_of_their_own() -> Result<()> {
         println!("not root: nothing to test here");
         return Ok(());
     }
-    let tools = setup::ready().await?;
-    let image = Busybox::new().build(tools).await?;
-    let _seats = seats(1).await;
-    let mut host = Host::new(tools, &image)?;
-    host.open_to_others()?;
-    host.tables.qemu.user_base = Some(FIRST_USER);
+    let host = Host::with_users().await?;
     let mut daemon = Daemon::start(&host)?;
     daemon.want(Desired::Running, 0).await?;
     daemon.reports(InstanceState::Running).await?;
@@ -124,12 +112,7 @@ async fn a_vm_whose_user_cannot_read_its_image_says_so() -> Result<()> {
         println!("not root: nothing to test here");
         return Ok(());
     }
-    let tools = setup::ready().await?;
-    let image = Busybox::new().build(tools).await?;
-    let _seats = seats(1).await;
-    let mut host = Host::new(tools, &image)?;
-    host.open_to_others()?;
-    host.tables.qemu.user_base = Some(FIRST_USER);
+    let host = Host::with_users().await?;
     let image = host.tables.images.values().next().context("an image")?;
     let kernel = image.kernel.clone().context("a kernel")?;
     std::fs::set_permissions(&kernel, Permissions::from_mode(0o600))?;

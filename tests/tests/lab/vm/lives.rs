@@ -3,18 +3,12 @@
 use super::{Daemon, Host, INSTANCE, power_off, record, send, waits_for_notice};
 use anyhow::{Context, Result, bail};
 use moorline_host::vm::record::{Life, Vsock};
-use moorline_lab::guest::seats;
-use moorline_lab::image::Busybox;
-use moorline_lab::setup;
 use moorline_shared::api::instances::{Desired, InstanceState};
 use rustix::process::Signal;
 
 #[tokio::test]
 async fn a_vm_outlives_its_supervisor_and_ends_as_wanted() -> Result<()> {
-    let tools = setup::ready().await?;
-    let image = Busybox::new().build(tools).await?;
-    let _seats = seats(1).await;
-    let host = Host::new(tools, &image)?;
+    let host = Host::new().await?;
 
     let mut daemon = Daemon::start(&host)?;
     daemon.want(Desired::Running, 0).await?;
@@ -64,10 +58,7 @@ async fn a_vm_outlives_its_supervisor_and_ends_as_wanted() -> Result<()> {
 
 #[tokio::test]
 async fn a_vm_that_ends_by_itself_stays_off_until_it_is_wanted_again() -> Result<()> {
-    let tools = setup::ready().await?;
-    let image = Busybox::new().build(tools).await?;
-    let _seats = seats(1).await;
-    let host = Host::new(tools, &image)?;
+    let host = Host::new().await?;
     let mut daemon = Daemon::start(&host)?;
 
     daemon.want(Desired::Running, 0).await?;
@@ -120,10 +111,7 @@ async fn a_vm_that_ends_by_itself_stays_off_until_it_is_wanted_again() -> Result
 
 #[tokio::test]
 async fn a_qemu_that_does_not_answer_is_killed_in_the_end() -> Result<()> {
-    let tools = setup::ready().await?;
-    let image = Busybox::new().build(tools).await?;
-    let _seats = seats(1).await;
-    let host = Host::new(tools, &image)?;
+    let host = Host::new().await?;
     let mut daemon = Daemon::start(&host)?;
     daemon.want(Desired::Running, 0).await?;
     daemon.reports(InstanceState::Running).await?;

@@ -18,9 +18,9 @@ use moorline_host::vm::config::{Accel, Image, QemuConfig, Tables, VmConfig, Vsoc
 use moorline_host::vm::process::Identity;
 use moorline_host::vm::qmp::{Qmp, RunState};
 use moorline_host::vm::record::{Record, Records};
-use moorline_lab::guest::{Control, Lines, control_arguments};
-use moorline_lab::image;
-use moorline_lab::setup::Tools;
+use moorline_lab::guest::{Control, Lines, Seats, control_arguments, seats};
+use moorline_lab::image::Busybox;
+use moorline_lab::setup;
 use moorline_lab::wait;
 use moorline_shared::api::feed::InstanceSpec;
 use moorline_shared::api::hosts::ReportState;
@@ -46,10 +46,16 @@ const INSTANCE: InstanceId = InstanceId::from_bytes([7; 16]);
 struct Host {
     folder: TempDir,
     tables: Tables,
+    /// For its one VM; let go of when that has ended.
+    _seats: Seats,
 }
 
 impl Host {
-    fn new(tools: &Tools, image: &image::Image) -> Result<Self> {
+    /// A host that can boot a busybox guest, and a seat for one.
+    async fn new() -> Result<Self> {
+        let tools = setup::ready().await?;
+        let image = Busybox::new().build(tools).await?;
+        let seats = seats(1).await;
         let name = "busybox".parse().context("the name of the image")?;
         let image = Image {
             kernel: Some(image.kernel.clone()),
@@ -76,7 +82,16 @@ impl Host {
                 images: [(name, image)].into(),
                 ..Tables::default()
             },
+            _seats: seats,
         })
+    }
+
+    /// One whose VMs run as users of their own, who can read what VMs are made of. That takes root.
+    async fn with_users() -> Result<Self> {
+        let mut host = Self::new().await?;
+        host.open_to_others()?;
+        host.tables.qemu.user_base = Some(FIRST_USER);
+        Ok(host)
     }
 
     /// Lets other users through to the VMs' folders, and to copies of what VMs are made of.
