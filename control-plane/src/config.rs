@@ -15,6 +15,9 @@ pub struct Config {
     pub listen: SocketAddr,
     /// The folder of the store and the administrator's token; made if it isn't there.
     pub state: PathBuf,
+    /// The file of the master key, which every secret in the store is sealed with; made if it isn't there. Absent:
+    /// systemd's credential `master.key` if the process was given one, otherwise `master.key` in the folder of the state.
+    pub master_key: Option<PathBuf>,
     /// The deployment's name, which guests know their mirror by.
     pub deployment: String,
     /// How many transactions are kept for watches, feeds and reads of the past.
@@ -28,6 +31,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8471)),
             state: "/var/lib/moorline/control".into(),
+            master_key: None,
             deployment: "moorline".into(),
             keep_revisions: 1_000_000,
             settings: Settings::default(),
@@ -78,6 +82,16 @@ impl Config {
         };
         let config: Self = toml::from_str(&text).map_err(malformed)?;
         config.checked()
+    }
+
+    /// The file of the master key; see [`Self::master_key`](field@Self::master_key).
+    pub fn master_key(&self) -> PathBuf {
+        let credential = || {
+            let file = Path::new(&std::env::var_os("CREDENTIALS_DIRECTORY")?).join("master.key");
+            file.exists().then_some(file)
+        };
+        let chosen = self.master_key.clone().or_else(credential);
+        chosen.unwrap_or_else(|| self.state.join("master.key"))
     }
 
     /// The configuration, if every value is within its bounds.

@@ -9,11 +9,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::http::auth::{TokenError, Tokens};
+use crate::http::auth::administrator::{TokenError, Tokens};
 use crate::http::feed::views::Views;
 use crate::http::feed::{DispatchError, Dispatcher};
 use crate::http::listen::{self, Bounds};
 use crate::http::{self, Control};
+use crate::identity::master::{MasterKey, MasterKeyError};
 use crate::model::{Attempt, ExecuteError, Executor, outbox};
 use crate::services::{self, Services};
 use crate::settings;
@@ -36,6 +37,9 @@ pub enum ServeError {
     /// The administrator's token can't be used.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The master key can't be used.
+    #[error(transparent)]
+    MasterKey(#[from] MasterKeyError),
     /// The address can't be listened on.
     #[error("listen {address}: it can't be had; is another control plane running?")]
     Listen {
@@ -85,6 +89,7 @@ impl Server {
         };
         let store = Store::open_sqlite(config.state.join("store.db"), &options)?;
         let tokens = Tokens::open(&config.state.join("admin.token"))?;
+        let master = MasterKey::open(&config.master_key())?;
         let listen = |source| ServeError::Listen {
             address: config.listen,
             source,
@@ -97,6 +102,7 @@ impl Server {
             executor: Arc::new(executor),
             services: Arc::new(Services::default()),
             tokens: Arc::new(tokens),
+            master: Arc::new(master),
             feed,
             views: Views::new(store, config.settings.access),
             deployment: config.deployment.as_str().into(),

@@ -12,8 +12,8 @@ mod vectors;
 use bytes::BytesMut;
 use moorline_shared::entry::MAX_VALUE_BYTES;
 use moorline_shared::link::body::{
-    Applied, Beat, Begin, Busy, Challenge, Code, Commit, Credit, Ended, Found, Get, GoAway, Hello, HelloAck,
-    Item, List, Listing, Refused, Relay, Relayed, Standing, Watch,
+    Applied, Beat, Begin, Busy, Challenge, Code, Commit, Credential, Credit, Ended, Found, Get, GoAway,
+    Hello, HelloAck, Item, LinkKey, List, Listing, Refused, Relay, Relayed, Session, Standing, Watch,
 };
 use moorline_shared::link::frame::{HEADER_BYTES, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, put_header};
 use moorline_shared::link::session::{DEAD_MS, DEFAULT_LIMITS, HEARTBEAT_MS, PATIENCE_MS};
@@ -55,6 +55,9 @@ fn through_its_type(kind: Kind, body: &[u8]) -> Option<(Vec<u8>, Json)> {
         Kind::Commit => through::<Commit>(body),
         Kind::Applied => through::<Applied>(body),
         Kind::Standing => through::<Standing>(body),
+        Kind::Session => through::<Session>(body),
+        Kind::Credential => through::<Credential>(body),
+        Kind::LinkKey => through::<LinkKey>(body),
         Kind::Get => through::<Get<'_>>(body),
         Kind::List => through::<List>(body),
         Kind::Watch => through::<Watch>(body),

@@ -26,11 +26,12 @@ use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
 use moorline_shared::id::IdempotencyKey;
 use tokio_util::sync::CancellationToken;
 
-use self::auth::Tokens;
+use self::auth::administrator::Tokens;
 use self::bodies::Budget;
 use self::feed::FeedHandle;
 use self::feed::views::Views;
 use self::problem::Failure;
+use crate::identity::master::MasterKey;
 use crate::model::{Attempt, Caller, Done, ExecuteError, Executor, ServiceModel};
 use crate::services::Services;
 use crate::{accounts, instance_data, instances};
@@ -47,6 +48,8 @@ pub struct Control {
     pub services: Arc<Services>,
     /// Who may come in.
     pub tokens: Arc<Tokens>,
+    /// What kept secrets are sealed with.
+    pub master: Arc<MasterKey>,
     /// The feed to hosts.
     pub feed: FeedHandle,
     /// What readers may see.

@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod instances;
 pub mod operations;
 pub mod problem;
+pub mod session;
 
 pub use problem::ProblemDetails;
 

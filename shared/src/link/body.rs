@@ -13,6 +13,7 @@ use crate::entry::Value;
 use crate::id::InstanceId;
 use crate::path::{EntryPath, PathPrefix};
 use crate::revision::Revision;
+use crate::secret::{Secret, SecretKey};
 
 /// `CHALLENGE`: what the proof in HELLO is made over. Frozen for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,6 +152,54 @@ pub struct Standing {
     pub age_ms: u32,
     /// Whether it is kept in step.
     pub freshness: Freshness,
+}
+
+/// `SESSION`: the instance's own token and the key that its requests are signed with. A new one takes the place of the
+/// one before; both are good for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Session {
+    /// The session's id, as text.
+    pub session: String,
+    /// The token, `mli_...`.
+    pub token: Secret,
+    /// The token's id, as text: what a signature names its key by.
+    pub token_id: String,
+    /// The key for `hmac-sha256` that belongs to the token.
+    pub key: SecretKey,
+    /// For how many milliseconds from now it is good.
+    pub expires_in_ms: u64,
+}
+
+/// `CREDENTIAL`: what a role's credentials are from now on. They are there whole or not at all.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// The role's name.
+    pub role: String,
+    /// The credentials; `None` if there are none any more.
+    pub current: Option<CredentialDocument>,
+}
+
+/// Credentials of a role.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialDocument {
+    /// What kind of credentials: `aws`, `bearer`.
+    pub kind: String,
+    /// A JSON object, with the fields that the kind has.
+    pub document: Secret,
+    /// For how many milliseconds from now they are good.
+    pub expires_in_ms: u64,
+    /// When that is by the host's calendar, in milliseconds since 1970, for programs that ask for a date.
+    pub expires_at_ms: i64,
+}
+
+/// `LINK_KEY`: what the proof in HELLO is to be made with from the next connection on. The guest keeps it where only its
+/// root may read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkKey {
+    /// The incarnation that it is for.
+    pub incarnation: u64,
+    /// The key.
+    pub key: SecretKey,
 }
 
 /// The content of a batch is these one after the other, without a count.

@@ -58,6 +58,12 @@ kinds! {
     Applied = 0x13;
     /// Host to guest: how far the mirror can be trusted from now on.
     Standing = 0x14;
+    /// Host to guest: the instance's own token, from now on.
+    Session = 0x15;
+    /// Host to guest: the credentials of a role, from now on.
+    Credential = 0x16;
+    /// Host to guest: what its proofs are to be made with from now on.
+    LinkKey = 0x17;
 
     /// Guest to host: one entry, please.
     Get = 0x20;

@@ -19,10 +19,11 @@ use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::auth::Tokens;
+use super::auth::administrator::Tokens;
 use super::feed::Dispatcher;
 use super::feed::views::Views;
 use super::{Control, router};
+use crate::identity::master::MasterKey;
 use crate::model::Executor;
 use crate::services::Services;
 use crate::settings::Settings;
@@ -60,6 +61,7 @@ impl Api {
             executor: Arc::new(Executor::new(store.clone(), settings)),
             services: Arc::new(Services::default()),
             tokens: Arc::new(tokens),
+            master: Arc::new(MasterKey::new(&[7; 32].into())),
             feed,
             views: Views::new(store.clone(), access),
             deployment: "test".into(),

@@ -1,0 +1,93 @@
+//! The bearer of the deployment's own token, who can do everything: it is there before any user is, and when no user
+//! can come in any more.
+//!
+//! The token is made when the store is made. With the header `moorline-host` its bearer is that host, and with
+//! `moorline-instance` too it is that instance, which the rules accept only on that host.
+
+use std::path::{Path, PathBuf};
+
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use moorline_shared::api::{HOST, ON_BEHALF_OF};
+use moorline_shared::{Digest, Principal};
+
+use super::{Said, bearer, named};
+use crate::http::Control;
+use crate::http::problem::Failure;
+use crate::identity::secret_file::{self, SecretFileError};
+use crate::model::{Caller, Role};
+
+/// The tokens that open the API. Only a digest is kept in memory, and compared.
+#[derive(Debug)]
+pub struct Tokens {
+    administrator: Digest,
+}
+
+/// Why the deployment's token can't be had.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Its file can't be used.
+    #[error("the administrator's token can't be had")]
+    File(#[from] SecretFileError),
+    /// The file holds no token.
+    #[error("token {}: it must hold at least 32 printable characters; delete it to have one made", path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Tokens {
+    /// Takes the administrator's token from `path`, or makes one there, readable by its owner only.
+    pub fn open(path: &Path) -> Result<Self, TokenError> {
+        let made = |random: &[u8; 32]| format!("moor-admin-{}", Digest::from(*random));
+        let token = secret_file::read_or_make(path, made)?;
+        let token = token.trim();
+        if token.len() < 32 || !token.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(TokenError::Malformed {
+                path: path.to_owned(),
+            });
+        }
+        Ok(Self {
+            administrator: Digest::of(token.as_bytes()),
+        })
+    }
+
+    /// Digests are compared, not tokens: how long it takes says nothing of the token.
+    fn admits(&self, token: &str) -> bool {
+        Digest::of(token.as_bytes()) == self.administrator
+    }
+}
+
+/// The caller, if the request shows the deployment's token.
+pub(super) fn look(control: &Control, parts: &Parts) -> Said {
+    match bearer(&parts.headers) {
+        Some(token) if control.tokens.admits(token) => caller(&parts.headers).into(),
+        _ => Said::Nothing,
+    }
+}
+
+fn caller(headers: &HeaderMap) -> Result<Caller, Failure> {
+    let (host, instance) = (named(headers, HOST)?, named(headers, ON_BEHALF_OF)?);
+    let (principal, role, via) = match (host, instance) {
+        (None, None) => (administrator(), Role::Administrator, None),
+        (Some(host), None) => (Principal::Host(host), Role::Member, None),
+        (Some(host), Some(instance)) => (Principal::Instance(instance), Role::Member, Some(host)),
+        (None, Some(_)) => {
+            return Err(Failure::header(
+                HOST,
+                "only a host speaks for an instance: name the host too",
+            ));
+        }
+    };
+    Ok(Caller {
+        principal,
+        account: "default".parse().expect("this is a name"),
+        role,
+        via,
+    })
+}
+
+fn administrator() -> Principal {
+    Principal::User("admin".parse().expect("this is a name"))
+}

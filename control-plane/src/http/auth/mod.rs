@@ -1,0 +1,89 @@
+//! Who asks.
+//!
+//! There are several ways for a request to say who makes it, one module each. [`WAYS`] has them in the order in which
+//! they are tried; the first that finds anything decides, and a request that says nothing by any of them is refused.
+//! A further kind of caller is a module here and a line there.
+
+pub mod administrator;
+
+use std::fmt::Display;
+use std::str::FromStr;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
+
+use super::Control;
+use super::problem::Failure;
+use crate::model::Caller;
+
+/// The ways, in the order in which they are tried.
+const WAYS: &[Way] = &[administrator::look];
+
+/// Looks whether a request says by one of the ways who makes it.
+type Way = fn(&Control, &Parts) -> Said;
+
+/// What a request says by one of the ways.
+enum Said {
+    /// Nothing: another way may find something.
+    Nothing,
+    /// It is this caller's.
+    Caller(Caller),
+    /// It claims what isn't so.
+    Wrong(Failure),
+}
+
+impl From<Result<Caller, Failure>> for Said {
+    fn from(said: Result<Caller, Failure>) -> Self {
+        said.map_or_else(Self::Wrong, Self::Caller)
+    }
+}
+
+impl FromRequestParts<Control> for Caller {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, control: &Control) -> Result<Self, Failure> {
+        for look in WAYS {
+            match look(control, parts) {
+                Said::Nothing => {}
+                Said::Caller(caller) => return Ok(caller),
+                Said::Wrong(failure) => return Err(failure),
+            }
+        }
+        Err(unknown())
+    }
+}
+
+/// The token of an `Authorization: Bearer` header (RFC 6750).
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers
+        .get(header::AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}
+
+fn unknown() -> Failure {
+    let detail =
+        "send Authorization: Bearer TOKEN with the token that the control plane keeps in admin.token";
+    Failure::new(
+        "unauthenticated",
+        StatusCode::UNAUTHORIZED,
+        "The token is missing or wrong",
+        detail,
+    )
+}
+
+/// The header `name` as what it stands for, if it is there.
+fn named<T: FromStr<Err: Display>>(headers: &HeaderMap, name: &'static str) -> Result<Option<T>, Failure> {
+    let Some(value) = headers.get(name) else {
+        return Ok(None);
+    };
+    let text = value
+        .to_str()
+        .map_err(|_| Failure::header(name, "it must be printable ASCII"))?;
+    text.parse()
+        .map(Some)
+        .map_err(|error: T::Err| Failure::header(name, error.to_string()))
+}

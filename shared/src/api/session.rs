@@ -1,0 +1,38 @@
+//! The session of an instance: the token that it is known by, given to it by its host.
+
+use crate::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::secret::{Secret, SecretKey};
+
+/// `CreateInstanceSession`: a host asks for the token of one of its instances, or for the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateInstanceSession {
+    /// The life of its VM that it is for. A later one ends the session of an earlier one.
+    pub incarnation: u64,
+}
+
+/// An instance's token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct InstanceSession {
+    /// The session's id. A further token of the same session has the same.
+    pub session: String,
+    /// The token, `mli_...`.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub token: Secret,
+    /// The token's id: what a signature names its key by.
+    pub token_id: String,
+    /// The key for `hmac-sha256` that belongs to the token, in base64.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub key: SecretKey,
+    /// When the token is no longer good.
+    pub expires_at: Timestamp,
+    /// How many seconds from now that is.
+    pub expires_in_seconds: u32,
+    /// After how many seconds from now the instance must have used it, or the session ends; absent if it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identify_within_seconds: Option<u32>,
+}
