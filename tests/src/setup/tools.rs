@@ -39,6 +39,15 @@ pub async fn vsock_device(cache: &Cache) -> Result<PathBuf> {
 ///
 /// Cargo decides whether there is anything to do, so that a changed source is never overlooked.
 pub async fn guest_program(package: &str, program: &str) -> Result<PathBuf> {
+    build_for_guests(workspace(), package, program).await
+}
+
+/// Builds `lab-aws`, the guests' program on the AWS SDK for Rust, which is a workspace of its own.
+pub async fn aws_program() -> Result<PathBuf> {
+    build_for_guests(&workspace().join("tests/lab-aws"), "moorline-lab-aws", "lab-aws").await
+}
+
+async fn build_for_guests(workspace: &Path, package: &str, program: &str) -> Result<PathBuf> {
     let target = target_folder().join("guest");
     let build = async {
         let mut command = cargo();
@@ -56,7 +65,7 @@ pub async fn guest_program(package: &str, program: &str) -> Result<PathBuf> {
         command
             .env("RUSTFLAGS", "-C target-feature=+crt-static")
             .env_remove("CARGO_ENCODED_RUSTFLAGS");
-        process::finish(command.current_dir(workspace())).await
+        process::finish(command.current_dir(workspace)).await
     };
     progress::quietly_at_first(&format!("build {program} for guests"), build).await?;
     Ok(target.join(GUEST_TARGET).join(GUEST_PROFILE).join(program))
