@@ -1,4 +1,4 @@
-//! Python with packages from PyPI, for tests that look at Moorline with other people's libraries.
+//! Python with packages of `PyPI`, for tests that look at Moorline with other people's libraries.
 
 use super::packages;
 use crate::cache::Cache;
