@@ -189,7 +189,7 @@ pub struct CredentialDocument {
     /// For how many milliseconds from now they are good.
     pub expires_in_ms: u64,
     /// When that is by the host's calendar, in milliseconds since 1970, for programs that ask for a date.
-    pub expires_at_ms: i64,
+    pub expires_at_ms: u64,
 }
 
 /// `LINK_KEY`: what the proof in HELLO is to be made with from the next connection on. The guest keeps it where only its

@@ -5,7 +5,7 @@ use moorline_shared::Revision;
 use moorline_shared::link::body::Code;
 use moorline_shared::link::frame::StreamId;
 use moorline_shared::link::session::{
-    Batch, DEFAULT_LIMITS, Fault, Guest, GuestEvent, HEARTBEAT_MS, Host, HostEvent, Outbox,
+    Batch, DEFAULT_LIMITS, Fault, Guest, GuestEvent, HEARTBEAT_MS, Host, HostEvent, Outbox, Told,
 };
 use moorline_shared::link::{KindSet, Moment};
 
@@ -204,6 +204,22 @@ fn the_documents_session_is_what_the_two_cores_say() {
         shown.eq(&play.golden.session),
         "the document shows the session in another order"
     );
+}
+
+#[test]
+fn what_the_host_gives_is_what_the_document_shows() {
+    let golden = golden();
+    let (mut host, mut guest) = opened(&golden);
+    let [token, aws, key] = ["session-token", "credential-aws", "link-key"].map(|name| golden.wire(name));
+    assert_eq!(host.session(&body(&token), NOW), Told::Queued);
+    assert_eq!(sent(host.outbox()), token);
+    assert_eq!(hear(&mut guest, &token), Some(GuestEvent::Session(body(&token))));
+    assert_eq!(host.credential(&body(&aws), NOW), Told::Queued);
+    assert_eq!(sent(host.outbox()), aws);
+    assert_eq!(hear(&mut guest, &aws), Some(GuestEvent::Credential(body(&aws))));
+    assert_eq!(host.link_key(&body(&key), NOW), Told::Queued);
+    assert_eq!(sent(host.outbox()), key);
+    assert_eq!(hear(&mut guest, &key), Some(GuestEvent::LinkKey(body(&key))));
 }
 
 #[test]

@@ -184,6 +184,8 @@ impl Golden {
         }
         match (r#type, value) {
             ("bytes", Json::String(text)) => json!(hex(text.as_bytes())),
+            // A digest is told as its digits, a key as base64.
+            ("[32]", Json::String(text)) if text.len() == 44 => json!(hex(&base64(value))),
             ("bytes", Json::Object(_)) => json!(hex(&base64(&value["base64"]))),
             ("bytes" | "[16]" | "[32]", Json::Array(_)) => json!(hex(&numbers(value))),
             ("[16]", Json::String(id)) => json!(id.strip_prefix("i-").unwrap()),

@@ -71,8 +71,12 @@ impl Connected {
         let now = self.now();
         match event {
             GuestEvent::Challenge(_) => self.core.hello(&hello(), now),
-            // How fresh its data are is nothing to a load.
-            GuestEvent::Ready(_) | GuestEvent::Standing(_) => {}
+            // How fresh its data are and what it is known by is nothing to a load.
+            GuestEvent::Ready(_)
+            | GuestEvent::Standing(_)
+            | GuestEvent::Session(_)
+            | GuestEvent::Credential(_)
+            | GuestEvent::LinkKey(_) => {}
             GuestEvent::Batch { stream, to, .. } => {
                 self.core.applied(stream, to, now);
                 self.mirrored = true;

@@ -6,6 +6,7 @@ out on standard output, an object a line, told apart by `event`:
 * `session`: HELLO_ACK came; `applied` is what HELLO had said, `kept` whether the mirror still holds.
 * `batch`: the mirror, or the watch with this `id`, took a batch; `changes` has an object for each entry.
 * `answer`: the request with this `id` has ended; `kind` is FOUND, LISTING, RELAYED, REFUSED, BUSY or RESET.
+* `given`: a SESSION, CREDENTIAL (with its `role`) or LINK_KEY came; what is in it stays secret.
 * `mirror`: every entry that is valid, as asked for, and the mirror's `age_ms`, if it is known.
 * `error`: a command that can't be carried out now.
 * `closed`: the connection has ended, and why. Requests under way have failed with it.
@@ -37,7 +38,7 @@ from .batches import Batch, Mirror
 from .encoding import Fields, Revision
 from .faults import Lost
 from .link import ENDS, Backoff, Connection, Lines, boot_id, now, serve
-from .session import Answered, Began, Dismissed, Event, Guest, Session, Updated
+from .session import Answered, Began, Dismissed, Event, Given, Guest, Session, Updated
 
 BUILD = "moorline-python/1"
 SHORT = 1_024
@@ -67,6 +68,9 @@ class Driver:
                 tell("batch", id=self._asked.get(stream), **shown_batch(batch))
             case Answered(stream, answer):
                 tell("answer", id=self._asked.pop(stream), kind=answer.kind, **shown_answer(answer.fields))
+            case Given(kind, fields):
+                role = {"role": fields["role"]} if kind == "CREDENTIAL" else {}
+                tell("given", kind=kind, **role)
             case Dismissed(reason):
                 self.closed(reason)
 

@@ -41,6 +41,11 @@ KINDS = [
     Kind(0x12, "COMMIT", "host", [("to", "revision"), ("digest", "[32]")]),
     Kind(0x13, "APPLIED", "guest", [("revision", "revision")]),
     Kind(0x14, "STANDING", "host", [("revision", "revision?"), ("age_ms", "u32"), ("freshness", "freshness")]),
+    Kind(0x15, "SESSION", "host", [
+        ("session", "text"), ("token", "text"), ("token_id", "text"), ("key", "[32]"), ("expires_in_ms", "u64"),
+    ]),
+    Kind(0x16, "CREDENTIAL", "host", [("role", "text"), ("current", "Document?")]),
+    Kind(0x17, "LINK_KEY", "host", [("incarnation", "u64"), ("key", "[32]")]),
     Kind(0x20, "GET", "guest", [("instance", "[16]?"), ("path", "text"), ("max_age_ms", "u32?")]),
     Kind(0x21, "LIST", "guest", [("instance", "[16]?"), ("prefix", "text"), ("after", "text?")]),
     Kind(0x22, "WATCH", "guest", [("instance", "[16]?"), ("prefix", "text")]),

@@ -33,6 +33,7 @@ STRUCTS: dict[str, Table] = {
     "Limits": [("body", "u32"), ("streams", "u16"), ("requests", "u16"), ("credit", "u32"), ("batch", "u32")],
     "Listed": [("path", "text"), ("revision", "revision"), ("content_type", "text"), ("length", "u32")],
     "Header": [("name", "text"), ("value", "text")],
+    "Document": [("kind", "text"), ("document", "text"), ("expires_in_ms", "u64"), ("expires_at_ms", "u64")],
     "Item": [("path", "text"), ("entry", "Mirrored?")],
     "Mirrored": [
         ("revision", "revision"),

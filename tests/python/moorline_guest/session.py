@@ -9,7 +9,7 @@ import hashlib
 import hmac
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from . import bodies
@@ -58,7 +58,15 @@ class Dismissed:
     reconnect_after_ms: int
 
 
-Event = Began | Updated | Answered | Dismissed
+@dataclass(frozen=True)
+class Given:
+    """The host gave something secret: the fields of a SESSION, a CREDENTIAL or a LINK_KEY."""
+
+    kind: str
+    fields: Fields = field(repr=False)
+
+
+Event = Began | Updated | Answered | Dismissed | Given
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,8 @@ class Session:
                 pass  # That something came is all that a PONG says; nothing is sent on stream 0 that costs credit.
             case "STANDING":
                 self._standing = (frame.fields, now)
+            case "SESSION" | "CREDENTIAL" | "LINK_KEY":
+                yield Given(frame.kind, frame.fields)
             case "BEGIN" | "PART" | "COMMIT":
                 yield from self._on_mirror(frame, now)
             case _:

@@ -219,7 +219,12 @@ impl Talker {
                     self.mirror.apply(from, to, items)?;
                     self.core.applied(stream, to, now);
                 }
-                Some(GuestEvent::Standing(_)) => {}
+                Some(
+                    GuestEvent::Standing(_)
+                    | GuestEvent::Session(_)
+                    | GuestEvent::Credential(_)
+                    | GuestEvent::LinkKey(_),
+                ) => {}
                 event => self.events.extend(event),
             }
         }
@@ -361,8 +366,12 @@ fn stream_of(event: &GuestEvent) -> Option<StreamId> {
         | GuestEvent::Refused(stream, _)
         | GuestEvent::Busy(stream, _)
         | GuestEvent::Ended(stream, _) => Some(*stream),
-        GuestEvent::Challenge(_) | GuestEvent::Ready(_) | GuestEvent::Standing(_) | GuestEvent::GoAway(_) => {
-            None
-        }
+        GuestEvent::Challenge(_)
+        | GuestEvent::Ready(_)
+        | GuestEvent::Standing(_)
+        | GuestEvent::Session(_)
+        | GuestEvent::Credential(_)
+        | GuestEvent::LinkKey(_)
+        | GuestEvent::GoAway(_) => None,
     }
 }

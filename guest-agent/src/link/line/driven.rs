@@ -126,6 +126,9 @@ impl Line {
             | GuestEvent::Ready(_)
             | GuestEvent::Batch { .. }
             | GuestEvent::Standing(_)
+            | GuestEvent::Session(_)
+            | GuestEvent::Credential(_)
+            | GuestEvent::LinkKey(_)
             | GuestEvent::GoAway(_) => {}
         }
     }

@@ -15,7 +15,7 @@ mod outbox;
 mod tests;
 
 pub use guest::{AskError, Guest, GuestEvent, Received};
-pub use host::{Deferred, Host, HostEvent, Incoming};
+pub use host::{Deferred, Host, HostEvent, Incoming, Told};
 pub use outbox::{Batch, Outbox};
 
 use super::body::{Code, Limits};

@@ -13,7 +13,8 @@ use super::outbox::Outbox;
 use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, unexpected};
 use crate::link::Moment;
 use crate::link::body::{
-    Beat, Challenge, Code, Credit, Found, GoAway, HelloAck, Item, Limits, Listing, Refused, Relayed, Standing,
+    Beat, Challenge, Code, Credential, Credit, Found, GoAway, HelloAck, Item, Limits, LinkKey, Listing,
+    Refused, Relayed, Session, Standing,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -95,6 +96,12 @@ pub enum GuestEvent {
     Ended(StreamId, Code),
     /// How far the mirror can be trusted from now on.
     Standing(Standing),
+    /// The instance's token from now on; the one before is good until it expires.
+    Session(Session),
+    /// A role's credentials from now on, or that there are none any more.
+    Credential(Credential),
+    /// What proofs are to be made with from the next connection on; keep it where only root reads it.
+    LinkKey(LinkKey),
     /// The host ends the connection.
     GoAway(GoAway),
 }
@@ -176,8 +183,10 @@ impl Guest {
             }
             Kind::Pong => body::<Beat>(frame).map(|_| None),
             Kind::GoAway => body(frame).map(GuestEvent::GoAway).map(Some),
-            Kind::Standing if frame.stream == StreamId::SESSION => {
-                body(frame).map(GuestEvent::Standing).map(Some)
+            Kind::Standing | Kind::Session | Kind::Credential | Kind::LinkKey
+                if frame.stream == StreamId::SESSION =>
+            {
+                told(frame).map(Some)
             }
             Kind::Credit => {
                 let Credit { bytes } = body(frame)?;
@@ -247,4 +256,15 @@ fn challenge(frame: &Frame<'_>) -> Result<GuestEvent, Fault> {
         return Err(unexpected(frame));
     }
     body(frame).map(|Challenge { nonce }| GuestEvent::Challenge(nonce))
+}
+
+/// What the host says unasked and the driver keeps.
+fn told(frame: &Frame<'_>) -> Result<GuestEvent, Fault> {
+    match frame.kind {
+        Kind::Standing => body(frame).map(GuestEvent::Standing),
+        Kind::Session => body(frame).map(GuestEvent::Session),
+        Kind::Credential => body(frame).map(GuestEvent::Credential),
+        Kind::LinkKey => body(frame).map(GuestEvent::LinkKey),
+        _ => Err(unexpected(frame)),
+    }
 }

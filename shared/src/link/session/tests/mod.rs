@@ -2,6 +2,7 @@
 
 mod bounds;
 mod streams;
+mod told;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

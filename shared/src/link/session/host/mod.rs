@@ -1,9 +1,15 @@
 //! The host's end: answers requests, pushes batches.
+//!
+//! Here are the states, the frames' ways, the answers and the timers; `telling` says what nobody asked for.
+
+mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use serde::Serialize;
+
+pub use telling::Told;
 
 use super::inbox::Assembly;
 use super::outbox::{Batch, Outbox};
@@ -12,7 +18,7 @@ use crate::entry::Value;
 use crate::link::Moment;
 use crate::link::body::{
     Applied, Beat, Busy, Challenge, Code, Credit, Ended, Found, Get, GoAway, Hello, HelloAck, Limits, List,
-    Listing, Relay, Relayed, Standing, Watch,
+    Listing, Relay, Relayed, Watch,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -438,24 +444,6 @@ impl Host {
             *push = Push::AwaitApplied(batch.to);
         }
         self.outbox.batch(stream, batch);
-    }
-
-    /// Tells the guest how far its mirror can be trusted from now on. One that doesn't understand that is told nothing.
-    pub fn standing(&mut self, standing: &Standing, now: Moment) {
-        if self.understands(Kind::Standing) {
-            self.outbox
-                .control(Kind::Standing, StreamId::SESSION, Last::No, standing, now);
-        }
-    }
-
-    /// Tells the guest that this connection ends; the driver writes what is left and closes.
-    pub fn go_away(&mut self, reason: &str, reconnect_after_ms: u32, now: Moment) {
-        let body = GoAway {
-            reason: reason.to_owned(),
-            reconnect_after_ms,
-        };
-        self.outbox
-            .control(Kind::GoAway, StreamId::SESSION, Last::Yes, &body, now);
     }
 
     /// Time passes. A fault ends the connection; call this at least once a second.

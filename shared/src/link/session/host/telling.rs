@@ -1,0 +1,78 @@
+//! What the host says unasked, on stream 0: how fresh the mirror is, what the instance is known by, and goodbye.
+
+use serde::Serialize;
+
+use super::Host;
+use crate::link::Moment;
+use crate::link::body::{Credential, GoAway, LinkKey, Session, Standing};
+use crate::link::frame::{Last, MAX_BODY, StreamId};
+use crate::link::kind::Kind;
+
+/// The most bytes of text in a SESSION or CREDENTIAL. What else is in their bodies is shorter than the rest of a frame.
+const MAX_TEXT: usize = MAX_BODY - 256;
+
+/// What became of something that the host had to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Told {
+    /// It goes out next.
+    Queued,
+    /// The session isn't open, or the guest's build doesn't understand it: nothing goes out.
+    NotUnderstood,
+    /// It doesn't fit a frame: nothing goes out.
+    TooLong,
+}
+
+impl Host {
+    /// Tells the guest how far its mirror can be trusted from now on. One that doesn't understand that is told nothing.
+    pub fn standing(&mut self, standing: &Standing, now: Moment) {
+        let _ = self.tell(Kind::Standing, standing, now);
+    }
+
+    /// Gives the guest its instance's token, in place of the one before.
+    pub fn session(&mut self, session: &Session, now: Moment) -> Told {
+        let texts = [&*session.session, session.token.expose(), &session.token_id];
+        self.tell_texts(Kind::Session, &texts, session, now)
+    }
+
+    /// Gives the guest a role's credentials in place of those before, or says that there are none any more.
+    pub fn credential(&mut self, credential: &Credential, now: Moment) -> Told {
+        let document = credential.current.as_ref();
+        let texts = [
+            &*credential.role,
+            document.map_or("", |document| &document.kind),
+            document.map_or("", |document| document.document.expose()),
+        ];
+        self.tell_texts(Kind::Credential, &texts, credential, now)
+    }
+
+    /// Gives the guest the key that its proofs are to be made with. The caller sees to it that a guest gets it once.
+    pub fn link_key(&mut self, key: &LinkKey, now: Moment) -> Told {
+        self.tell(Kind::LinkKey, key, now)
+    }
+
+    fn tell_texts<T: Serialize>(&mut self, kind: Kind, texts: &[&str], body: &T, now: Moment) -> Told {
+        if texts.iter().map(|text| text.len()).sum::<usize>() > MAX_TEXT {
+            return Told::TooLong;
+        }
+        self.tell(kind, body, now)
+    }
+
+    fn tell<T: Serialize>(&mut self, kind: Kind, body: &T, now: Moment) -> Told {
+        if !self.understands(kind) {
+            return Told::NotUnderstood;
+        }
+        self.outbox.control(kind, StreamId::SESSION, Last::No, body, now);
+        Told::Queued
+    }
+
+    /// Tells the guest that this connection ends; the driver writes what is left and closes.
+    pub fn go_away(&mut self, reason: &str, reconnect_after_ms: u32, now: Moment) {
+        let body = GoAway {
+            reason: reason.to_owned(),
+            reconnect_after_ms,
+        };
+        self.outbox
+            .control(Kind::GoAway, StreamId::SESSION, Last::Yes, &body, now);
+    }
+}
