@@ -8,6 +8,8 @@
 //! [`link`] is the guest link: frames, the kinds of frame, and the session cores of both ends, which take bytes and
 //! the time and give bytes and events. `PROTOCOL.md` beside this crate is its document.
 //!
+//! [`signature`] says what a signature of a request is made over, for those who make and those who check one.
+//!
 //! [`api`] holds the bodies of the control plane's HTTP API and of the feed to the hosts; [`agent`] those of the
 //! agent's local surface; [`host`] those of the host daemon's two sockets.
 #![forbid(unsafe_code)]
@@ -25,6 +27,7 @@ mod openapi;
 pub mod path;
 pub mod revision;
 pub mod secret;
+pub mod signature;
 pub mod time;
 pub mod ttl;
 
