@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::field::{Cursor, FieldError, dictionary, written_bytes};
+use super::field::{FieldError, byte_sequences, written_bytes};
 use super::input::{Component, Input};
 
 /// A request as its signer made it.
@@ -90,5 +90,5 @@ fn member(component: &Component, field: &str, key: &str) -> Result<Option<String
 
 /// The signatures in a field `Signature`, by their labels.
 pub fn signatures(field: &str) -> Result<Vec<(String, Vec<u8>)>, FieldError> {
-    dictionary(field, Cursor::bytes)
+    byte_sequences(field)
 }

@@ -1,6 +1,6 @@
 //! The digest of a body, as the field `Content-Digest` (RFC 9530).
 
-use super::field::{Cursor, FieldError, dictionary, written_bytes};
+use super::field::{FieldError, byte_sequences, written_bytes};
 use crate::digest::Digest;
 
 /// The value of `Content-Digest` for a body with this SHA-256 digest.
@@ -10,7 +10,7 @@ pub fn write(digest: &Digest) -> String {
 
 /// The SHA-256 digest in a field `Content-Digest`, which may have no other.
 pub fn read(field: &str) -> Result<Digest, FieldError> {
-    let members = dictionary(field, Cursor::bytes)?;
+    let members = byte_sequences(field)?;
     match &members[..] {
         [(algorithm, bytes)] if algorithm == "sha-256" => {
             let bytes: [u8; 32] = bytes[..].try_into().map_err(|_| FieldError::Form)?;

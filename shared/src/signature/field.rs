@@ -110,7 +110,7 @@ impl<'a> Cursor<'a> {
             .map_err(|_| FieldError::Form)
     }
 
-    pub(super) fn bytes(&mut self) -> Result<Vec<u8>, FieldError> {
+    fn bytes(&mut self) -> Result<Vec<u8>, FieldError> {
         self.expect(':')?;
         let text = self.take_while(MAX_FIELD_BYTES, |b| {
             b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=')
@@ -147,6 +147,11 @@ pub(super) fn dictionary<T>(
         cursor.expect(',')?;
         cursor.spaces();
     }
+}
+
+/// The members of a dictionary of byte sequences.
+pub(super) fn byte_sequences(text: &str) -> Result<Vec<(String, Vec<u8>)>, FieldError> {
+    dictionary(text, |cursor| cursor.bytes())
 }
 
 /// A string as it is written in a field.
