@@ -2,7 +2,8 @@
 //!
 //! One thread does everything. [`link`] dials the host and keeps a session open; what the host pushes goes into the
 //! [`mirror`], whole batches only; [`local`] serves the mirror on a unix socket, passes other questions and all changes
-//! up the link, and wakes those who wait for a change. [`platform`] holds the calls to the guest's operating system.
+//! up the link, and wakes those who wait for a change. [`credentials`] holds the instance's token and the credentials of
+//! its roles, as the host gives them. [`platform`] holds the calls to the guest's operating system.
 //! [`run`] puts these together, and [`cli`] is the command line: the daemon itself, and small clients of its socket.
 //!
 //! | task | waits for | does |
@@ -16,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod credentials;
 mod daemon;
 pub mod link;
 pub mod local;

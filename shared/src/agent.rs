@@ -8,7 +8,9 @@
 //! | `GET /v1/entries/{path}` | one entry with what is known about it: [`EntryReading`] |
 //! | `GET /v1/watch?prefix=&after=` | every change from now on or from a revision on: lines of [`WatchEvent`] |
 //! | `PUT`, `POST`, `DELETE /v1/data/{path}` | the instance's own changes: put, append, delete |
-//! | the same below `/v1/instances/{id}` | another instance's data, as far as its access lists allow |
+//! | `GET /v1/credentials` | which credentials the agent holds, without their secrets: [`CredentialsHeld`] |
+//! | `GET /v1/credentials/{role}` | the credentials of a role: [`RoleCredentials`] |
+//! | data, entries and watch below `/v1/instances/{id}` | another instance's data, as far as its access lists allow |
 //!
 //! **Bytes and listings** carry `ETag`: an entry's revision, the mirror's for a listing, in the form `"EPOCH.N"`;
 //! `If-None-Match` answers 304. They also carry [`AGE_MS`] and [`FRESHNESS`]. `max_age_ms=N` asks for nothing older
@@ -26,15 +28,21 @@
 //! instance's name, so only programs of root make any: the agent asks the kernel for the user of each connection
 //! (`SO_PEERCRED`), and to others answers 403. Reading is for every program in the guest.
 //!
+//! **Credentials** are good until `expires_at` by the host's calendar, and the agent gives none out that has run out by its
+//! own count. New ones take the place of old ones long before that. Right after the boot, or while the host still fetches
+//! the first ones, a request for a role's credentials waits for them for a few seconds.
+//!
 //! Errors are [`crate::api::ProblemDetails`]. Parameters that no request knows are refused, not overlooked.
 
 use serde::{Deserialize, Serialize};
 
+use crate::credential::CredentialKind;
 use crate::entry::Value;
-use crate::id::InstanceId;
+use crate::id::{InstanceId, RoleName};
 use crate::link::body;
 use crate::path::EntryPath;
 use crate::revision::Revision;
+use crate::time::Timestamp;
 
 /// Where the agent listens unless its configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/moorline/agent.sock";
@@ -222,4 +230,58 @@ pub struct EntryChange {
     /// What it is now; absent if it is gone or may no longer be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<Entry>,
+}
+
+/// `GET /v1/credentials`: what the agent holds, by name only.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CredentialsHeld {
+    /// The instance's own token; absent where the agent has none that is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionHeld>,
+    /// The roles whose credentials it has, in the order of their names.
+    pub roles: Vec<RoleHeld>,
+}
+
+/// The instance's own token, without the token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionHeld {
+    /// The session's id.
+    pub session: String,
+    /// The token's id.
+    pub token_id: String,
+    /// For how many milliseconds it is good.
+    pub expires_in_ms: u64,
+}
+
+/// A role's credentials, without the secrets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleHeld {
+    /// The role.
+    pub role: RoleName,
+    /// What kind of credentials.
+    pub kind: CredentialKind,
+    /// When they run out, by the host's calendar.
+    pub expires_at: Timestamp,
+    /// For how many milliseconds they are good.
+    pub expires_in_ms: u64,
+}
+
+/// `GET /v1/credentials/{role}`: a role's credentials, all of one making.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleCredentials {
+    /// The role, the kind and the times.
+    #[serde(flatten)]
+    pub held: RoleHeld,
+    /// The secrets: a JSON object with the fields that the kind has, see [`crate::credential`].
+    pub credentials: CredentialFields,
+}
+
+/// The fields of a credential, by its kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum CredentialFields {
+    /// Of kind `aws`.
+    Aws(crate::credential::Aws),
+    /// Of kind `bearer`.
+    Bearer(crate::credential::Bearer),
 }

@@ -273,6 +273,9 @@ name!(
 name!(
     /// How many vCPUs and how much memory an instance gets, as the control plane knows it in its settings.
     TypeName, "an instance type");
+name!(
+    /// A role whose credentials instances are given, as hosts know it in their configuration.
+    RoleName, "a role");
 
 /// Whoever acts: `user:NAME`, `instance:ID`, `host:NAME` or `service:NAME` as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -2,8 +2,8 @@
 //!
 //! The words of the domain come first: [`id`] names instances, hosts, accounts and principals, [`path`] names the
 //! entries of an instance, [`entry`] says what an entry is, [`access`] who may do what with it, [`revision`] when it
-//! changed, [`ttl`] how long it is valid, and [`secret`]
-//! holds what must not be shown. Each is parsed once, at the edge; a value that exists is valid.
+//! changed, [`ttl`] how long it is valid, [`credential`]
+//! what a role's credentials are, and [`secret`] holds what must not be shown. Each is parsed once, at the edge; a value that exists is valid.
 //!
 //! [`link`] is the guest link: frames, the kinds of frame, and the session cores of both ends, which take bytes and
 //! the time and give bytes and events. `PROTOCOL.md` beside this crate is its document.
@@ -17,6 +17,7 @@
 pub mod access;
 pub mod agent;
 pub mod api;
+pub mod credential;
 pub mod digest;
 pub mod entry;
 pub mod host;
