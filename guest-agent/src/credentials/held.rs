@@ -190,7 +190,10 @@ impl Slot {
 
 fn read(role: RoleName, said: &body::CredentialDocument, now: Moment) -> Result<RoleCredential, Refusal> {
     let credential = Credential::parse(&said.kind, &said.document).map_err(Refusal::Credential)?;
-    let expires_at = Timestamp::from_millis(said.expires_at_ms).ok_or(Refusal::Time)?;
+    let expires_at = i64::try_from(said.expires_at_ms)
+        .ok()
+        .and_then(Timestamp::from_millis);
+    let expires_at = expires_at.ok_or(Refusal::Time)?;
     Ok(RoleCredential {
         role,
         credential,
