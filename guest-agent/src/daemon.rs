@@ -8,7 +8,7 @@ use moorline_shared::agent::DEFAULT_SOCKET;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::link::{self, Endpoint, Line};
+use crate::link::{self, Endpoint, Given, Line};
 use crate::local::{self, BindError, Settings, Surface};
 use crate::mirror::{Live, Mirror};
 use crate::platform::{Readiness, notify};
@@ -51,13 +51,13 @@ pub enum RunError {
 pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunError> {
     let bound = local::bind(&config.socket).await?;
     tracing::info!(socket = %config.socket.display(), endpoint = %config.endpoint, "serving");
-    let mirror = Rc::new(Live::default());
+    let given = Given::default();
     let line = Rc::new(Line::new(&config.endpoint));
-    let surface = Rc::new(Surface::new(Rc::clone(&mirror), Rc::clone(&line), config.local));
+    let surface = Rc::new(Surface::new(given.clone(), Rc::clone(&line), config.local));
     tokio::join!(
-        link::keep(&config.endpoint, &line, &mirror, stop),
+        link::keep(&config.endpoint, &line, &given, stop),
         local::serve(bound, surface, stop),
-        readiness(&mirror, config.ready_after, stop),
+        readiness(&given.mirror, config.ready_after, stop),
     );
     Ok(())
 }

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt as _};
 use moorline_shared::agent::DEFAULT_SOCKET;
+use moorline_shared::id::RoleName;
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 
+use super::credentials::Form;
 use crate::Config;
 use crate::platform::Level;
 
@@ -19,6 +21,10 @@ Usage:
   moorline-agent get PATH        write an entry's bytes
   moorline-agent list [PREFIX]   name the entries below a prefix, or all
   moorline-agent watch [PREFIX]  write every change from now on
+  moorline-agent credentials     name the credentials that this machine was given
+  moorline-agent credentials ROLE [--format env|json|process]
+                                 write a role's credentials: for a shell, for programs, or as a
+                                 credential_process of the AWS SDKs [default: json]
   moorline-agent status          say who this machine is and how its agent fares
 
 For get, list and watch:
@@ -75,6 +81,13 @@ pub(super) enum What {
         prefix: PathPrefix,
         after: Option<Revision>,
     },
+    /// Which credentials there are.
+    Credentials,
+    /// The credentials of a role.
+    Role {
+        role: RoleName,
+        form: Form,
+    },
     Status,
 }
 
@@ -89,9 +102,9 @@ pub(super) enum Format {
 pub(super) enum UsageError {
     #[error("{0}; see moorline-agent --help")]
     Line(#[from] lexopt::Error),
-    #[error("say what to do: run, get, list, watch or status; see moorline-agent --help")]
+    #[error("say what to do: run, get, list, watch, credentials or status; see moorline-agent --help")]
     NoCommand,
-    #[error("'{0}' is no command; there is run, get, list, watch and status")]
+    #[error("'{0}' is no command; there is run, get, list, watch, credentials and status")]
     Command(String),
     #[error("get needs the path of an entry, as in: moorline-agent get net/hostname")]
     NoPath,
@@ -123,6 +136,7 @@ struct Given {
     max_age_ms: Option<u32>,
     json: bool,
     values: bool,
+    form: Option<Form>,
     help: Option<&'static str>,
 }
 
@@ -165,11 +179,21 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
                 .only("watch", &["--instance", "--json", "--after"])?
                 .ask(what))
         }
+        ["credentials"] => Ok(given.only("credentials", &["--json"])?.ask(What::Credentials)),
+        ["credentials", role] => {
+            let what = What::Role {
+                role: parsed(role)?,
+                form: given.form.unwrap_or_default(),
+            };
+            Ok(given.only("credentials ROLE", &["--format"])?.ask(what))
+        }
         ["status"] => Ok(given.only("status", &["--json"])?.ask(What::Status)),
         [] => Err(UsageError::NoCommand),
-        ["run" | "get" | "list" | "watch" | "status", .., extra] => {
-            Err(lexopt::Error::UnexpectedArgument(extra.into()).into())
-        }
+        [
+            "run" | "get" | "list" | "watch" | "credentials" | "status",
+            ..,
+            extra,
+        ] => Err(lexopt::Error::UnexpectedArgument(extra.into()).into()),
         [other, ..] => Err(UsageError::Command(other.to_owned())),
     }
 }
@@ -192,6 +216,7 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
             Arg::Long("instance") => given.instance = Some(value("--instance", &mut parser)?),
             Arg::Long("after") => given.after = Some(value("--after", &mut parser)?),
             Arg::Long("max-age") => given.max_age_ms = Some(value("--max-age", &mut parser)?),
+            Arg::Long("format") => given.form = Some(value("--format", &mut parser)?),
             Arg::Long("json") => given.json = true,
             Arg::Long("values") => given.values = true,
             Arg::Value(word) => given.words.push(word.string()?),
@@ -248,6 +273,7 @@ impl Given {
             ("--max-age", self.max_age_ms.is_some()),
             ("--json", self.json),
             ("--values", self.values),
+            ("--format", self.form.is_some()),
         ];
         match present
             .into_iter()
@@ -274,7 +300,7 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Format, Query, UsageError, What, parse};
+    use super::{Command, Form, Format, Query, UsageError, What, parse};
 
     fn line(line: &str) -> Result<Command, UsageError> {
         parse(line.split_whitespace().map(Into::into))
@@ -311,6 +337,18 @@ mod tests {
             line("moorline-agent watch a --after 1.2"),
             Ok(Command::Ask { .. })
         ));
+        let Ok(Command::Ask { query, .. }) = line("moorline-agent credentials backup --format process")
+        else {
+            panic!("not taken")
+        };
+        let role = "backup".parse().unwrap();
+        assert_eq!(
+            query.what,
+            What::Role {
+                role,
+                form: Form::Process
+            }
+        );
         for help in [
             "moorline-agent --help",
             "moorline-agent get -h",
@@ -338,6 +376,16 @@ mod tests {
             (
                 "moorline-agent run --ready-after -1",
                 "--ready-after '-1' can't be",
+            ),
+            ("moorline-agent credentials A", "is not a role"),
+            (
+                "moorline-agent credentials r --format xml",
+                "env, json or process",
+            ),
+            ("moorline-agent credentials r --json", "knows no option --json"),
+            (
+                "moorline-agent credentials --format env",
+                "knows no option --format",
             ),
             ("moorline-agent run --link tcp:1", "unix:/PATH"),
             ("moorline-agent run --log loud", "error, warn, info"),

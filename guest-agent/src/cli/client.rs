@@ -36,6 +36,8 @@ pub(super) enum ClientError {
     Unexplained(StatusCode),
     #[error("the agent's answer is not understood: {0}")]
     Malformed(#[from] serde_json::Error),
+    #[error(transparent)]
+    Form(#[from] super::credentials::FormError),
     #[error("can't write the answer: {0}")]
     Write(#[source] io::Error),
     #[error("the watch ended: changes were lost; list, then watch again with --after {0}")]
@@ -104,8 +106,10 @@ impl Client {
         let answer = response.collect().await?.to_bytes();
         let text = match (&query.what, query.format) {
             (What::Get { .. }, Format::Plain) => answer.to_vec(),
+            (What::Role { form, .. }, _) => form.of(&serde_json::from_slice(&answer)?)?.into_bytes(),
             (_, Format::Json) => [&answer[..], b"\n"].concat(),
             (What::List { .. }, Format::Plain) => show::listing(&serde_json::from_slice(&answer)?),
+            (What::Credentials, Format::Plain) => show::credentials(&serde_json::from_slice(&answer)?),
             (_, Format::Plain) => show::status(&serde_json::from_slice(&answer)?),
         };
         // A reader that has seen enough is no failure.
@@ -151,6 +155,8 @@ fn target(query: &Query) -> String {
             let after = after.map_or_else(String::new, |after| format!("&after={after}"));
             format!("/v1{of}/watch?prefix={prefix}{after}")
         }
+        What::Credentials => "/v1/credentials".to_owned(),
+        What::Role { role, .. } => format!("/v1/credentials/{role}"),
         What::Status => "/v1/status".to_owned(),
     }
 }

@@ -1,11 +1,12 @@
 //! The command line. [`args`] reads it into types before anything is done; [`client`] speaks with the daemon over its
-//! socket; [`show`] writes for people and for programs.
+//! socket; [`show`] writes for people and for programs, and [`credentials`] in the forms that other programs read.
 //!
 //! Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 3 there is no such entry, 4 the agent or the host can't
 //! be reached.
 
 mod args;
 mod client;
+mod credentials;
 mod show;
 
 use std::ffi::OsString;

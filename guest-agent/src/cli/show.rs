@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use moorline_shared::agent::{Freshness, LinkState, Listing, Status, WatchEvent};
+use moorline_shared::agent::{CredentialsHeld, Freshness, LinkState, Listing, Status, WatchEvent};
 
 /// A path per line.
 pub(super) fn listing(listing: &Listing) -> Vec<u8> {
@@ -28,6 +28,21 @@ pub(super) fn event(event: &WatchEvent) -> Vec<u8> {
             })
         }
     };
+    text.into_bytes()
+}
+
+/// A credential per line: the role, its kind, when it runs out.
+pub(super) fn credentials(held: &CredentialsHeld) -> Vec<u8> {
+    let mut text = String::new();
+    for held in &held.roles {
+        let seconds = held.expires_in_ms / 1_000;
+        // Writing to a string can't fail.
+        let _ = writeln!(
+            text,
+            "{} {} until {}, for {seconds} s",
+            held.role, held.kind, held.expires_at
+        );
+    }
     text.into_bytes()
 }
 

@@ -10,9 +10,10 @@ use moorline_shared::link::{Kind, Moment, StreamId};
 use tokio::io::ReadBuf;
 use tokio_util::sync::CancellationToken;
 
+use super::Given;
 use super::endpoint::Stream;
 use super::line::{Life, Line, WatchBatch};
-use crate::mirror::{Batch, Known, Live, Refusal, Standing};
+use crate::mirror::{Batch, Known, Refusal, Standing};
 use crate::platform::now;
 
 /// The most bytes given to the kernel at once: some guests' vsock stalls on larger writes.
@@ -121,7 +122,7 @@ impl ReadBuffer {
 pub(super) struct Driver<'a> {
     stream: Stream,
     line: &'a Line,
-    mirror: &'a Live,
+    given: &'a Given,
     buffer: &'a mut ReadBuffer,
     begun: Moment,
     progressed: bool,
@@ -132,7 +133,7 @@ impl<'a> Driver<'a> {
     pub(super) fn begin(
         stream: Stream,
         line: &'a Line,
-        mirror: &'a Live,
+        given: &'a Given,
         buffer: &'a mut ReadBuffer,
     ) -> Self {
         buffer.clear();
@@ -140,7 +141,7 @@ impl<'a> Driver<'a> {
         Self {
             stream,
             line,
-            mirror,
+            given,
             buffer,
             begun: now(),
             progressed: false,
@@ -232,19 +233,25 @@ impl<'a> Driver<'a> {
             }
         }
         if self.line.is_open() {
-            self.mirror.heard(now);
+            self.given.mirror.heard(now);
         }
         Ok(())
     }
 
     fn act(&mut self, event: GuestEvent, now: Moment) -> Result<(), Lost> {
         match event {
-            GuestEvent::Challenge(_) => self.line.hello(self.mirror.read().revision(), now),
+            GuestEvent::Challenge(_) => self.line.hello(self.given.mirror.read().revision(), now),
             GuestEvent::Ready(ack) => self.ready(ack, now)?,
-            GuestEvent::Standing(said) => self.mirror.stand(standing(said, now), now),
+            GuestEvent::Session(said) => self.given.credentials.take_session(said, now),
+            GuestEvent::Credential(said) => self.take_credential(&said, now),
+            GuestEvent::Standing(said) => {
+                self.given.credentials.told();
+                self.given.mirror.stand(standing(said, now), now);
+            }
             GuestEvent::GoAway(said) => return Err(Lost::GoAway(said)),
             other => {
                 self.progressed = true;
+                self.given.credentials.told();
                 self.take(other, now)?;
             }
         }
@@ -258,16 +265,28 @@ impl<'a> Driver<'a> {
         } else {
             Standing::default()
         };
-        self.mirror.stand(standing, now);
+        self.given.mirror.stand(standing, now);
+        self.given.credentials.begin(&ack);
+        if !ack.kinds.has(Kind::Credential) {
+            self.given.credentials.told();
+        }
         let life = self.line.ready(ack, now);
         if matches!(life, Life::Another | Life::Mistaken) {
             tracing::info!("another life of the machine: dropping the mirror");
-            self.mirror.forget();
+            self.given.mirror.forget();
         }
         // Without a mirror the next HELLO makes no claim, and the host sends a snapshot.
         match life {
             Life::Mistaken => Err(Lost::Mistaken),
             Life::First | Life::Same | Life::Another => Ok(()),
+        }
+    }
+
+    /// One that can't be used costs nothing but itself: what was held before stays until it runs out.
+    fn take_credential(&self, said: &body::Credential, now: Moment) {
+        if let Err(error) = self.given.credentials.take_credential(said, now) {
+            let cause = std::error::Error::source(&error).map(ToString::to_string);
+            tracing::warn!(%error, cause, "a role's credentials were not taken");
         }
     }
 
@@ -280,7 +299,7 @@ impl<'a> Driver<'a> {
                 to,
                 items,
             } => {
-                self.mirror.apply(Batch { from, to, items }, now)?;
+                self.given.mirror.apply(Batch { from, to, items }, now)?;
                 self.line.core().applied(StreamId::SESSION, to, now);
             }
             GuestEvent::Batch {

@@ -1,8 +1,8 @@
 //! The guest's end of the guest link: dials the host, keeps one session open, and comes back when it ends.
 //!
 //! [`keep`] is the one task. It dials an [`Endpoint`], lets a [`driver`] move bytes between the socket and the session
-//! core of `moorline-shared` until that ends, waits as [`Backoff`] says, and dials again. Batches for the mirror go into
-//! [`Live`]; everything else goes over [`Line`], by which local requests ask the host while a session is open.
+//! core of `moorline-shared` until that ends, waits as [`Backoff`] says, and dials again. What the host pushes goes into
+//! what is [`Given`]; everything else goes over [`Line`], by which local requests ask the host while a session is open.
 //!
 //! The wait grows with every attempt that led nowhere and begins anew once a session brought something; a connection
 //! that is merely accepted changes nothing, nor does one that the host soon ends by GOAWAY, which also names a time to come
@@ -15,11 +15,13 @@ mod line;
 #[cfg(test)]
 mod tests;
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::credentials::Credentials;
 use crate::mirror::Live;
 use crate::platform::now;
 use driver::{Driver, ReadBuffer};
@@ -33,14 +35,23 @@ pub use line::{AskFailure, Line, WatchBatch, Watching};
 /// The longest wait a host can ask for.
 const LONGEST_GOAWAY: Duration = Duration::from_hours(1);
 
+/// What the host gave this guest. It belongs to one thread.
+#[derive(Clone, Debug, Default)]
+pub struct Given {
+    /// The instance's data.
+    pub mirror: Rc<Live>,
+    /// Its token, and the credentials of its roles.
+    pub credentials: Rc<Credentials>,
+}
+
 /// Keeps a session with the host open until `stop` is cancelled.
 ///
-/// The mirror and the line live on between sessions. Dropping the future cuts the connection.
-pub async fn keep(endpoint: &Endpoint, line: &Line, mirror: &Live, stop: &CancellationToken) {
+/// What was given and the line live on between sessions. Dropping the future cuts the connection.
+pub async fn keep(endpoint: &Endpoint, line: &Line, given: &Given, stop: &CancellationToken) {
     let mut backoff = Backoff::default();
     let mut buffer = ReadBuffer::default();
     loop {
-        let ended = once(endpoint, line, mirror, &mut buffer, backoff.patience(), stop).await;
+        let ended = once(endpoint, line, given, &mut buffer, backoff.patience(), stop).await;
         line.lost(&ended.lost, now());
         if stop.is_cancelled() {
             return;
@@ -68,7 +79,7 @@ struct Ended {
 async fn once(
     endpoint: &Endpoint,
     line: &Line,
-    mirror: &Live,
+    given: &Given,
     buffer: &mut ReadBuffer,
     patience: Duration,
     stop: &CancellationToken,
@@ -83,7 +94,7 @@ async fn once(
             led_anywhere: false,
         },
         Ok(stream) => {
-            let mut driver = Driver::begin(stream, line, mirror, buffer);
+            let mut driver = Driver::begin(stream, line, given, buffer);
             let lost = driver.run(stop).await;
             Ended {
                 led_anywhere: driver.led_anywhere(&lost),

@@ -8,8 +8,8 @@ use moorline_shared::link::{Kind, Moment};
 use moorline_shared::{PathPrefix, Revision};
 
 use super::driver::ReadBuffer;
-use super::{AskFailure, Endpoint, Line, once};
-use crate::mirror::{Live, Lookup, Mirror};
+use super::{AskFailure, Endpoint, Given, Line, once};
+use crate::mirror::{Lookup, Mirror};
 use crate::platform::now;
 use crate::test_host::{Answers, HostState, OTHER, OWN, Order, Rig, TestHost, entry, run};
 use tokio::net::UnixListener;
@@ -205,18 +205,18 @@ fn a_session_that_the_host_soon_ends_led_nowhere() {
         tasks.spawn_local(host.clone().serve(UnixListener::bind(&host.path).unwrap()));
         let endpoint = Endpoint::Unix(host.path.clone());
         for (order, led_anywhere) in [(Order::GoAway(0), false), (Order::Cut, true)] {
-            let (line, mirror, stop) = (Line::new(&endpoint), Live::default(), CancellationToken::new());
+            let (line, given, stop) = (Line::new(&endpoint), Given::default(), CancellationToken::new());
             let mut buffer = ReadBuffer::default();
             let session = once(
                 &endpoint,
                 &line,
-                &mirror,
+                &given,
                 &mut buffer,
                 Duration::from_secs(5),
                 &stop,
             );
             let ending = async {
-                mirror.until(Mirror::revision).await;
+                given.mirror.until(Mirror::revision).await;
                 host.order(order);
             };
             let (ended, ()) = tokio::join!(session, ending);

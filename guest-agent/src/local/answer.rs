@@ -108,6 +108,8 @@ impl Surface {
             Route::Status => params.finish().map(|()| self.status()),
             Route::Data(owner, path) => self.read(self.other(owner), path, params, &head.headers).await,
             Route::Entry(owner, path) => self.describe(self.other(owner), path, params).await,
+            Route::Credentials => self.credentials(peer, params).await,
+            Route::Role(name) => self.role(peer, name, params).await,
             Route::Watch(owner) => self.watch(self.other(owner), params, busy).await,
         }
     }

@@ -2,13 +2,14 @@
 //!
 //! [`socket`] binds the file, [`mod@serve`] accepts connections, bounds them and ends those that do nothing. [`answer`] sends a request where it
 //! belongs: an entry of the mirror's own is answered on the spot, without a task, a lock or a wait; [`reads`] knows the
-//! rest of reading, [`watch`] the stream of changes, [`foreign`] other instances' data through the host, and [`writes`]
+//! rest of reading, [`watch`] the stream of changes, [`credentials`] the roles' credentials, [`foreign`] other instances' data through the host, and [`writes`]
 //! passes changes on to the control plane. Everything from a local program is as little trusted as anything from a
 //! network.
 
 mod answer;
 mod body;
 mod connection;
+mod credentials;
 mod foreign;
 mod params;
 mod problem;
@@ -25,7 +26,8 @@ mod writes;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::link::Line;
+use crate::credentials::Credentials;
+use crate::link::{Given, Line};
 use crate::mirror::Live;
 
 pub use serve::serve;
@@ -60,15 +62,17 @@ impl Default for Settings {
 #[derive(Debug)]
 pub struct Surface {
     mirror: Rc<Live>,
+    credentials: Rc<Credentials>,
     line: Rc<Line>,
     settings: Settings,
 }
 
 impl Surface {
-    /// A surface over the mirror and the way to the host.
-    pub fn new(mirror: Rc<Live>, line: Rc<Line>, settings: Settings) -> Self {
+    /// A surface over what the host gave and the way to the host.
+    pub fn new(given: Given, line: Rc<Line>, settings: Settings) -> Self {
         Self {
-            mirror,
+            mirror: given.mirror,
+            credentials: given.credentials,
             line,
             settings,
         }

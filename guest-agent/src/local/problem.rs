@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::header::{ALLOW, CONTENT_TYPE, ETAG, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use moorline_shared::api::ProblemDetails;
+use moorline_shared::id::RoleName;
 use moorline_shared::link::body::Code;
 use moorline_shared::{PathPrefix, Revision};
 
@@ -70,9 +71,35 @@ impl Problem {
         )
     }
 
+    /// A program of this user may not see credentials.
+    pub(super) fn not_for_credentials(user: u32, reader: u32) -> Self {
+        let detail =
+            format!("credentials are for programs of user {reader} only; this one is of user {user}");
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "credentials-denied",
+            "This user may not see credentials",
+            detail,
+        )
+    }
+
+    /// There are no credentials of this role that are good now.
+    pub(super) fn no_credentials(role: &RoleName) -> Self {
+        let detail = format!(
+            "there are no credentials of a role '{role}' now; moorline-agent credentials names those there are, and whoever \
+             runs this instance can give it roles"
+        );
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "credentials-not-found",
+            "There are no such credentials",
+            detail,
+        )
+    }
+
     /// No such place in this surface.
     pub(super) fn unknown_path() -> Self {
-        let detail = "there is /v1/status, /v1/data, /v1/entries, /v1/watch, and the last three below /v1/instances/ID";
+        let detail = "there is /v1/status, /v1/credentials, /v1/data, /v1/entries, /v1/watch, and the last three below /v1/instances/ID";
         Self::new(
             StatusCode::NOT_FOUND,
             "unknown-path",

@@ -22,6 +22,10 @@ pub(super) enum Route<'a> {
     /// One entry with what is known about it.
     Entry(Owner, &'a str),
     Watch(Owner),
+    /// Which credentials there are.
+    Credentials,
+    /// The credentials of a role.
+    Role(&'a str),
 }
 
 impl<'a> Route<'a> {
@@ -41,6 +45,8 @@ impl<'a> Route<'a> {
             ("status", "") if owner == Owner::Own => Ok(Self::Status),
             ("data", path) => Ok(Self::Data(owner, path)),
             ("entries", path) if !path.is_empty() => Ok(Self::Entry(owner, path)),
+            ("credentials", "") if owner == Owner::Own => Ok(Self::Credentials),
+            ("credentials", role) if owner == Owner::Own => Ok(Self::Role(role)),
             ("watch", "") => Ok(Self::Watch(owner)),
             _ => Err(Problem::unknown_path()),
         }
@@ -62,6 +68,8 @@ mod tests {
             ("/v1/data/a/b".to_owned(), Route::Data(Owner::Own, "a/b")),
             ("/v1/data/a/".to_owned(), Route::Data(Owner::Own, "a/")),
             ("/v1/entries/a".to_owned(), Route::Entry(Owner::Own, "a")),
+            ("/v1/credentials".to_owned(), Route::Credentials),
+            ("/v1/credentials/backup".to_owned(), Route::Role("backup")),
             ("/v1/watch".to_owned(), Route::Watch(Owner::Own)),
             (format!("/v1/instances/{id}/data/a"), Route::Data(named, "a")),
             (format!("/v1/instances/{id}/watch"), Route::Watch(named)),
@@ -76,6 +84,7 @@ mod tests {
             "/v1/entries/",
             "/v1/instances/x/data/a",
             "/v1/status/x",
+            "/v1/instances/i-00000000000000000000000000000001/credentials",
         ] {
             assert!(Route::parse(path).is_err(), "{path} was taken");
         }

@@ -7,13 +7,13 @@ use moorline_shared::entry::Value;
 use moorline_shared::link::body::{
     Code, Found, Freshness, Hello, HelloAck, Item, Listed, Listing, Mirrored, Relay, Relayed, Standing,
 };
-use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent};
+use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent, Told};
 use moorline_shared::link::{KindSet, StreamId};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::{Answers, OTHER, OWN, Order, TestHost};
+use super::{Answers, Give, OTHER, OWN, Order, TestHost};
 use crate::platform::now;
 
 pub(super) struct Connection {
@@ -94,6 +94,7 @@ impl Connection {
                     self.write().await?;
                     return None;
                 }
+                Order::Give(give) => self.give(&give),
                 Order::Raw(bytes) => self.stream.write_all(&bytes).await.ok()?,
                 // The batch before may not be acknowledged yet; then this one goes with the next round.
                 later if !self.core.can_push(StreamId::SESSION) => {
@@ -266,6 +267,19 @@ impl Connection {
         self.sent = hello.applied.filter(|_| same).map(|revision| revision.n);
         self.welcome = true;
         state.hellos.push(hello);
+        let gives = state.gives.clone();
+        drop(state);
+        for give in &gives {
+            self.give(give);
+        }
+    }
+
+    fn give(&mut self, give: &Give) {
+        let told = match give {
+            Give::Session(session) => self.core.session(session, now()),
+            Give::Credential(credential) => self.core.credential(credential, now()),
+        };
+        assert_eq!(told, Told::Queued);
     }
 
     fn get(&mut self, stream: StreamId, instance: Option<InstanceId>, path: &str) {

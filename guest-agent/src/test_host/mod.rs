@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use moorline_shared::entry::Value;
-use moorline_shared::link::body::{Freshness, Hello, Item, Mirrored, Relay};
+use moorline_shared::link::body::{self, Freshness, Hello, Item, Mirrored, Relay};
 use moorline_shared::{EntryPath, InstanceId, Revision};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
@@ -34,6 +34,15 @@ pub(crate) enum Order {
     Gap,
     /// A batch that removes an entry without a commit.
     RunOut(&'static str),
+    /// The instance's token or a role's credentials, from now on.
+    Give(Box<Give>),
+}
+
+/// What a host gives a guest besides data.
+#[derive(Clone, Debug)]
+pub(crate) enum Give {
+    Session(body::Session),
+    Credential(body::Credential),
 }
 
 #[derive(Debug)]
@@ -56,6 +65,8 @@ pub(crate) struct HostState {
     pub(crate) watches: usize,
     pub(crate) relays: Vec<Relay>,
     pub(crate) answers: Answers,
+    /// What every guest is given right behind its welcome.
+    pub(crate) gives: Vec<Give>,
     orders: Vec<Order>,
 }
 
@@ -105,6 +116,7 @@ impl TestHost {
             watches: 0,
             relays: Vec::new(),
             answers: Answers::Given,
+            gives: Vec::new(),
             orders: Vec::new(),
         };
         Self {

@@ -13,7 +13,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::TestHost;
-use crate::link::{Endpoint, Line, keep};
+use crate::credentials::Credentials;
+use crate::link::{Endpoint, Given, Line, keep};
 use crate::local::{Settings, Surface, bind, serve};
 use crate::mirror::Live;
 
@@ -21,6 +22,7 @@ use crate::mirror::Live;
 pub(crate) struct Rig {
     pub(crate) host: TestHost,
     pub(crate) mirror: Rc<Live>,
+    pub(crate) credentials: Rc<Credentials>,
     pub(crate) line: Rc<Line>,
     pub(crate) socket: PathBuf,
     pub(crate) stop: CancellationToken,
@@ -35,21 +37,22 @@ impl Rig {
     pub(crate) async fn without_host(settings: Settings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let host = TestHost::new(folder.path().join("host"));
-        let mirror = Rc::new(Live::default());
+        let given = Given::default();
         let endpoint = Endpoint::Unix(host.path.clone());
         let line = Rc::new(Line::new(&endpoint));
         let stop = CancellationToken::new();
         let socket = folder.path().join("run/agent.sock");
         let mut tasks = JoinSet::new();
         let served = bind(&socket).await.unwrap();
-        let surface = Rc::new(Surface::new(Rc::clone(&mirror), Rc::clone(&line), settings));
+        let surface = Rc::new(Surface::new(given.clone(), Rc::clone(&line), settings));
         let told = stop.clone();
         tasks.spawn_local(async move { serve(served, surface, &told).await });
-        let (mirrored, asking, told) = (Rc::clone(&mirror), Rc::clone(&line), stop.clone());
-        tasks.spawn_local(async move { keep(&endpoint, &asking, &mirrored, &told).await });
+        let (taken, asking, told) = (given.clone(), Rc::clone(&line), stop.clone());
+        tasks.spawn_local(async move { keep(&endpoint, &asking, &taken, &told).await });
         Self {
             host,
-            mirror,
+            mirror: given.mirror,
+            credentials: given.credentials,
             line,
             socket,
             stop,

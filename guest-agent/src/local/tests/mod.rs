@@ -1,6 +1,7 @@
 //! The surface through a real socket, with a real link behind it.
 
 mod changes;
+mod credentials;
 mod others;
 mod reads;
 mod trouble;
