@@ -9,12 +9,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::http::auth::administrator::{TokenError, Tokens};
+use crate::http::auth::administrator::{AdministratorToken, TokenError};
 use crate::http::feed::views::Views;
 use crate::http::feed::{DispatchError, Dispatcher};
 use crate::http::listen::{self, Bounds};
 use crate::http::{self, Control};
 use crate::identity::master::{MasterKey, MasterKeyError};
+use crate::identity::sessions::{self, FollowError};
+use crate::identity::{self, StartError};
 use crate::model::{Attempt, ExecuteError, Executor, outbox};
 use crate::services::{self, Services};
 use crate::settings;
@@ -51,6 +53,12 @@ pub enum ServeError {
     /// The settings in force could not be recorded.
     #[error("the settings could not be recorded")]
     Settings(#[from] ExecuteError),
+    /// Keys or sessions could not be read.
+    #[error("the sessions or the keys of tokens can't be had")]
+    Identity(#[from] StartError),
+    /// The sessions are no longer in step with the store.
+    #[error("the sessions can't be kept in step with the store")]
+    Sessions(#[from] FollowError),
     /// The feed could not be begun.
     #[error("the feed could not be begun")]
     Feed(#[from] ReadError),
@@ -88,8 +96,8 @@ impl Server {
             ..sqlite::Options::default()
         };
         let store = Store::open_sqlite(config.state.join("store.db"), &options)?;
-        let tokens = Tokens::open(&config.state.join("admin.token"))?;
-        let master = MasterKey::open(&config.master_key())?;
+        let administrator = AdministratorToken::open(&config.state.join("admin.token"))?;
+        let master = Arc::new(MasterKey::open(&config.master_key())?);
         let listen = |source| ServeError::Listen {
             address: config.listen,
             source,
@@ -97,12 +105,14 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let executor = Executor::new(store.clone(), config.settings.clone());
         adopt(&executor).await?;
+        let tokens = identity::open(&executor, &master).await?;
         let (dispatcher, feed) = Dispatcher::new(&store, config.settings.access).await?;
         let control = Control {
             executor: Arc::new(executor),
             services: Arc::new(Services::default()),
-            tokens: Arc::new(tokens),
-            master: Arc::new(master),
+            administrator: Arc::new(administrator),
+            tokens,
+            master,
             feed,
             views: Views::new(store, config.settings.access),
             deployment: config.deployment.as_str().into(),
@@ -127,6 +137,8 @@ impl Server {
         let (control, mut parts) = (self.control, Parts::default());
         let (cancel, executor) = (control.cancel.clone(), control.executor.clone());
         let outbox = outbox::run(executor.clone(), control.services.clone(), cancel.clone());
+        let (known, ring) = (control.tokens.sessions().clone(), control.tokens.ring().clone());
+        let sessions = sessions::follow::run(known, ring, cancel.clone());
         let routes = http::router(control);
         let server = listen::serve(self.listener, routes, Bounds::default(), cancel.clone());
         parts.spawn("outbox", async {
@@ -137,6 +149,7 @@ impl Server {
             server.await;
             Ok(())
         });
+        parts.spawn("sessions", async { sessions.await.map_err(ServeError::from) });
         let feed = self.dispatcher.run(cancel.clone());
         parts.spawn("feed", async { feed.await.map_err(ServeError::from) });
         let result = parts.run(cancel).await;

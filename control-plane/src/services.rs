@@ -10,7 +10,7 @@ use crate::model::{
     Caller, Content, Env, ExecuteError, Executor, Operation, Problem, Role, ServiceModel, Stop, View,
 };
 use crate::store::Key;
-use crate::{accounts, instance_data, instances, settings};
+use crate::{accounts, identity, instance_data, instances, settings};
 
 macro_rules! services {
     ($($(#[$doc:meta])* $variant:ident: $field:ident = $module:ident;)*) => {
@@ -83,6 +83,8 @@ services! {
     InstanceData: instance_data = instance_data;
     /// Operation records.
     Accounts: accounts = accounts;
+    /// Who everybody is: sessions, and the keys of tokens.
+    Identity: identity = identity;
 }
 
 fn erased<M: ServiceModel>(

@@ -26,12 +26,13 @@ use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
 use moorline_shared::id::IdempotencyKey;
 use tokio_util::sync::CancellationToken;
 
-use self::auth::administrator::Tokens;
+use self::auth::administrator::AdministratorToken;
 use self::bodies::Budget;
 use self::feed::FeedHandle;
 use self::feed::views::Views;
 use self::problem::Failure;
 use crate::identity::master::MasterKey;
+use crate::identity::tokens::Tokens;
 use crate::model::{Attempt, Caller, Done, ExecuteError, Executor, ServiceModel};
 use crate::services::Services;
 use crate::{accounts, instance_data, instances};
@@ -46,8 +47,10 @@ pub struct Control {
     pub executor: Arc<Executor>,
     /// The rules.
     pub services: Arc<Services>,
-    /// Who may come in.
-    pub tokens: Arc<Tokens>,
+    /// The deployment's own token.
+    pub administrator: Arc<AdministratorToken>,
+    /// Makes and checks all other tokens, and knows all sessions.
+    pub tokens: Tokens,
     /// What kept secrets are sealed with.
     pub master: Arc<MasterKey>,
     /// The feed to hosts.

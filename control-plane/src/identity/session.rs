@@ -149,6 +149,15 @@ impl Grants {
         Exchange::Reused
     }
 
+    /// What [`Self::stands`] depends on, by number of the slot: its generation, and until when its grant is good; `None`
+    /// if that is over.
+    pub fn standing(&self) -> impl Iterator<Item = (u32, Option<Timestamp>)> {
+        self.slots.iter().map(|slot| match slot.state {
+            State::Live { expires, .. } => (slot.generation, Some(expires)),
+            State::Dead => (slot.generation, None),
+        })
+    }
+
     /// Ends a grant: its tokens are worth nothing from now on. One that is over already stays so.
     pub fn end(&mut self, grant: Grant) {
         let slot = self.slots.get_mut(usize::from(grant.slot));

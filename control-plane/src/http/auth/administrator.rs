@@ -17,11 +17,9 @@ use crate::http::problem::Failure;
 use crate::identity::secret_file::{self, SecretFileError};
 use crate::model::{Caller, Role};
 
-/// The tokens that open the API. Only a digest is kept in memory, and compared.
+/// The deployment's token. Only its digest is kept in memory, and compared.
 #[derive(Debug)]
-pub struct Tokens {
-    administrator: Digest,
-}
+pub struct AdministratorToken(Digest);
 
 /// Why the deployment's token can't be had.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +35,7 @@ pub enum TokenError {
     },
 }
 
-impl Tokens {
+impl AdministratorToken {
     /// Takes the administrator's token from `path`, or makes one there, readable by its owner only.
     pub fn open(path: &Path) -> Result<Self, TokenError> {
         let made = |random: &[u8; 32]| format!("moor-admin-{}", Digest::from(*random));
@@ -48,21 +46,19 @@ impl Tokens {
                 path: path.to_owned(),
             });
         }
-        Ok(Self {
-            administrator: Digest::of(token.as_bytes()),
-        })
+        Ok(Self(Digest::of(token.as_bytes())))
     }
 
     /// Digests are compared, not tokens: how long it takes says nothing of the token.
     fn admits(&self, token: &str) -> bool {
-        Digest::of(token.as_bytes()) == self.administrator
+        Digest::of(token.as_bytes()) == self.0
     }
 }
 
 /// The caller, if the request shows the deployment's token.
 pub(super) fn look(control: &Control, parts: &Parts) -> Said {
     match bearer(&parts.headers) {
-        Some(token) if control.tokens.admits(token) => caller(&parts.headers).into(),
+        Some(token) if control.administrator.admits(token) => caller(&parts.headers).into(),
         _ => Said::Nothing,
     }
 }

@@ -19,11 +19,11 @@ use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::auth::administrator::Tokens;
+use super::auth::administrator::AdministratorToken;
 use super::feed::Dispatcher;
 use super::feed::views::Views;
 use super::{Control, router};
-use crate::identity::master::MasterKey;
+use crate::identity::{self, master::MasterKey};
 use crate::model::Executor;
 use crate::services::Services;
 use crate::settings::Settings;
@@ -54,14 +54,18 @@ impl Api {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open_sqlite(folder.path().join("store.db"), &Default::default()).unwrap();
         let token_file = folder.path().join("admin.token");
-        let tokens = Tokens::open(&token_file).unwrap();
+        let administrator = AdministratorToken::open(&token_file).unwrap();
         let access = settings.access;
         let (dispatcher, feed) = Dispatcher::new(&store, access).await.unwrap();
+        let executor = Executor::new(store.clone(), settings);
+        let master = Arc::new(MasterKey::new(&[7; 32].into()));
+        let tokens = identity::open(&executor, &master).await.unwrap();
         let control = Control {
-            executor: Arc::new(Executor::new(store.clone(), settings)),
+            executor: Arc::new(executor),
             services: Arc::new(Services::default()),
-            tokens: Arc::new(tokens),
-            master: Arc::new(MasterKey::new(&[7; 32].into())),
+            administrator: Arc::new(administrator),
+            tokens,
+            master,
             feed,
             views: Views::new(store.clone(), access),
             deployment: "test".into(),

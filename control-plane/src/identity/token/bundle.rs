@@ -1,9 +1,12 @@
 //! What a token says.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use moorline_shared::id::{ClientName, DirectoryName};
 use moorline_shared::{AccountId, Principal, Timestamp};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What a token is good for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,6 +52,18 @@ impl Kind {
     }
 }
 
+/// The text is not the id of a session or a token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{1}' is not such an id: write {0}- and 32 lowercase hexadecimal digits")]
+pub struct TokenIdError(&'static str, String);
+
+/// 32 lowercase hexadecimal digits.
+fn digits(text: &str) -> Option<[u8; 16]> {
+    let valid = text.len() == 32 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let number = u128::from_str_radix(text, 16).ok().filter(|_| valid)?;
+    Some(number.to_be_bytes())
+}
+
 macro_rules! id {
     ($(#[$doc:meta])* $type:ident, $letter:literal) => {
         $(#[$doc])*
@@ -78,6 +93,28 @@ macro_rules! id {
                 fmt::Display::fmt(self, f)
             }
         }
+
+        impl FromStr for $type {
+            type Err = TokenIdError;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let id = text.strip_prefix(concat!($letter, "-")).and_then(digits);
+                id.map(Self).ok_or_else(|| TokenIdError($letter, text.chars().take(64).collect()))
+            }
+        }
+
+        impl Serialize for $type {
+            fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = Cow::<str>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
     };
 }
 
@@ -90,7 +127,7 @@ id!(
 
 /// Which of a session's grants a code or a refresh token is for, and which turn of it: it is good while the session
 /// says the same.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
     /// The slot in the session, 0 to 31.
     pub slot: u8,

@@ -25,7 +25,7 @@ mod text;
 #[cfg(test)]
 mod tests;
 
-pub use bundle::{Bundle, Grant, Kind, SessionId, TokenId};
+pub use bundle::{Bundle, Grant, Kind, SessionId, TokenId, TokenIdError};
 pub use layout::LayoutError;
 pub use ring::{KeyId, KeyRing, RingError, RootKey, Stage};
 pub use text::{Opening, Token};

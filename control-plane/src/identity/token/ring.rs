@@ -4,12 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use moorline_shared::Timestamp;
+use moorline_shared::secret::SecretKey;
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::{hkdf, hmac};
+use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::bundle::{Bundle, Kind};
+use super::bundle::{Bundle, Kind, TokenId};
 use super::text::{Opening, Token};
 use super::{MAX_AHEAD_MS, OpenError, layout};
 
@@ -28,6 +30,8 @@ const BEFORE: usize = HEADER + NONCE + COMMIT;
 const LABEL: &[u8] = b"moorline token v1";
 /// In the place of a kind: the key that nonces are made with.
 const FOR_NONCES: u8 = 0;
+/// In the place of a kind: the key that the keys of signed requests are made with.
+const FOR_SIGNATURES: u8 = 0xff;
 
 /// The id of a key in the ring.
 pub type KeyId = u32;
@@ -51,7 +55,8 @@ impl fmt::Debug for RootKey {
 }
 
 /// How far a key is in its life. A destroyed one is not in the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// It opens, and seals as soon as every process knows it.
     Staged,
@@ -82,6 +87,7 @@ pub struct KeyRing {
 struct Keys {
     kinds: [hmac::Key; Kind::ALL.len()],
     nonces: hmac::Key,
+    signatures: hmac::Key,
 }
 
 impl Keys {
@@ -95,6 +101,7 @@ impl Keys {
         Self {
             kinds: Kind::ALL.map(|kind| key(kind as u8)),
             nonces: key(FOR_NONCES),
+            signatures: key(FOR_SIGNATURES),
         }
     }
 
@@ -150,12 +157,22 @@ impl KeyRing {
     ///
     /// Anything may be given: nothing is done with more than [`super::MAX_CHARS`] characters.
     pub fn open(&self, text: &str, now: Timestamp, memory: &mut Opening) -> Result<Bundle, OpenError> {
+        self.open_by(text, now, memory).map(|(_, bundle)| bundle)
+    }
+
+    /// The same as [`Self::open`], with the key that sealed the token.
+    pub fn open_by(
+        &self,
+        text: &str,
+        now: Timestamp,
+        memory: &mut Opening,
+    ) -> Result<(KeyId, Bundle), OpenError> {
         let (kind, bytes) = memory.decode(text)?;
         if bytes.len() < BEFORE + TAG {
             return Err(OpenError::NotAToken);
         }
         let (before, content) = bytes.split_at_mut(BEFORE);
-        let keys = self.keys_for(before, kind)?;
+        let (id, keys) = self.keys_for(before, kind)?;
         let Derived { key, commit } = Derived::new(keys.of(kind), &before[..HEADER + NONCE]);
         if commit.as_ref()[..COMMIT].ct_ne(&before[HEADER + NONCE..]).into() {
             return Err(OpenError::Forged);
@@ -165,16 +182,31 @@ impl KeyRing {
             .map_err(|_| OpenError::Forged)?;
         let bundle = layout::read(content, kind).map_err(OpenError::Layout)?;
         in_time(&bundle, now)?;
-        Ok(bundle)
+        Ok((id, bundle))
     }
 
-    fn keys_for(&self, header: &[u8], kind: Kind) -> Result<&Keys, OpenError> {
+    /// The key that seals.
+    pub const fn primary(&self) -> KeyId {
+        self.primary
+    }
+
+    /// The key for signatures that goes with the token `token`, which `sealed_by` sealed: nobody keeps it, for it is
+    /// made of these two again. `None` if that key is no longer in the ring.
+    pub fn signing_key(&self, token: &TokenId, sealed_by: KeyId) -> Option<SecretKey> {
+        let key = mac(&self.keys.get(&sealed_by)?.signatures, &[token.bytes()]);
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(key.as_ref());
+        Some(bytes.into())
+    }
+
+    fn keys_for(&self, header: &[u8], kind: Kind) -> Result<(KeyId, &Keys), OpenError> {
         let (start, id) = header[..HEADER].split_at(4);
         if start != [VERSION, SUITE, kind as u8, 0] {
             return Err(OpenError::Header);
         }
         let id = id.try_into().map(KeyId::from_be_bytes).expect("it is 4 bytes");
-        self.keys.get(&id).ok_or(OpenError::UnknownKey(id))
+        let keys = self.keys.get(&id).ok_or(OpenError::UnknownKey(id))?;
+        Ok((id, keys))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Rules and records agree: a random run is replayed from its records, and stepped again on a fork.
 
+mod identities;
 mod retention;
 mod steps;
 mod world;

@@ -58,6 +58,11 @@ pub(super) enum Kind {
         path: u8,
         which: u8,
     },
+    /// Somebody logs in, logs out, or a key comes and goes.
+    Identify {
+        who: u8,
+        which: u8,
+    },
     /// The control plane does the first so many things that it is to do later, whenever they are due.
     Due(usize),
 }
@@ -79,6 +84,7 @@ pub(super) fn kinds() -> impl Strategy<Value = Kind> {
         4 => (0u8..6, 0u8..6).prop_map(|(path, which)| Kind::Read { path, which }),
         2 => (1usize..8).prop_map(Kind::Due),
         1 => Just(Kind::TooMany),
+        2 => (0u8..4, 0u8..6).prop_map(|(who, which)| Kind::Identify { who, which }),
     ]
 }
 

@@ -8,6 +8,7 @@ use moorline_shared::api::instances::ModifyInstance;
 use moorline_shared::entry::Value;
 use moorline_shared::{HostId, InstanceId, OperationId, Principal, Revision};
 
+use super::identities::identify;
 use super::steps::{Kind, Step, change, list, path_of, read, report, run, too_many};
 use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Register, With};
@@ -20,7 +21,7 @@ use crate::model::{
 use crate::services::{AnyOp, Services, provider};
 use crate::settings::{self, Settings};
 use crate::store::{Range, Store};
-use crate::{accounts, instance_data, instances};
+use crate::{accounts, identity, instance_data, instances};
 
 /// A control plane without a server.
 pub(super) struct World {
@@ -206,6 +207,7 @@ impl World {
             AnyOp::Instances(op) => run!(instances::Model, op),
             AnyOp::InstanceData(op) => run!(instance_data::Model, op),
             AnyOp::Accounts(op) => run!(accounts::Model, op),
+            AnyOp::Identity(op) => run!(identity::Model, op),
         }
     }
 
@@ -240,6 +242,7 @@ impl World {
         let caller = self.caller(step.caller, target);
         let op = self.operation(step.kind, target);
         let caller = match &op {
+            AnyOp::Identity(identity::Op::CreateSession(_)) => provider("identity"),
             AnyOp::Instances(instances::Op::ReportInstanceState { host, .. }) => {
                 caller_of(Principal::Host(host.clone()))
             }
@@ -395,6 +398,7 @@ impl World {
             }
             .into(),
             Kind::Read { path, which } => read(instance, path, which),
+            Kind::Identify { who, which } => identify(who, which),
         }
     }
 }

@@ -1,0 +1,148 @@
+//! All sessions in memory, for whoever checks a token: a look-up takes no allocation, and no reader waits for another.
+//!
+//! The [`Sessions`] are what the store holds, up to [`Sessions::position`]. They are brought in step by [`follow`], in
+//! the order of the store's transactions; whoever has just committed one waits for it with [`Sessions::reach`], so that
+//! a session that was ended is dead in this process before the request that ended it is answered.
+
+mod entry;
+pub mod follow;
+mod shards;
+
+use moorline_shared::{Principal, Timestamp};
+use tokio::sync::watch;
+
+use self::entry::Entry;
+use self::follow::Follower;
+use self::shards::Shards;
+use super::keys::Ring;
+use super::records::{InstancePart, SessionRecord};
+use super::token::{Grant, SessionId};
+use crate::store::{ReadError, WatchError};
+
+/// Every session that there is.
+#[derive(Debug)]
+pub struct Sessions {
+    entries: Shards<Entry>,
+    follower: Follower,
+    position: watch::Sender<u64>,
+}
+
+/// Whether a session stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It does: its tokens are good.
+    Stands,
+    /// There is none: it was ended, or never was.
+    Unknown,
+    /// Its time is over.
+    Expired,
+    /// The grant of the token is over: it ended, or a token of it was exchanged twice.
+    GrantOver,
+    /// The instance has not used it in time.
+    Unidentified,
+}
+
+/// The sessions can't be kept in step with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    /// The store ended, or can't be watched.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+    /// The store can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A key can't be had.
+    #[error(transparent)]
+    Key(#[from] super::keys::KeyError),
+}
+
+impl Sessions {
+    /// No sessions yet; `follower` will tell of those that there are.
+    pub(super) fn new(follower: Follower) -> Self {
+        Self {
+            entries: Shards::default(),
+            follower,
+            position: watch::Sender::new(0),
+        }
+    }
+
+    /// Whether a session stands at `now`.
+    pub fn standing(&self, id: &SessionId, now: Timestamp) -> Standing {
+        self.entries.read(id, |entry| match entry {
+            Some(entry) => entry.standing(now),
+            None => Standing::Unknown,
+        })
+    }
+
+    /// Whether a session and one of its grants stand at `now`.
+    pub fn standing_of_grant(&self, id: &SessionId, grant: Grant, now: Timestamp) -> Standing {
+        self.entries.read(id, |entry| match entry {
+            Some(entry) => match entry.standing(now) {
+                Standing::Stands if !entry.grant_stands(grant, now) => Standing::GrantOver,
+                standing => standing,
+            },
+            None => Standing::Unknown,
+        })
+    }
+
+    /// Whose session it is, if there is one.
+    pub fn principal(&self, id: &SessionId) -> Option<Principal> {
+        self.entries
+            .read(id, |entry| entry.map(|entry| entry.principal.clone()))
+    }
+
+    /// What the session has that is an instance's, if it is one's.
+    pub fn instance(&self, id: &SessionId) -> Option<InstancePart> {
+        self.entries.read(id, |entry| entry?.instance.as_deref().cloned())
+    }
+
+    /// When the last session ends that was begun before `time`; `None` if there is none.
+    pub fn last_end_of_those_begun_before(&self, time: Timestamp) -> Option<Timestamp> {
+        self.entries.fold(None, |last, entry| {
+            let ends = (entry.created_at < time).then_some(entry.expires_at);
+            last.max(ends)
+        })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.entries.fold(0, |count, _| count + 1)
+    }
+
+    /// Up to which transaction of the store they are in step.
+    pub fn position(&self) -> u64 {
+        *self.position.borrow()
+    }
+
+    /// Waits until they are in step with transaction `n`, which was committed. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`FollowError`] if the store ended or can't be read.
+    pub async fn reach(&self, n: u64, ring: &Ring) -> Result<(), FollowError> {
+        let mut position = self.position.subscribe();
+        while *position.borrow_and_update() < n {
+            tokio::select! {
+                // Both arms are cancel-safe: whoever follows keeps what it took, and a position is never missed.
+                _ = position.changed() => {}
+                followed = self.follower.next(self, ring) => followed?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn put(&self, record: &SessionRecord) {
+        self.entries.put(record.id, Entry::of(record));
+    }
+
+    fn remove(&self, id: &SessionId) {
+        self.entries.remove(id);
+    }
+
+    fn clear(&self) {
+        self.entries.clear();
+    }
+
+    fn reached(&self, n: u64) {
+        self.position.send_replace(n);
+    }
+}

@@ -1,0 +1,120 @@
+//! Sessions from their beginning to their end.
+
+use super::{World, caller, kind_of, new_session};
+use crate::identity::operations::{Op, Reply};
+use crate::identity::rules::sessions::MAX_SESSIONS;
+use crate::identity::sessions::Standing;
+use crate::identity::token::{Grant, Kind};
+use crate::identity::tokens::TokenRefusal;
+use crate::model::{Caller, Role};
+use crate::services::provider;
+
+fn end(session: &crate::identity::records::SessionRecord) -> Op {
+    Op::EndSession {
+        principal: session.principal.clone(),
+        session: session.id,
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_was_ended_is_dead_for_all_of_its_tokens_and_no_others() {
+    let world = World::new().await;
+    let (ann, other) = (world.session("ann").await, world.session("ann").await);
+    let (token, another) = (world.access(&ann), world.access(&other));
+    assert_eq!(world.check(&token).unwrap().to_string(), "user:ann");
+    world.run(end(&ann.0), caller("ann", Role::Member)).await.unwrap();
+    assert_eq!(world.check(&token), Err(TokenRefusal::Session(Standing::Unknown)));
+    assert!(world.check(&another).is_ok());
+    let again = world.run(end(&ann.0), caller("ann", Role::Member)).await;
+    assert_eq!(kind_of(again), "session-not-found");
+    world.replay().await;
+}
+
+#[tokio::test]
+async fn only_its_owner_and_administrators_of_its_account_end_a_session_or_see_it() {
+    let world = World::new().await;
+    let ann = world.session("ann").await;
+    let elsewhere = Caller {
+        account: "other".parse().unwrap(),
+        ..caller("root", Role::Administrator)
+    };
+    for stranger in [caller("bob", Role::Member), elsewhere] {
+        let refused = world.run(end(&ann.0), stranger).await;
+        assert_eq!(kind_of(refused), "session-not-found");
+    }
+    let principal = ann.0.principal.clone();
+    let describe = Op::DescribeSessions { principal };
+    let refused = world.run(describe.clone(), caller("bob", Role::Member)).await;
+    assert_eq!(kind_of(refused), "access-denied");
+    let seen = world.run(describe, caller("ann", Role::Member)).await.unwrap();
+    assert_eq!(seen, Reply::Sessions(vec![ann.0.clone()]));
+    assert_eq!(
+        kind_of(
+            world
+                .run(
+                    Op::CreateSession(new_session("bob")),
+                    caller("bob", Role::Administrator)
+                )
+                .await
+        ),
+        "access-denied"
+    );
+    world
+        .run(end(&ann.0), caller("root", Role::Administrator))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn sessions_and_keys_outlive_the_process() {
+    let world = World::new().await;
+    let (kept, ended) = (world.session("ann").await, world.session("ann").await);
+    let (token, dead) = (world.access(&kept), world.access(&ended));
+    world
+        .run(end(&ended.0), caller("ann", Role::Member))
+        .await
+        .unwrap();
+    let world = world.restarted().await;
+    assert!(world.check(&token).is_ok());
+    assert!(world.check(&dead).is_err());
+    assert_eq!(world.tokens.sessions().count(), 1);
+    world.replay().await;
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_session_and_its_grant() {
+    let world = World::new().await;
+    let (session, grant) = world.session("ann").await;
+    let (sessions, now) = (world.tokens.sessions(), world.executor.now());
+    assert_eq!(sessions.standing(&session.id, now), Standing::Stands);
+    assert_eq!(
+        sessions.standing(&session.id, session.expires_at),
+        Standing::Expired
+    );
+    let other = Grant {
+        generation: 1,
+        ..grant
+    };
+    assert_eq!(
+        sessions.standing_of_grant(&session.id, other, now),
+        Standing::GrantOver
+    );
+    let long = world
+        .tokens
+        .mint(Kind::Access, &session, grant, None, u32::MAX, now)
+        .unwrap();
+    assert_eq!(long.expires_at, session.expires_at);
+}
+
+#[tokio::test]
+async fn nobody_has_more_sessions_than_one_transaction_ends() {
+    let world = World::new().await;
+    for _ in 0..MAX_SESSIONS {
+        world.session("ann").await;
+    }
+    let refused = world
+        .run(Op::CreateSession(new_session("ann")), provider("identity"))
+        .await;
+    assert_eq!(kind_of(refused), "too-many-sessions");
+    world.session("bob").await;
+}
