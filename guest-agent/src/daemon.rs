@@ -1,15 +1,16 @@
 //! The daemon: link, mirror and local surface put together.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use moorline_shared::agent::DEFAULT_SOCKET;
+use futures_util::future::join_all;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::{DEFAULT_RULES, Rules, RulesError};
 use crate::link::{self, Endpoint, Given, Line};
-use crate::local::{self, BindError, Settings, Surface};
+use crate::local::{self, Backing, OpenError, Settings};
 use crate::mirror::{Live, Mirror};
 use crate::platform::{Readiness, notify};
 
@@ -18,10 +19,10 @@ use crate::platform::{Readiness, notify};
 pub struct Config {
     /// Where the host is.
     pub endpoint: Endpoint,
-    /// Where local programs find the agent.
-    pub socket: PathBuf,
-    /// What the local surface keeps to.
+    /// What the surfaces for local programs keep to.
     pub local: Settings,
+    /// The file that says who in the guest may read what; [`DEFAULT_RULES`], which may be missing, unless one is named.
+    pub access: Option<PathBuf>,
     /// How long the service manager waits for the first snapshot; then the boot goes on without it.
     pub ready_after: Duration,
 }
@@ -30,8 +31,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             endpoint: Endpoint::default(),
-            socket: DEFAULT_SOCKET.into(),
             local: Settings::default(),
+            access: None,
             ready_after: Duration::from_secs(20),
         }
     }
@@ -40,26 +41,42 @@ impl Default for Config {
 /// The daemon can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The local socket can't be served.
+    /// A surface for local programs can't be opened.
     #[error(transparent)]
-    Bind(#[from] BindError),
+    Open(#[from] OpenError),
+    /// The access rules can't be used.
+    #[error(transparent)]
+    Rules(#[from] RulesError),
 }
 
 /// Runs the agent until `stop` is cancelled and what was under way is done.
 ///
 /// Must run on a runtime of one thread that takes local tasks. Dropping the future ends everything at once.
 pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunError> {
-    let bound = local::bind(&config.socket).await?;
-    tracing::info!(socket = %config.socket.display(), endpoint = %config.endpoint, "serving");
     let given = Given::default();
     let line = Rc::new(Line::new(&config.endpoint));
-    let surface = Rc::new(Surface::new(given.clone(), Rc::clone(&line), config.local));
+    let backing = Rc::new(Backing {
+        given: given.clone(),
+        line: Rc::clone(&line),
+        rules: rules(config.access.as_deref())?,
+        settings: config.local.clone(),
+    });
+    let surfaces = local::open(&backing, stop).await?;
+    tracing::info!(socket = %config.local.socket.display(), endpoint = %config.endpoint, "serving");
     tokio::join!(
         link::keep(&config.endpoint, &line, &given, stop),
-        local::serve(bound, surface, stop),
+        join_all(surfaces),
         readiness(&given.mirror, config.ready_after, stop),
     );
     Ok(())
+}
+
+/// The rules in the file that was named, or those in the usual place, if there are any.
+fn rules(named: Option<&Path>) -> Result<Rules, RulesError> {
+    match named {
+        Some(path) => Rules::read(path),
+        None => Rules::read_if_there(Path::new(DEFAULT_RULES)),
+    }
 }
 
 /// Tells the service manager when there is something to serve, and when it ends.

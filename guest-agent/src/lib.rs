@@ -16,6 +16,7 @@
 //! An idle agent wakes for its heartbeat only.
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod cli;
 pub mod credentials;
 mod daemon;

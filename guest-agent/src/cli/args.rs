@@ -11,13 +11,14 @@ use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 
 use super::credentials::Form;
 use crate::Config;
+use crate::local::Settings;
 use crate::platform::Level;
 
 const HELP: &str = "\
 moorline-agent: this machine's data, from its host, for its programs
 
 Usage:
-  moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--log LEVEL]
+  moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--access FILE] [--log LEVEL]
   moorline-agent get PATH        write an entry's bytes
   moorline-agent list [PREFIX]   name the entries below a prefix, or all
   moorline-agent watch [PREFIX]  write every change from now on
@@ -41,6 +42,7 @@ For all:
 For run:
   --link WHERE         where the host is: vsock, vsock:CID:PORT or unix:/PATH [default: vsock]
   --ready-after S      tell the service manager READY after this long even without data [default: 20]
+  --access FILE        who may read what [default: /etc/moorline/agent.access, if it is there]
   --log LEVEL          error, warn, info, debug or trace [default: info]
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, 4 agent or host can't be reached.
@@ -131,6 +133,7 @@ struct Given {
     link: Option<crate::link::Endpoint>,
     ready_after: Option<Duration>,
     level: Option<Level>,
+    access: Option<PathBuf>,
     instance: Option<InstanceId>,
     after: Option<Revision>,
     max_age_ms: Option<u32>,
@@ -212,6 +215,7 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
                 let seconds: u32 = value("--ready-after", &mut parser)?;
                 given.ready_after = Some(Duration::from_secs(seconds.into()));
             }
+            Arg::Long("access") => given.access = Some(parser.value()?.into()),
             Arg::Long("log") => given.level = Some(value("--log", &mut parser)?),
             Arg::Long("instance") => given.instance = Some(value("--instance", &mut parser)?),
             Arg::Long("after") => given.after = Some(value("--after", &mut parser)?),
@@ -248,13 +252,16 @@ where
 
 impl Given {
     fn run(self) -> Result<Command, UsageError> {
-        let given = self.only("run", &["--link", "--ready-after", "--log"])?;
+        let given = self.only("run", &["--link", "--ready-after", "--log", "--access"])?;
         let defaults = Config::default();
         let config = Config {
             endpoint: given.link.unwrap_or(defaults.endpoint),
-            socket: given.socket.unwrap_or(defaults.socket),
             ready_after: given.ready_after.unwrap_or(defaults.ready_after),
-            local: defaults.local,
+            local: Settings {
+                socket: given.socket.unwrap_or(defaults.local.socket),
+                ..defaults.local
+            },
+            access: given.access,
         };
         Ok(Command::Run {
             config,
@@ -268,6 +275,7 @@ impl Given {
             ("--link", self.link.is_some()),
             ("--ready-after", self.ready_after.is_some()),
             ("--log", self.level.is_some()),
+            ("--access", self.access.is_some()),
             ("--instance", self.instance.is_some()),
             ("--after", self.after.is_some()),
             ("--max-age", self.max_age_ms.is_some()),

@@ -1,23 +1,25 @@
 //! One connection: hyper over a socket, and signs of life for whoever ends connections that do nothing.
 
 use std::cell::Cell;
+use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use futures_util::future::LocalBoxFuture;
 use hyper::body::Incoming;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
-use std::convert::Infallible;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::Surface;
-use super::answer::Answering;
 use super::body::Body;
+use super::surface::Surface;
+use crate::access::Peer;
 
 /// The longest head of a request, and how much of a body is read at once, in bytes.
 const BUFFER_BYTES: usize = 8 * 1024;
@@ -26,53 +28,104 @@ const ONE_WRITE: usize = 1024;
 /// The most headers of a request.
 const MOST_HEADERS: usize = 64;
 
-/// Whose program a connection is, as the kernel says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Peer {
-    pub(super) user: u32,
+/// Who asks on a connection.
+#[derive(Debug)]
+pub(super) struct Asker<M> {
+    /// Whose program it is.
+    pub(super) peer: Peer,
+    /// What the surface remembers of the connection.
+    #[expect(dead_code, reason = "the native surface remembers nothing")]
+    pub(super) memory: M,
+    activity: Rc<Activity>,
+}
+
+impl<M: Default> Asker<M> {
+    /// A program that has asked nothing yet.
+    pub(super) fn new(peer: Peer) -> Self {
+        Self {
+            peer,
+            memory: M::default(),
+            activity: Rc::default(),
+        }
+    }
+
+    /// What the connection did so far.
+    pub(super) fn activity(&self) -> &Rc<Activity> {
+        &self.activity
+    }
+
+    /// To be held while an answer takes time, so that the connection isn't taken for one that does nothing.
+    pub(super) fn busy(&self) -> Busy {
+        Busy::begin(&self.activity)
+    }
 }
 
 /// Serves a connection until its client leaves. Dropping the future closes it.
-pub(super) async fn run(stream: UnixStream, peer: Peer, surface: Rc<Surface>, activity: Rc<Activity>) {
+pub(super) async fn run<S: Surface>(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    surface: Rc<S>,
+    asker: Rc<Asker<S::Memory>>,
+) {
     let io = Watched {
         inner: TokioIo::new(stream),
-        activity: Rc::clone(&activity),
+        activity: Rc::clone(&asker.activity),
     };
     let mut http = http1::Builder::new();
-    // A date is of no use on this side of a socket file, and a header timer for each request costs more than the
-    // request: connections that do nothing are ended by the one that accepted them.
+    // A date is of no use on this side of a socket, and a header timer for each request costs more than the request:
+    // connections that do nothing are ended by the one that accepted them.
     http.auto_date_header(false)
         .max_buf_size(BUFFER_BYTES)
         .max_headers(MOST_HEADERS);
-    let serving = Serving {
-        surface,
-        peer,
-        activity,
-    };
-    let served = http.serve_connection(io, serving).await;
+    let served = http.serve_connection(io, Serving { surface, asker }).await;
     if let Err(error) = served {
         tracing::debug!(%error, "a local connection ended badly");
     }
 }
 
-struct Serving {
-    surface: Rc<Surface>,
-    peer: Peer,
-    activity: Rc<Activity>,
+struct Serving<S: Surface> {
+    surface: Rc<S>,
+    asker: Rc<Asker<S::Memory>>,
 }
 
-impl Service<Request<Incoming>> for Serving {
+impl<S: Surface> Service<Request<Incoming>> for Serving<S> {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Answering {
-        self.activity.requests.set(self.activity.requests.get() + 1);
-        if let Some(response) = self.surface.at_once(&request) {
-            return Answering::now(response);
+        let requests = &self.asker.activity.requests;
+        requests.set(requests.get() + 1);
+        self.surface.answer(request, &self.asker)
+    }
+}
+
+/// An answer that is there, or one that takes time.
+pub(super) enum Answering {
+    Now(Option<Response<Body>>),
+    Later(LocalBoxFuture<'static, Response<Body>>),
+}
+
+impl Answering {
+    pub(super) fn now(response: Response<Body>) -> Self {
+        Self::Now(Some(response))
+    }
+
+    pub(super) fn later(answer: impl Future<Output = Response<Body>> + 'static) -> Self {
+        Self::Later(Box::pin(answer))
+    }
+}
+
+impl Future for Answering {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            // Hyper polls an answer until it is ready and no more.
+            Self::Now(response) => response
+                .take()
+                .map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
+            Self::Later(answer) => answer.as_mut().poll(cx).map(Ok),
         }
-        let busy = Busy::begin(&self.activity);
-        Answering::later(Rc::clone(&self.surface).answer(request, self.peer, busy))
     }
 }
 
@@ -146,12 +199,12 @@ fn joined(bufs: &[io::IoSlice<'_>], one: &mut [u8; ONE_WRITE]) -> Option<usize> 
 }
 
 /// A socket that notes what is written to it.
-struct Watched {
-    inner: TokioIo<UnixStream>,
+struct Watched<T> {
+    inner: TokioIo<T>,
     activity: Rc<Activity>,
 }
 
-impl Watched {
+impl<T> Watched<T> {
     fn note(&self, written: &Poll<io::Result<usize>>) {
         self.activity.stalled.set(written.is_pending());
         if let Poll::Ready(Ok(count)) = written {
@@ -162,7 +215,7 @@ impl Watched {
     }
 }
 
-impl Read for Watched {
+impl<T: AsyncRead + Unpin> Read for Watched<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -172,7 +225,7 @@ impl Read for Watched {
     }
 }
 
-impl Write for Watched {
+impl<T: AsyncWrite + Unpin> Write for Watched<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.note(&written);

@@ -1,42 +1,44 @@
-//! The native surface for local programs: HTTP/1.1 and JSON on a unix socket, as `moorline_shared::agent` describes.
+//! The surfaces for local programs.
 //!
-//! [`socket`] binds the file, [`mod@serve`] accepts connections, bounds them and ends those that do nothing. [`answer`] sends a request where it
-//! belongs: an entry of the mirror's own is answered on the spot, without a task, a lock or a wait; [`reads`] knows the
-//! rest of reading, [`watch`] the stream of changes, [`credentials`] the roles' credentials, [`foreign`] other instances' data through the host, and [`writes`]
-//! passes changes on to the control plane. Everything from a local program is as little trusted as anything from a
-//! network.
+//! A surface is a module here and a line in [`open`]. It says where programs come in (a [`surface::Door`], which also
+//! says who they are) and what they are answered (a [`surface::Surface`]). The rest is the same for all: [`mod@serve`]
+//! accepts connections, bounds them, and ends those that do nothing; [`connection`] speaks HTTP/1.1 on each. All answer
+//! from one [`Backing`], and ask the access rules of [`crate::access`] before they name or show anything. Everything from
+//! a local program is as little trusted as anything from a network.
 
-mod answer;
 mod body;
 mod connection;
-mod credentials;
-mod foreign;
-mod params;
-mod problem;
-mod reads;
-mod respond;
-mod route;
-mod serve;
-mod socket;
+mod native;
 #[cfg(test)]
-mod tests;
-mod watch;
-mod writes;
+mod posing;
+mod serve;
+mod surface;
+mod view;
 
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::credentials::Credentials;
+use futures_util::future::{FutureExt as _, LocalBoxFuture};
+use moorline_shared::agent::DEFAULT_SOCKET;
+use moorline_shared::id::RoleName;
+use tokio_util::sync::CancellationToken;
+
+use crate::access::{Content, Peer, Rules};
 use crate::link::{Given, Line};
-use crate::mirror::Live;
+use crate::mirror::Mirror;
+use serve::serve;
+use surface::{Door, Opened, Surface};
+use view::View;
 
-pub use serve::serve;
-pub use socket::{BindError, Bound, bind};
+pub use native::BindError;
 
-/// What the surface keeps to.
-#[derive(Clone, Copy, Debug)]
+/// What the surfaces keep to.
+#[derive(Clone, Debug)]
 pub struct Settings {
-    /// The most connections at once. One user has at most three quarters of them.
+    /// Where the native surface's socket is.
+    pub socket: PathBuf,
+    /// The most connections of a surface at once. One user has at most three quarters of them.
     pub connections: usize,
     /// The user whose programs may change data; those of any other may only read. What a program changes, it changes in
     /// the instance's name.
@@ -50,6 +52,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            socket: DEFAULT_SOCKET.into(),
             connections: 128,
             writer: 0,
             first_wait: Duration::from_secs(5),
@@ -58,23 +61,71 @@ impl Default for Settings {
     }
 }
 
-/// What local programs ask.
+/// What the surfaces answer from, and what they keep to.
 #[derive(Debug)]
-pub struct Surface {
-    mirror: Rc<Live>,
-    credentials: Rc<Credentials>,
-    line: Rc<Line>,
-    settings: Settings,
+pub struct Backing {
+    /// What the host gave: the instance's own data, and the credentials of its roles.
+    pub given: Given,
+    /// The way to the host.
+    pub line: Rc<Line>,
+    /// Who may read what.
+    pub rules: Rules,
+    /// Bounds and places.
+    pub settings: Settings,
 }
 
-impl Surface {
-    /// A surface over what the host gave and the way to the host.
-    pub fn new(given: Given, line: Rc<Line>, settings: Settings) -> Self {
-        Self {
-            mirror: given.mirror,
-            credentials: given.credentials,
-            line,
-            settings,
+impl Backing {
+    /// Whether the peer may have the credentials of a role.
+    fn may_assume(&self, peer: &Peer, role: &RoleName) -> bool {
+        let path = format!("credentials/{role}");
+        self.rules.may_read(peer, &path, Content::Ordinary)
+    }
+
+    /// A state of the mirror, as the peer may see it.
+    fn seen<'a>(&'a self, mirror: &'a Mirror, peer: &'a Peer) -> View<'a> {
+        View {
+            mirror,
+            rules: &self.rules,
+            peer,
         }
     }
+}
+
+/// A surface can't be opened.
+#[derive(Debug, thiserror::Error)]
+#[error("the {surface} surface can't be opened")]
+pub struct OpenError {
+    /// Which.
+    surface: &'static str,
+    /// Why, and what to do.
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Opens every surface that is asked for, and returns what serves them until `stop` is cancelled and what was under way
+/// is answered, or a second has passed.
+///
+/// What is returned must run on a runtime that takes local tasks; dropping it closes all connections. If one surface
+/// can't be opened, none is.
+pub async fn open(
+    backing: &Rc<Backing>,
+    stop: &CancellationToken,
+) -> Result<Vec<LocalBoxFuture<'static, ()>>, OpenError> {
+    let serving = [served("native", native::open(backing).await, backing, stop)?];
+    Ok(serving.into_iter().flatten().collect())
+}
+
+/// What serves a surface, if it is open.
+fn served<D: Door, S: Surface>(
+    surface: &'static str,
+    opened: Result<Option<Opened<D, S>>, impl std::error::Error + Send + Sync + 'static>,
+    backing: &Backing,
+    stop: &CancellationToken,
+) -> Result<Option<LocalBoxFuture<'static, ()>>, OpenError> {
+    let opened = opened.map_err(|error| OpenError {
+        surface,
+        source: error.into(),
+    })?;
+    let serve = |opened| serve(opened, backing.settings.clone(), stop.clone());
+    Ok(opened.map(|opened| serve(opened).boxed_local()))
 }

@@ -1,39 +1,45 @@
-//! The connections of the socket: bounded, and swept of those that do nothing.
+//! The connections of a surface: bounded, and swept of those that do nothing.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::rc::Rc;
 use std::time::Duration;
 
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Surface;
-use super::connection::{self, Activity, Mark, Peer};
-use super::socket::Bound;
+use super::Settings;
+use super::connection::{self, Activity, Asker, Mark};
+use super::surface::{Arrival, Door, Opened, Surface};
+use crate::access::{Peer, User};
 
 /// How long answers under way may take once the agent stops.
 const GRACE: Duration = Duration::from_secs(1);
-/// What a client hears that comes when all connections are taken.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/problem+json\r\n\
-    Retry-After: 1\r\nContent-Length: 156\r\n\r\n{\"type\":\"too-many-connections\",\"title\":\"Too many connections\",\"status\":503,\
-    \"detail\":\"the agent serves no more connections at once; close some or try later\"}";
 
 /// Serves local programs until `stop` is cancelled and what was under way is answered, or a second has passed.
 ///
 /// Must run on a runtime that takes local tasks. Dropping the future closes all connections.
-pub async fn serve(bound: Bound, surface: Rc<Surface>, stop: &CancellationToken) {
-    let mut connections = Connections::new(surface);
+pub(super) async fn serve<D: Door, S: Surface>(
+    opened: Opened<D, S>,
+    settings: Settings,
+    stop: CancellationToken,
+) {
+    let Opened { mut door, surface } = opened;
+    let mut connections = Connections::new(surface, settings);
     loop {
         // Accepting, joining and sleeping all lose nothing when another arm wins.
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
             () = connections.sweep(), if !connections.is_empty() => {}
-            accepted = bound.accept() => match accepted {
-                Ok(stream) => connections.take(stream),
+            arrival = door.accept() => match arrival {
+                Ok(Arrival::Program(stream, peer)) => {
+                    if let Some(stream) = connections.take(stream, peer) {
+                        door.turn_away(stream);
+                    }
+                }
+                Ok(Arrival::Stranger) => {}
                 Err(error) => {
                     tracing::warn!(%error, "can't accept a local connection");
                     sleep(Duration::from_millis(100)).await;
@@ -41,13 +47,14 @@ pub async fn serve(bound: Bound, surface: Rc<Surface>, stop: &CancellationToken)
             },
         }
     }
-    bound.close();
+    door.close();
     connections.drain().await;
 }
 
 /// The connections that are open.
-struct Connections {
-    surface: Rc<Surface>,
+struct Connections<S: Surface> {
+    surface: Rc<S>,
+    settings: Settings,
     tasks: JoinSet<()>,
     open: HashMap<Id, Open>,
     next_look: Instant,
@@ -55,15 +62,16 @@ struct Connections {
 
 struct Open {
     task: AbortHandle,
-    user: u32,
+    user: User,
     activity: Rc<Activity>,
     mark: Mark,
 }
 
-impl Connections {
-    fn new(surface: Rc<Surface>) -> Self {
+impl<S: Surface> Connections<S> {
+    fn new(surface: Rc<S>, settings: Settings) -> Self {
         Self {
             surface,
+            settings,
             tasks: JoinSet::new(),
             open: HashMap::new(),
             next_look: Instant::now(),
@@ -74,26 +82,18 @@ impl Connections {
         self.open.is_empty()
     }
 
-    fn take(&mut self, stream: UnixStream) {
-        // One that is gone already needs no seat.
-        let Ok(user) = stream.peer_cred().map(|peer| peer.uid()) else {
-            return;
-        };
+    /// Begins to serve a connection, or gives it back if there is no seat for it.
+    fn take<T: AsyncRead + AsyncWrite + Unpin + 'static>(&mut self, stream: T, peer: Peer) -> Option<T> {
+        let user = peer.user();
         if !self.has_seat_for(user) {
-            // The kernel takes these few bytes of a new connection at once, or the client does without.
-            let _ = stream.into_std().and_then(|mut stream| stream.write(FULL));
-            return;
+            return Some(stream);
         }
         if self.open.is_empty() {
-            self.next_look = Instant::now() + self.surface.settings.patience;
+            self.next_look = Instant::now() + self.settings.patience;
         }
-        let activity = Rc::new(Activity::default());
-        let serving = connection::run(
-            stream,
-            Peer { user },
-            Rc::clone(&self.surface),
-            Rc::clone(&activity),
-        );
+        let asker = Rc::new(Asker::new(peer));
+        let activity = Rc::clone(asker.activity());
+        let serving = connection::run(stream, Rc::clone(&self.surface), asker);
         let task = self.tasks.spawn_local(serving);
         let mark = activity.mark();
         let open = Open {
@@ -103,11 +103,12 @@ impl Connections {
             mark,
         };
         self.open.insert(open.task.id(), open);
+        None
     }
 
     /// The last quarter of the seats is for users who have few, so that no user keeps all others out.
-    fn has_seat_for(&self, user: u32) -> bool {
-        let seats = self.surface.settings.connections;
+    fn has_seat_for(&self, user: User) -> bool {
+        let seats = self.settings.connections;
         let own = self.open.values().filter(|open| open.user == user).count();
         self.open.len() < seats && own < seats - seats / 4
     }
@@ -130,7 +131,7 @@ impl Connections {
     }
 
     fn look(&mut self) {
-        self.next_look = Instant::now() + self.surface.settings.patience;
+        self.next_look = Instant::now() + self.settings.patience;
         for open in self.open.values_mut() {
             if !open.activity.goes_on_since(open.mark) {
                 open.task.abort();
@@ -148,24 +149,5 @@ impl Connections {
             tracing::debug!("cutting off local requests that still waited");
         }
         self.tasks.shutdown().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_full_answer_is_as_long_as_it_says() {
-        let text = std::str::from_utf8(super::FULL).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let length: usize = head
-            .split("Content-Length: ")
-            .nth(1)
-            .unwrap()
-            .lines()
-            .next()
-            .unwrap()
-            .parse()
-            .unwrap();
-        assert_eq!(body.len(), length);
     }
 }

@@ -298,6 +298,11 @@ impl Mirror {
         }
     }
 
+    /// The entry under `path`, whether it is valid or not.
+    pub fn peek(&self, path: &str) -> Option<&Arc<Entry>> {
+        self.entries.get(path)
+    }
+
     /// The entries below `prefix` that are valid at `now`, in byte order of their paths.
     pub fn list<'a>(&'a self, prefix: &'a PathPrefix, now: Moment) -> impl Iterator<Item = &'a Arc<Entry>> {
         let from = self

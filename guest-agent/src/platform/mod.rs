@@ -2,10 +2,12 @@
 
 mod log;
 mod notify;
+mod peer;
 mod vsock;
 
 pub use log::{Level, start_log};
 pub use notify::{Readiness, notify};
+pub use peer::peer_of;
 pub use vsock::{HOST_CID, connect_vsock};
 
 use moorline_shared::link::Moment;

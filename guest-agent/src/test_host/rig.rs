@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::TestHost;
+use crate::access::Rules;
 use crate::credentials::Credentials;
 use crate::link::{Endpoint, Given, Line, keep};
-use crate::local::{Settings, Surface, bind, serve};
+use crate::local::{Backing, Settings, open};
 use crate::mirror::Live;
 
 /// A host, and an agent that dials it and serves a socket.
@@ -25,6 +26,7 @@ pub(crate) struct Rig {
     pub(crate) credentials: Rc<Credentials>,
     pub(crate) line: Rc<Line>,
     pub(crate) socket: PathBuf,
+    pub(crate) backing: Rc<Backing>,
     pub(crate) stop: CancellationToken,
     /// The tasks of host and agent; they end with the rig.
     pub(crate) tasks: JoinSet<()>,
@@ -35,6 +37,11 @@ pub(crate) struct Rig {
 impl Rig {
     /// The agent alone, in front of a host that doesn't take connections yet.
     pub(crate) async fn without_host(settings: Settings) -> Self {
+        Self::ruled_without_host(settings, Rules::default()).await
+    }
+
+    /// The same, with rules on who may read what.
+    pub(crate) async fn ruled_without_host(settings: Settings, rules: Rules) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let host = TestHost::new(folder.path().join("host"));
         let given = Given::default();
@@ -43,10 +50,18 @@ impl Rig {
         let stop = CancellationToken::new();
         let socket = folder.path().join("run/agent.sock");
         let mut tasks = JoinSet::new();
-        let served = bind(&socket).await.unwrap();
-        let surface = Rc::new(Surface::new(given.clone(), Rc::clone(&line), settings));
-        let told = stop.clone();
-        tasks.spawn_local(async move { serve(served, surface, &told).await });
+        let backing = Rc::new(Backing {
+            given: given.clone(),
+            line: Rc::clone(&line),
+            rules,
+            settings: Settings {
+                socket: socket.clone(),
+                ..settings
+            },
+        });
+        for serving in open(&backing, &stop).await.unwrap() {
+            tasks.spawn_local(serving);
+        }
         let (taken, asking, told) = (given.clone(), Rc::clone(&line), stop.clone());
         tasks.spawn_local(async move { keep(&endpoint, &asking, &taken, &told).await });
         Self {
@@ -55,6 +70,7 @@ impl Rig {
             credentials: given.credentials,
             line,
             socket,
+            backing,
             stop,
             tasks,
             listener: None,
@@ -77,7 +93,12 @@ impl Rig {
     }
 
     pub(crate) async fn linked_with(settings: Settings) -> Self {
-        let mut rig = Self::without_host(settings).await;
+        Self::ruled(settings, Rules::default()).await
+    }
+
+    /// The same, with rules on who may read what.
+    pub(crate) async fn ruled(settings: Settings, rules: Rules) -> Self {
+        let mut rig = Self::ruled_without_host(settings, rules).await;
         rig.host.change(&[("a", Some(b"one"))]);
         rig.start_host();
         rig.mirrored(2).await;

@@ -9,8 +9,9 @@ use moorline_shared::id::RoleName;
 use moorline_shared::link::body::Code;
 use moorline_shared::{PathPrefix, Revision};
 
-use super::body::Body;
+use crate::access::User;
 use crate::link::AskFailure;
+use crate::local::body::Body;
 use crate::mirror::etag;
 
 /// Why a request was not done.
@@ -59,7 +60,7 @@ impl Problem {
     }
 
     /// A program of this user may not change data.
-    pub(super) fn not_the_writer(user: u32, writer: u32) -> Self {
+    pub(super) fn not_the_writer(user: User, writer: u32) -> Self {
         let detail = format!(
             "through this agent only programs of user {writer} may change data, in the instance's name; this one is of user {user}"
         );
@@ -71,22 +72,10 @@ impl Problem {
         )
     }
 
-    /// A program of this user may not see credentials.
-    pub(super) fn not_for_credentials(user: u32, reader: u32) -> Self {
-        let detail =
-            format!("credentials are for programs of user {reader} only; this one is of user {user}");
-        Self::new(
-            StatusCode::FORBIDDEN,
-            "credentials-denied",
-            "This user may not see credentials",
-            detail,
-        )
-    }
-
     /// There are no credentials of this role that are good now.
     pub(super) fn no_credentials(role: &RoleName) -> Self {
         let detail = format!(
-            "there are no credentials of a role '{role}' now; moorline-agent credentials names those there are, and whoever \
+            "there are no credentials of a role '{role}' now, or not for this user; moorline-agent credentials names those there are, and whoever \
              runs this instance can give it roles"
         );
         Self::new(

@@ -7,33 +7,49 @@ use moorline_shared::link::body::{Item, List, Watch};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 use tokio::time::timeout;
 
-use super::Surface;
+use super::Native;
 use super::answer::Outcome;
 use super::params::{Etag, Wait};
 use super::problem::Problem;
 use super::reads::ListAsked;
 use super::respond::{Values, json};
+use crate::access::{Content, Peer, Rules};
 use crate::link::{AskFailure, Watching};
 use crate::mirror::etag;
 
 /// How often a listing begins anew because a page showed another state than the one before.
 const ATTEMPTS: usize = 4;
 
-impl Surface {
+impl Native {
     /// The bytes of another instance's entry.
     pub(super) async fn foreign_bytes(
         &self,
+        peer: &Peer,
         id: InstanceId,
         path: &str,
         wait: Option<Wait>,
         max_age_ms: Option<u32>,
         headers: &HeaderMap,
     ) -> Outcome {
+        self.may_read_other(peer, id, path)?;
         if let Some(wait) = wait {
             self.until_foreign_changed(id, path, &wait).await?;
         }
         let found = self.ask_host(Some(id), path, max_age_ms).await?;
         Ok(self.found_bytes(found, headers))
+    }
+
+    /// What the rules of this machine deny looks like what the other instance doesn't have.
+    pub(super) fn may_read_other(&self, peer: &Peer, id: InstanceId, path: &str) -> Result<(), Problem> {
+        if self.shows_other(peer, id, path) {
+            Ok(())
+        } else {
+            Err(Problem::absent(path, Revision::ZERO))
+        }
+    }
+
+    fn shows_other(&self, peer: &Peer, id: InstanceId, path: &str) -> bool {
+        may_read_other(&self.backing.rules, peer, id, path)
     }
 
     /// Waits until a watch shows something else than the client has, or for as long as it wants to wait.
@@ -43,7 +59,12 @@ impl Surface {
             instance: Some(id),
             prefix: path.clone().into(),
         };
-        let watching = self.line.watch(&watch).await.map_err(Problem::from_host)?;
+        let watching = self
+            .backing
+            .line
+            .watch(&watch)
+            .await
+            .map_err(Problem::from_host)?;
         match timeout(wait.timeout, changed(watching, &path, wait.last_etag)).await {
             Ok(watched) => watched.map_err(Problem::from_host),
             // Running out of time is an answer, too: the present state.
@@ -52,7 +73,7 @@ impl Surface {
     }
 
     /// A listing of another instance's entries.
-    pub(super) async fn foreign_listing(&self, id: InstanceId, asked: ListAsked) -> Outcome {
+    pub(super) async fn foreign_listing(&self, peer: &Peer, id: InstanceId, asked: ListAsked) -> Outcome {
         if asked.values == Values::Included {
             let detail = "another instance's values are read one by one: GET /v1/instances/ID/data/PATH";
             return Err(Problem::invalid("values", detail));
@@ -62,7 +83,9 @@ impl Surface {
             return Err(Problem::invalid("wait_for_change", detail));
         }
         for _ in 0..ATTEMPTS {
-            if let Some(listing) = self.foreign_pages(id, &asked.prefix).await? {
+            if let Some(mut listing) = self.foreign_pages(id, &asked.prefix).await? {
+                let shown = |entry: &Entry| self.shows_other(peer, id, &entry.path);
+                listing.entries.retain(shown);
                 let mut response = json(&listing);
                 response
                     .headers_mut()
@@ -83,7 +106,7 @@ impl Surface {
                 prefix: prefix.clone(),
                 after,
             };
-            let page = self.line.list(&list).await.map_err(Problem::from_host)?;
+            let page = self.backing.line.list(&list).await.map_err(Problem::from_host)?;
             let whole = listing.get_or_insert_with(|| Listing {
                 revision: page.revision,
                 age_ms: u64::from(page.age_ms),
@@ -107,6 +130,12 @@ impl Surface {
             }
         }
     }
+}
+
+/// Whether the rules let the peer read an entry of another instance. Whether it is secret is for that instance's access
+/// list to weigh.
+pub(super) fn may_read_other(rules: &Rules, peer: &Peer, id: InstanceId, path: &str) -> bool {
+    rules.may_read(peer, &format!("instances/{id}/{path}"), Content::Ordinary)
 }
 
 /// Waits until the entry is not what `known` says; without that, until it changes.

@@ -1,5 +1,6 @@
 //! The surface through a real socket, with a real link behind it.
 
+mod access;
 mod changes;
 mod credentials;
 mod others;
@@ -7,6 +8,7 @@ mod reads;
 mod trouble;
 mod watches;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,7 +26,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 
-use super::Settings;
+use crate::local::Settings;
 use crate::test_host::{Answers, OTHER, OWN, Order, Rig, entry, run, settings};
 
 /// An answer, read whole.
@@ -64,7 +66,11 @@ struct Client {
 
 impl Client {
     async fn connect(rig: &Rig) -> Self {
-        let stream = UnixStream::connect(&rig.socket).await.unwrap();
+        Self::connect_to(&rig.socket).await
+    }
+
+    async fn connect_to(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).await.unwrap();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         let mut task = JoinSet::new();
         task.spawn_local(async move { drop(connection.await) });
@@ -118,7 +124,10 @@ struct Events {
 
 impl Events {
     async fn open(rig: &Rig, target: &str) -> Self {
-        let mut client = Client::connect(rig).await;
+        Self::of(Client::connect(rig).await, target).await
+    }
+
+    async fn of(mut client: Client, target: &str) -> Self {
         let response = client.send(request("GET", target, "")).await;
         assert_eq!(response.status(), 200);
         Self {

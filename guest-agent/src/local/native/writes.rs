@@ -18,12 +18,12 @@ use moorline_shared::{EntryPath, InstanceId, Ttl};
 use serde::Serialize;
 use tokio::time::timeout;
 
-use super::Surface;
+use super::Native;
 use super::answer::Outcome;
-use super::body::Body;
-use super::connection::Peer;
 use super::params::Params;
 use super::problem::Problem;
+use crate::access::{Peer, User};
+use crate::local::body::Body;
 
 /// How long an answer to a change of the instance's own data waits for the mirror to have it, so that a program reads
 /// what it wrote. What the instance may write but not read never comes.
@@ -36,13 +36,14 @@ const CURLS_OWN: &str = "application/x-www-form-urlencoded";
 /// in base64.
 const MOST_BODY: usize = 2 * MAX_VALUE_BYTES;
 
-impl Surface {
+impl Native {
     /// A change is made in the instance's name, so not every program in the guest may make one.
-    pub(super) fn may_change(&self, peer: Peer) -> Result<(), Problem> {
-        if peer.user == self.settings.writer {
+    pub(super) fn may_change(&self, peer: &Peer) -> Result<(), Problem> {
+        let writer = self.backing.settings.writer;
+        if peer.user() == User::Known(writer) {
             Ok(())
         } else {
-            Err(Problem::not_the_writer(peer.user, self.settings.writer))
+            Err(Problem::not_the_writer(peer.user(), writer))
         }
     }
 
@@ -80,14 +81,19 @@ impl Surface {
             length: 0,
             body: Value::from(body),
         };
-        let relayed = self.line.relay(&relay).await.map_err(Problem::from_host)?;
+        let relayed = self
+            .backing
+            .line
+            .relay(&relay)
+            .await
+            .map_err(Problem::from_host)?;
         self.until_mirrored(instance, &relayed).await;
         Ok(response(relayed))
     }
 
     async fn whole(&self, body: Incoming) -> Result<Bytes, Problem> {
         let whole = Limited::new(body, MAX_VALUE_BYTES).collect();
-        match timeout(self.settings.patience, whole).await {
+        match timeout(self.backing.settings.patience, whole).await {
             Err(_) => Err(Problem::slow_body()),
             Ok(Ok(whole)) => Ok(whole.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(MAX_VALUE_BYTES)),
@@ -96,12 +102,16 @@ impl Surface {
     }
 
     async fn until_mirrored(&self, instance: InstanceId, relayed: &Relayed) {
-        let own = self.line.identity().is_some_and(|own| own.instance == instance);
+        let own = self
+            .backing
+            .line
+            .identity()
+            .is_some_and(|own| own.instance == instance);
         if !own || !(200..300).contains(&relayed.status) {
             return;
         }
         if let Ok(changed) = serde_json::from_slice::<Changed>(relayed.body.bytes()) {
-            let mirrored = self.mirror.until(|mirror| {
+            let mirrored = self.backing.given.mirror.until(|mirror| {
                 mirror
                     .revision()
                     .is_some_and(|at| at >= changed.revision)

@@ -5,6 +5,7 @@ use std::os::fd::AsRawFd as _;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, listen, socket};
 
 use super::*;
+use crate::local::surface::Door as _;
 
 #[test]
 fn wrong_requests_are_told_what_is_wrong() {
@@ -205,18 +206,18 @@ fn a_socket_left_behind_is_replaced_and_a_served_one_is_not() {
     run(async {
         let rig = Rig::linked().await;
         assert!(matches!(
-            super::super::bind(&rig.socket).await,
+            super::super::socket::bind(&rig.socket).await,
             Err(super::super::BindError::Taken { .. })
         ));
         let left = rig.folder().join("left.sock");
         drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
-        super::super::bind(&left).await.unwrap();
+        super::super::socket::bind(&left).await.unwrap();
         let (folder, file) = (rig.folder().join("folder"), rig.folder().join("file"));
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(&file, "kept").unwrap();
         for other in [&folder, &file] {
             assert!(matches!(
-                super::super::bind(other).await,
+                super::super::socket::bind(other).await,
                 Err(super::super::BindError::InTheWay { .. })
             ));
         }
@@ -235,7 +236,7 @@ fn a_socket_whose_agent_is_too_busy_is_not_replaced() {
         listen(&listener, Backlog::new(0).unwrap()).unwrap();
         let _first = UnixStream::connect(&busy).await.unwrap();
         assert!(matches!(
-            super::super::bind(&busy).await,
+            super::super::socket::bind(&busy).await,
             Err(super::super::BindError::Taken { .. })
         ));
         assert!(busy.exists());
@@ -247,7 +248,7 @@ fn an_agent_that_stops_leaves_its_successors_socket() {
     run(async {
         let mut rig = Rig::linked().await;
         std::fs::remove_file(&rig.socket).unwrap();
-        let successor = super::super::bind(&rig.socket).await.unwrap();
+        let successor = super::super::socket::bind(&rig.socket).await.unwrap();
         rig.stop.cancel();
         for _ in 0..2 {
             rig.tasks.join_next().await.unwrap().unwrap();

@@ -11,11 +11,13 @@ use moorline_shared::link::body::{Found, Get};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 use tokio::time::{Instant, timeout};
 
-use super::Surface;
+use super::Native;
 use super::answer::Outcome;
 use super::params::{Etag, Params, Wait};
 use super::problem::Problem;
 use super::respond::{self, Values, entry_bytes, json, json_entry, text};
+use crate::access::Peer;
+use crate::local::view::View;
 use crate::mirror::{Compacted, Cursor, Entry, Lookup, Mirror, etag};
 use crate::platform::now;
 
@@ -44,11 +46,11 @@ enum State {
 }
 
 impl State {
-    fn of(mirror: &Mirror, path: &str) -> Self {
-        match mirror.get(path, now()) {
+    fn of(view: View<'_>, path: &str) -> Self {
+        match view.get(path, now()) {
             Lookup::Found(entry) => Self::Present(Arc::clone(entry)),
             Lookup::Expired(_) => Self::Expired,
-            Lookup::Absent => Self::Absent(mirror.removed_at(path).unwrap_or(Revision::ZERO)),
+            Lookup::Absent => Self::Absent(view.removed_at(path)),
         }
     }
 
@@ -71,10 +73,11 @@ impl State {
     }
 }
 
-impl Surface {
+impl Native {
     /// `GET /v1/data/...`: an entry's bytes, or a listing.
     pub(super) async fn read(
         &self,
+        peer: &Peer,
         other: Option<InstanceId>,
         path: &str,
         mut params: Params<'_>,
@@ -82,19 +85,25 @@ impl Surface {
     ) -> Outcome {
         let recursive = params.flag("recursive")?;
         if path.is_empty() || path.ends_with('/') || recursive {
-            return self.list(other, path, params).await;
+            return self.list(peer, other, path, params).await;
         }
         let asked = entry_asked(path, params)?;
         match other {
             Some(id) => {
-                self.foreign_bytes(id, path, asked.wait, asked.max_age_ms, headers)
+                self.foreign_bytes(peer, id, path, asked.wait, asked.max_age_ms, headers)
                     .await
             }
-            None => self.own_bytes(asked, headers).await,
+            None => self.own_bytes(peer, asked, headers).await,
         }
     }
 
-    async fn list(&self, other: Option<InstanceId>, path: &str, mut params: Params<'_>) -> Outcome {
+    async fn list(
+        &self,
+        peer: &Peer,
+        other: Option<InstanceId>,
+        path: &str,
+        mut params: Params<'_>,
+    ) -> Outcome {
         let below = |text: &str| text.parse().map_err(|error| Problem::invalid("prefix", error));
         let prefix = match params.text("prefix") {
             Some(text) if path.is_empty() => below(&text)?,
@@ -115,14 +124,15 @@ impl Surface {
         params.finish()?;
         let asked = ListAsked { prefix, values, wait };
         match other {
-            Some(id) => self.foreign_listing(id, asked).await,
-            None => self.own_listing(&asked).await,
+            Some(id) => self.foreign_listing(peer, id, asked).await,
+            None => self.own_listing(peer, &asked).await,
         }
     }
 
     /// `GET /v1/entries/{path}`.
     pub(super) async fn describe(
         &self,
+        peer: &Peer,
         other: Option<InstanceId>,
         path: &str,
         params: Params<'_>,
@@ -134,14 +144,22 @@ impl Surface {
                 "long polls are for /v1/data; watch with /v1/watch",
             ));
         }
-        if other.is_some() {
+        if let Some(id) = other {
+            self.may_read_other(peer, id, path)?;
             return self.reading_from_host(other, path, asked.max_age_ms).await;
         }
         self.first_snapshot().await?;
-        let Some(entry) = self.present(&asked)? else {
+        let Some(entry) = self.present(peer, &asked)? else {
+            self.may_ask(peer, path)?;
             return self.reading_from_host(None, path, asked.max_age_ms).await;
         };
-        let age = self.mirror.read().age(now()).ok_or_else(Problem::not_ready)?;
+        let age = self
+            .backing
+            .given
+            .mirror
+            .read()
+            .age(now())
+            .ok_or_else(Problem::not_ready)?;
         Ok(json(&EntryReading {
             path: entry.path().clone(),
             revision: entry.revision(),
@@ -173,81 +191,107 @@ impl Surface {
 
     /// Waits for the first snapshot for a while: right after the boot it is on its way.
     pub(super) async fn first_snapshot(&self) -> Result<(), Problem> {
-        let first = self.mirror.until(|mirror| mirror.revision().map(|_| ()));
-        timeout(self.settings.first_wait, first)
+        let first = self
+            .backing
+            .given
+            .mirror
+            .until(|mirror| mirror.revision().map(|_| ()));
+        timeout(self.backing.settings.first_wait, first)
             .await
             .map_err(|_| Problem::not_ready())
     }
 
-    async fn own_bytes(&self, asked: EntryAsked<'_>, headers: &HeaderMap) -> Outcome {
+    async fn own_bytes(&self, peer: &Peer, asked: EntryAsked<'_>, headers: &HeaderMap) -> Outcome {
         self.first_snapshot().await?;
         if let Some(wait) = &asked.wait {
-            self.until_changed(asked.path, wait).await;
+            self.until_changed(peer, asked.path, wait).await;
         }
-        let Some(entry) = self.present(&asked)? else {
+        let Some(entry) = self.present(peer, &asked)? else {
+            self.may_ask(peer, asked.path)?;
             let found = self.ask_host(None, asked.path, asked.max_age_ms).await?;
             return Ok(self.found_bytes(found, headers));
         };
-        let age = self.mirror.read().age(now()).ok_or_else(Problem::not_ready)?;
+        let age = self
+            .backing
+            .given
+            .mirror
+            .read()
+            .age(now())
+            .ok_or_else(Problem::not_ready)?;
         Ok(entry_bytes(
             &entry,
             age.freshness,
-            self.mirror.age_header(age.ms),
+            self.backing.given.mirror.age_header(age.ms),
             headers,
         ))
     }
 
     /// The entry if the mirror's answer will do, `None` if the host must be asked.
-    fn present(&self, asked: &EntryAsked<'_>) -> Result<Option<Arc<Entry>>, Problem> {
-        let mirror = self.mirror.read();
+    fn present(&self, peer: &Peer, asked: &EntryAsked<'_>) -> Result<Option<Arc<Entry>>, Problem> {
+        let mirror = self.backing.given.mirror.read();
         let age = mirror.age(now()).ok_or_else(Problem::not_ready)?;
         if asked.max_age_ms.is_some_and(|most| age.ms > u64::from(most)) {
-            return if self.line.is_away() {
+            return if self.backing.line.is_away() {
                 Err(Problem::too_old(age.ms))
             } else {
                 Ok(None)
             };
         }
-        match State::of(&mirror, asked.path) {
+        match State::of(self.backing.seen(&mirror, peer), asked.path) {
             State::Present(entry) => Ok(Some(entry)),
-            State::Expired if self.line.is_away() => Err(Problem::expired(asked.path)),
+            State::Expired if self.backing.line.is_away() => Err(Problem::expired(asked.path)),
             State::Expired => Ok(None),
             State::Absent(removed) => Err(Problem::absent(asked.path, removed)),
         }
     }
 
+    /// What the peer may not read, nobody asks the host for on its behalf.
+    fn may_ask(&self, peer: &Peer, path: &str) -> Result<(), Problem> {
+        let mirror = self.backing.given.mirror.read();
+        if self.backing.seen(&mirror, peer).may_ask(path) {
+            Ok(())
+        } else {
+            Err(Problem::absent(path, Revision::ZERO))
+        }
+    }
+
     /// Waits until there is something else under `path` than the client has, or for as long as it wants to wait.
-    async fn until_changed(&self, path: &str, wait: &Wait) {
+    async fn until_changed(&self, peer: &Peer, path: &str, wait: &Wait) {
         let deadline = Instant::now() + wait.timeout;
-        let present = || State::of(&self.mirror.read(), path).revision();
+        let state = |mirror: &Mirror| State::of(self.backing.seen(mirror, peer), path);
+        let present = || state(&self.backing.given.mirror.read()).revision();
         let known = wait.last_etag.unwrap_or_else(|| Etag::Revision(present()));
         loop {
-            let state = State::of(&self.mirror.read(), path);
+            let present = state(&self.backing.given.mirror.read());
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || !known.is(state.revision()) {
+            if left.is_zero() || !known.is(present.revision()) {
                 return;
             }
             // An entry may also change by running out, of which nobody is told.
-            let look_again = state.lasts().map_or(left, |lasts| left.min(lasts));
+            let look_again = present.lasts().map_or(left, |lasts| left.min(lasts));
             let changed = self
+                .backing
+                .given
                 .mirror
-                .until(|mirror| (!known.is(State::of(mirror, path).revision())).then_some(()));
+                .until(|mirror| (!known.is(state(mirror).revision())).then_some(()));
             // If the time runs out first, the next round sees why.
             let _ = timeout(look_again, changed).await;
         }
     }
 
-    async fn own_listing(&self, asked: &ListAsked) -> Outcome {
+    async fn own_listing(&self, peer: &Peer, asked: &ListAsked) -> Outcome {
         self.first_snapshot().await?;
         if let Some(wait) = &asked.wait {
-            self.until_touched(&asked.prefix, wait).await;
+            self.until_touched(peer, &asked.prefix, wait).await;
         }
         let now = now();
-        let mirror = self.mirror.read();
+        let mirror = self.backing.given.mirror.read();
         let (Some(revision), Some(age)) = (mirror.revision(), mirror.age(now)) else {
             return Err(Problem::not_ready());
         };
-        let entries = mirror
+        let entries = self
+            .backing
+            .seen(&mirror, peer)
             .list(&asked.prefix, now)
             .map(|entry| json_entry(entry, asked.values))
             .collect();
@@ -265,9 +309,9 @@ impl Surface {
     }
 
     /// Waits until something below `prefix` changes after what the client has.
-    async fn until_touched(&self, prefix: &PathPrefix, wait: &Wait) {
+    async fn until_touched(&self, peer: &Peer, prefix: &PathPrefix, wait: &Wait) {
         let begin = {
-            let mirror = self.mirror.read();
+            let mirror = self.backing.given.mirror.read();
             match wait.last_etag {
                 Some(Etag::Other) => return,
                 Some(Etag::Revision(known)) if Some(known) != mirror.revision() => mirror.cursor_after(known),
@@ -277,9 +321,9 @@ impl Surface {
         let Ok(mut cursor) = begin else {
             return;
         };
-        let touched = self
-            .mirror
-            .until(|mirror| touched_after(mirror, prefix, &mut cursor).then_some(()));
+        let touched = self.backing.given.mirror.until(|mirror| {
+            touched_after(self.backing.seen(mirror, peer), prefix, &mut cursor).then_some(())
+        });
         // Running out of time is an answer, too: the present state.
         let _ = timeout(wait.timeout, touched).await;
     }
@@ -297,7 +341,7 @@ impl Surface {
             path: path.into(),
             max_age_ms,
         };
-        self.line.get(&get).await.map_err(Problem::from_host)
+        self.backing.line.get(&get).await.map_err(Problem::from_host)
     }
 
     /// What the host found, as bytes.
@@ -305,11 +349,11 @@ impl Surface {
         &self,
         found: Found<'static>,
         headers: &HeaderMap,
-    ) -> http::Response<super::body::Body> {
+    ) -> http::Response<crate::local::body::Body> {
         let content_type = HeaderValue::from_str(&found.content_type);
         let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
         let freshness = found.freshness.into();
-        let age = self.mirror.age_header(u64::from(found.age_ms));
+        let age = self.backing.given.mirror.age_header(u64::from(found.age_ms));
         let value = bytes::Bytes::from(found.value.into_owned());
         respond::bytes(
             &content_type,
@@ -333,12 +377,12 @@ fn entry_asked<'a>(path: &'a str, mut params: Params<'_>) -> Result<EntryAsked<'
 }
 
 /// Whether anything below `prefix` changed behind `cursor`, which follows; also true where nobody can tell any more.
-fn touched_after(mirror: &Mirror, prefix: &PathPrefix, cursor: &mut Cursor) -> bool {
+fn touched_after(view: View<'_>, prefix: &PathPrefix, cursor: &mut Cursor) -> bool {
     loop {
-        match mirror.next_change(*cursor) {
+        match view.mirror.next_change(*cursor) {
             Err(Compacted { .. }) => return true,
             Ok(None) => return false,
-            Ok(Some((change, _))) if change.touches(prefix) => return true,
+            Ok(Some((change, _))) if view.touches(change, prefix) => return true,
             Ok(Some((_, next))) => *cursor = next,
         }
     }

@@ -1,10 +1,18 @@
 //! The socket's file: made where none is served, and removed where it is still our own.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tokio::net::{UnixListener, UnixStream};
+
+use crate::local::surface::{Arrival, Door};
+use crate::platform::peer_of;
+
+/// What a client hears that comes when all connections are taken.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/problem+json\r\n\
+    Retry-After: 1\r\nContent-Length: 156\r\n\r\n{\"type\":\"too-many-connections\",\"title\":\"Too many connections\",\"status\":503,\
+    \"detail\":\"the agent serves no more connections at once; close some or try later\"}";
 
 /// Every local program may connect and read; who may change data is asked of the connection.
 const SOCKET_MODE: u32 = 0o666;
@@ -47,7 +55,7 @@ pub enum BindError {
 
 /// A socket that is bound, and the file that is its own.
 #[derive(Debug)]
-pub struct Bound {
+pub(in crate::local) struct Bound {
     listener: UnixListener,
     path: PathBuf,
     file: FileId,
@@ -70,15 +78,24 @@ impl FileId {
     }
 }
 
-impl Bound {
-    /// The next connection. Cancel-safe.
-    pub(super) async fn accept(&self) -> io::Result<UnixStream> {
-        self.listener.accept().await.map(|(stream, _)| stream)
+impl Door for Bound {
+    type Stream = UnixStream;
+
+    async fn accept(&mut self) -> io::Result<Arrival<UnixStream>> {
+        let (stream, _) = self.listener.accept().await?;
+        Ok(match peer_of(&stream) {
+            Ok(peer) => Arrival::Program(stream, peer),
+            Err(_) => Arrival::Stranger,
+        })
     }
 
-    /// Takes no more connections, and removes the file unless it has become another's: what is left would be taken for
-    /// an agent that died.
-    pub(super) fn close(self) {
+    fn turn_away(&self, stream: UnixStream) {
+        // The kernel takes these few bytes of a new connection at once, or the client does without.
+        let _ = stream.into_std().and_then(|mut stream| stream.write(FULL));
+    }
+
+    /// Removes the file, too, unless it has become another's: what is left would be taken for an agent that died.
+    fn close(self) {
         // While the listener lives, no other file has its number.
         if FileId::at(&self.path).is_ok_and(|file| file == self.file) {
             let _ = std::fs::remove_file(&self.path);
@@ -87,7 +104,7 @@ impl Bound {
 }
 
 /// Binds the socket, in place of one that an agent that is gone left behind.
-pub async fn bind(path: &Path) -> Result<Bound, BindError> {
+pub(super) async fn bind(path: &Path) -> Result<Bound, BindError> {
     make_folder(path).map_err(|source| BindError::Folder {
         path: path.into(),
         source,
@@ -140,4 +157,23 @@ fn bind_anew(path: &Path) -> io::Result<Bound> {
         file: FileId::at(path)?,
         path: path.into(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_full_answer_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(super::FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let length: usize = head
+            .split("Content-Length: ")
+            .nth(1)
+            .unwrap()
+            .lines()
+            .next()
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert_eq!(body.len(), length);
+    }
 }

@@ -8,33 +8,44 @@ use moorline_shared::id::RoleName;
 use moorline_shared::link::Moment;
 use serde::Serialize;
 
-use super::Surface;
+use super::Native;
 use super::answer::Outcome;
-use super::connection::Peer;
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::json;
+use crate::access::{Peer, User};
 use crate::credentials::{InstanceToken, RoleCredential};
 use crate::platform::now;
 
-impl Surface {
+impl Native {
     /// `GET /v1/credentials`.
-    pub(super) async fn credentials(&self, peer: Peer, params: Params<'_>) -> Outcome {
+    pub(super) async fn credentials(&self, peer: &Peer, params: Params<'_>) -> Outcome {
         params.finish()?;
-        self.may_see_credentials(peer)?;
-        self.credentials.complete(self.settings.first_wait).await;
-        let (held, now) = (self.credentials.read(), now());
-        let roles = held.roles(now).map(|role| role_held(role, now)).collect();
-        let session = held.session(now).map(|token| session_held(token, now));
+        let credentials = &self.backing.given.credentials;
+        credentials.complete(self.backing.settings.first_wait).await;
+        let (held, now) = (credentials.read(), now());
+        let shown = held
+            .roles(now)
+            .filter(|given| self.backing.may_assume(peer, &given.role));
+        let roles = shown.map(|role| role_held(role, now)).collect();
+        // The instance's own token is nobody's but the agent's; that there is one concerns who acts in its name.
+        let acts = peer.user() == User::Known(self.backing.settings.writer);
+        let session = held.session(now).filter(|_| acts);
+        let session = session.map(|token| session_held(token, now));
         Ok(uncached(&CredentialsHeld { session, roles }))
     }
 
     /// `GET /v1/credentials/{role}`.
-    pub(super) async fn role(&self, peer: Peer, name: &str, params: Params<'_>) -> Outcome {
+    pub(super) async fn role(&self, peer: &Peer, name: &str, params: Params<'_>) -> Outcome {
         params.finish()?;
-        self.may_see_credentials(peer)?;
         let name: RoleName = name.parse().map_err(|error| Problem::invalid("role", error))?;
-        let soon = self.credentials.role_soon(&name, self.settings.first_wait).await;
+        if !self.backing.may_assume(peer, &name) {
+            return Err(Problem::no_credentials(&name));
+        }
+        let credentials = &self.backing.given.credentials;
+        let soon = credentials
+            .role_soon(&name, self.backing.settings.first_wait)
+            .await;
         let given = soon.ok_or_else(|| Problem::no_credentials(&name))?;
         Ok(uncached(&RoleCredentials {
             held: role_held(&given, now()),
@@ -43,15 +54,6 @@ impl Surface {
                 Credential::Bearer(bearer) => CredentialFields::Bearer(bearer),
             },
         }))
-    }
-
-    /// With credentials a program acts in the instance's name, so they are for those that may change its data.
-    fn may_see_credentials(&self, peer: Peer) -> Result<(), Problem> {
-        if peer.user == self.settings.writer {
-            Ok(())
-        } else {
-            Err(Problem::not_for_credentials(peer.user, self.settings.writer))
-        }
     }
 }
 
@@ -73,7 +75,7 @@ fn session_held(token: &InstanceToken, now: Moment) -> SessionHeld {
 }
 
 /// A document that nobody on the way may keep.
-fn uncached(document: &impl Serialize) -> http::Response<super::body::Body> {
+fn uncached(document: &impl Serialize) -> http::Response<crate::local::body::Body> {
     let mut response = json(document);
     response
         .headers_mut()

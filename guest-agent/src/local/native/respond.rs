@@ -7,7 +7,7 @@ use moorline_shared::agent::{AGE_MS, Entry as JsonEntry, FRESHNESS, Freshness};
 use moorline_shared::entry::Value;
 use serde::Serialize;
 
-use super::body::Body;
+use crate::local::body::Body;
 use crate::mirror::Entry;
 
 static AGE_NAME: HeaderName = HeaderName::from_static(AGE_MS);

@@ -10,23 +10,27 @@ use moorline_shared::agent::{Entry, EntryChange, WatchEvent};
 use moorline_shared::link::body::{Item, Watch};
 use moorline_shared::{InstanceId, PathPrefix, Revision};
 
-use super::Surface;
+use super::Native;
 use super::answer::Outcome;
-use super::body::Body;
-use super::connection::Busy;
+use super::foreign::may_read_other;
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::{Values, json_entry};
+use crate::access::Peer;
 use crate::link::{AskFailure, WatchBatch, Watching};
-use crate::mirror::{Change, Compacted, Cursor, Live, Mirror};
+use crate::local::Backing;
+use crate::local::body::Body;
+use crate::local::connection::{Asker, Busy};
+use crate::local::view::View;
+use crate::mirror::{Change, Compacted, Cursor, Mirror};
 
-impl Surface {
+impl Native {
     /// `GET /v1/watch`. The stream ends with a resync, with the connection, or with the agent.
     pub(super) async fn watch(
         &self,
+        asker: &Rc<Asker<()>>,
         other: Option<InstanceId>,
         mut params: Params<'_>,
-        busy: Busy,
     ) -> Outcome {
         let prefix: PathPrefix = params.value("prefix")?.unwrap_or_default();
         let after: Option<Revision> = params.value("after")?;
@@ -34,24 +38,32 @@ impl Surface {
         match other {
             None => {
                 self.first_snapshot().await?;
-                let own = Own::begin(Rc::clone(&self.mirror), prefix, after);
-                Ok(lines(stream::unfold(own, Own::next), busy))
+                let own = Own::begin((Rc::clone(&self.backing), Rc::clone(asker)), prefix, after);
+                Ok(lines(stream::unfold(own, Own::next), asker.busy()))
             }
             Some(id) => {
                 let watch = Watch {
                     instance: Some(id),
                     prefix,
                 };
-                let mut watching = self.line.watch(&watch).await.map_err(Problem::from_host)?;
+                let mut watching = self
+                    .backing
+                    .line
+                    .watch(&watch)
+                    .await
+                    .map_err(Problem::from_host)?;
                 // The first batch is awaited here, so that a refusal becomes a status and not a broken stream.
                 let first = watching.next().await.map_err(Problem::from_host)?;
                 let foreign = Foreign {
+                    backing: Rc::clone(&self.backing),
+                    asker: Rc::clone(asker),
+                    id,
                     watching,
                     after,
                     next: Some(first),
                     begun: Begun::No,
                 };
-                Ok(lines(stream::unfold(Some(foreign), Foreign::step), busy))
+                Ok(lines(stream::unfold(Some(foreign), Foreign::step), asker.busy()))
             }
         }
     }
@@ -75,7 +87,8 @@ fn lines(events: impl Stream<Item = WatchEvent> + 'static, busy: Busy) -> Respon
 /// A watch of the instance's own data. It holds a place in the mirror's log and no changes, so a reader that doesn't
 /// read costs nothing but its place, and is told when that is lost.
 struct Own {
-    mirror: Rc<Live>,
+    backing: Rc<Backing>,
+    asker: Rc<Asker<()>>,
     prefix: PathPrefix,
     place: Place,
 }
@@ -89,19 +102,26 @@ enum Place {
 }
 
 impl Own {
-    fn begin(mirror: Rc<Live>, prefix: PathPrefix, after: Option<Revision>) -> Self {
+    fn begin(
+        (backing, asker): (Rc<Backing>, Rc<Asker<()>>),
+        prefix: PathPrefix,
+        after: Option<Revision>,
+    ) -> Self {
         let place = match after {
             None => {
-                let present = mirror.read();
+                let present = backing.given.mirror.read();
                 Place::Bookmark(present.revision().unwrap_or_default(), present.cursor())
             }
-            Some(after) => mirror
+            Some(after) => backing
+                .given
+                .mirror
                 .read()
                 .cursor_after(after)
                 .map_or_else(Place::Lost, Place::At),
         };
         Self {
-            mirror,
+            backing,
+            asker,
             prefix,
             place,
         }
@@ -110,7 +130,11 @@ impl Own {
     async fn next(mut self) -> Option<(WatchEvent, Self)> {
         if let Place::At(cursor) = self.place {
             let prefix = &self.prefix;
-            let (event, place) = self.mirror.until(|mirror| step(mirror, prefix, cursor)).await;
+            let (event, place) = {
+                let look =
+                    |mirror: &Mirror| step(self.backing.seen(mirror, &self.asker.peer), prefix, cursor);
+                self.backing.given.mirror.until(look).await
+            };
             self.place = place;
             return Some((event, self));
         }
@@ -125,18 +149,18 @@ impl Own {
 }
 
 /// The next event behind `cursor`: a change of what is watched, or a bookmark behind those that touch nothing of it.
-fn step(mirror: &Mirror, prefix: &PathPrefix, mut cursor: Cursor) -> Option<(WatchEvent, Place)> {
+fn step(view: View<'_>, prefix: &PathPrefix, mut cursor: Cursor) -> Option<(WatchEvent, Place)> {
     let mut passed = None;
     loop {
-        match mirror.next_change(cursor) {
+        match view.mirror.next_change(cursor) {
             Err(Compacted { oldest }) => {
                 return Some((WatchEvent::Resync { revision: oldest }, Place::Ended));
             }
             Ok(None) => {
                 return passed.map(|revision| (WatchEvent::Bookmark { revision }, Place::At(cursor)));
             }
-            Ok(Some((change, next))) if change.touches(prefix) => {
-                return Some((changes(change, prefix), Place::At(next)));
+            Ok(Some((change, next))) if view.touches(change, prefix) => {
+                return Some((changes(view, change, prefix), Place::At(next)));
             }
             Ok(Some((change, next))) => {
                 passed = Some(change.revision());
@@ -146,8 +170,8 @@ fn step(mirror: &Mirror, prefix: &PathPrefix, mut cursor: Cursor) -> Option<(Wat
     }
 }
 
-fn changes(change: &Change, prefix: &PathPrefix) -> WatchEvent {
-    let changes = change.below(prefix).map(|(path, entry)| EntryChange {
+fn changes(view: View<'_>, change: &Change, prefix: &PathPrefix) -> WatchEvent {
+    let changes = view.below(change, prefix).map(|(path, entry)| EntryChange {
         path: path.clone(),
         entry: entry.map(|entry| json_entry(entry, Values::Included)),
     });
@@ -160,6 +184,9 @@ fn changes(change: &Change, prefix: &PathPrefix) -> WatchEvent {
 /// A watch of another instance's data. The host sends the next batch only when this reader took the last one, and
 /// merges what happens meanwhile.
 struct Foreign {
+    backing: Rc<Backing>,
+    asker: Rc<Asker<()>>,
+    id: InstanceId,
     watching: Watching,
     after: Option<Revision>,
     next: Option<WatchBatch>,
@@ -185,6 +212,13 @@ impl Foreign {
         Some((event, (!ends).then_some(foreign)))
     }
 
+    /// The changes that the rules show.
+    fn changes(&self, items: Vec<Item>) -> Vec<EntryChange> {
+        let peer: &Peer = &self.asker.peer;
+        let shown = |item: &Item| may_read_other(&self.backing.rules, peer, self.id, &item.path);
+        items.into_iter().filter(shown).map(change_of).collect()
+    }
+
     fn event(&mut self, batch: Result<WatchBatch, AskFailure>) -> WatchEvent {
         let at = match self.begun {
             Begun::No => None,
@@ -205,7 +239,7 @@ impl Foreign {
             (_, None) => WatchEvent::Resync { revision: batch.to },
             (_, Some(_)) => WatchEvent::Changes {
                 revision: batch.to,
-                changes: batch.items.into_iter().map(change_of).collect(),
+                changes: self.changes(batch.items),
             },
         }
     }

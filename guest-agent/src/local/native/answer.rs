@@ -1,23 +1,19 @@
 //! Sends a request where it belongs.
 
-use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
-use futures_util::future::LocalBoxFuture;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use moorline_shared::agent::{MirrorStatus, Status};
 
-use super::Surface;
-use super::body::Body;
-use super::connection::{Busy, Peer};
+use super::Native;
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::{entry_bytes, json};
 use super::route::{Owner, Route};
+use crate::access::Peer;
+use crate::local::body::Body;
+use crate::local::connection::Asker;
 use crate::mirror::Lookup;
 use crate::platform::now;
 
@@ -28,51 +24,21 @@ pub(super) type Outcome = Result<Response<Body>, Problem>;
 const READ: &str = "GET, HEAD";
 const READ_AND_CHANGE: &str = "GET, HEAD, PUT, POST, DELETE";
 
-/// An answer that is there, or one that takes time.
-pub(super) enum Answering {
-    Now(Option<Response<Body>>),
-    Later(LocalBoxFuture<'static, Response<Body>>),
-}
-
-impl Answering {
-    pub(super) fn now(response: Response<Body>) -> Self {
-        Self::Now(Some(response))
-    }
-
-    pub(super) fn later(answer: impl Future<Output = Response<Body>> + 'static) -> Self {
-        Self::Later(Box::pin(answer))
-    }
-}
-
-impl Future for Answering {
-    type Output = Result<Response<Body>, Infallible>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.get_mut() {
-            // Hyper polls an answer until it is ready and no more.
-            Self::Now(response) => response
-                .take()
-                .map_or(Poll::Pending, |response| Poll::Ready(Ok(response))),
-            Self::Later(answer) => answer.as_mut().poll(cx).map(Ok),
-        }
-    }
-}
-
-impl Surface {
+impl Native {
     /// The answer to the plain read of an entry that the mirror has: what local programs do all the time.
-    pub(super) fn at_once(&self, request: &Request<Incoming>) -> Option<Response<Body>> {
+    pub(super) fn at_once(&self, request: &Request<Incoming>, peer: &Peer) -> Option<Response<Body>> {
         if request.method() != Method::GET || request.uri().query().is_some() {
             return None;
         }
         let path = request.uri().path().strip_prefix("/v1/data/")?;
         let now = now();
-        let mirror = self.mirror.read();
+        let mirror = self.backing.given.mirror.read();
         let age = mirror.age(now)?;
-        match mirror.get(path, now) {
+        match self.backing.seen(&mirror, peer).get(path, now) {
             Lookup::Found(entry) => Some(entry_bytes(
                 entry,
                 age.freshness,
-                self.mirror.age_header(age.ms),
+                self.backing.given.mirror.age_header(age.ms),
                 request.headers(),
             )),
             Lookup::Expired(_) | Lookup::Absent => None,
@@ -80,18 +46,18 @@ impl Surface {
     }
 
     /// The answer to any request.
-    pub(super) async fn answer(
-        self: Rc<Self>,
+    pub(super) async fn full_answer(
+        &self,
         request: Request<Incoming>,
-        peer: Peer,
-        busy: Busy,
+        asker: &Rc<Asker<()>>,
     ) -> Response<Body> {
-        self.outcome(request, peer, busy)
+        self.outcome(request, asker)
             .await
             .unwrap_or_else(Problem::response)
     }
 
-    async fn outcome(self: Rc<Self>, request: Request<Incoming>, peer: Peer, busy: Busy) -> Outcome {
+    async fn outcome(&self, request: Request<Incoming>, asker: &Rc<Asker<()>>) -> Outcome {
+        let peer = &asker.peer;
         let (head, body) = request.into_parts();
         let route = Route::parse(head.uri.path())?;
         let params = Params::parse(head.uri.query())?;
@@ -106,11 +72,14 @@ impl Surface {
             },
             _ if !reads => Err(Problem::wrong_method(READ)),
             Route::Status => params.finish().map(|()| self.status()),
-            Route::Data(owner, path) => self.read(self.other(owner), path, params, &head.headers).await,
-            Route::Entry(owner, path) => self.describe(self.other(owner), path, params).await,
+            Route::Data(owner, path) => {
+                self.read(peer, self.other(owner), path, params, &head.headers)
+                    .await
+            }
+            Route::Entry(owner, path) => self.describe(peer, self.other(owner), path, params).await,
             Route::Credentials => self.credentials(peer, params).await,
             Route::Role(name) => self.role(peer, name, params).await,
-            Route::Watch(owner) => self.watch(self.other(owner), params, busy).await,
+            Route::Watch(owner) => self.watch(asker, self.other(owner), params).await,
         }
     }
 
@@ -119,7 +88,7 @@ impl Surface {
         match owner {
             Owner::Own => None,
             Owner::Named(id) => {
-                let own = self.line.identity().map(|identity| identity.instance);
+                let own = self.backing.line.identity().map(|identity| identity.instance);
                 (own != Some(id)).then_some(id)
             }
         }
@@ -130,6 +99,7 @@ impl Surface {
         match owner {
             Owner::Named(id) => Ok(id),
             Owner::Own => self
+                .backing
                 .line
                 .identity()
                 .map(|own| own.instance)
@@ -139,7 +109,7 @@ impl Surface {
 
     fn status(&self) -> Response<Body> {
         let now = now();
-        let mirror = self.mirror.read();
+        let mirror = self.backing.given.mirror.read();
         let mirrored = mirror
             .revision()
             .zip(mirror.age(now))
@@ -152,8 +122,8 @@ impl Surface {
             });
         let status = Status {
             build: crate::BUILD.to_owned(),
-            link: self.line.status(now),
-            identity: self.line.identity(),
+            link: self.backing.line.status(now),
+            identity: self.backing.line.identity(),
             mirror: mirrored,
         };
         json(&status)

@@ -8,7 +8,10 @@ use moorline_shared::link::body::{self, CredentialDocument};
 use moorline_shared::secret::{Secret, SecretKey};
 
 use super::*;
+use crate::access::{Names, Peer, Rules};
 use crate::credentials::{Held, RoleCredential};
+use crate::local::native::Native;
+use crate::local::posing::door_for;
 use crate::platform::now;
 use crate::test_host::Give;
 
@@ -216,23 +219,27 @@ fn what_cant_be_used_costs_only_itself() {
 }
 
 #[test]
-fn other_users_see_none() {
+fn a_role_is_for_whom_the_rules_say() {
     run(async {
-        let writer = settings().writer + 1;
-        let mut rig = Rig::without_host(Settings { writer, ..settings() }).await;
+        let rules = Rules::parse("credentials/backup 1000", &Names::default()).unwrap();
+        let mut rig = Rig::ruled_without_host(settings(), rules).await;
         rig.host
             .with(|state| state.gives = vec![Give::Credential(making(1, 60_000))]);
         rig.start_host();
-        for target in [
-            "/v1/credentials",
-            "/v1/credentials/backup",
-            "/v1/credentials/none",
-        ] {
-            let answer = get(&rig, target).await;
+        let surface = Rc::new(Native {
+            backing: Rc::clone(&rig.backing),
+        });
+        for (user, status, listed) in [(1000, 200, 1), (1001, 404, 0)] {
+            let peer = Peer::process(user, vec![user]);
+            let socket = door_for(&mut rig, &surface, &user.to_string(), peer);
+            let mut client = Client::connect_to(&socket).await;
+            let answer = client.ask(request("GET", "/v1/credentials/backup", "")).await;
+            assert_eq!(answer.status.as_u16(), status, "{user}");
+            let held: CredentialsHeld = client.ask(request("GET", "/v1/credentials", "")).await.json();
             assert_eq!(
-                answer.problem(),
-                (403, "credentials-denied".to_owned()),
-                "{target}"
+                (held.roles.len(), held.session.is_some()),
+                (listed, false),
+                "{user}"
             );
         }
     });
