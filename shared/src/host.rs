@@ -7,7 +7,7 @@
 //!
 //! Errors are [`crate::api::ProblemDetails`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Tag;
 use crate::api::data::PutEntry;
 use crate::api::instances::{Driver, InstanceState};
-use crate::id::{HostId, InstanceId};
+use crate::id::{HostId, InstanceId, RoleName};
 use crate::path::EntryPath;
 use crate::revision::Revision;
 use crate::time::Timestamp;
@@ -34,6 +34,9 @@ pub struct Register {
     /// Tags, 50 at most, where the instance is made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// The roles whose credentials it is given, 16 at most, where the instance is made.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub roles: BTreeSet<RoleName>,
     /// Entries that it begins with, where the instance is made.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub data: BTreeMap<EntryPath, PutEntry>,

@@ -10,8 +10,8 @@ use crate::access::{AccessList, Clause, Right, Rights, Subject, Tag};
 use crate::digest::Digest;
 use crate::entry::{ContentType, MAX_VALUE_BYTES, Origin, Value, Visibility};
 use crate::id::{
-    AccountId, HostId, ImageName, InstanceId, OperationId, Principal, ServiceName, TypeName, UserName,
-    ZoneName,
+    AccountId, HostId, ImageName, InstanceId, OperationId, Principal, RoleName, ServiceName, TypeName,
+    UserName, ZoneName,
 };
 use crate::path::{EntryPath, PathPrefix};
 use crate::revision::Revision;
@@ -65,6 +65,7 @@ schema! {
     ZoneName => text("A failure domain.", NAME);
     ImageName => text("An image.", NAME);
     TypeName => text("An instance type.", NAME);
+    RoleName => text("A role.", NAME);
     Principal => text("Whoever acts.", "^(user|instance|host|service):.+$");
     EntryPath => text("The name of an entry; no segment is . or .., 512 bytes at most.", PATH);
     PathPrefix => text("An entry's path and all below it; empty for everything.", "^.{0,513}$");

@@ -14,7 +14,7 @@ use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
 use moorline_shared::api::data::{PutEntry, SetAccess};
 use moorline_shared::api::instances::{InstanceIds, InstanceState, RunInstances};
 use moorline_shared::{EntryPath, InstanceId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 /// What became of a step, for whoever watches.
@@ -328,6 +328,7 @@ fn request() -> RunInstances {
         zone: None,
         name: Some("demo".into()),
         tags: Vec::new(),
+        roles: BTreeSet::new(),
         data,
     }
 }

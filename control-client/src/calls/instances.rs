@@ -76,7 +76,7 @@ impl Client {
             .await
     }
 
-    /// `ModifyInstanceAttribute`: another name, other tags, another type.
+    /// `ModifyInstanceAttribute`: another name, other tags or roles, another type.
     pub async fn modify_instance(
         &self,
         instance: InstanceId,

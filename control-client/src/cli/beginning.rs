@@ -7,6 +7,7 @@ use clap::Args;
 use moorline_shared::EntryPath;
 use moorline_shared::access::Tag;
 use moorline_shared::api::data::PutEntry;
+use moorline_shared::id::RoleName;
 
 use super::failure::Failure;
 use super::input::{pair, value_of_file, value_of_text};
@@ -16,6 +17,9 @@ pub(super) struct BeginningArgs {
     /// A tag; may be given several times, 50 at most.
     #[arg(long = "tag", value_name = "KEY=VALUE")]
     pub(super) tags: Vec<Tag>,
+    /// A role whose credentials it is given, as the host's configuration knows it; may be given several times, 16 at most.
+    #[arg(long = "role", value_name = "ROLE")]
+    pub(super) roles: Vec<RoleName>,
     /// An entry it begins with, its value of 256 KiB at most; may be given several times.
     #[arg(long, value_name = "PATH=VALUE", value_parser = pair::<EntryPath>)]
     data: Vec<(EntryPath, String)>,

@@ -58,6 +58,7 @@ pub async fn run_instances(
     let with = With {
         name: run.name,
         tags: run.tags,
+        roles: run.roles,
         data,
     };
     let (image, instance_type) = (run.image, run.instance_type);
@@ -90,6 +91,7 @@ pub async fn register_instance(
     let with = With {
         name: register.name,
         tags: register.tags,
+        roles: register.roles,
         data,
     };
     let op = Op::RegisterInstance(Register {

@@ -1,6 +1,9 @@
 //! What several operations check before they do anything.
 
-use moorline_shared::id::TypeName;
+use std::collections::BTreeSet;
+
+use moorline_shared::credential::MAX_ROLES;
+use moorline_shared::id::{RoleName, TypeName};
 use moorline_shared::{HostId, InstanceId, Principal};
 
 use super::operations::With;
@@ -62,7 +65,12 @@ pub(super) fn count(field: &'static str, found: usize, least: u64, most: u64) ->
 
 pub(super) fn check(with: &With) -> Step<()> {
     count("tags", with.tags.len(), 0, MAX_TAGS)?;
+    check_roles(&with.roles)?;
     with.name.as_deref().map_or(Ok(()), check_name)
+}
+
+pub(super) fn check_roles(roles: &BTreeSet<RoleName>) -> Step<()> {
+    count("roles", roles.len(), 0, MAX_ROLES as u64)
 }
 
 pub(super) fn check_name(name: &str) -> Step<()> {

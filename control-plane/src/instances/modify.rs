@@ -4,7 +4,9 @@ use moorline_shared::InstanceId;
 use moorline_shared::api::instances::{InstanceState, ModifyInstance};
 use moorline_shared::id::TypeName;
 
-use super::checks::{MAX_INSTANCES, MAX_TAGS, Step, administered, check_name, count, refuse, size};
+use super::checks::{
+    MAX_INSTANCES, MAX_TAGS, Step, administered, check_name, check_roles, count, refuse, size,
+};
 use super::lifecycle::{self, Ask, Never};
 use super::operations::Reply;
 use super::placement::{Need, place};
@@ -43,6 +45,10 @@ pub(super) fn modify(v: &mut View<'_>, env: &Env, id: InstanceId, change: &Modif
     if let Some(tags) = &change.tags {
         count("tags", tags.len(), 0, MAX_TAGS)?;
         instance.tags.clone_from(tags);
+    }
+    if let Some(roles) = &change.roles {
+        check_roles(roles)?;
+        instance.roles.clone_from(roles);
     }
     if let Some(name) = &change.instance_type {
         resize(v, env, &mut instance, name)?;

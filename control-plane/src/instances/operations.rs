@@ -1,11 +1,11 @@
 //! What can be asked about instances and hosts, and what is answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_shared::access::Tag;
 use moorline_shared::api::hosts::{Host, RegisterHost, ReportState};
 use moorline_shared::api::instances::{Instance, InstanceState, ModifyInstance};
-use moorline_shared::id::{ImageName, TypeName, ZoneName};
+use moorline_shared::id::{ImageName, RoleName, TypeName, ZoneName};
 use moorline_shared::{EntryPath, HostId, InstanceId};
 use serde::{Deserialize, Serialize};
 
@@ -117,6 +117,9 @@ pub struct With {
     /// Tags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// The roles whose credentials they are given.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub roles: BTreeSet<RoleName>,
     /// Entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub data: BTreeMap<EntryPath, NewValue>,

@@ -1,9 +1,11 @@
 //! What the store keeps of instances and hosts.
 
+use std::collections::BTreeSet;
+
 use moorline_shared::access::Tag;
 use moorline_shared::api::hosts::{Host, RegisterHost};
 use moorline_shared::api::instances::{Desired, Driver, Instance, InstanceState};
-use moorline_shared::id::{ImageName, TypeName, ZoneName};
+use moorline_shared::id::{ImageName, RoleName, TypeName, ZoneName};
 use moorline_shared::{AccountId, HostId, InstanceId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +41,9 @@ pub struct InstanceRecord {
     /// Its tags.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// The roles whose credentials it is given.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub roles: BTreeSet<RoleName>,
     /// What is wanted of it.
     pub desired: Desired,
     /// What it is.
@@ -69,6 +74,7 @@ impl InstanceRecord {
             image: self.image,
             instance_type: self.instance_type,
             tags: self.tags,
+            roles: self.roles,
             desired: self.desired,
             state: self.state,
             reason: self.reason,

@@ -87,6 +87,7 @@ async fn make(services: &Services, instance: InstanceId, body: Register) -> Resu
         id: Some(instance),
         name: body.name,
         tags: body.tags,
+        roles: body.roles,
         data: body.data,
     };
     match services.control.register_instance(&request, &fresh_key()).await {

@@ -1,6 +1,6 @@
 //! Both sockets as callers have them: real sockets, real shards, real processes, and no control plane.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -175,12 +175,14 @@ impl Daemon {
         let spec = InstanceSpec {
             instance,
             revision: Revision::new(1, 1),
+            account: "main".parse().unwrap(),
             name: None,
             driver,
             image: None,
             vcpus: 1,
             memory_mib: 64,
             desired: Desired::Stopped,
+            roles: BTreeSet::new(),
             reboots: 0,
             incarnation: 6,
         };

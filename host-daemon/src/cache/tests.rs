@@ -1,6 +1,6 @@
 //! The cache against a model: a history of states, and a feed that merges, repeats, loses and starts anew.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_shared::api::feed::{FeedEntry, FeedItem, InstanceSpec, View as WholeView, ViewEntry, ViewId};
 use moorline_shared::api::instances::{Desired, Driver};
@@ -63,12 +63,14 @@ fn instance(n: u8) -> FeedItem {
     FeedItem::Instance(InstanceSpec {
         instance: id(n),
         revision: rev(1),
+        account: "main".parse().unwrap(),
         name: None,
         driver: Driver::External,
         image: None,
         vcpus: 1,
         memory_mib: 64,
         desired: Desired::Running,
+        roles: BTreeSet::new(),
         reboots: 0,
         incarnation: 0,
     })
@@ -177,7 +179,7 @@ impl Master {
         let (old, new) = (&self.states[from], &self.states[to]);
         // What was set and removed again in between is named too, as the feed does.
         let touched = self.states[from..=to].iter().flat_map(|state| state.keys());
-        let touched: std::collections::BTreeSet<_> = touched.collect();
+        let touched: BTreeSet<_> = touched.collect();
         let different = touched
             .into_iter()
             .filter(|at| old.get(*at) != new.get(*at) || !new.contains_key(*at));

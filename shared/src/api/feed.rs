@@ -14,12 +14,14 @@
 //! * then batches and bookmarks. A batch is any number of `resync`s, `part`s and `more`s, closed by `batch`, and is
 //!   applied whole or not at all. Its values take 4 MiB at most: what takes more is named by `resync`.
 
+use std::collections::BTreeSet;
+
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::instances::{Desired, Driver};
 use crate::entry::{ContentType, Value};
-use crate::id::{HostId, ImageName, InstanceId};
+use crate::id::{AccountId, HostId, ImageName, InstanceId, RoleName};
 use crate::path::EntryPath;
 use crate::revision::Revision;
 
@@ -211,6 +213,8 @@ pub struct InstanceSpec {
     pub instance: InstanceId,
     /// When this last changed; a host ignores an older one than it has.
     pub revision: Revision,
+    /// Whose it is.
+    pub account: AccountId,
     /// A name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -225,6 +229,10 @@ pub struct InstanceSpec {
     pub memory_mib: u64,
     /// What is wanted of it.
     pub desired: Desired,
+    /// The roles whose credentials it is given.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<RoleName>))]
+    pub roles: BTreeSet<RoleName>,
     /// How often a reboot was asked for; a host that has done fewer reboots the VM.
     pub reboots: u64,
     /// The life of its VM that the host last reported; the next one it begins has a higher number.

@@ -1,6 +1,6 @@
 //! Instances over HTTP: run, described, started, stopped, changed, terminated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use crate::time::Timestamp;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::data::PutEntry;
 use crate::access::Tag;
-use crate::id::{AccountId, HostId, ImageName, InstanceId, OperationId, TypeName, ZoneName};
+use crate::id::{AccountId, HostId, ImageName, InstanceId, OperationId, RoleName, TypeName, ZoneName};
 use crate::path::EntryPath;
 use crate::revision::Revision;
 
@@ -38,6 +38,10 @@ pub struct RunInstances {
     /// Tags, 50 at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// The roles whose credentials each is given, 16 at most: names that the host's configuration knows.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<RoleName>, max_items = 16))]
+    pub roles: BTreeSet<RoleName>,
     /// Entries that each instance begins with.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, PutEntry>))]
@@ -86,6 +90,10 @@ pub struct RegisterInstance {
     /// Tags, 50 at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<Tag>,
+    /// The roles whose credentials it is given, 16 at most: names that the host's configuration knows.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<RoleName>, max_items = 16))]
+    pub roles: BTreeSet<RoleName>,
     /// Entries that it begins with.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[cfg_attr(feature = "openapi", schema(value_type = BTreeMap<String, PutEntry>))]
@@ -112,6 +120,10 @@ pub struct ModifyInstance {
     /// Other tags, instead of all it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tags: Option<Vec<Tag>>,
+    /// Other roles, instead of all it has, 16 at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Vec<RoleName>>, max_items = 16))]
+    pub roles: Option<BTreeSet<RoleName>>,
     /// Another type; the instance must be stopped.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub instance_type: Option<TypeName>,
@@ -187,6 +199,10 @@ pub struct Instance {
     pub instance_type: Option<TypeName>,
     /// Its tags.
     pub tags: Vec<Tag>,
+    /// The roles whose credentials it is given.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Vec<RoleName>))]
+    pub roles: BTreeSet<RoleName>,
     /// What is wanted of it.
     pub desired: Desired,
     /// What it is.

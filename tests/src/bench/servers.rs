@@ -14,7 +14,7 @@ use moorline_shared::host::{Channel, Register, Supervision};
 use moorline_shared::link::PORT;
 use moorline_shared::{EntryPath, HostId, InstanceId};
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixStream;
@@ -126,6 +126,7 @@ impl ControlPlane {
                 id: None,
                 name: None,
                 tags: Vec::new(),
+                roles: BTreeSet::new(),
                 data: BTreeMap::from([(entry(), value())]),
             };
             let made = self.client.register_instance(&request, &fresh_key()).await?;
@@ -296,6 +297,7 @@ async fn register_one(socket: PathBuf, path: PathBuf) -> Result<Guest> {
         instance: None,
         name: None,
         tags: Vec::new(),
+        roles: BTreeSet::new(),
         data: BTreeMap::from([(entry(), value())]),
         channel: Channel::Hybrid {
             path: path.clone(),

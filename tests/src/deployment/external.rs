@@ -8,7 +8,7 @@ use moorline_shared::api::data::PutEntry;
 use moorline_shared::host::{Channel, GuestStatus, Register, Supervision};
 use moorline_shared::link::PORT;
 use moorline_shared::{EntryPath, InstanceId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// An instance of a VM that isn't there: a socket at which its guest is taken for it.
@@ -69,6 +69,7 @@ impl Deployment {
             instance,
             name: Some(name.to_owned()),
             tags: Vec::new(),
+            roles: BTreeSet::new(),
             data,
             channel: Channel::Hybrid {
                 path: device.clone(),

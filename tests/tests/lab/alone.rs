@@ -8,7 +8,7 @@ use moorline_shared::api::data::{Changed, PutEntry, SetAccess};
 use moorline_shared::api::hosts::RegisterHost;
 use moorline_shared::api::instances::RegisterInstance;
 use moorline_shared::{EntryPath, InstanceId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
 
 /// A control plane and its state.
@@ -53,6 +53,7 @@ impl Alone {
             id: None,
             name: Some(name.to_owned()),
             tags: Vec::new(),
+            roles: BTreeSet::new(),
             data: BTreeMap::new(),
         };
         let made = self.client().register_instance(&body, &fresh_key()).await?;

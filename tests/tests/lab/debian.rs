@@ -7,7 +7,7 @@ use moorline_lab::image::Debian;
 use moorline_lab::setup::{self, tools};
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::instances::RunInstances;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 const UNIT: &str = include_str!("../../../packaging/systemd/moorline-agent.service");
@@ -62,6 +62,7 @@ fn one_with_a_greeting() -> Result<RunInstances> {
         zone: None,
         name: None,
         tags: Vec::new(),
+        roles: BTreeSet::new(),
         data: BTreeMap::from([greeting]),
     })
 }

@@ -7,7 +7,7 @@ use moorline_lab::guest::seats;
 use moorline_lab::image::Busybox;
 use moorline_lab::{setup, wait};
 use moorline_shared::api::instances::RunInstances;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirEntry;
 use std::path::Path;
 
@@ -43,6 +43,7 @@ fn two() -> RunInstances {
         zone: None,
         name: None,
         tags: Vec::new(),
+        roles: BTreeSet::new(),
         data: BTreeMap::new(),
     }
 }

@@ -92,6 +92,7 @@ pub(super) async fn attach(args: AttachArgs, local: &mut Local<'_>) -> Result<()
         supervision: supervision(&args.supervision)?,
         name: args.name,
         tags: args.beginning.tags,
+        roles: args.beginning.roles.into_iter().collect(),
     };
     let registered = HostSocket::new(&args.socket.socket)?.register(&body).await?;
     local.out.show(&registered, told)

@@ -75,6 +75,7 @@ pub(super) async fn run(args: RunArgs, session: &mut Session<'_>) -> Result<(), 
         zone: args.zone,
         name: args.name,
         tags: args.beginning.tags,
+        roles: args.beginning.roles.into_iter().collect(),
     };
     let made = session.client.run_instances(&body, &session.key).await?;
     wait::settled(made, InstanceState::Running, &args.wait, session).await
@@ -87,6 +88,7 @@ pub(super) async fn register(args: RegisterArgs, session: &mut Session<'_>) -> R
         id: args.id,
         name: args.name,
         tags: args.beginning.tags,
+        roles: args.beginning.roles.into_iter().collect(),
     };
     let made = session.client.register_instance(&body, &session.key).await?;
     print_made(&made, session)

@@ -8,7 +8,7 @@ use moorline_shared::access::Tag;
 use moorline_shared::api::instances::{
     Instance, InstanceIds, InstanceQuery, InstanceState, InstancesMade, ModifyInstance,
 };
-use moorline_shared::id::TypeName;
+use moorline_shared::id::{RoleName, TypeName};
 use moorline_shared::{HostId, Timestamp};
 
 use super::Session;
@@ -19,7 +19,7 @@ pub(super) use make::id_or_uuid;
 use wait::WaitArgs;
 
 const MODIFY_USAGE: &str = "moorline instance modify [OPTIONS] <INSTANCE> \
-    <--name <NAME>|--tag <KEY=VALUE>|--no-tags|--type <TYPE>>...";
+    <--name <NAME>|--tag <KEY=VALUE>|--no-tags|--role <ROLE>|--no-roles|--type <TYPE>>...";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum InstanceCommand {
@@ -47,7 +47,7 @@ pub(super) enum InstanceCommand {
     },
     /// End instances for ever.
     Terminate(ChangeArgs),
-    /// Change an instance's name, tags or type.
+    /// Change an instance's name, tags, roles or type.
     Modify(ModifyArgs),
 }
 
@@ -90,6 +90,12 @@ pub(super) struct ModifyArgs {
     /// No tags.
     #[arg(long, group = "changes", conflicts_with = "tags")]
     no_tags: bool,
+    /// A role whose credentials it is given, instead of all it has; may be given several times.
+    #[arg(long = "role", value_name = "ROLE", group = "changes")]
+    roles: Vec<RoleName>,
+    /// No roles.
+    #[arg(long, group = "changes", conflicts_with = "roles")]
+    no_roles: bool,
     /// Another type; the instance must be stopped.
     #[arg(long = "type", value_name = "TYPE", group = "changes")]
     instance_type: Option<TypeName>,
@@ -163,6 +169,7 @@ async fn modify(args: ModifyArgs, session: &mut Session<'_>) -> Result<(), Failu
     let body = ModifyInstance {
         name: args.name,
         tags: (args.no_tags || !args.tags.is_empty()).then_some(args.tags),
+        roles: (args.no_roles || !args.roles.is_empty()).then(|| args.roles.into_iter().collect()),
         instance_type: args.instance_type,
     };
     let made = session
@@ -192,7 +199,6 @@ fn table(instances: &[Instance], now: Timestamp) -> String {
 }
 
 fn details(instance: &Instance, now: Timestamp) -> String {
-    let tags: Vec<_> = instance.tags.iter().map(ToString::to_string).collect();
     let driver = serde_json::to_value(instance.driver).unwrap_or_default();
     let desired = serde_json::to_value(instance.desired).unwrap_or_default();
     pairs(&[
@@ -207,14 +213,8 @@ fn details(instance: &Instance, now: Timestamp) -> String {
         ("driver", driver.as_str().unwrap_or_default().to_owned()),
         ("image", or_dash(instance.image.as_ref())),
         ("type", or_dash(instance.instance_type.as_ref())),
-        (
-            "tags",
-            if tags.is_empty() {
-                "-".to_owned()
-            } else {
-                tags.join(", ")
-            },
-        ),
+        ("tags", listed(&instance.tags)),
+        ("roles", listed(&instance.roles)),
         ("incarnation", instance.incarnation.to_string()),
         (
             "created",
@@ -222,6 +222,15 @@ fn details(instance: &Instance, now: Timestamp) -> String {
         ),
         ("revision", instance.revision.to_string()),
     ])
+}
+
+fn listed<'t, T: ToString + 't>(all: impl IntoIterator<Item = &'t T>) -> String {
+    let all: Vec<_> = all.into_iter().map(ToString::to_string).collect();
+    if all.is_empty() {
+        "-".to_owned()
+    } else {
+        all.join(", ")
+    }
 }
 
 /// A state by its word in the API.
@@ -242,7 +251,8 @@ pub(super) mod tests {
     pub(in crate::cli) fn instance(id: u8, name: &str, state: InstanceState) -> Instance {
         let instance = json!({
             "id": InstanceId::from_bytes([id; 16]), "name": name, "account": "main", "host": "h1", "zone": "z1",
-            "driver": "qemu", "image": "debian-13", "type": "small", "tags": ["role=web"], "desired": "running",
+            "driver": "qemu", "image": "debian-13", "type": "small", "tags": ["role=web"], "roles": ["backup", "mail"],
+            "desired": "running",
             "state": state, "incarnation": 3, "created_at": "2000-01-01T00:00:00Z", "revision": "1.7",
         });
         serde_json::from_value(instance).unwrap()

@@ -321,12 +321,14 @@ pub fn spec(record: &InstanceRecord, revision: Revision) -> InstanceSpec {
     InstanceSpec {
         instance: record.id,
         revision,
+        account: record.account.clone(),
         name: record.name.clone(),
         driver: record.driver,
         image: record.image.clone(),
         vcpus: record.vcpus,
         memory_mib: record.memory_mib,
         desired: record.desired,
+        roles: record.roles.clone(),
         reboots: record.reboots,
         incarnation: record.incarnation,
     }

@@ -181,3 +181,33 @@ async fn where_there_is_no_room_is_said_of_what_was_asked_for() {
         );
     }
 }
+
+#[tokio::test]
+async fn roles_are_given_shown_and_changed() {
+    let api = Api::new().await;
+    api.register_host(&[], &json!({})).await;
+    let run = json!({"image": "busybox", "type": "micro", "roles": ["mail", "backup", "mail"]});
+    let made = api.json(Method::POST, "/v1/instances", &[], run).await;
+    let instance = &made.body["instances"][0];
+    assert_eq!(instance["roles"], json!(["backup", "mail"]), "{made:?}");
+    let id = instance["id"].as_str().unwrap();
+    let target = format!("/v1/instances/{id}");
+    for (change, roles) in [
+        (json!({"name": "web"}), Some(json!(["backup", "mail"]))),
+        (json!({"roles": ["web"]}), Some(json!(["web"]))),
+        (json!({"roles": []}), None),
+    ] {
+        let changed = api.json(Method::PATCH, &target, &[], change).await;
+        assert_eq!(changed.status, StatusCode::OK, "{changed:?}");
+        let shown = api.get(&format!("/v1/instances?instance={id}")).await;
+        assert_eq!(
+            shown.body["instances"][0].get("roles"),
+            roles.as_ref(),
+            "{shown:?}"
+        );
+    }
+    let refused = api
+        .json(Method::PATCH, &target, &[], json!({"roles": ["../x"]}))
+        .await;
+    assert_eq!(refused.body["field"], "roles[0]", "{refused:?}");
+}

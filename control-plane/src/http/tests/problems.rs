@@ -226,6 +226,13 @@ async fn what_is_wrong_deep_within_a_request_is_named_by_its_path() {
         tagged.body["detail"], "tags holds 51; it must hold 0 to 50",
         "{tagged:?}"
     );
+    let roles: Vec<_> = (0..17).map(|n| format!("role-{n}")).collect();
+    let run = json!({"image": "busybox", "type": "micro", "roles": roles});
+    let refused = api.json(Method::POST, "/v1/instances", &[], run).await;
+    assert_eq!(
+        refused.body["detail"], "roles holds 17; it must hold 0 to 16",
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

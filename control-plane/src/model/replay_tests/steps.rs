@@ -1,6 +1,6 @@
 //! What a random run does, and the operations that this comes to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
 use moorline_shared::api::hosts::ReportState;
@@ -110,6 +110,7 @@ pub(super) fn run(count: u32) -> Run {
         with: With {
             name: Some("n".into()),
             tags: vec![],
+            roles: BTreeSet::from(["backup".parse().unwrap()]),
             data,
         },
     }

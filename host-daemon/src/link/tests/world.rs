@@ -1,5 +1,6 @@
 //! Shards without a control plane and without machines.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -64,12 +65,14 @@ pub(crate) fn spec(n: u8) -> InstanceSpec {
     InstanceSpec {
         instance: id(n),
         revision: revision(1),
+        account: "main".parse().unwrap(),
         name: None,
         driver: Driver::External,
         image: None,
         vcpus: 1,
         memory_mib: 64,
         desired: Desired::Running,
+        roles: BTreeSet::new(),
         reboots: 0,
         incarnation: 0,
     }

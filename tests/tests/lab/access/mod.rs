@@ -18,7 +18,7 @@ use moorline_shared::agent::{EntryChange, Status, WatchEvent};
 use moorline_shared::api::data::{Changed, PutEntry, SetAccess};
 use moorline_shared::api::instances::RunInstances;
 use moorline_shared::{EntryPath, InstanceId, Revision};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// A deployment with guests that are up.
 struct Scene {
@@ -43,6 +43,7 @@ impl Scene {
             zone: None,
             name: None,
             tags: Vec::new(),
+            roles: BTreeSet::new(),
             data,
         };
         let mut guests = Vec::new();

@@ -12,7 +12,7 @@ use moorline_shared::api::data::{Action, Batch, Change, PutEntry};
 use moorline_shared::api::feed::{FeedItem, FeedMessage, MAX_LINE_BYTES, OpenFeed};
 use moorline_shared::api::instances::RegisterInstance;
 use moorline_shared::entry::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::timeout;
 
 const INSTANCES: usize = 40;
@@ -50,6 +50,7 @@ async fn full_instance(client: &Client, n: usize) -> Result<InstanceId> {
         id: None,
         name: Some(format!("full-{n}")),
         tags: Vec::new(),
+        roles: BTreeSet::new(),
         data: BTreeMap::new(),
     };
     let made = client.register_instance(&body, &fresh_key()).await?;

@@ -8,7 +8,7 @@ use moorline_lab::image::Busybox;
 use moorline_lab::{setup, wait};
 use moorline_shared::InstanceId;
 use moorline_shared::api::instances::{InstanceIds, InstanceState, RunInstances};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What the image's disk begins with. The rest of it is zeroes.
@@ -83,6 +83,7 @@ fn instances(count: u32) -> Result<RunInstances> {
         zone: None,
         name: None,
         tags: Vec::new(),
+        roles: BTreeSet::new(),
         data: BTreeMap::new(),
     })
 }

@@ -27,6 +27,7 @@ use moorline_shared::api::hosts::ReportState;
 use moorline_shared::api::instances::{Desired, Driver, InstanceState};
 use moorline_shared::{InstanceId, Revision};
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -222,12 +223,14 @@ fn spec() -> Result<InstanceSpec> {
     Ok(InstanceSpec {
         instance: INSTANCE,
         revision: Revision::new(1, 1),
+        account: "main".parse()?,
         name: None,
         driver: Driver::Qemu,
         image: Some("busybox".parse()?),
         vcpus: 1,
         memory_mib: 128,
         desired: Desired::Running,
+        roles: BTreeSet::new(),
         reboots: 0,
         incarnation: 4,
     })
