@@ -1,12 +1,14 @@
 //! Where the control plane is, who asks, and how often.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use moorline_shared::{HostId, InstanceId};
 use reqwest::Url;
 
+use crate::tls::{Identity, Trust};
 use crate::token::Token;
 
 /// Everything a [`crate::Client`] is made of.
@@ -14,6 +16,10 @@ use crate::token::Token;
 pub struct Endpoint {
     /// Where the control plane is.
     pub url: BaseUrl,
+    /// Whom the control plane is known by.
+    pub trust: Trust,
+    /// The certificate that the caller shows there, if it is known by one.
+    pub identity: Option<Identity>,
     /// What the caller shows there; absent where a control plane asks for nothing.
     pub token: Option<Token>,
     /// Which host calls, if a host daemon does.
@@ -26,15 +32,25 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint for a user: no host, nobody else's name, no retries.
+    /// An endpoint for a user: no host, nobody else's name, no retries. Over `https` it has to be told
+    /// [whom to trust](Self::trusting).
     pub fn new(url: BaseUrl, token: Token) -> Self {
         Self {
             url,
+            trust: Trust::Nobody,
+            identity: None,
             token: Some(token),
             host: None,
             on_behalf_of: None,
             retries: Retries::NEVER,
         }
+    }
+
+    /// The same, knowing the control plane by its authority.
+    #[must_use]
+    pub fn trusting(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
     }
 
     /// The same for a host daemon.
@@ -81,7 +97,8 @@ impl Retries {
     }
 }
 
-/// The control plane's address: `http://HOST[:PORT][/PREFIX]`, without user, query and fragment.
+/// The control plane's address: `https://HOST[:PORT][/PREFIX]`, without user, query and fragment. Plain `http` is taken
+/// for loopback addresses alone, where nothing leaves the machine.
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl(Url);
 
@@ -99,6 +116,13 @@ impl BaseUrl {
         } else {
             Err(BaseUrlError::Mended { text })
         }
+    }
+}
+
+impl BaseUrl {
+    /// Whether TLS is spoken there.
+    pub fn is_secure(&self) -> bool {
+        self.0.scheme() == "https"
     }
 }
 
@@ -122,10 +146,15 @@ impl FromStr for BaseUrl {
             text: text.to_owned(),
             source: source.into(),
         })?;
-        if url.scheme() != "http" {
-            return Err(BaseUrlError::Scheme {
-                scheme: url.scheme().to_owned(),
-            });
+        match url.scheme() {
+            "https" => {}
+            "http" if is_loopback(&url) => {}
+            "http" => return Err(BaseUrlError::Plain),
+            other => {
+                return Err(BaseUrlError::Scheme {
+                    scheme: other.to_owned(),
+                });
+            }
         }
         let bare = url.username().is_empty()
             && url.password().is_none()
@@ -139,19 +168,31 @@ impl FromStr for BaseUrl {
     }
 }
 
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
 /// Why a text is not the address of a control plane.
 #[derive(Debug, thiserror::Error)]
 pub enum BaseUrlError {
     /// Not a URL.
-    #[error("'{text}' is not a URL: write it as in http://127.0.0.1:8471")]
+    #[error("'{text}' is not a URL: write it as in https://127.0.0.1:8471")]
     Form {
         /// What was given.
         text: String,
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// Not plain HTTP, which is what there is so far.
-    #[error("'{scheme}' is not spoken by this client: write an address that begins with http://")]
+    /// Plain HTTP to another machine.
+    #[error("plain http is for this machine alone, where nobody listens in: write https://")]
+    Plain,
+    /// Neither of them.
+    #[error("'{scheme}' is not spoken by this client: write an address that begins with https://")]
     Scheme {
         /// What was given.
         scheme: String,
@@ -176,8 +217,9 @@ mod tests {
     fn addresses_are_joined_below_their_prefix() {
         for (base, whole) in [
             ("http://127.0.0.1:8471", "http://127.0.0.1:8471/v1/hosts"),
-            ("http://control/", "http://control/v1/hosts"),
-            ("http://control/moor/", "http://control/moor/v1/hosts"),
+            ("http://[::1]:1", "http://[::1]:1/v1/hosts"),
+            ("https://control/", "https://control/v1/hosts"),
+            ("https://control/moor/", "https://control/moor/v1/hosts"),
         ] {
             let url: BaseUrl = base.parse().unwrap();
             assert_eq!(url.join("/v1/hosts").unwrap().as_str(), whole);
@@ -186,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_the_parser_would_mend_is_refused() {
-        let url: BaseUrl = "http://control".parse().unwrap();
+        let url: BaseUrl = "https://control".parse().unwrap();
         for bad in [
             "/v1/../v2",
             "/v1/%2e%2e/x",
@@ -204,9 +246,11 @@ mod tests {
         for bad in [
             "",
             "control:8471",
-            "https://control",
-            "http://u:hunter2@control",
-            "http://c?x=1",
+            "ftp://control",
+            "http://control",
+            "http://10.0.0.1:8471",
+            "https://u:hunter2@control",
+            "https://c?x=1",
         ] {
             let error = bad.parse::<BaseUrl>().unwrap_err().to_string();
             assert!(!error.contains("hunter2"));

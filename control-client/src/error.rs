@@ -6,6 +6,8 @@ use std::fmt;
 use http::Method;
 use moorline_shared::api::ProblemDetails;
 
+use crate::tls::TlsRefusal;
+
 /// Why there is no answer, or not the one that was hoped for.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -18,6 +20,17 @@ pub enum ClientError {
         url: String,
         /// What the connection said.
         source: Box<dyn StdError + Send + Sync>,
+    },
+    /// A connection came about and is not trusted: nothing was done, and asking again doesn't help.
+    #[error("{server} at {url} is not to be spoken to")]
+    Untrusted {
+        /// Who is not trusted, or doesn't trust us.
+        server: Server,
+        /// What was asked for.
+        url: String,
+        /// Why not.
+        #[source]
+        source: TlsRefusal,
     },
     /// The request was sent and no whole answer came: a change may have been made. Ask again with the same key.
     #[error("the connection was lost before {method} {url} was answered in full")]
@@ -71,7 +84,7 @@ impl ClientError {
             Self::Lost { method, .. } => !method.is_safe(),
             Self::Protocol { .. } => true,
             Self::Problem(problem) => problem.status >= 500,
-            Self::Unreachable { .. } | Self::Request { .. } => false,
+            Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Request { .. } => false,
         }
     }
 
@@ -153,6 +166,13 @@ impl Asked {
     /// Sorts what the HTTP library says by what is known about the request's fate.
     pub(crate) fn failed(&self, error: reqwest::Error) -> ClientError {
         let error = error.without_url();
+        if let Some(source) = TlsRefusal::in_causes(&error) {
+            return ClientError::Untrusted {
+                server: self.server,
+                url: self.url.clone(),
+                source,
+            };
+        }
         if error.is_connect() {
             ClientError::Unreachable {
                 server: self.server,

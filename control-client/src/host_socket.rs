@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use http::{HeaderMap, Method};
+use http::Method;
 use moorline_shared::InstanceId;
 use moorline_shared::host::{HostStatus, InstanceStatus, Register, Registered, Unregister};
 use serde::Serialize;
 
 use crate::error::{Asked, ClientError, Server};
-use crate::transport::{REQUEST_TIMEOUT, Reply, basics, exchange_once, succeeded};
+use crate::transport::{REQUEST_TIMEOUT, Reply, exchange_once, succeeded, unsecured};
 
 /// Where VM managers register VMs, unless the daemon's configuration says otherwise.
 pub const REGISTER_SOCKET: &str = "/run/moorline/host/register.sock";
@@ -28,7 +28,8 @@ impl HostSocket {
     /// # Errors
     /// [`ClientError::Request`] if the HTTP library can't be set up.
     pub fn new(path: &Path) -> Result<Self, ClientError> {
-        let client = basics(HeaderMap::new()).unix_socket(path).build();
+        let basics = unsecured().map_err(|error| ClientError::request(&path.display(), error))?;
+        let client = basics.unix_socket(path).build();
         Ok(Self {
             client: client.map_err(|error| ClientError::request(&path.display(), error))?,
             path: path.to_owned(),

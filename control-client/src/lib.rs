@@ -1,7 +1,7 @@
 //! A typed client of the control plane and of the host's sockets, and the moorline command.
 //!
-//! A [`Client`] is made of an [`Endpoint`]: where the control plane is, the token to show there, and, for a host
-//! daemon, the host's name. Each operation of the API is one method, named after it: [`Client::run_instances`],
+//! A [`Client`] is made of an [`Endpoint`]: where the control plane is, whom it is known by ([`Trust`]), the token to show
+//! there, and, for a host daemon, the host's name. Each operation of the API is one method, named after it: [`Client::run_instances`],
 //! [`Client::put_instance_data`]. Bodies are those of `moorline_shared::api`. What goes wrong is a [`ClientError`],
 //! which tells "it was not done" from "nobody knows", because a caller has to act differently on the two.
 //!
@@ -26,6 +26,7 @@ pub mod ndjson;
 mod relay;
 mod stream;
 mod terms;
+mod tls;
 mod token;
 mod transport;
 
@@ -36,5 +37,8 @@ pub use host_socket::{ADMIN_SOCKET, HostSocket, REGISTER_SOCKET};
 pub use relay::{GuestRequest, RawReply, RelayRefusal};
 pub use stream::EventStream;
 pub use terms::{Terms, fresh_key};
+pub use tls::{
+    Authority, AuthorityDigest, AuthorityDigestError, AuthorityError, Identity, TlsRefusal, Trust,
+};
 pub use token::{Token, TokenError};
 pub use transport::{Client, MAX_REPLY_BYTES};

@@ -10,10 +10,11 @@ use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
-use crate::endpoint::{BaseUrl, Endpoint, Retries};
+use crate::endpoint::{Endpoint, Retries};
 use crate::error::{Asked, ClientError, Server};
 use crate::ndjson::Lines;
 use crate::stream::{EventStream, events};
+use crate::tls::{self, Trust};
 
 /// The longest answer that is read, in bytes. Streams have a bound for each line instead.
 pub const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
@@ -39,33 +40,43 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Wires {
-    base: BaseUrl,
+    /// What they are made of, to be made anew.
+    endpoint: Endpoint,
     /// Requests with one answer: HTTP/1.1, a connection for each that is in flight.
     calls: reqwest::Client,
-    /// Streams: HTTP/2 with prior knowledge, so that all of them share one connection that is probed.
+    /// Streams: HTTP/2, by ALPN or on plain HTTP by prior knowledge, so that all of them share one connection that is
+    /// probed.
     streams: reqwest::Client,
+}
+
+impl Wires {
+    fn new(endpoint: Endpoint) -> Result<Self, ClientError> {
+        let headers = standing_headers(&endpoint);
+        let secured = |builder: reqwest::ClientBuilder, protocol: &[u8]| {
+            let tls = tls::config(&endpoint.trust, endpoint.identity.as_ref(), protocol);
+            let tls = tls.map_err(|error| ClientError::request(&endpoint.url, error))?;
+            let built = builder.tls_backend_preconfigured(tls).build();
+            built.map_err(|error| ClientError::request(&endpoint.url, error))
+        };
+        Ok(Self {
+            calls: secured(basics(headers.clone()), b"http/1.1")?,
+            streams: secured(probed(basics(headers)), b"h2")?,
+            endpoint,
+        })
+    }
 }
 
 impl Client {
     /// A client of `endpoint`. It connects when the first request is made.
     ///
     /// # Errors
-    /// [`ClientError::Request`] if the HTTP library can't be set up.
+    /// [`ClientError::Request`] if HTTP or TLS can't be set up.
     pub fn new(endpoint: Endpoint) -> Result<Self, ClientError> {
-        let headers = standing_headers(&endpoint);
-        let build = |builder: reqwest::ClientBuilder| {
-            let built = builder.build();
-            built.map_err(|error| ClientError::request(&endpoint.url, error))
-        };
-        let wires = Wires {
-            calls: build(basics(headers.clone()))?,
-            streams: build(probed(basics(headers)))?,
-            base: endpoint.url,
-        };
+        let (on_behalf_of, retries) = (endpoint.on_behalf_of, endpoint.retries);
         Ok(Self {
-            wires: Arc::new(wires),
-            on_behalf_of: endpoint.on_behalf_of,
-            retries: endpoint.retries,
+            wires: Arc::new(Wires::new(endpoint)?),
+            on_behalf_of,
+            retries,
         })
     }
 
@@ -95,8 +106,8 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<RequestBuilder, ClientError> {
-        let url = self.wires.base.join(path);
-        let url = url.map_err(|error| ClientError::request(&self.wires.base, error))?;
+        let url = self.wires.endpoint.url.join(path);
+        let url = url.map_err(|error| ClientError::request(&self.wires.endpoint.url, error))?;
         let request = client.request(method, url);
         Ok(match self.on_behalf_of {
             Some(instance) => request.header(ON_BEHALF_OF, instance.to_string()),
@@ -153,7 +164,7 @@ impl Client {
 
     fn built(&self, request: RequestBuilder) -> Result<Request, ClientError> {
         let request = request.build();
-        request.map_err(|error| ClientError::request(&self.wires.base, error.without_url()))
+        request.map_err(|error| ClientError::request(&self.wires.endpoint.url, error.without_url()))
     }
 }
 
@@ -244,8 +255,14 @@ fn standing_headers(endpoint: &Endpoint) -> HeaderMap {
     headers
 }
 
+/// Those of a caller that speaks no TLS.
+pub(crate) fn unsecured() -> Result<reqwest::ClientBuilder, Box<dyn std::error::Error + Send + Sync>> {
+    let tls = tls::config(&Trust::Nobody, None, b"http/1.1")?;
+    Ok(basics(HeaderMap::new()).tls_backend_preconfigured(tls))
+}
+
 /// No proxy and no redirect: a token goes to the address it was given for, and nowhere else.
-pub(crate) fn basics(headers: HeaderMap) -> reqwest::ClientBuilder {
+fn basics(headers: HeaderMap) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("moorline/", env!("CARGO_PKG_VERSION")))
         .default_headers(headers)

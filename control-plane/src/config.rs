@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::identity::authority::issue::ServerName;
 use crate::settings::Settings;
 
 /// What the control plane is told by its configuration file, in TOML.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where the API listens. Only loopback addresses: requests carry a token in the clear.
+    /// Where the API listens.
     pub listen: SocketAddr,
+    /// The names and addresses that clients reach it by, beside those that [`Self::server_names`] adds.
+    pub names: Vec<ServerName>,
     /// The folder of the store and the administrator's token; made if it isn't there.
     pub state: PathBuf,
     /// The file of the master key, which every secret in the store is sealed with; made if it isn't there. Absent:
@@ -30,6 +33,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8471)),
+            names: Vec::new(),
             state: "/var/lib/moorline/control".into(),
             master_key: None,
             deployment: "moorline".into(),
@@ -94,18 +98,25 @@ impl Config {
         chosen.unwrap_or_else(|| self.state.join("master.key"))
     }
 
+    /// The names that the server's certificate is for: those that are configured, the address that it listens on, this
+    /// machine's name, and those by which a machine reaches itself.
+    pub fn server_names(&self) -> Vec<ServerName> {
+        let own = ["localhost", "127.0.0.1", "::1"].map(|name| name.parse().ok());
+        let machine = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let machine = machine.and_then(|name| name.trim().parse().ok());
+        let listen = Some(self.listen.ip()).filter(|address| !address.is_unspecified());
+        let more = own.into_iter().chain([machine, listen.map(ServerName::Address)]);
+        let mut names = self.names.clone();
+        for name in more.flatten() {
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
     /// The configuration, if every value is within its bounds.
     pub fn checked(self) -> Result<Self, ConfigError> {
-        if !self.listen.ip().is_loopback() {
-            let reason = format!(
-                "is {}; it must be a loopback address such as 127.0.0.1:8471",
-                self.listen
-            );
-            return Err(ConfigError::Value {
-                key: "listen",
-                reason,
-            });
-        }
         if !(1_000..=100_000_000).contains(&self.keep_revisions) {
             let reason = format!("is {}; it must be 1000 to 100000000", self.keep_revisions);
             return Err(ConfigError::Value {
@@ -129,7 +140,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use super::{Config, ConfigError};
+    use super::Config;
 
     #[test]
     fn a_misspelt_key_is_named_with_what_is_allowed() {
@@ -146,15 +157,24 @@ mod tests {
     }
 
     #[test]
-    fn a_public_address_is_refused_while_there_is_no_tls() {
-        let config = Config {
-            listen: ([0, 0, 0, 0], 8471).into(),
-            ..Config::default()
-        };
-        assert!(matches!(
-            config.checked(),
-            Err(ConfigError::Value { key: "listen", .. })
-        ));
+    fn the_server_is_known_by_what_it_is_reached_by() {
+        let config: Config =
+            toml::from_str("listen = '192.0.2.7:8471'\nnames = ['control.example', '192.0.2.7']").unwrap();
+        let names = config.checked().unwrap().server_names();
+        let texts: Vec<_> = names.iter().map(ToString::to_string).collect();
+        let wanted = ["control.example", "192.0.2.7", "localhost", "127.0.0.1", "::1"];
+        assert_eq!(texts[..5], wanted);
+        let other: Config = toml::from_str("listen = '0.0.0.0:8471'").unwrap();
+        assert!(
+            !other
+                .server_names()
+                .iter()
+                .any(|name| name.to_string() == "0.0.0.0")
+        );
+        let bad = toml::from_str::<Config>("names = ['a b']")
+            .unwrap_err()
+            .to_string();
+        assert!(bad.contains("'a b' is not the name of a server"), "{bad}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ struct Options {
     /// /var/lib/moorline/control.
     #[arg(long, value_name = "FOLDER")]
     state: Option<PathBuf>,
-    /// Where the API listens, instead of the configuration's; by default 127.0.0.1:8471. Only loopback addresses.
+    /// Where the API listens, instead of the configuration's; by default 127.0.0.1:8471.
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: Option<std::net::SocketAddr>,
     /// Reads the configuration, says whether it is good, and ends.
@@ -79,7 +79,8 @@ async fn serve(config: &Config) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let cancel = CancellationToken::new();
     let server = Server::open(config, cancel.clone()).await?;
-    tracing::info!(address = %server.address()?, state = %config.state.display(), "the control plane serves");
+    let (address, ca) = (server.address()?, server.authority());
+    tracing::info!(%address, ca, state = %config.state.display(), "the control plane serves");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let mut running = std::pin::pin!(server.run());
     tokio::select! {

@@ -14,6 +14,8 @@ use crate::http::feed::views::Views;
 use crate::http::feed::{DispatchError, Dispatcher};
 use crate::http::listen::{self, Bounds};
 use crate::http::{self, Control};
+use crate::identity::authority::adopt::{AdoptError, adopt as adopt_authority, publish};
+use crate::identity::authority::server::{self as tls, TlsError};
 use crate::identity::master::{MasterKey, MasterKeyError};
 use crate::identity::sessions::{self, FollowError};
 use crate::identity::{self, StartError};
@@ -42,6 +44,12 @@ pub enum ServeError {
     /// The master key can't be used.
     #[error(transparent)]
     MasterKey(#[from] MasterKeyError),
+    /// There is no certificate authority.
+    #[error(transparent)]
+    Authority(#[from] AdoptError),
+    /// TLS can't be spoken.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address can't be listened on.
     #[error("listen {address}: it can't be had; is another control plane running?")]
     Listen {
@@ -79,6 +87,7 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
     control: Control,
     dispatcher: Dispatcher,
 }
@@ -106,6 +115,9 @@ impl Server {
         let executor = Executor::new(store.clone(), config.settings.clone());
         adopt(&executor).await?;
         let tokens = identity::open(&executor, &master).await?;
+        let authority = Arc::new(adopt_authority(&executor, &master, &config.deployment).await?);
+        publish(&authority, &config.state.join("ca.pem"))?;
+        let tls = tls::config(authority.clone(), config.server_names())?;
         let (dispatcher, feed) = Dispatcher::new(&store, config.settings.access).await?;
         let control = Control {
             executor: Arc::new(executor),
@@ -113,6 +125,7 @@ impl Server {
             administrator: Arc::new(administrator),
             tokens,
             master,
+            authority,
             feed,
             views: Views::new(store, config.settings.access),
             deployment: config.deployment.as_str().into(),
@@ -120,6 +133,7 @@ impl Server {
         };
         Ok(Self {
             listener,
+            tls: Arc::new(tls),
             control,
             dispatcher,
         })
@@ -128,6 +142,11 @@ impl Server {
     /// Where the server listens.
     pub fn address(&self) -> std::io::Result<std::net::SocketAddr> {
         self.listener.local_addr()
+    }
+
+    /// What the certificate authority is known by, as people write it.
+    pub fn authority(&self) -> String {
+        format!("sha256:{}", self.control.authority.digest())
     }
 
     /// Serves until cancelled, then ends long answers, lets short ones finish for a while, and closes the store.
@@ -140,7 +159,7 @@ impl Server {
         let (known, ring) = (control.tokens.sessions().clone(), control.tokens.ring().clone());
         let sessions = sessions::follow::run(known, ring, cancel.clone());
         let routes = http::router(control);
-        let server = listen::serve(self.listener, routes, Bounds::default(), cancel.clone());
+        let server = listen::serve(self.listener, self.tls, routes, Bounds::default(), cancel.clone());
         parts.spawn("outbox", async {
             outbox.await;
             Ok(())

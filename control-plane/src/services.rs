@@ -4,6 +4,7 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::{InstanceId, OperationId, Principal};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::authority;
 use crate::model::execute::Attempt;
 use crate::model::operation::Effect;
 use crate::model::{
@@ -81,6 +82,8 @@ services! {
     Instances: instances = instances;
     /// The data of instances.
     InstanceData: instance_data = instance_data;
+    /// What vouches for hosts and for the control plane.
+    Authority: authority = authority;
     /// Operation records.
     Accounts: accounts = accounts;
     /// Who everybody is: sessions, and the keys of tokens.

@@ -62,11 +62,21 @@ fn default_state_dir() -> PathBuf {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ControlConfig {
-    /// Where it is, such as `http://127.0.0.1:8471`.
+    /// Where it is, such as `https://127.0.0.1:8471`.
     #[serde(deserialize_with = "from_text")]
     pub url: BaseUrl,
     /// The file that holds the host's token.
     pub token_file: PathBuf,
+    /// The file with the certificate that the control plane is known by; the `ca.pem` beside the token's file if absent.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl ControlConfig {
+    /// The file with the certificate that the control plane is known by.
+    pub fn ca_file(&self) -> PathBuf {
+        let beside = || self.token_file.with_file_name("ca.pem");
+        self.ca_file.clone().unwrap_or_else(beside)
+    }
 }
 
 /// A value that has a `FromStr` of its own.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use moorline_client::{Client, ClientError, Endpoint, Token, TokenError};
+use moorline_client::{Authority, AuthorityError, Client, ClientError, Endpoint, Token, TokenError, Trust};
 use moorline_shared::api::hosts::RegisterHost;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
@@ -47,6 +47,9 @@ pub enum StartError {
         /// What is wrong.
         source: TokenError,
     },
+    /// The control plane's authority can't be read.
+    #[error("the host doesn't know whom to trust: control.ca_file names the control plane's ca.pem")]
+    Authority(#[from] AuthorityError),
     /// The HTTP library can't be set up.
     #[error("the control plane can't be called")]
     Client(#[from] ClientError),
@@ -82,7 +85,9 @@ impl Daemon {
     /// Binds and starts everything that can fail. Call it within a runtime with I/O and time.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         allow_descriptors();
-        let endpoint = Endpoint::new(config.control.url.clone(), token(config)?).of_host(config.host.clone());
+        let endpoint = Endpoint::new(config.control.url.clone(), token(config)?)
+            .trusting(trust(config)?)
+            .of_host(config.host.clone());
         let client = Client::new(endpoint)?;
         let vsock = open_vsock(config.link.vsock)?;
         let (asks, asked) = mpsc::channel(QUESTIONS);
@@ -152,6 +157,15 @@ pub fn token(config: &Config) -> Result<Token, StartError> {
         path: path.clone(),
         source,
     })
+}
+
+/// Whom the control plane is known by.
+fn trust(config: &Config) -> Result<Trust, AuthorityError> {
+    if config.control.url.is_secure() {
+        Authority::read(&config.control.ca_file()).map(Trust::Authority)
+    } else {
+        Ok(Trust::Nobody)
+    }
 }
 
 /// Each guest takes two descriptors, and the system's first allowance is for a thousand.

@@ -9,10 +9,11 @@ use super::out::Format;
 use super::profile::ProfileName;
 use super::{completion, data, host, instance, operation, profile};
 use crate::endpoint::BaseUrl;
+use crate::tls::AuthorityDigest;
 
 const EXAMPLES: &str = "\
 Examples:
-  moorline profile set lab --url http://127.0.0.1:8471 --token-file admin.token
+  moorline profile set lab --url https://control:8471 --ca-file ca.pem --token-file admin.token
   moorline instance run --image debian-13 --type small --name web --wait
   moorline data set web app/config --file config.json
   moorline data watch web app
@@ -85,6 +86,19 @@ pub(super) struct ConnectionArgs {
     /// A file with the token, instead of the profile's [env: MOORLINE_TOKEN_FILE]; MOORLINE_TOKEN may hold the token itself.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+    /// A file with the certificate that the control plane is known by, its ca.pem, instead of the profile's
+    /// [env: MOORLINE_CA_FILE]; by default the ca.pem beside the token's file.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// The digest of that certificate instead of the certificate itself [env: MOORLINE_CA_DIGEST].
+    #[arg(
+        long,
+        global = true,
+        value_name = "sha256:DIGEST",
+        conflicts_with = "ca_file",
+        hide_short_help = true
+    )]
+    pub(super) ca_digest: Option<AuthorityDigest>,
     /// The key of the change, to ask again for one whose answer was lost; a fresh one if absent.
     #[arg(long, global = true, value_name = "KEY", hide_short_help = true)]
     pub(super) idempotency_key: Option<IdempotencyKey>,
@@ -128,7 +142,7 @@ mod tests {
             "moorline data access set web app/mode --grant web=read",
             "moorline instance run --image x --type small --count 101",
             "moorline instance modify web",
-            "moorline --url https://control instance list",
+            "moorline --url http://control instance list",
         ];
         insta::assert_snapshot!(refusals.map(refusal).join("\n----\n"));
     }

@@ -1,4 +1,5 @@
-//! Which control plane is meant, and with which token: flags before the environment before the profile.
+//! Which control plane is meant, whom it is known by, and with which token: flags before the environment before the
+//! profile.
 
 use std::path::{Path, PathBuf};
 
@@ -6,10 +7,11 @@ use super::args::ConnectionArgs;
 use super::failure::Failure;
 use super::profile::{Profile, Profiles};
 use crate::endpoint::{BaseUrl, Endpoint, Retries};
+use crate::tls::{Authority, AuthorityDigestError, AuthorityError, Trust};
 use crate::token::{Token, TokenError};
 
 /// Where a control plane of one's own listens, unless it is told otherwise.
-const DEFAULT_URL: &str = "http://127.0.0.1:8471";
+const DEFAULT_URL: &str = "https://127.0.0.1:8471";
 
 /// What the process's environment says about control planes.
 #[derive(Default)]
@@ -19,6 +21,8 @@ pub(super) struct Environment {
     pub(super) url: Option<String>,
     pub(super) token: Option<String>,
     pub(super) token_file: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) ca_digest: Option<String>,
 }
 
 impl Environment {
@@ -33,6 +37,8 @@ impl Environment {
             url: text("MOORLINE_URL"),
             token: text("MOORLINE_TOKEN"),
             token_file: text("MOORLINE_TOKEN_FILE").map(PathBuf::from),
+            ca_file: text("MOORLINE_CA_FILE").map(PathBuf::from),
+            ca_digest: text("MOORLINE_CA_DIGEST"),
         }
     }
 }
@@ -62,6 +68,17 @@ pub(super) enum ConnectionError {
          or keep one with 'moorline profile set NAME --url {url} --token-file FILE'"
     )]
     NoToken { url: BaseUrl },
+    #[error(
+        "it is not known whom to trust at {url}: give the control plane's ca.pem with --ca-file or MOORLINE_CA_FILE, \
+         or its digest with --ca-digest"
+    )]
+    NoAuthority { url: BaseUrl },
+    #[error("{whose} can't be used")]
+    Authority {
+        whose: &'static str,
+        #[source]
+        source: AuthorityError,
+    },
     #[error("{whose} can't be used as a token")]
     Token {
         whose: &'static str,
@@ -75,10 +92,31 @@ pub(super) fn endpoint(args: &ConnectionArgs, environment: &Environment) -> Resu
     let profiles = Profiles::load(environment.config.as_deref())?;
     let profile = profiles.chosen(args.profile.as_ref(), environment.profile.as_deref())?;
     let url = url(args, environment, profile)?;
-    let Some(token) = token(args, environment, profile, profiles.folder())? else {
+    let place = Place {
+        args,
+        environment,
+        profile,
+        folder: profiles.folder(),
+    };
+    let Some(token) = place.token()? else {
         return Err(ConnectionError::NoToken { url }.into());
     };
-    Ok(Endpoint::new(url, token).retrying(Retries::INTERACTIVE))
+    let trust = place.trust()?;
+    if url.is_secure() && trust == Trust::Nobody {
+        return Err(ConnectionError::NoAuthority { url }.into());
+    }
+    Ok(Endpoint::new(url, token)
+        .trusting(trust)
+        .retrying(Retries::INTERACTIVE))
+}
+
+/// Where it may stand what is needed beside the address.
+struct Place<'a> {
+    args: &'a ConnectionArgs,
+    environment: &'a Environment,
+    profile: Option<&'a Profile>,
+    /// What the profile's paths begin in.
+    folder: &'a Path,
 }
 
 fn url(
@@ -100,58 +138,122 @@ fn url(
     text.parse().map_err(|error| Failure::argument(what, text, error))
 }
 
-fn token(
-    args: &ConnectionArgs,
-    environment: &Environment,
-    profile: Option<&Profile>,
-    folder: &Path,
-) -> Result<Option<Token>, Failure> {
-    let of_text = |whose, text: &str| {
-        let token = text
-            .parse()
-            .map_err(|source| ConnectionError::Token { whose, source })?;
-        Ok(Some(token))
-    };
-    let of_file = |whose, path: &Path| {
-        let token = Token::read(path).map_err(|source| ConnectionError::Token { whose, source })?;
-        Ok(Some(token))
-    };
-    if let Some(path) = &args.token_file {
-        return of_file("what --token-file names", path);
+impl Place<'_> {
+    /// Whom to trust. Where nothing says it, it is the authority whose certificate lies beside the token's file, as it does
+    /// in the folder of a control plane's state.
+    fn trust(&self) -> Result<Trust, Failure> {
+        let profile = self.profile;
+        let of_profile = profile.and_then(|profile| profile.ca_file.as_ref());
+        let digest_of_profile = profile.and_then(|profile| profile.ca_digest.as_deref());
+        if let Some(path) = &self.args.ca_file {
+            return of_file("what --ca-file names", path);
+        }
+        if let Some(digest) = self.args.ca_digest {
+            return Ok(Trust::Digest(digest));
+        }
+        if let Some(path) = &self.environment.ca_file {
+            return of_file("what MOORLINE_CA_FILE names", path);
+        }
+        if let Some(text) = &self.environment.ca_digest {
+            return of_digest("the digest in MOORLINE_CA_DIGEST", text);
+        }
+        match (of_profile, digest_of_profile) {
+            (Some(path), _) => of_file("the profile's CA file", &self.folder.join(path)),
+            (None, Some(text)) => of_digest("the digest in the profile", text),
+            (None, None) => self.trust_beside_token(),
+        }
     }
-    if let Some(text) = &environment.token {
-        return of_text("MOORLINE_TOKEN", text);
+
+    fn trust_beside_token(&self) -> Result<Trust, Failure> {
+        let beside = self.token_file().map(|file| file.with_file_name("ca.pem"));
+        match beside.filter(|path| path.exists()) {
+            Some(path) => of_file("the ca.pem beside the token's file", &path),
+            None => Ok(Trust::Nobody),
+        }
     }
-    if let Some(path) = &environment.token_file {
-        return of_file("what MOORLINE_TOKEN_FILE names", path);
+
+    /// The file that the token is in, if it is in one.
+    fn token_file(&self) -> Option<PathBuf> {
+        let flag = self.args.token_file.clone();
+        let environment = || self.environment.token_file.clone();
+        let profile = || Some(self.folder.join(self.profile?.token_file.as_ref()?));
+        match &self.environment.token {
+            Some(_) => flag,
+            None => flag.or_else(environment).or_else(profile),
+        }
     }
-    match profile.map(|profile| (&profile.token, &profile.token_file)) {
-        Some((Some(secret), _)) => of_text("the profile's token", secret.reveal()),
-        Some((None, Some(path))) => of_file("the profile's token file", &folder.join(path)),
-        _ => Ok(None),
+
+    fn token(&self) -> Result<Option<Token>, Failure> {
+        let of_text = |whose, text: &str| {
+            let token = text
+                .parse()
+                .map_err(|source| ConnectionError::Token { whose, source })?;
+            Ok(Some(token))
+        };
+        let of_file = |whose, path: &Path| {
+            let token = Token::read(path).map_err(|source| ConnectionError::Token { whose, source })?;
+            Ok(Some(token))
+        };
+        if let Some(path) = &self.args.token_file {
+            return of_file("what --token-file names", path);
+        }
+        if let Some(text) = &self.environment.token {
+            return of_text("MOORLINE_TOKEN", text);
+        }
+        if let Some(path) = &self.environment.token_file {
+            return of_file("what MOORLINE_TOKEN_FILE names", path);
+        }
+        match self.profile.map(|profile| (&profile.token, &profile.token_file)) {
+            Some((Some(secret), _)) => of_text("the profile's token", secret.reveal()),
+            Some((None, Some(path))) => of_file("the profile's token file", &self.folder.join(path)),
+            _ => Ok(None),
+        }
     }
+}
+
+fn of_file(whose: &'static str, path: &Path) -> Result<Trust, Failure> {
+    let read = Authority::read(path).map(Trust::Authority);
+    Ok(read.map_err(|source| ConnectionError::Authority { whose, source })?)
+}
+
+fn of_digest(what: &'static str, text: &str) -> Result<Trust, Failure> {
+    let digest = text.parse().map(Trust::Digest);
+    digest.map_err(|error: AuthorityDigestError| Failure::argument(what, text, error))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ConnectionArgs, Environment, config_path, endpoint};
+    use super::{ConnectionArgs, Endpoint, Environment, Trust, config_path, endpoint};
     use std::path::PathBuf;
 
     const CONFIG: &str = "chosen = \"lab\"\n\
-        [profiles.lab]\nurl = \"http://lab:1\"\ntoken = \"of-lab\"\n\
-        [profiles.other]\nurl = \"http://other:2\"\ntoken_file = \"other.token\"\n";
+        [profiles.lab]\nurl = \"https://lab:1\"\nca_digest = \"sha256:0000000000000000000000000000000000000000000000000000000000000000\"\ntoken = \"of-lab\"\n\
+        [profiles.other]\nurl = \"https://other:2\"\ntoken_file = \"other.token\"\n";
 
-    fn asked(args: &ConnectionArgs, set: impl FnOnce(&mut Environment)) -> Result<(String, String), String> {
+    /// A certificate as a control plane has it.
+    fn authority() -> String {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.self_signed(&key).unwrap().pem()
+    }
+
+    fn found(args: &ConnectionArgs, set: impl FnOnce(&mut Environment)) -> Result<Endpoint, String> {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config.toml");
         std::fs::write(&config, CONFIG).unwrap();
         std::fs::write(folder.path().join("other.token"), "of-other\n").unwrap();
+        std::fs::write(folder.path().join("ca.pem"), authority()).unwrap();
         let mut environment = Environment {
             config: Some(config),
             ..Environment::default()
         };
         set(&mut environment);
-        let endpoint = endpoint(args, &environment).map_err(|failure| failure.to_string())?;
+        endpoint(args, &environment).map_err(|failure| failure.to_string())
+    }
+
+    fn asked(args: &ConnectionArgs, set: impl FnOnce(&mut Environment)) -> Result<(String, String), String> {
+        let endpoint = found(args, set)?;
         let header = endpoint.token.unwrap().header();
         Ok((endpoint.url.to_string(), header.to_str().unwrap().to_owned()))
     }
@@ -163,25 +265,51 @@ mod tests {
     #[test]
     fn flags_come_before_the_environment_and_that_before_the_profile() {
         let none = ConnectionArgs::default();
-        assert_eq!(asked(&none, |_| ()).unwrap(), pair("http://lab:1", "of-lab"));
+        assert_eq!(asked(&none, |_| ()).unwrap(), pair("https://lab:1", "of-lab"));
         let other = |environment: &mut Environment| environment.profile = Some("other".into());
-        assert_eq!(asked(&none, other).unwrap(), pair("http://other:2", "of-other"));
+        assert_eq!(asked(&none, other).unwrap(), pair("https://other:2", "of-other"));
         let both = |environment: &mut Environment| {
-            environment.url = Some("http://env:3".into());
+            environment.url = Some("https://env:3".into());
             environment.token = Some("of-env".into());
         };
-        assert_eq!(asked(&none, both).unwrap(), pair("http://env:3", "of-env"));
+        assert_eq!(asked(&none, both).unwrap(), pair("https://env:3", "of-env"));
         let flags = ConnectionArgs {
-            url: Some("http://flag:4".parse().unwrap()),
+            url: Some("https://flag:4".parse().unwrap()),
             profile: Some("other".parse().unwrap()),
             ..ConnectionArgs::default()
         };
         assert_eq!(
             asked(&flags, |environment| environment.url =
-                Some("http://env:3".into()))
+                Some("https://env:3".into()))
             .unwrap(),
-            pair("http://flag:4", "of-other")
+            pair("https://flag:4", "of-other")
         );
+    }
+
+    #[test]
+    fn the_authority_is_the_profiles_or_the_one_beside_the_token() {
+        let none = ConnectionArgs::default();
+        let lab = found(&none, |_| ()).unwrap();
+        assert!(matches!(lab.trust, Trust::Digest(_)), "{:?}", lab.trust);
+        let other = |environment: &mut Environment| environment.profile = Some("other".into());
+        let other = found(&none, other).unwrap();
+        assert!(matches!(other.trust, Trust::Authority(_)), "{:?}", other.trust);
+        let digest = format!("sha256:{}", "1".repeat(64));
+        let of_environment = |environment: &mut Environment| environment.ca_digest = Some(digest.clone());
+        let environment = found(&none, of_environment).unwrap();
+        assert_eq!(environment.trust, Trust::Digest(digest.parse().unwrap()));
+        let flags = ConnectionArgs {
+            ca_file: Some("/nowhere/ca.pem".into()),
+            ..ConnectionArgs::default()
+        };
+        let missing = found(&flags, |_| ()).unwrap_err();
+        assert!(missing.contains("--ca-file"), "{missing}");
+        let nobody = |environment: &mut Environment| {
+            environment.config = None;
+            environment.token = Some("x".into());
+        };
+        let nobody = found(&none, nobody).unwrap_err();
+        assert!(nobody.contains("ca.pem with --ca-file"), "{nobody}");
     }
 
     #[test]

@@ -264,7 +264,7 @@ async fn profiles_are_kept_for_their_owner_alone() {
         "set",
         "other",
         "--url",
-        "http://other:2",
+        "https://other:2",
         "--token-file",
         "/x/token",
     ];

@@ -7,3 +7,4 @@ mod host;
 mod loss;
 mod server;
 mod streams;
+mod tls;

@@ -1,4 +1,7 @@
-//! The socket that speaks HTTP, with bounds on what its callers can use up and on how long its end takes.
+//! The socket that speaks HTTP over TLS, with bounds on what its callers can use up and on how long its end takes.
+//!
+//! Who shows the certificate of a host has it, as a [`HostCertificate`], with each of its requests. Whoever speaks plain
+//! HTTP is told so.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,23 +17,36 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use rustls::ServerConfig;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+
+use super::peer::HostCertificate;
 
 /// After an accept that failed, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often the other end of a silent HTTP/2 connection is asked whether it is there.
 const PING_EVERY: Duration = Duration::from_secs(20);
+/// What the first byte of a TLS connection is: the type of a record that holds a handshake.
+const HANDSHAKE: u8 = 22;
+/// How much is read of a request in plain HTTP before the connection is closed, in bytes.
+const PLAIN_BYTES: u64 = 64 * 1024;
+/// What a request in plain HTTP is answered.
+const PLAIN: &str = "{\"type\": \"tls-only\", \"title\": \"TLS only\", \"status\": 400, \
+    \"detail\": \"this port speaks TLS alone; write https:// instead of http://\"}\n";
 
 /// What the callers of a socket can use up.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Connections at once; further ones wait in the socket's queue.
     pub connections: usize,
-    /// For the first request's head after a connection is made, and for every later one's.
+    /// For the handshake and the first request's head after a connection is made, and for every later head.
     pub head: Duration,
     /// For what is under way when the server ends.
     pub drain: Duration,
@@ -48,7 +64,19 @@ impl Default for Bounds {
 }
 
 /// Answers until cancelled, then lets what is under way finish, and cuts it off after [`Bounds::drain`].
-pub async fn serve(listener: TcpListener, routes: Router, bounds: Bounds, cancel: CancellationToken) {
+pub async fn serve(
+    listener: TcpListener,
+    tls: Arc<ServerConfig>,
+    routes: Router,
+    bounds: Bounds,
+    cancel: CancellationToken,
+) {
+    let service = Service {
+        tls: tls.into(),
+        routes,
+        patience: bounds.head,
+        cancel: cancel.clone(),
+    };
     let seats = Arc::new(Semaphore::new(bounds.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -56,7 +84,7 @@ pub async fn serve(listener: TcpListener, routes: Router, bounds: Bounds, cancel
         tokio::select! {
             () = cancel.cancelled() => break,
             (stream, seat) = next(&listener, &seats) => {
-                connections.spawn(converse(stream, seat, routes.clone(), bounds.head, cancel.clone()));
+                connections.spawn(converse(stream, seat, service.clone()));
             }
             Some(_) = connections.join_next() => (),
         }
@@ -95,43 +123,100 @@ fn was_its_own(error: &io::Error) -> bool {
     )
 }
 
-/// One connection, to its end.
-async fn converse(
-    stream: TcpStream,
-    _seat: OwnedSemaphorePermit,
+/// What every connection is served with.
+#[derive(Clone)]
+struct Service {
+    tls: TlsAcceptor,
     routes: Router,
     patience: Duration,
     cancel: CancellationToken,
-) {
+}
+
+/// One connection, to its end.
+async fn converse(stream: TcpStream, _seat: OwnedSemaphorePermit, service: Service) {
     // Batches of the feed are short and waited for.
     let _ = stream.set_nodelay(true);
-    let asked = CancellationToken::new();
-    let routes = TowerToHyperService::new(routes);
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        asked.cancel();
-        let answer = routes.call(request);
-        async move { answer.await as Result<Response<Body>, Infallible> }
-    });
-    let server = server(patience);
-    let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
-    // The first head has a bound of its own: while it isn't known which HTTP is spoken, none of the others counts.
-    let silent = async {
-        if timeout(patience, asked.cancelled()).await.is_ok() {
-            std::future::pending::<()>().await;
-        }
+    let deadline = Instant::now() + service.patience;
+    // Cancel-safe: a connection on which nothing was asked is let go.
+    let secured = tokio::select! {
+        secured = timeout_at(deadline, service.secure(stream)) => secured,
+        () = service.cancel.cancelled() => return,
     };
-    // Cancel-safe: the connection is polled on, or its time is over.
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = silent => return,
-        () = cancel.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a caller's connection ended early");
+    if let Ok(Some(stream)) = secured {
+        service.speak(stream, deadline).await;
     }
+}
+
+impl Service {
+    /// The handshake.
+    async fn secure(&self, mut stream: TcpStream) -> Option<TlsStream<TcpStream>> {
+        let mut first = [0];
+        if stream.peek(&mut first).await.ok()? == 0 {
+            return None;
+        }
+        if first != [HANDSHAKE] {
+            let _ = refuse_plain(&mut stream).await;
+            return None;
+        }
+        let secured = self.tls.accept(stream).await;
+        secured
+            .inspect_err(|error| tracing::debug!(%error, "a caller's handshake failed"))
+            .ok()
+    }
+
+    /// Requests and answers, the first of which has to come by `deadline`.
+    async fn speak(self, stream: TlsStream<TcpStream>, deadline: Instant) {
+        let peer = peer(&stream);
+        let asked = CancellationToken::new();
+        let routes = TowerToHyperService::new(self.routes);
+        let service = service_fn(|mut request: hyper::Request<Incoming>| {
+            asked.cancel();
+            if let Some(peer) = &peer {
+                request.extensions_mut().insert(peer.clone());
+            }
+            let answer = routes.call(request);
+            async move { answer.await as Result<Response<Body>, Infallible> }
+        });
+        let server = server(self.patience);
+        let mut connection = pin!(server.serve_connection(TokioIo::new(stream), service));
+        // The first head has a bound of its own: while it isn't known which HTTP is spoken, none of the others counts.
+        let silent = async {
+            if timeout_at(deadline, asked.cancelled()).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        // Cancel-safe: the connection is polled on, or its time is over.
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = silent => return,
+            () = self.cancel.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a caller's connection ended early");
+        }
+    }
+}
+
+/// The host that the connection is made by, if it shows a certificate.
+fn peer(stream: &TlsStream<TcpStream>) -> Option<HostCertificate> {
+    let shown = stream.get_ref().1.peer_certificates()?.first()?;
+    HostCertificate::read(shown)
+}
+
+/// Says in plain HTTP that it isn't spoken. What was asked is read, or the answer would be lost with it.
+async fn refuse_plain(stream: &mut TcpStream) -> io::Result<()> {
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\nconnection: close\r\n\r\n",
+        PLAIN.len()
+    );
+    stream.write_all(format!("{head}{PLAIN}").as_bytes()).await?;
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(PLAIN_BYTES), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
 fn server(patience: Duration) -> auto::Builder<TokioExecutor> {
@@ -149,105 +234,4 @@ fn server(patience: Duration) -> auto::Builder<TokioExecutor> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::SocketAddr;
-
-    use axum::routing::{get, post};
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-
-    use super::*;
-
-    const SOON: Duration = Duration::from_millis(200);
-    const DEADLINE: Duration = Duration::from_secs(20);
-    const ASK: &[u8] = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
-
-    struct Socket {
-        address: SocketAddr,
-        cancel: CancellationToken,
-        serving: JoinSet<()>,
-    }
-
-    async fn socket(bounds: Bounds) -> Socket {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let routes = Router::new()
-            .route("/", get(async || "hello"))
-            .route("/", post(async |body: String| body));
-        let cancel = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(serve(listener, routes, bounds, cancel.clone()));
-        Socket {
-            address,
-            cancel,
-            serving: tasks,
-        }
-    }
-
-    async fn connect(socket: &Socket, first: &[u8]) -> TcpStream {
-        let mut stream = TcpStream::connect(socket.address).await.unwrap();
-        stream.write_all(first).await.unwrap();
-        stream
-    }
-
-    /// What comes until the other end closes, or the answer's body has come.
-    async fn answer(stream: &mut TcpStream) -> String {
-        let mut got = Vec::new();
-        let reading =
-            async { while !got.ends_with(b"hello") && stream.read_buf(&mut got).await.unwrap() > 0 {} };
-        timeout(DEADLINE, reading).await.expect("an answer or an end");
-        String::from_utf8(got).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_body_that_never_ends_does_not_hold_the_end_up() {
-        let bounds = Bounds {
-            drain: SOON,
-            ..Bounds::default()
-        };
-        let mut socket = socket(bounds).await;
-        let half = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nhalf";
-        let mut stream = connect(&socket, half).await;
-        // Its request is under way by the time that a later one was answered.
-        assert!(answer(&mut connect(&socket, ASK).await).await.ends_with("hello"));
-        socket.cancel.cancel();
-        let ended = timeout(DEADLINE, socket.serving.join_next()).await;
-        assert!(ended.is_ok(), "the server waits for the rest of a body");
-        assert_eq!(answer(&mut stream).await, "");
-    }
-
-    #[tokio::test]
-    async fn a_connection_that_does_not_ask_is_closed() {
-        let bounds = Bounds {
-            head: SOON,
-            ..Bounds::default()
-        };
-        let socket = socket(bounds).await;
-        for begun in [
-            &b""[..],
-            b"PRI * HTT",
-            b"GET / HTTP/1.1\r\nhos",
-            &[ASK, b"GET"].concat(),
-        ] {
-            let mut stream = connect(&socket, begun).await;
-            answer(&mut stream).await;
-            let closed = timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await;
-            assert!(closed.is_ok(), "{begun:?} stays open");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_connection_too_many_waits_for_a_seat() {
-        let bounds = Bounds {
-            connections: 1,
-            ..Bounds::default()
-        };
-        let socket = socket(bounds).await;
-        let mut first = connect(&socket, ASK).await;
-        assert!(answer(&mut first).await.ends_with("hello"));
-        let mut second = connect(&socket, ASK).await;
-        let early = timeout(SOON, second.readable()).await;
-        assert!(early.is_err(), "it is answered while the only seat is taken");
-        drop(first);
-        assert!(answer(&mut second).await.ends_with("hello"));
-    }
-}
+mod tests;

@@ -31,6 +31,8 @@ use self::bodies::Budget;
 use self::feed::FeedHandle;
 use self::feed::views::Views;
 use self::problem::Failure;
+use crate::identity::authority::Authority;
+pub use crate::identity::authority::peer;
 use crate::identity::master::MasterKey;
 use crate::identity::tokens::Tokens;
 use crate::model::{Attempt, Caller, Done, ExecuteError, Executor, ServiceModel};
@@ -53,6 +55,8 @@ pub struct Control {
     pub tokens: Tokens,
     /// What kept secrets are sealed with.
     pub master: Arc<MasterKey>,
+    /// What vouches for hosts and for this control plane.
+    pub authority: Arc<Authority>,
     /// The feed to hosts.
     pub feed: FeedHandle,
     /// What readers may see.

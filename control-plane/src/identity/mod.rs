@@ -7,8 +7,11 @@
 //! does, and [`records`] what is kept. Beside it, in memory and in step with the store: all [`sessions`], and the ring of
 //! [`keys`]. [`tokens`] makes tokens and checks them with these two, and everything that takes a token asks there.
 //!
+//! Hosts are known by certificates of the deployment's own [`authority`], and so is the control plane.
+//!
 //! What has to be kept secret for long is sealed with the [`master`] key, which is a [`secret_file`].
 
+pub mod authority;
 pub mod keys;
 pub mod master;
 pub mod model;

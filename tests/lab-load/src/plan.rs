@@ -80,6 +80,13 @@ pub enum Place {
     Unix(PathBuf),
     /// An address of this machine.
     Tcp(SocketAddr),
+    /// An address of this machine where TLS is spoken.
+    Tls {
+        /// The address.
+        address: SocketAddr,
+        /// The file with the certificate of who vouches for the server.
+        ca: PathBuf,
+    },
 }
 
 /// What was measured.

@@ -1,12 +1,16 @@
-//! A connection to a server, unix or TCP.
+//! A connection to a server: unix, TCP, or TLS over TCP.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::plan::Place;
 
@@ -18,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) enum Socket {
     Unix(UnixStream),
     Tcp(TcpStream),
+    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
 }
 
 impl Socket {
@@ -27,6 +32,7 @@ impl Socket {
         let socket = match place {
             Place::Unix(path) => Self::Unix(UnixStream::connect(path).with_context(failed)?),
             Place::Tcp(address) => Self::Tcp(TcpStream::connect(address).with_context(failed)?),
+            Place::Tls { address, ca } => Self::Tls(Box::new(secured(*address, ca).with_context(failed)?)),
         };
         socket.be_patient().with_context(failed)?;
         Ok(socket)
@@ -35,10 +41,8 @@ impl Socket {
     fn be_patient(&self) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.set_read_timeout(Some(PATIENCE)),
-            Self::Tcp(stream) => {
-                stream.set_nodelay(true)?;
-                stream.set_read_timeout(Some(PATIENCE))
-            }
+            Self::Tcp(stream) => be_patient(stream),
+            Self::Tls(stream) => be_patient(&stream.sock),
         }
     }
 
@@ -47,6 +51,7 @@ impl Socket {
         match self {
             Self::Unix(stream) => stream.set_nonblocking(true),
             Self::Tcp(stream) => stream.set_nonblocking(true),
+            Self::Tls(stream) => stream.sock.set_nonblocking(true),
         }
         .context("stop a socket from blocking")
     }
@@ -57,6 +62,9 @@ impl Socket {
         let read = match self {
             Self::Unix(stream) => stream.read(buffer),
             Self::Tcp(stream) => stream.read(buffer),
+            // The buffers are larger than any answer, so that nothing that was deciphered is left when the socket is
+            // empty.
+            Self::Tls(stream) => stream.read(buffer),
         };
         match read {
             Ok(0) => bail!("the server hung up"),
@@ -80,9 +88,33 @@ impl Socket {
         match self {
             Self::Unix(stream) => stream.write_all(request),
             Self::Tcp(stream) => stream.write_all(request),
+            Self::Tls(stream) => stream.write_all(request),
         }
         .context("send a request")
     }
+}
+
+fn be_patient(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))
+}
+
+/// Greets a server that this authority vouches for.
+fn secured(address: SocketAddr, ca: &Path) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(ca)?)?;
+    let config = ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connection = ClientConnection::new(config.into(), address.ip().into())?;
+    let mut stream = StreamOwned::new(connection, TcpStream::connect(address)?);
+    be_patient(&stream.sock)?;
+    // By the time that the load begins nothing of the handshake is left to be done.
+    while stream.conn.is_handshaking() {
+        stream.conn.complete_io(&mut stream.sock)?;
+    }
+    Ok(stream)
 }
 
 impl AsFd for Socket {
@@ -90,6 +122,7 @@ impl AsFd for Socket {
         match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Tcp(stream) => stream.as_fd(),
+            Self::Tls(stream) => stream.sock.as_fd(),
         }
     }
 }

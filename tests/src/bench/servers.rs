@@ -5,7 +5,7 @@ use super::programs::{Programs, pinned};
 use crate::process::{Running, tied};
 use crate::wait;
 use anyhow::{Context as _, Result, bail, ensure};
-use moorline_client::{BaseUrl, Client, Endpoint, HostSocket, Token, fresh_key};
+use moorline_client::{Authority, BaseUrl, Client, Endpoint, HostSocket, Token, Trust, fresh_key};
 use moorline_lab_load::plan::Place;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::hosts::RegisterHost;
@@ -78,7 +78,7 @@ impl ControlPlane {
         command.env("MOORLINE_LOG", "warn");
         fs::create_dir_all(state).context("make a folder for the control plane")?;
         let running = Running::start("moorline-control", &mut command, state.join("log"))?;
-        let client = connect(address, &state.join("admin.token"))
+        let client = connect(address, state)
             .await
             .with_context(|| running.last_words())?;
         Ok(Self {
@@ -96,7 +96,10 @@ impl ControlPlane {
 
     /// Where it listens.
     pub(super) fn place(&self) -> Place {
-        Place::Tcp(self.address)
+        Place::Tls {
+            address: self.address,
+            ca: self.state.join("ca.pem"),
+        }
     }
 
     /// The administrator's token, for requests that are made by hand.
@@ -137,8 +140,7 @@ impl ControlPlane {
 
     /// Only a host says what it offers, so this speaks for it.
     async fn offer(&self, host: &HostId) -> Result<()> {
-        let token = Token::read(&self.state.join("admin.token")).context("read the token")?;
-        let endpoint = Endpoint::new(url(self.address)?, token).of_host(host.clone());
+        let endpoint = endpoint(self.address, &self.state)?.of_host(host.clone());
         let offer = RegisterHost {
             zone: "zone-2".parse()?,
             vcpus: 1,
@@ -167,20 +169,22 @@ impl ControlPlane {
     }
 }
 
-async fn connect(address: SocketAddr, token: &Path) -> Result<Client> {
-    let url = url(address)?;
+async fn connect(address: SocketAddr, state: &Path) -> Result<Client> {
     let connect = async || {
-        let client = Client::new(Endpoint::new(url.clone(), Token::read(token).ok()?)).ok()?;
+        let client = Client::new(endpoint(address, state).ok()?).ok()?;
         client.describe_hosts().await.ok()?;
         Some(client)
     };
     wait::until("the control plane to answer", PATIENCE, connect).await
 }
 
-fn url(address: SocketAddr) -> Result<BaseUrl> {
-    format!("http://{address}")
+fn endpoint(address: SocketAddr, state: &Path) -> Result<Endpoint> {
+    let url: BaseUrl = format!("https://{address}")
         .parse()
-        .context("the control plane's address")
+        .context("the control plane's address")?;
+    let token = Token::read(&state.join("admin.token")).context("read the token")?;
+    let authority = Authority::read(&state.join("ca.pem"))?;
+    Ok(Endpoint::new(url, token).trusting(Trust::Authority(authority)))
 }
 
 /// An address that nobody listens on now.
@@ -245,7 +249,7 @@ fn config(control: &ControlPlane, folder: &Path) -> String {
     let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
     format!(
         "host = {HOST:?}\nzone = \"zone-1\"\nstate_dir = {}\n\
-         [control]\nurl = \"http://{}\"\ntoken_file = {}\n\
+         [control]\nurl = \"https://{}\"\ntoken_file = {}\n\
          [capacity]\nvcpus = 1\nmemory_mib = 128\n\
          [sockets]\nregister = {}\nadmin = {}\n\
          [link]\nvsock = \"off\"\n\

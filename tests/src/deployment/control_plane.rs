@@ -4,7 +4,7 @@ use super::{PATIENCE, Programs, next_log};
 use crate::process::{Frozen, Running, tied};
 use crate::wait;
 use anyhow::{Context, Result, bail};
-use moorline_client::{BaseUrl, Client, Endpoint, Token};
+use moorline_client::{Authority, BaseUrl, Client, Endpoint, Token, Trust};
 use moorline_shared::HostId;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -28,11 +28,9 @@ impl ControlPlane {
 
     /// The same, on this port.
     pub async fn start_at(port: u16, programs: &Programs, folder: &Path) -> Result<Self> {
-        let url = format!("http://127.0.0.1:{port}");
+        let url = format!("https://127.0.0.1:{port}");
         let process = start(programs, folder, port)?;
-        let client = client(&url, &token_file(folder))
-            .await
-            .with_context(|| process.last_words())?;
+        let client = client(&url, folder).await.with_context(|| process.last_words())?;
         Ok(Self {
             programs: programs.clone(),
             folder: folder.to_owned(),
@@ -52,7 +50,8 @@ impl ControlPlane {
     pub fn client_of_host(&self, host: HostId) -> Result<Client> {
         let url: BaseUrl = self.url.parse().context("the control plane's address")?;
         let token = Token::read(&self.token_file()).context("the administrator's token")?;
-        Ok(Client::new(Endpoint::new(url, token).of_host(host))?)
+        let endpoint = Endpoint::new(url, token).trusting(trust(&self.folder)?);
+        Ok(Client::new(endpoint.of_host(host))?)
     }
 
     /// Where it is.
@@ -70,6 +69,11 @@ impl ControlPlane {
         token_file(&self.folder)
     }
 
+    /// The file with the certificate that it is known by.
+    pub fn ca_file(&self) -> PathBuf {
+        self.folder.join("control/ca.pem")
+    }
+
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().and_then(Running::pid)
@@ -80,6 +84,7 @@ impl ControlPlane {
         let mut command = tied(self.programs.path("moorline"));
         command.env("MOORLINE_URL", &self.url);
         command.env("MOORLINE_TOKEN_FILE", self.token_file());
+        command.env("MOORLINE_CA_FILE", self.ca_file());
         command.env("MOORLINE_CONFIG", self.folder.join("no-profile.toml"));
         command
     }
@@ -134,10 +139,16 @@ fn start(programs: &Programs, folder: &Path, port: u16) -> Result<Running> {
     Running::start("moorline-control", &mut command, next_log(folder, "control"))
 }
 
-async fn client(url: &str, token_file: &Path) -> Result<Client> {
+/// What the control plane is known by: the certificate that it wrote for clients of this machine.
+fn trust(folder: &Path) -> Result<Trust> {
+    Ok(Trust::Authority(Authority::read(&folder.join("control/ca.pem"))?))
+}
+
+async fn client(url: &str, folder: &Path) -> Result<Client> {
     let url: BaseUrl = url.parse().context("the control plane's address")?;
     let connect = async || {
-        let client = Client::new(Endpoint::new(url.clone(), Token::read(token_file).ok()?)).ok()?;
+        let token = Token::read(&token_file(folder)).ok()?;
+        let client = Client::new(Endpoint::new(url.clone(), token).trusting(trust(folder).ok()?)).ok()?;
         client.describe_hosts().await.ok()?;
         Some(client)
     };

@@ -215,6 +215,6 @@ impl Host {
 
 fn with_environment(command: &str) -> String {
     let environment =
-        "MOORLINE_URL=http://127.0.0.1:8471 MOORLINE_TOKEN_FILE=/var/lib/moorline/control/admin.token";
+        "MOORLINE_URL=https://127.0.0.1:8471 MOORLINE_TOKEN_FILE=/var/lib/moorline/control/admin.token";
     format!("export {environment}\n{command}")
 }

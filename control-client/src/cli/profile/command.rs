@@ -1,5 +1,7 @@
 //! `moorline profile`.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -14,7 +16,7 @@ use crate::token::Token;
 
 const EXAMPLES: &str = "\
 Examples:
-  moorline profile set lab --url http://127.0.0.1:8471 --token-file /etc/moorline/admin.token
+  moorline profile set lab --url https://control:8471 --ca-file ca.pem --token-file admin.token
   moorline profile set lab --token-stdin < admin.token
   moorline profile use lab";
 
@@ -57,6 +59,7 @@ struct Shown {
     name: String,
     chosen: bool,
     url: Option<String>,
+    ca: Option<String>,
     token: TokenPlace,
 }
 
@@ -116,10 +119,16 @@ fn set(
     if let Some(url) = &flags.url {
         profile.url = Some(url.to_string());
     }
+    if let Some(path) = &flags.ca_file {
+        profile.ca_file = Some(absolute(path)?);
+        profile.ca_digest = None;
+    }
+    if let Some(digest) = &flags.ca_digest {
+        profile.ca_digest = Some(digest.to_string());
+        profile.ca_file = None;
+    }
     if let Some(path) = &flags.token_file {
-        let whole = std::path::absolute(path);
-        profile.token_file =
-            Some(whole.map_err(|error| Failure::argument("a path", path.display().to_string(), error))?);
+        profile.token_file = Some(absolute(path)?);
         profile.token = None;
     }
     if args.token_stdin {
@@ -138,6 +147,11 @@ fn set(
     }
 }
 
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    let whole = std::path::absolute(path);
+    whole.map_err(|error| Failure::argument("a path", path.display().to_string(), error))
+}
+
 fn read_token() -> Result<Secret, Failure> {
     let bytes = input::read_stdin(Token::MAX_BYTES + 2)?;
     let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
@@ -152,6 +166,10 @@ fn shown(profiles: &Profiles, name: &ProfileName, profile: &Profile) -> Shown {
         name: name.to_string(),
         chosen: profiles.contents.chosen.as_ref() == Some(name),
         url: profile.url.clone(),
+        ca: match (&profile.ca_file, &profile.ca_digest) {
+            (Some(path), _) => Some(path.display().to_string()),
+            (None, digest) => digest.clone(),
+        },
         token: match (&profile.token, &profile.token_file) {
             (Some(_), _) => TokenPlace::Kept,
             (None, Some(path)) => TokenPlace::File(path.display().to_string()),
@@ -208,6 +226,7 @@ fn show(
             ("name", profile.name.clone()),
             ("chosen", if profile.chosen { "yes" } else { "no" }.to_owned()),
             ("url", or_dash(profile.url.as_ref())),
+            ("ca", or_dash(profile.ca.as_ref())),
             ("token", profile.token.to_string()),
         ])
     })

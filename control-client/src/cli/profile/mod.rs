@@ -79,6 +79,12 @@ pub(super) struct Profile {
     /// Its address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) url: Option<String>,
+    /// Where the certificate is that the control plane is known by, beside the profile file if not absolute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// Its digest, where only that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) ca_digest: Option<String>,
     /// The token, where the file itself holds it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) token: Option<Secret>,

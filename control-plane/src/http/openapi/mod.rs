@@ -22,7 +22,7 @@ use crate::{accounts, instance_data, instances};
 #[openapi(
     info(title = "Moorline control plane", version = "1",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")),
-    servers((url = "http://127.0.0.1:8471", description = "A control plane as it is configured by default.")),
+    servers((url = "https://127.0.0.1:8471", description = "A control plane as it is configured by default.")),
     tags((name = "instances", description = "Instances: made, started, stopped, ended, shown."),
         (name = "data", description = "The entries of an instance: read, changed, watched."),
         (name = "operations", description = "Operation records: who did what, and how it ended."),

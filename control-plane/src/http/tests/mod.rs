@@ -15,6 +15,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use moorline_shared::Timestamp;
 use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
@@ -23,6 +24,7 @@ use super::auth::administrator::AdministratorToken;
 use super::feed::Dispatcher;
 use super::feed::views::Views;
 use super::{Control, router};
+use crate::identity::authority::Authority;
 use crate::identity::{self, master::MasterKey};
 use crate::model::Executor;
 use crate::services::Services;
@@ -66,6 +68,7 @@ impl Api {
             administrator: Arc::new(administrator),
             tokens,
             master,
+            authority: Arc::new(authority()),
             feed,
             views: Views::new(store.clone(), access),
             deployment: "test".into(),
@@ -127,6 +130,15 @@ impl Api {
             .map(|instance| instance["id"].as_str().unwrap().to_owned())
             .collect()
     }
+}
+
+fn authority() -> Authority {
+    Authority::make("test", now()).unwrap().0
+}
+
+pub(in crate::http) fn now() -> Timestamp {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap();
+    Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap()).unwrap()
 }
 
 /// As a guest on host `h1`.

@@ -208,6 +208,7 @@ impl World {
             AnyOp::InstanceData(op) => run!(instance_data::Model, op),
             AnyOp::Accounts(op) => run!(accounts::Model, op),
             AnyOp::Identity(op) => run!(identity::Model, op),
+            AnyOp::Authority(op) => run!(crate::identity::authority::Model, op),
         }
     }
 

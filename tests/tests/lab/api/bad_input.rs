@@ -7,6 +7,8 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::api::data::ListQuery;
 use moorline_shared::entry::MAX_ENTRIES;
 use reqwest::{Method, StatusCode};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use serde_json::{Value as Json, json};
 
 /// The API without anything that a client mends.
@@ -27,10 +29,24 @@ struct Case {
     bound: &'static str,
 }
 
+/// HTTP to a server that the control plane's own authority vouches for.
+fn http(alone: &Alone) -> Result<reqwest::Client> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(alone.control.ca_file())?)?;
+    let tls = rustls::ClientConfig::builder_with_provider(rustls::crypto::ring::default_provider().into())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(reqwest::Client::builder()
+        .no_proxy()
+        .tls_backend_preconfigured(tls)
+        .build()?)
+}
+
 impl Wire {
     fn of(alone: &Alone) -> Result<Self> {
         Ok(Self {
-            http: reqwest::Client::builder().no_proxy().build()?,
+            http: http(alone)?,
             url: alone.control.url().to_owned(),
             token: std::fs::read_to_string(alone.control.token_file())?
                 .trim()

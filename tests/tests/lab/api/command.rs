@@ -257,7 +257,7 @@ async fn a_profile_is_told_in_json() -> Result<()> {
         ensure!(output.status.success(), "{arguments:?}: {output:?}");
         Ok(serde_json::from_slice::<serde_json::Value>(&output.stdout)?)
     };
-    let set = run(&["profile", "set", "lab", "--url", "http://127.0.0.1:1"]).await?;
+    let set = run(&["profile", "set", "lab", "--url", "https://127.0.0.1:1"]).await?;
     ensure!(set["name"] == "lab" && set["chosen"] == true, "{set}");
     let shown = run(&["profile", "show", "lab"]).await?;
     ensure!(shown["url"] == set["url"], "{shown}");
