@@ -1,11 +1,13 @@
 //! Calls to the guest's operating system. Linux only so far; every other module is free of it.
 
 mod log;
+mod netlink;
 mod notify;
 mod peer;
 mod vsock;
 
 pub use log::{Level, start_log};
+pub use netlink::{Connection, LoopbackAddress, LoopbackError, Owner, SockDiag};
 pub use notify::{Readiness, notify};
 pub use peer::peer_of;
 pub use vsock::{HOST_CID, connect_vsock};
