@@ -1,6 +1,7 @@
 //! The arguments, read into types.
 
 use std::ffi::OsString;
+use std::net::SocketAddrV4;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,14 +12,14 @@ use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 
 use super::credentials::Form;
 use crate::Config;
-use crate::local::Settings;
+use crate::local::{ImdsSettings, ImdsVersion, Settings};
 use crate::platform::Level;
 
 const HELP: &str = "\
 moorline-agent: this machine's data, from its host, for its programs
 
 Usage:
-  moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--access FILE] [--log LEVEL]
+  moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--access FILE] [--imds VERSION] [--log LEVEL]
   moorline-agent get PATH        write an entry's bytes
   moorline-agent list [PREFIX]   name the entries below a prefix, or all
   moorline-agent watch [PREFIX]  write every change from now on
@@ -43,6 +44,8 @@ For run:
   --link WHERE         where the host is: vsock, vsock:CID:PORT or unix:/PATH [default: vsock]
   --ready-after S      tell the service manager READY after this long even without data [default: 20]
   --access FILE        who may read what [default: /etc/moorline/agent.access, if it is there]
+  --imds VERSION       serve EC2's metadata service, too: v2, or v1 to answer without tokens as well
+  --imds-listen A:P    where [default: 169.254.169.254:80, which is added to lo meanwhile]
   --log LEVEL          error, warn, info, debug or trace [default: info]
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, 4 agent or host can't be reached.
@@ -118,6 +121,8 @@ pub(super) enum UsageError {
     },
     #[error("--values is for --json: a plain list has names only; see moorline-agent --help")]
     ValuesWithoutJson,
+    #[error("--imds-listen is for --imds: say --imds v2, too; see moorline-agent --help")]
+    ListenWithoutImds,
     #[error("{command} knows no option {option}; see moorline-agent --help")]
     Option {
         command: &'static str,
@@ -134,6 +139,8 @@ struct Given {
     ready_after: Option<Duration>,
     level: Option<Level>,
     access: Option<PathBuf>,
+    imds: Option<ImdsVersion>,
+    imds_listen: Option<SocketAddrV4>,
     instance: Option<InstanceId>,
     after: Option<Revision>,
     max_age_ms: Option<u32>,
@@ -216,6 +223,8 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
                 given.ready_after = Some(Duration::from_secs(seconds.into()));
             }
             Arg::Long("access") => given.access = Some(parser.value()?.into()),
+            Arg::Long("imds") => given.imds = Some(value("--imds", &mut parser)?),
+            Arg::Long("imds-listen") => given.imds_listen = Some(value("--imds-listen", &mut parser)?),
             Arg::Long("log") => given.level = Some(value("--log", &mut parser)?),
             Arg::Long("instance") => given.instance = Some(value("--instance", &mut parser)?),
             Arg::Long("after") => given.after = Some(value("--after", &mut parser)?),
@@ -252,13 +261,31 @@ where
 
 impl Given {
     fn run(self) -> Result<Command, UsageError> {
-        let given = self.only("run", &["--link", "--ready-after", "--log", "--access"])?;
+        let given = self.only(
+            "run",
+            &[
+                "--link",
+                "--ready-after",
+                "--log",
+                "--access",
+                "--imds",
+                "--imds-listen",
+            ],
+        )?;
         let defaults = Config::default();
+        let imds = match (given.imds, given.imds_listen) {
+            (None, Some(_)) => return Err(UsageError::ListenWithoutImds),
+            (version, listen) => version.map(|version| ImdsSettings {
+                version,
+                listen: listen.unwrap_or(ImdsSettings::ADDRESS),
+            }),
+        };
         let config = Config {
             endpoint: given.link.unwrap_or(defaults.endpoint),
             ready_after: given.ready_after.unwrap_or(defaults.ready_after),
             local: Settings {
                 socket: given.socket.unwrap_or(defaults.local.socket),
+                imds,
                 ..defaults.local
             },
             access: given.access,
@@ -276,6 +303,8 @@ impl Given {
             ("--ready-after", self.ready_after.is_some()),
             ("--log", self.level.is_some()),
             ("--access", self.access.is_some()),
+            ("--imds", self.imds.is_some()),
+            ("--imds-listen", self.imds_listen.is_some()),
             ("--instance", self.instance.is_some()),
             ("--after", self.after.is_some()),
             ("--max-age", self.max_age_ms.is_some()),
@@ -397,6 +426,18 @@ mod tests {
             ),
             ("moorline-agent run --link tcp:1", "unix:/PATH"),
             ("moorline-agent run --log loud", "error, warn, info"),
+            (
+                "moorline-agent run --imds v3",
+                "--imds 'v3' can't be: there is v1 and v2",
+            ),
+            (
+                "moorline-agent run --imds-listen 127.0.0.1:80",
+                "say --imds v2, too",
+            ),
+            (
+                "moorline-agent run --imds v2 --imds-listen here",
+                "--imds-listen 'here' can't be",
+            ),
         ] {
             let error = line(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

@@ -34,7 +34,6 @@ pub(super) struct Asker<M> {
     /// Whose program it is.
     pub(super) peer: Peer,
     /// What the surface remembers of the connection.
-    #[expect(dead_code, reason = "the native surface remembers nothing")]
     pub(super) memory: M,
     activity: Rc<Activity>,
 }

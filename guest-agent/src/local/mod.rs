@@ -8,6 +8,7 @@
 
 mod body;
 mod connection;
+mod imds;
 mod native;
 #[cfg(test)]
 mod posing;
@@ -31,6 +32,7 @@ use serve::serve;
 use surface::{Door, Opened, Surface};
 use view::View;
 
+pub use imds::{Settings as ImdsSettings, Version as ImdsVersion};
 pub use native::BindError;
 
 /// What the surfaces keep to.
@@ -38,6 +40,8 @@ pub use native::BindError;
 pub struct Settings {
     /// Where the native surface's socket is.
     pub socket: PathBuf,
+    /// Whether there is a metadata service like EC2's, and how.
+    pub imds: Option<imds::Settings>,
     /// The most connections of a surface at once. One user has at most three quarters of them.
     pub connections: usize,
     /// The user whose programs may change data; those of any other may only read. What a program changes, it changes in
@@ -53,6 +57,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             socket: DEFAULT_SOCKET.into(),
+            imds: None,
             connections: 128,
             writer: 0,
             first_wait: Duration::from_secs(5),
@@ -111,7 +116,10 @@ pub async fn open(
     backing: &Rc<Backing>,
     stop: &CancellationToken,
 ) -> Result<Vec<LocalBoxFuture<'static, ()>>, OpenError> {
-    let serving = [served("native", native::open(backing).await, backing, stop)?];
+    let serving = [
+        served("native", native::open(backing).await, backing, stop)?,
+        served("metadata", imds::open(backing).await, backing, stop)?,
+    ];
     Ok(serving.into_iter().flatten().collect())
 }
 
