@@ -112,22 +112,22 @@ impl Server {
             source,
         };
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let executor = Executor::new(store.clone(), config.settings.clone());
+        let executor = Executor::new(store.clone(), config.settings.clone(), master.clone());
         adopt(&executor).await?;
         let tokens = identity::open(&executor, &master).await?;
         let authority = Arc::new(adopt_authority(&executor, &master, &config.deployment).await?);
         publish(&authority, &config.state.join("ca.pem"))?;
         let tls = tls::config(authority.clone(), config.server_names())?;
-        let (dispatcher, feed) = Dispatcher::new(&store, config.settings.access).await?;
+        let (dispatcher, feed) = Dispatcher::new(&store, config.settings.access, master.clone()).await?;
         let control = Control {
             executor: Arc::new(executor),
             services: Arc::new(Services::default()),
             administrator: Arc::new(administrator),
             tokens,
-            master,
             authority,
             feed,
-            views: Views::new(store, config.settings.access),
+            views: Views::new(store, config.settings.access, master.clone()),
+            master,
             deployment: config.deployment.as_str().into(),
             cancel,
         };

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::authority;
 use crate::model::execute::Attempt;
 use crate::model::operation::Effect;
+use crate::model::sealing::Sealing;
 use crate::model::{
     Caller, Content, Env, ExecuteError, Executor, Operation, Problem, Role, ServiceModel, Stop, View,
 };
@@ -41,6 +42,11 @@ macro_rules! services {
             /// The values in its parameters.
             pub fn contents(&mut self) -> Vec<&mut Content> {
                 match self { $(Self::$variant(op) => op.contents(),)* }
+            }
+
+            /// Offers these values to `sealing`.
+            pub fn seal(&mut self, sealing: &mut Sealing<'_, '_>) {
+                match self { $(Self::$variant(op) => op.seal(sealing),)* }
             }
         }
 

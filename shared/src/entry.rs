@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+use zeroize::Zeroizing;
 
 use crate::id::serde_as_text;
 
@@ -39,6 +40,13 @@ impl Value {
         self.0.is_empty()
     }
 
+    /// The same value, whose bytes are wiped when their last holder lets them go. They are copied only if somebody else
+    /// holds them too, whose copy isn't wiped.
+    #[must_use]
+    pub fn wiped(self) -> Self {
+        Self(Bytes::from_owner(Zeroizing::new(Vec::from(self.0))))
+    }
+
     /// The value as text, where it is UTF-8.
     pub fn text(&self) -> Option<&str> {
         std::str::from_utf8(&self.0).ok()
@@ -48,6 +56,13 @@ impl Value {
 impl From<Bytes> for Value {
     fn from(bytes: Bytes) -> Self {
         Self(bytes)
+    }
+}
+
+impl From<Zeroizing<Vec<u8>>> for Value {
+    /// A value whose bytes are wiped when their last holder lets them go.
+    fn from(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self(Bytes::from_owner(bytes))
     }
 }
 
@@ -226,6 +241,14 @@ mod tests {
             prop_assert_eq!(&serde_json::from_slice::<Value>(&serde_json::to_vec(&value).unwrap()).unwrap(), &value);
             prop_assert_eq!(&postcard::from_bytes::<Value>(&postcard::to_stdvec(&value).unwrap()).unwrap(), &value);
         }
+    }
+
+    #[test]
+    fn a_value_that_will_be_wiped_is_the_same_value() {
+        let value = Value::from("hunter2");
+        assert_eq!(value.clone().wiped(), value);
+        assert_eq!(Value::from(zeroize::Zeroizing::new(b"hunter2".to_vec())), value);
+        assert_eq!(Value::default().wiped(), Value::default());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use moorline_shared::api::data::PutEntry;
 use moorline_shared::id::RoleName;
 
 use super::failure::Failure;
-use super::input::{pair, value_of_file, value_of_text};
+use super::input::{pair, value_of_file, value_of_source, value_of_text};
 
 #[derive(Debug, Args)]
 pub(super) struct BeginningArgs {
@@ -26,6 +26,9 @@ pub(super) struct BeginningArgs {
     /// An entry it begins with, from a file; may be given several times.
     #[arg(long, value_name = "PATH=FILE", value_parser = pair::<EntryPath>)]
     data_file: Vec<(EntryPath, String)>,
+    /// A secret entry it begins with, from a file, or from the standard input if that is "-"; may be given several times.
+    #[arg(long, value_name = "PATH=FILE", value_parser = pair::<EntryPath>)]
+    secret_data: Vec<(EntryPath, String)>,
 }
 
 impl BeginningArgs {
@@ -41,6 +44,9 @@ impl BeginningArgs {
                 path,
                 PutEntry::value(value_of_file(Path::new(file))?),
             )?;
+        }
+        for (path, file) in &self.secret_data {
+            add(&mut entries, path, PutEntry::secret(value_of_source(file)?))?;
         }
         Ok(entries)
     }

@@ -32,9 +32,21 @@ impl ValueArgs {
         match (self.value, self.file) {
             (Some(text), _) => value_of_text(text),
             (None, Some(path)) => value_of_file(&path),
-            (None, None) => within_bound(InputName::Stdin, read_stdin(MAX_VALUE_BYTES + 1)?),
+            (None, None) => value_of_stdin(),
         }
     }
+}
+
+/// A value from a file, or from the standard input if it is "-".
+pub(super) fn value_of_source(name: &str) -> Result<Value, Failure> {
+    match name {
+        "-" => value_of_stdin(),
+        file => value_of_file(Path::new(file)),
+    }
+}
+
+fn value_of_stdin() -> Result<Value, Failure> {
+    within_bound(InputName::Stdin, read_stdin(MAX_VALUE_BYTES + 1)?)
 }
 
 pub(super) fn value_of_text(text: String) -> Result<Value, Failure> {

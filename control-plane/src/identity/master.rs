@@ -112,6 +112,12 @@ impl MasterKey {
         Ok(Self::new(&Zeroizing::new(*digits.bytes())))
     }
 
+    /// A key that everybody knows.
+    #[cfg(test)]
+    pub fn for_tests() -> std::sync::Arc<Self> {
+        Self::new(&Zeroizing::new([7; 32])).into()
+    }
+
     /// Seals a secret for `purpose`, bound to what it belongs to.
     ///
     /// `salt` need not be kept: another salt gives other bytes for the same secret, the same one the same bytes.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::model::Model;
 use super::operations::{More, Op, Reply, Values};
+use super::reveal;
 use super::watch::Watching;
 use crate::http::extract::{Json, Path, Query, guard, guard_failure, segment};
 use crate::http::problem::Failure;
@@ -190,9 +191,10 @@ pub async fn get_instance_data(
         .look(&Model, Op::GetInstanceData { instance, path }, caller, None)
         .await?;
     let mut headers = stamp(&done);
-    let Reply::Entry(entry) = done.reply else {
+    let Reply::Entry(shown) = done.reply else {
         return Err(Failure::unexpected());
     };
+    let entry = reveal::entry(&control.master, instance, *shown)?;
     if let Ok(tag) = HeaderValue::try_from(format!("\"{}\"", entry.revision)) {
         headers.insert(header::ETAG, tag);
     }
@@ -243,6 +245,7 @@ pub async fn list_instance_data(
     let Reply::Page { entries, more } = done.reply else {
         return Err(Failure::unexpected());
     };
+    let entries = reveal::entries(&control.master, instance, entries)?;
     let last = entries.last().filter(|_| more == More::Yes);
     let next = last.map(|last| format!("{}~{}", done.revision, last.path));
     Ok((
@@ -354,18 +357,19 @@ pub async fn get_instance_data_history(
     Path(which): Path<(String, String)>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Response, Failure> {
-    let ((instance, path), limit) = (entry(&which)?, limit(query.limit)?);
+    let (which, limit) = (entry(&which)?, limit(query.limit)?);
     let op = Op::GetInstanceDataHistory {
-        instance,
-        path,
+        instance: which.0,
+        path: which.1.clone(),
         before: query.cursor,
         limit,
     };
     let done = control.look(&Model, op, caller, None).await?;
     let headers = stamp(&done);
-    let Reply::History(history) = done.reply else {
+    let Reply::History { changes, next } = done.reply else {
         return Err(Failure::unexpected());
     };
+    let history = reveal::history(&control.master, &which, changes, next)?;
     Ok((headers, axum::Json(history)).into_response())
 }
 

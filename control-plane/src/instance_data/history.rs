@@ -1,10 +1,9 @@
 //! The past of an entry.
 
 use moorline_shared::EntryPath;
-use moorline_shared::api::data::{History, PastChange};
-use moorline_shared::entry::Value;
+use moorline_shared::api::data::PastChange;
 
-use super::operations::Reply;
+use super::operations::{Past, Reply};
 use super::records::ChangeRecord;
 use super::refusal::Refusal;
 use super::rules::{Data, Step};
@@ -32,22 +31,23 @@ pub(super) fn history(
         let from = from.map(|content| data.value(path, content)).transpose()?;
         let to = rows[i].to.as_ref();
         let to = to.map(|content| data.value(path, content)).transpose()?;
-        changes.push(past(&rows[i], from, to));
+        let change = past(&rows[i]);
+        changes.push(Past { change, from, to });
     }
     let last = page.end.checked_sub(1).filter(|_| page.end < end);
     let next = last.map(|last| row_of(&rows[last]));
-    Ok(Reply::History(History { changes, next }))
+    Ok(Reply::History { changes, next })
 }
 
-fn past(row: &Kept<ChangeRecord>, from: Option<Value>, to: Option<Value>) -> PastChange {
+fn past(row: &Kept<ChangeRecord>) -> PastChange {
     PastChange {
         revision: row.revision.unwrap_or_default(),
         operation: row.operation,
         api: row.api.clone(),
         principal: row.principal.clone(),
         at: row.at,
-        from,
-        to,
+        from: None,
+        to: None,
     }
 }
 

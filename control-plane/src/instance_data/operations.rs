@@ -1,13 +1,14 @@
 //! What can be asked about instances' data, and what is answered.
 
 use moorline_shared::access::AccessList;
-use moorline_shared::api::data::{Action, Change, Described, Entry, EntryGuard, History};
+use moorline_shared::api::data::{Action, Change, Described, Entry, EntryGuard, PastChange};
 use moorline_shared::{AccountId, EntryPath, InstanceId, PathPrefix};
 use serde::{Deserialize, Serialize};
 
 use super::access::Asker;
 use super::rules::NewValue;
 use crate::model::operation::Effect;
+use crate::model::sealing::Sealing;
 use crate::model::{Content, Operation};
 use crate::services::AnyOp;
 
@@ -251,9 +252,37 @@ impl Operation for Op {
             _ => Vec::new(),
         }
     }
+
+    fn seal(&mut self, sealing: &mut Sealing<'_, '_>) {
+        match self {
+            Self::PutInstanceData {
+                instance, path, new, ..
+            } => sealing.value(*instance, path, new.secret, &mut new.content),
+            Self::AppendInstanceData {
+                instance,
+                path,
+                content,
+                ..
+            } => sealing.value(*instance, path, None, content),
+            Self::BatchInstanceData { instance, changes } => {
+                for change in changes {
+                    change.seal(*instance, sealing);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 impl BatchChange {
+    fn seal(&mut self, instance: InstanceId, sealing: &mut Sealing<'_, '_>) {
+        match &mut self.action {
+            BatchAction::Put(new) => sealing.value(instance, &self.path, new.secret, &mut new.content),
+            BatchAction::Append(content) => sealing.value(instance, &self.path, None, content),
+            BatchAction::Delete | BatchAction::SetAccess(_) => {}
+        }
+    }
+
     /// The value that it comes with.
     pub(super) fn given(&self) -> Option<&Content> {
         match &self.action {
@@ -285,11 +314,11 @@ pub enum Reply {
     /// The change was made.
     Changed,
     /// The entry.
-    Entry(Box<Entry>),
+    Entry(Box<Shown>),
     /// The page; its revision and cursor are the caller's to fill.
     Page {
         /// The entries.
-        entries: Vec<Entry>,
+        entries: Vec<Shown>,
         /// Whether there are more.
         more: More,
     },
@@ -302,10 +331,40 @@ pub enum Reply {
         /// Whose the instance is.
         account: AccountId,
     },
-    /// The changes.
-    History(History),
+    /// The changes, the newest first.
+    History {
+        /// The page of them.
+        changes: Vec<Past>,
+        /// Where the next page begins; absent at the end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        next: Option<String>,
+    },
     /// Some was removed; whether more is to be.
     Removed(More),
+}
+
+/// An entry for a caller who may read it; its value goes into it where the caller is answered, for the rules can't open
+/// one that is sealed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Shown {
+    /// The entry without its value.
+    pub entry: Entry,
+    /// The value, unless it was to be left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+}
+
+/// A change that was made, likewise.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Past {
+    /// The change without values.
+    pub change: PastChange,
+    /// The value before; absent if there was no entry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Content>,
+    /// The value after; absent if the entry was removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Content>,
 }
 
 /// Whether there is more than was shown or done.

@@ -6,6 +6,7 @@ use moorline_shared::{EntryPath, InstanceId, OperationId, Principal, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::model::Content;
+use crate::model::content::Secrecy;
 use crate::model::record::{Record, key, newest_first};
 use crate::store::Key;
 
@@ -40,6 +41,11 @@ impl EntryRecord {
     /// Whether it is valid at `now`; an entry that isn't is treated as absent until it is swept.
     pub fn is_valid(&self, now: Timestamp) -> bool {
         self.expires_at.is_none_or(|at| now < at)
+    }
+
+    /// Whether it is secret: its value is sealed.
+    pub fn is_secret(&self) -> bool {
+        self.content.secrecy() == Secrecy::Secret
     }
 }
 

@@ -113,6 +113,12 @@ pub enum Refusal {
         /// The bound.
         most: u64,
     },
+    /// Nothing is added to what is sealed.
+    #[error("the entry {0} is secret, and nothing is appended to a secret; put its whole new value")]
+    AppendToSecret(EntryPath),
+    /// A value is sealed that is for no secret, or the other way round.
+    #[error("the value for the entry {0} is not sealed as secrets are; this is a bug of the control plane")]
+    NotSealed(EntryPath),
     /// A batch is empty or too large.
     #[error("the batch has {0} changes; it must have 1 to {max}; split a larger one", max = MAX_BATCH)]
     BatchSize(usize),
@@ -205,6 +211,8 @@ impl Problem for Refusal {
                 409,
                 Some("value"),
             ),
+            Self::AppendToSecret(_) => ("entry-secret", "The entry is secret", 409, Some("path")),
+            Self::NotSealed(_) => ("internal", "Something failed here", 500, Some("value")),
             Self::BatchSize(_) | Self::Repeated(_) => (
                 "invalid-batch",
                 "The batch is not well formed",

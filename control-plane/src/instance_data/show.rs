@@ -2,30 +2,32 @@
 
 use moorline_shared::access::{Right, Rights};
 use moorline_shared::api::data::{Described, Entry};
-use moorline_shared::entry::{Value, Visibility};
+use moorline_shared::entry::Visibility;
 use moorline_shared::{EntryPath, PathPrefix};
 
-use super::operations::{More, Reply, Values};
+use super::operations::{More, Reply, Shown, Values};
 use super::records::EntryRecord;
 use super::rules::{Data, Step};
 use crate::model::Kept;
 
 pub(super) fn get(data: &mut Data<'_, '_>, path: &EntryPath) -> Step<Reply> {
-    let (entry, value, rights) = data.read(path)?;
-    Ok(Reply::Entry(Box::new(shown(&entry, Some(value), rights))))
+    let (entry, content, rights) = data.read(path)?;
+    let (entry, content) = (shown(&entry, rights), Some(content));
+    Ok(Reply::Entry(Box::new(Shown { entry, content })))
 }
 
-/// An entry as a caller with these rights sees it.
-pub(super) fn shown(entry: &Kept<EntryRecord>, value: Option<Value>, rights: Rights) -> Entry {
+/// An entry as a caller with these rights sees it, without its value.
+pub(super) fn shown(entry: &Kept<EntryRecord>, rights: Rights) -> Entry {
     Entry {
         path: entry.path.clone(),
         revision: entry.revision.unwrap_or_default(),
         version: entry.version,
         content_type: entry.content_type.clone(),
         length: entry.content.len(),
-        value,
+        value: None,
         origin: entry.origin,
         visibility: entry.visibility,
+        secret: entry.is_secret(),
         expires_at: entry.expires_at,
         changed_by: entry.changed_by.clone(),
         changed_at: entry.changed_at,
@@ -58,11 +60,12 @@ pub(super) fn list(
     }
     let mut entries = Vec::new();
     for (entry, rights) in readable {
-        let value = match values {
+        let content = match values {
             Values::Shown => Some(data.value(&entry.path, &entry.content)?),
             Values::LeftOut => None,
         };
-        entries.push(shown(&entry, value, rights));
+        let entry = shown(&entry, rights);
+        entries.push(Shown { entry, content });
     }
     Ok(Reply::Page { entries, more })
 }
@@ -79,6 +82,7 @@ pub(super) fn describe(data: &mut Data<'_, '_>) -> Step<Reply> {
                 path: entry.path.clone(),
                 content_type: entry.content_type.clone(),
                 origin: entry.origin,
+                secret: entry.is_secret(),
                 readable: rights.has(Right::Read),
             })
             .collect(),

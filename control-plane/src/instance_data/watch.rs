@@ -7,7 +7,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use moorline_shared::access::{Right, Rights, Tag};
-use moorline_shared::api::data::{EntryChange, WatchEvent};
+use moorline_shared::api::data::{Entry, EntryChange, WatchEvent};
 use moorline_shared::entry::Value;
 use moorline_shared::{AccountId, EntryPath, InstanceId, PathPrefix, Principal, Revision};
 use tokio::time::Instant;
@@ -21,7 +21,8 @@ use crate::http::Control;
 use crate::http::problem::Failure;
 use crate::instances::records::InstanceRecord;
 use crate::model::content::LongValue;
-use crate::model::{Caller, Content, Kept, Record};
+use crate::model::sealing::open;
+use crate::model::{Caller, Kept, Record};
 use crate::store::{Batch, Event, Key, ReadError, Versioned, Watch, WatchError};
 
 /// How often a watch that nothing happens on says where it stands.
@@ -189,9 +190,10 @@ impl Watching {
         let now = event.value.as_ref();
         let readable = now.map(|kept| self.readable(&event.key, kept)).transpose()?;
         let entry = if let (Some((record, rights)), Some(kept)) = (readable.flatten(), now) {
-            let value = self.value(&record, n).await?;
+            let value = Some(self.value(&record, n).await?);
             let entry = Kept::new(record, self.revision(kept.modified), kept.version);
-            Some(shown(&entry, Some(value), rights))
+            let entry = shown(&entry, rights);
+            Some(Entry { value, ..entry })
         } else if self.was_readable(&event.key, n - 1).await? {
             None
         } else {
@@ -220,16 +222,21 @@ impl Watching {
     }
 
     async fn value(&self, record: &EntryRecord, n: u64) -> Result<Value, Untold> {
-        let digest = match &record.content {
-            Content::Inline(value) => return Ok(value.clone()),
-            Content::Named { digest, .. } => *digest,
+        let content = match record.content.digest() {
+            None => record.content.clone(),
+            Some(digest) => {
+                let key = LongValue::key(&(record.instance, record.path.clone(), digest));
+                let found = self.read(n, &key).await?;
+                let found = found.ok_or_else(|| damaged(&key, "it is gone"))?;
+                let long = decode::<LongValue>(&key, &found)?;
+                record.content.clone().with(long.value)
+            }
         };
-        let key = LongValue::key(&(record.instance, record.path.clone(), digest));
-        let found = self
-            .read(n, &key)
-            .await?
-            .ok_or_else(|| damaged(&key, "it is gone"))?;
-        Ok(decode::<LongValue>(&key, &found)?.value)
+        let opened = open(&self.control.master, record.instance, &record.path, &content);
+        opened.map_err(|error| {
+            tracing::error!(%error, "a value can't be shown, and its watcher is to read anew");
+            Untold::Anew
+        })
     }
 
     async fn read(&self, n: u64, key: &Key) -> Result<Option<Versioned>, Untold> {

@@ -50,16 +50,11 @@ pub async fn run_instances(
     headers: HeaderMap,
     Json(run): Json<RunInstances>,
 ) -> Result<Response, Failure> {
-    let data = run
-        .data
-        .into_iter()
-        .map(|(path, put)| (path, put.into()))
-        .collect();
     let with = With {
         name: run.name,
         tags: run.tags,
         roles: run.roles,
-        data,
+        ..With::of_each(run.count, run.data)
     };
     let (image, instance_type) = (run.image, run.instance_type);
     let op = Op::RunInstances(Run {
@@ -83,16 +78,11 @@ pub async fn register_instance(
     headers: HeaderMap,
     Json(register): Json<RegisterInstance>,
 ) -> Result<Response, Failure> {
-    let data = register
-        .data
-        .into_iter()
-        .map(|(path, put)| (path, put.into()))
-        .collect();
     let with = With {
         name: register.name,
         tags: register.tags,
         roles: register.roles,
-        data,
+        ..With::of_each(1, register.data)
     };
     let op = Op::RegisterInstance(Register {
         host: register.host,

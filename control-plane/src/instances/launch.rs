@@ -51,8 +51,8 @@ pub(super) fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
         instances.push(running(v, env, run, nth, size, &host));
     }
     foresee(v, env, &instances, &run.with, used.keys())?;
-    for instance in &instances {
-        make(v, env, instance, &run.with, "RunInstances")?;
+    for (place, instance) in instances.iter().enumerate() {
+        make(v, env, (instance, place), &run.with, "RunInstances")?;
     }
     for host in used.values() {
         v.get::<HostRecord>(&host.id)?;
@@ -72,10 +72,11 @@ fn foresee<'h>(
     hosts: impl Iterator<Item = &'h HostId>,
 ) -> Step<()> {
     let mut all = v.foresee::<HostRecord>(hosts.cloned());
-    for instance in instances {
+    for (place, instance) in instances.iter().enumerate() {
         let provider = provider_data::paths(instance, &env.settings);
         let provider = provider.iter().map(|path| (path, None));
-        let customer = with.data.iter().map(|(path, new)| (path, Some(&new.content)));
+        let customer = with.entries(place);
+        let customer = customer.map(|(path, new)| (path, Some(&new.content)));
         all = rules::foresee_changes(v, instance.id, provider.chain(customer)).and(all);
     }
     Ok(all?)
@@ -176,12 +177,18 @@ fn running(
     }
 }
 
-/// Writes a new instance, the provider's entries and the customer's.
-fn make(v: &mut View<'_>, env: &Env, instance: &InstanceRecord, with: &With, api: &'static str) -> Step<()> {
+/// Writes a new instance, the provider's entries and the customer's, as those of the instance at its place.
+fn make(
+    v: &mut View<'_>,
+    env: &Env,
+    (instance, place): (&InstanceRecord, usize),
+    with: &With,
+    api: &'static str,
+) -> Step<()> {
     v.put(instance);
     let mut data = Data::of_new(v, env, instance.id, api).map_err(in_data)?;
     provider_data::write(&mut data, instance, &env.settings).map_err(in_data)?;
-    for (path, new) in &with.data {
+    for (path, new) in with.entries(place) {
         data.as_caller().put(path, None, new).map_err(in_data_at(path))?;
     }
     data.finish();
@@ -211,7 +218,7 @@ pub(super) fn register(v: &mut View<'_>, env: &Env, register: &Register) -> Step
         &register.with,
         std::iter::empty(),
     )?;
-    make(v, env, &instance, &register.with, "RegisterInstance")?;
+    make(v, env, (&instance, 0), &register.with, "RegisterInstance")?;
     Ok(Reply::Changed(vec![id]))
 }
 

@@ -3,14 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_shared::access::Tag;
+use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::hosts::{Host, RegisterHost, ReportState};
-use moorline_shared::api::instances::{Instance, InstanceState, ModifyInstance};
+use moorline_shared::api::instances::{Instance, InstanceState, MAX_INSTANCES, ModifyInstance};
 use moorline_shared::id::{ImageName, RoleName, TypeName, ZoneName};
 use moorline_shared::{EntryPath, HostId, InstanceId};
 use serde::{Deserialize, Serialize};
 
 use crate::instance_data::rules::NewValue;
+use crate::model::content::Secrecy;
 use crate::model::operation::Effect;
+use crate::model::sealing::Sealing;
 use crate::model::{Content, Operation};
 use crate::services::AnyOp;
 
@@ -123,6 +126,56 @@ pub struct With {
     /// Entries.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub data: BTreeMap<EntryPath, NewValue>,
+    /// The secret entries of each instance in turn: they are sealed for it and for no other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<BTreeMap<EntryPath, NewValue>>,
+}
+
+impl With {
+    /// These entries for each of `count` instances, the secrets among them once for each, and nothing else.
+    pub fn of_each(count: u32, entries: BTreeMap<EntryPath, PutEntry>) -> Self {
+        let entries = entries.into_iter().map(|(path, put)| (path, NewValue::from(put)));
+        let (secrets, data): (BTreeMap<_, _>, _) =
+            entries.partition(|(_, new)| new.secret == Some(Secrecy::Secret));
+        // No more are made than the rules allow, which refuse a larger count.
+        let times = if secrets.is_empty() {
+            0
+        } else {
+            count.min(MAX_INSTANCES)
+        };
+        Self {
+            data,
+            secrets: vec![secrets; times as usize],
+            ..Self::default()
+        }
+    }
+
+    /// The entries that the instance at this place among those that are made begins with.
+    pub fn entries(&self, place: usize) -> impl Iterator<Item = (&EntryPath, &NewValue)> {
+        self.data
+            .iter()
+            .chain(self.secrets.get(place).into_iter().flatten())
+    }
+
+    fn all(&mut self) -> impl Iterator<Item = &mut NewValue> {
+        let secrets = self.secrets.iter_mut().flat_map(BTreeMap::values_mut);
+        self.data.values_mut().chain(secrets)
+    }
+
+    /// Offers the entries that all have, which aren't secret, and those of each instance; the only one may have the id
+    /// that was `wanted`.
+    fn seal(&mut self, wanted: Option<InstanceId>, sealing: &mut Sealing<'_, '_>) {
+        let first = wanted.unwrap_or_else(|| sealing.fresh_instance(1));
+        for (path, new) in &mut self.data {
+            sealing.value(first, path, Some(Secrecy::Open), &mut new.content);
+        }
+        for (nth, secrets) in (1..).zip(&mut self.secrets) {
+            let instance = wanted.unwrap_or_else(|| sealing.fresh_instance(nth));
+            for (path, new) in secrets {
+                sealing.value(instance, path, new.secret, &mut new.content);
+            }
+        }
+    }
 }
 
 /// Which instances to show.
@@ -188,12 +241,20 @@ impl Operation for Op {
     }
 
     fn contents(&mut self) -> Vec<&mut Content> {
-        let data = match self {
-            Self::RunInstances(run) => &mut run.with.data,
-            Self::RegisterInstance(register) => &mut register.with.data,
+        let with = match self {
+            Self::RunInstances(run) => &mut run.with,
+            Self::RegisterInstance(register) => &mut register.with,
             _ => return Vec::new(),
         };
-        data.values_mut().map(|new| &mut new.content).collect()
+        with.all().map(|new| &mut new.content).collect()
+    }
+
+    fn seal(&mut self, sealing: &mut Sealing<'_, '_>) {
+        match self {
+            Self::RunInstances(run) => run.with.seal(None, sealing),
+            Self::RegisterInstance(Register { id, with, .. }) => with.seal(*id, sealing),
+            _ => {}
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use moorline_shared::entry::{Origin, Value};
 use moorline_shared::{InstanceId, OperationId};
 
 use super::{Attempt, Caller, Env, ExecuteError, Executor, Page, ServiceModel, Stop, View};
+use crate::identity::master::MasterKey;
 use crate::instance_data::Refusal;
 use crate::instance_data::operations::{Op, Reply};
 use crate::instance_data::records::EntryRecord;
@@ -95,7 +96,7 @@ async fn race(executor: &Arc<Executor>, instance: u8, quota: usize) -> usize {
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn a_quota_admits_exactly_itself_under_a_race() {
     let (_folder, store) = store();
-    let executor = Arc::new(Executor::new(store, Settings::default()));
+    let executor = Arc::new(Executor::new(store, Settings::default(), MasterKey::for_tests()));
     for round in 0..5 {
         assert_eq!(race(&executor, round, 10).await, 10);
     }
@@ -105,7 +106,8 @@ async fn a_quota_admits_exactly_itself_under_a_race() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
 async fn without_fences_the_race_is_lost() {
     let (_folder, store) = store();
-    let executor = Arc::new(Executor::new(store, Settings::default()).without_fences());
+    let executor =
+        Arc::new(Executor::new(store, Settings::default(), MasterKey::for_tests()).without_fences());
     for round in 0..50 {
         if race(&executor, round, 10).await > 10 {
             return;
@@ -117,7 +119,7 @@ async fn without_fences_the_race_is_lost() {
 #[tokio::test]
 async fn a_retry_finds_its_first_try_and_another_body_is_refused() {
     let (_folder, store) = store();
-    let executor = Executor::new(store, Settings::default());
+    let executor = Executor::new(store, Settings::default(), MasterKey::for_tests());
     let first = executor.execute(&Quota(1), attempt(1, "a")).await.unwrap();
     let again = executor.execute(&Quota(1), attempt(1, "a")).await.unwrap();
     assert_eq!(

@@ -13,8 +13,10 @@ use super::journal::{OperationRecord, Outcome};
 use super::operation::{Caller, Effect, Env, Operation, Problem, ServiceModel, Stop};
 use super::record::Record;
 use super::refused_reads::{Recorded, RefusedReads};
+use super::sealing::Sealing;
 use super::transaction::{Fences, compose, effects};
 use super::view::{Trace, View};
+use crate::identity::master::MasterKey;
 use crate::settings::Settings;
 use crate::store::{CommitError, Invalid, Key, ReadError, Store, Write};
 
@@ -97,6 +99,8 @@ const MOST_CONFLICTS: u32 = 1_000;
 #[derive(Debug)]
 pub struct Executor {
     store: Store,
+    /// What the values of secret entries are sealed with.
+    master: Arc<MasterKey>,
     settings: Arc<Settings>,
     settings_digest: Digest,
     /// The latest time given to an operation, in milliseconds: time never steps back within a process.
@@ -117,11 +121,12 @@ enum Stepped<R> {
 }
 
 impl Executor {
-    /// An executor on `store` under `settings`.
-    pub fn new(store: Store, settings: Settings) -> Self {
+    /// An executor on `store` under `settings`, which seals secret values with `master`.
+    pub fn new(store: Store, settings: Settings, master: Arc<MasterKey>) -> Self {
         let settings_digest = settings.digest();
         Self {
             store,
+            master,
             settings: Arc::new(settings),
             settings_digest,
             latest: AtomicI64::new(0),
@@ -178,9 +183,10 @@ impl Executor {
         debug_assert_eq!(attempt.op.effect(), Effect::Change);
         for _ in 0..MOST_CONFLICTS {
             let env = self.env(&attempt);
-            let head = self.store.head().await?;
-            let stepped = self.step(model, &attempt.op, &env, head).await?;
-            let (record, trace, reply) = record(&attempt, &env, self.settings_digest, stepped);
+            let mut base = Loaded::at(&self.store, self.store.head().await?);
+            let sealed = self.seal(&attempt, &env, &mut base).await?;
+            let stepped = self.step(model, &sealed.op, &env, base).await?;
+            let (record, trace, reply) = record(&sealed, &env, self.settings_digest, stepped);
             match self.store.commit(compose(&record, trace, self.fences)).await {
                 Ok(n) => return self.done(&record, reply, n),
                 Err(CommitError::Conflict { .. } | CommitError::Unknown { .. }) => {
@@ -189,7 +195,7 @@ impl Executor {
                     }
                 }
                 Err(CommitError::Invalid(bound)) => {
-                    return self.fail(&attempt, &env, &bound).await;
+                    return self.fail(&sealed, &env, &bound).await;
                 }
                 Err(error) => return Err(ExecuteError::Commit(error)),
             }
@@ -211,7 +217,8 @@ impl Executor {
             Some(at) => at,
             None => self.store.head().await?,
         };
-        match self.step(model, &attempt.op, &env, at).await? {
+        let base = Loaded::at(&self.store, at);
+        match self.step(model, &attempt.op, &env, base).await? {
             Stepped::Reply(reply, _) => {
                 let revision = Revision::new(self.store.epoch(), at);
                 Ok(Done {
@@ -260,8 +267,8 @@ impl Executor {
         rows: Vec<Key>,
     ) -> Result<Done<M::Reply>, ExecuteError> {
         let env = self.env(&attempt);
-        let head = self.store.head().await?;
-        let stepped = self.step(model, &attempt.op, &env, head).await?;
+        let base = Loaded::at(&self.store, self.store.head().await?);
+        let stepped = self.step(model, &attempt.op, &env, base).await?;
         let (record, trace, reply) = record(&attempt, &env, self.settings_digest, stepped);
         let mut transaction = compose(&record, trace, self.fences);
         transaction.writes.extend(rows.into_iter().map(Write::Delete));
@@ -283,15 +290,36 @@ impl Executor {
         }
     }
 
+    /// The attempt with the values sealed that are for entries that are secret in the state of `base`. What the caller
+    /// gave stays in `attempt`: in another state other values may be secret.
+    async fn seal<Op: Operation>(
+        &self,
+        attempt: &Attempt<Op>,
+        env: &Env,
+        base: &mut Loaded,
+    ) -> Result<Attempt<Op>, ExecuteError> {
+        loop {
+            let (mut sealed, mut view) = (attempt.clone(), View::new(base, env.operation));
+            let mut sealing = Sealing::by_state(&self.master, env, &mut view);
+            sealed.op.seal(&mut sealing);
+            if sealing.finish().is_ok() {
+                return Ok(sealed);
+            }
+            if let Some((key, reason)) = view.into_trace().broken {
+                return Err(ExecuteError::Broken { key, reason });
+            }
+            base.fetch(&self.store).await?;
+        }
+    }
+
     /// Steps until everything that the step reads is loaded.
     async fn step<M: ServiceModel>(
         &self,
         model: &M,
         op: &M::Op,
         env: &Env,
-        at: u64,
+        mut base: Loaded,
     ) -> Result<Stepped<M::Reply>, ExecuteError> {
-        let mut base = Loaded::at(&self.store, at);
         loop {
             let mut view = View::new(&mut base, env.operation);
             match model.step(&mut view, op, env) {
@@ -339,7 +367,9 @@ impl Executor {
         };
         let record: OperationRecord =
             serde_json::from_slice(&found.value).map_err(|_| ExecuteError::Reply(attempt.id))?;
-        if record.asked != attempt.op.for_record().into() {
+        let mut asked = attempt.op.clone();
+        asked.seal(&mut Sealing::as_recorded(&self.master, attempt.id, &record.asked));
+        if record.asked != asked.for_record().into() {
             return Err(ExecuteError::KeyReused);
         }
         Ok(Some(match record.outcome {

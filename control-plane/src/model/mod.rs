@@ -8,7 +8,7 @@
 //! commits one transaction: guards on everything that was read, the writes, and the operation's [`Record`] of what
 //! was asked and what came of it. Whatever changes meanwhile makes a guard fail, and the operation is stepped anew.
 //!
-//! * [`record`]: what the store keeps and under which keys; [`content`]: values that live once.
+//! * [`record`]: what the store keeps and under which keys; [`content`]: values that live once; [`sealing`]: secret ones.
 //! * [`operation`]: what an operation is, who asks and when. [`view`], [`base`]: what a step sees.
 //! * [`journal`]: operation records. [`execute`]: the one way. [`replay`]: the same way, from the records.
 //! * `transaction`: what is committed at once. [`outbox`]: what is to be done later, written with what decides it.
@@ -29,6 +29,7 @@ mod refused_reads;
 pub mod replay;
 #[cfg(test)]
 mod replay_tests;
+pub mod sealing;
 mod sweep;
 mod transaction;
 pub mod view;

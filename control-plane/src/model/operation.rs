@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::content::Content;
+use super::sealing::Sealing;
 use super::view::{Load, View};
 use crate::services::AnyOp;
 use crate::settings::Settings;
@@ -39,6 +40,10 @@ pub trait Operation:
     fn instances(&self) -> Vec<InstanceId>;
     /// The values in its parameters, which records name by their digest where they are long.
     fn contents(&mut self) -> Vec<&mut Content>;
+
+    /// Offers each of these values to `sealing`, in the same order, with the entry that it is for. An operation that
+    /// has values must do it, or they can't be secret.
+    fn seal(&mut self, _: &mut Sealing<'_, '_>) {}
 
     /// The operation as records hold it.
     #[must_use]

@@ -168,6 +168,7 @@ mod tests {
     use moorline_shared::InstanceId;
 
     use super::*;
+    use crate::identity::master::MasterKey;
     use crate::instance_data;
     use crate::instances::records::InstanceRecord;
     use crate::model::Record as _;
@@ -197,7 +198,7 @@ mod tests {
         transaction.writes.push(good);
         store.commit(transaction).await.unwrap();
 
-        let executor = Executor::new(store.clone(), Settings::default());
+        let executor = Executor::new(store.clone(), Settings::default(), MasterKey::for_tests());
         let mut outbox = Outbox {
             executor: &executor,
             services: &Services::default(),

@@ -181,10 +181,7 @@ fn replay_one(
         }
         (Outcome::Failed { problem }, Ok(reply)) => {
             // Long values that were never kept are missing from what it would have written.
-            let whole = op
-                .contents()
-                .iter()
-                .all(|content| matches!(content, Content::Inline(_)));
+            let whole = op.contents().iter().all(|content| content.at_hand().is_some());
             let found = too_large(record, reply, trace);
             if whole && found.as_ref() != Some(&**problem) {
                 return Err(differs(format!("{found:?} instead of {problem:?}")));
@@ -213,11 +210,10 @@ pub(super) fn too_large(
     judged.err().map(|bound| execute::too_large(&bound))
 }
 
-/// Puts a long value back where its name stands, unless it is gone: then its name must do.
+/// Puts a long or sealed value back where its name stands, unless it is gone: then its name must do.
 fn restore(content: &mut Content, values: &HashMap<Digest, Value>) {
-    if let Content::Named { digest, .. } = content
-        && let Some(value) = values.get(digest)
-    {
-        *content = Content::Inline(value.clone());
+    let found = content.digest().and_then(|digest| values.get(&digest));
+    if let Some(value) = found {
+        *content = content.clone().with(value.clone());
     }
 }

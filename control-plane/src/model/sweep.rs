@@ -78,6 +78,7 @@ mod tests {
     use moorline_shared::InstanceId;
 
     use super::*;
+    use crate::identity::master::MasterKey;
     use crate::instance_data;
     use crate::model::Caller;
     use crate::model::replay::{ReplayError, replay};
@@ -127,7 +128,11 @@ mod tests {
     async fn old_records_of_refused_reads_go_and_the_rest_is_replayed_byte_for_byte() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open_sqlite(folder.path().join("store.db"), &Default::default()).unwrap();
-        let executor = Arc::new(Executor::new(store.clone(), Settings::default()));
+        let executor = Arc::new(Executor::new(
+            store.clone(),
+            Settings::default(),
+            MasterKey::for_tests(),
+        ));
         change(&executor, "one").await;
         for n in 0..3 {
             ask_in_vain(&executor, n).await;
@@ -158,7 +163,7 @@ mod tests {
     async fn another_record_that_is_missing_is_still_found() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open_sqlite(folder.path().join("store.db"), &Default::default()).unwrap();
-        let executor = Executor::new(store.clone(), Settings::default());
+        let executor = Executor::new(store.clone(), Settings::default(), MasterKey::for_tests());
         ask_in_vain(&executor, 0).await;
         change(&executor, "one").await;
         sweep(&executor, executor.now().plus_seconds(8 * DAY))

@@ -347,21 +347,31 @@ impl<'a> View<'a> {
 
     /// A new instance's id: made of the operation and a count, so that stepping again makes the same.
     pub fn fresh_instance(&mut self) -> InstanceId {
-        let mut id = self.fresh();
-        // Version 8 and the RFC 9562 variant: the id is a well-formed UUID for whoever reads it as one.
-        id[6] = id[6] & 0x0f | 0x80;
-        id[8] = id[8] & 0x3f | 0x80;
-        InstanceId::from_bytes(id)
+        self.fresh += 1;
+        fresh_instance(&self.operation, self.fresh)
     }
 
     /// The bytes of a new id: made of the operation and a count, so that stepping again makes the same.
     pub fn fresh(&mut self) -> [u8; 16] {
         self.fresh += 1;
-        let digest = Digest::of_parts([&self.operation.digest().bytes()[..], &self.fresh.to_le_bytes()]);
-        let mut id = [0; 16];
-        id.copy_from_slice(&digest.bytes()[..16]);
-        id
+        fresh(&self.operation, self.fresh)
     }
+}
+
+fn fresh(operation: &OperationId, nth: u64) -> [u8; 16] {
+    let digest = Digest::of_parts([&operation.digest().bytes()[..], &nth.to_le_bytes()]);
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest.bytes()[..16]);
+    id
+}
+
+/// The id of the `nth` new thing that `operation` makes, counted from 1, if that is an instance.
+pub(super) fn fresh_instance(operation: &OperationId, nth: u64) -> InstanceId {
+    let mut id = fresh(operation, nth);
+    // Version 8 and the RFC 9562 variant: the id is a well-formed UUID for whoever reads it as one.
+    id[6] = id[6] & 0x0f | 0x80;
+    id[8] = id[8] & 0x3f | 0x80;
+    InstanceId::from_bytes(id)
 }
 
 fn encode<T: Record>(record: &T) -> Bytes {

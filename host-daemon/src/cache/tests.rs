@@ -47,6 +47,7 @@ fn entry(n: u64, value: &str) -> FeedEntry {
         revision: rev(n),
         content_type: "text/plain".parse().unwrap(),
         value: Value::from(value),
+        secret: false,
         expires_at: None,
     }
 }

@@ -20,8 +20,10 @@ pub struct CachedEntry {
     pub revision: Revision,
     /// What the bytes are.
     pub content_type: ContentType,
-    /// The bytes.
+    /// The bytes; those of a secret are wiped when they are let go.
     pub value: Value,
+    /// Whether it is secret.
+    pub secret: bool,
     /// Until when it is valid, on a clock that nobody sets; `None` for ever.
     pub deadline: Option<Moment>,
 }
@@ -30,10 +32,16 @@ impl CachedEntry {
     /// Takes what is left of the entry's validity from the time of day, once.
     pub fn new(entry: FeedEntry, now: Now) -> Self {
         let left = entry.expires_at.map(|end| now.time.millis_until(end));
+        let value = if entry.secret {
+            entry.value.wiped()
+        } else {
+            entry.value
+        };
         Self {
             revision: entry.revision,
             content_type: entry.content_type,
-            value: entry.value,
+            value,
+            secret: entry.secret,
             deadline: left.map(|left| Moment(now.moment.0.saturating_add(left))),
         }
     }

@@ -270,6 +270,7 @@ impl Conn {
                     revision: entry.revision,
                     content_type: entry.content_type.clone(),
                     value: entry.value.clone().unwrap_or_default(),
+                    secret: entry.secret,
                     deadline: None,
                 };
                 send_entry(&mut self.core, asker.stream, &entry, JUST_NOW, desk.now);

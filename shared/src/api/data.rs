@@ -31,6 +31,9 @@ pub struct Entry {
     pub origin: Origin,
     /// Whether `describe` names it.
     pub visibility: Visibility,
+    /// Whether it is secret: sealed wherever it is kept, and in no log and no record; absent if it isn't.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub secret: bool,
     /// When it stops being valid; absent for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<Timestamp>,
@@ -41,6 +44,11 @@ pub struct Entry {
     /// Who may do what with it; shown to those who may administer it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access: Option<AccessList>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
+pub(super) const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// `PutInstanceData`: the entry's new value. What is absent stays as it is, or takes its default in a new entry.
@@ -56,6 +64,10 @@ pub struct PutEntry {
     /// Whether `describe` names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visibility: Option<Visibility>,
+    /// Whether it is secret from now on. An entry that is secret stays so unless this is false, which needs the right
+    /// to administer; what it held before it was made secret stays in its history and in operation records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<bool>,
     /// For how many seconds from now it is valid; absent for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
@@ -71,13 +83,22 @@ impl PutEntry {
             value,
             content_type: None,
             visibility: None,
+            secret: None,
             ttl: None,
             access: None,
         }
     }
+
+    /// A new value that is secret, and nothing else. The value is wiped when its last holder lets it go.
+    pub fn secret(value: Value) -> Self {
+        Self {
+            secret: Some(true),
+            ..Self::value(value.wiped())
+        }
+    }
 }
 
-/// `AppendInstanceData`: bytes for the end of the entry's value.
+/// `AppendInstanceData`: bytes for the end of the entry's value. Nothing is appended to a secret entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -188,6 +209,9 @@ pub struct Described {
     pub content_type: ContentType,
     /// Who determined it.
     pub origin: Origin,
+    /// Whether it is secret; absent if it isn't.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub secret: bool,
     /// Whether the caller may read it.
     pub readable: bool,
 }

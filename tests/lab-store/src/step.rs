@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use moorline_control::identity::master::MasterKey;
 use moorline_control::instance_data::{Model, Op};
 use moorline_control::model::{Caller, Env, Executor, Fork, Role, ServiceModel, Stop, View};
 use moorline_control::settings::Settings;
@@ -56,7 +57,7 @@ fn step(fork: &mut Fork, op: &Op, env: &Env) -> Result<()> {
 
 /// What the administrator's request would have.
 fn env(store: &Store) -> Result<Env> {
-    let executor = Executor::new(store.clone(), Settings::default());
+    let executor = Executor::new(store.clone(), Settings::default(), MasterKey::new(&[7; 32].into()).into());
     Ok(Env {
         now: executor.now(),
         operation: OperationId::from(Digest::of(b"a step")),

@@ -109,13 +109,22 @@ pub(super) async fn list(args: ListArgs, session: &mut Session<'_>) -> Result<()
 }
 
 fn table(page: &EntryPage) -> String {
-    let mut table = Table::new(["PATH", "REVISION", "BYTES", "TYPE", "CHANGED BY", "CHANGED AT"]);
+    let mut table = Table::new([
+        "PATH",
+        "REVISION",
+        "BYTES",
+        "TYPE",
+        "SECRET",
+        "CHANGED BY",
+        "CHANGED AT",
+    ]);
     for entry in &page.entries {
         table.row([
             entry.path.to_string(),
             entry.revision.to_string(),
             entry.length.to_string(),
             entry.content_type.to_string(),
+            yes_or_no(entry.secret).to_owned(),
             entry.changed_by.to_string(),
             entry.changed_at.to_string(),
         ]);
@@ -173,17 +182,21 @@ pub(super) async fn describe(args: &DescribeArgs, session: &mut Session<'_>) -> 
 }
 
 fn described(description: &Description) -> String {
-    let mut table = Table::new(["PATH", "TYPE", "ORIGIN", "READABLE"]);
+    let mut table = Table::new(["PATH", "TYPE", "ORIGIN", "SECRET", "READABLE"]);
     for entry in &description.entries {
-        let readable = if entry.readable { "yes" } else { "no" };
         table.row([
             entry.path.to_string(),
             entry.content_type.to_string(),
             origin(entry.origin).to_owned(),
-            readable.to_owned(),
+            yes_or_no(entry.secret).to_owned(),
+            yes_or_no(entry.readable).to_owned(),
         ]);
     }
     table.to_string()
+}
+
+const fn yes_or_no(answer: bool) -> &'static str {
+    if answer { "yes" } else { "no" }
 }
 
 const fn origin(origin: Origin) -> &'static str {
@@ -209,11 +222,12 @@ mod tests {
             })
         };
         let long = "x".repeat(60);
-        let entries = [
+        let mut entries = [
             entry("app/mode", json!("blue\n")),
             entry("key", json!({"base64": "/w=="})),
             entry("l", json!(long)),
         ];
+        entries[1]["secret"] = json!(true);
         let page = serde_json::from_value(json!({"revision": "1.9", "entries": entries})).unwrap();
         insta::assert_snapshot!(table(&page));
         insta::assert_snapshot!(table_with_values(&page));

@@ -18,7 +18,7 @@ const SET_EXAMPLES: &str = "\
 Examples:
   moorline data set web app/mode blue
   moorline data set web app/config --file config.json --content-type application/json
-  pass show db | moorline data set web db/password --stdin --ttl 12h
+  pass show db | moorline data set web db/password --stdin --secret --ttl 12h
   moorline data set web leader node-1 --if-absent
   moorline data set web app/mode green --if-revision 1.42";
 
@@ -39,6 +39,8 @@ pub(in crate::cli) struct SetArgs {
     ttl: Option<Ttl>,
     #[command(flatten)]
     visibility: VisibilityArgs,
+    #[command(flatten)]
+    secrecy: SecrecyArgs,
     /// Only if there is no such entry yet.
     #[arg(long, conflicts_with = "if_revision")]
     if_absent: bool,
@@ -66,6 +68,25 @@ impl VisibilityArgs {
             (false, true) => Some(Visibility::Private),
             (false, false) => None,
         }
+    }
+}
+
+/// Whether the entry is to be secret; kept as it is if neither is given.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+struct SecrecyArgs {
+    /// Make it secret: sealed wherever it is kept, in no log and no operation record. Give the value by --file or
+    /// --stdin: what stands on a command line is seen in the list of processes and kept by shells.
+    #[arg(long, conflicts_with = "value")]
+    secret: bool,
+    /// Make a secret entry an ordinary one, whose value is kept in the clear from now on; needs the right to administer.
+    #[arg(long)]
+    no_secret: bool,
+}
+
+impl SecrecyArgs {
+    fn chosen(&self) -> Option<bool> {
+        (self.secret || self.no_secret).then_some(self.secret)
     }
 }
 
@@ -97,6 +118,7 @@ pub(in crate::cli) struct DeleteArgs {
 pub(super) async fn set(args: SetArgs, session: &mut Session<'_>) -> Result<(), Failure> {
     let body = PutEntry {
         visibility: args.visibility.chosen(),
+        secret: args.secrecy.chosen(),
         value: args.value.read()?,
         content_type: args.content_type,
         ttl: args.ttl,

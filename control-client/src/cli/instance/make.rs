@@ -15,7 +15,7 @@ const RUN_EXAMPLES: &str = "\
 Examples:
   moorline instance run --image debian-13 --type small --name web --wait
   moorline instance run --image debian-13 --type small --count 3 --name worker --tag role=worker \\
-      --data app/mode=batch --data-file app/key=key.pem";
+      --data app/mode=batch --data-file app/config=config.json --secret-data app/key=key.pem";
 
 const REGISTER_EXAMPLES: &str = "\
 Examples:

@@ -14,6 +14,7 @@ use super::index::{Change, Index, PerHost, Told, changes, spec};
 use super::queue::Queue;
 use super::touched::Touched;
 use super::views::Views;
+use crate::identity::master::MasterKey;
 use crate::settings::AccessControl;
 use crate::store::{Batch, ReadError, Store, Watch, WatchError};
 
@@ -142,11 +143,14 @@ struct Scene {
 }
 
 impl Scene {
-    async fn read(store: &Store, control: AccessControl) -> Result<Self, ReadError> {
+    async fn read(store: &Store, control: AccessControl, master: &Arc<MasterKey>) -> Result<Self, ReadError> {
         let at = store.head().await?;
         let watch = store.watch(at).await?;
         let (mut index, mut revisions) = (Index::new(control), HashMap::new());
-        for (record, revision) in Views::new(store.clone(), control).instances(at).await? {
+        for (record, revision) in Views::new(store.clone(), control, master.clone())
+            .instances(at)
+            .await?
+        {
             revisions.insert(record.id, revision);
             index.load(record);
         }
@@ -165,6 +169,8 @@ impl Scene {
 pub struct Dispatcher {
     store: Store,
     control: AccessControl,
+    /// What opens the secrets that hosts are told.
+    master: Arc<MasterKey>,
     watch: Watch,
     index: Index,
     feeds: HashMap<HostId, Feed>,
@@ -185,8 +191,12 @@ struct Feed {
 
 impl Dispatcher {
     /// Reads where everything is, and is ready to [`Self::run`].
-    pub async fn new(store: &Store, control: AccessControl) -> Result<(Self, FeedHandle), ReadError> {
-        let scene = Scene::read(store, control).await?;
+    pub async fn new(
+        store: &Store,
+        control: AccessControl,
+        master: Arc<MasterKey>,
+    ) -> Result<(Self, FeedHandle), ReadError> {
+        let scene = Scene::read(store, control, &master).await?;
         let (sender, commands) = mpsc::channel(256);
         let position = Arc::new(AtomicU64::new(scene.at));
         let handle = FeedHandle {
@@ -196,6 +206,7 @@ impl Dispatcher {
         let dispatcher = Self {
             store: store.clone(),
             control,
+            master,
             watch: scene.watch,
             index: scene.index,
             revisions: scene.revisions,
@@ -232,7 +243,7 @@ impl Dispatcher {
     /// Compaction overtook the watch: what was missed is read from the store, and every host is made to come again.
     async fn begin_anew(&mut self) -> Result<(), ReadError> {
         tracing::warn!("the feed fell behind what the store keeps; every host is brought in step anew");
-        let scene = Scene::read(&self.store, self.control).await?;
+        let scene = Scene::read(&self.store, self.control, &self.master).await?;
         self.end_all();
         (self.watch, self.index) = (scene.watch, scene.index);
         (self.revisions, self.touched) = (scene.revisions, scene.touched);
@@ -247,7 +258,7 @@ impl Dispatcher {
     }
 
     fn dispatch(&mut self, batch: &Batch) {
-        let changes = changes(self.store.epoch(), &batch.events);
+        let changes = changes(self.store.epoch(), &batch.events, &self.master);
         for change in &changes {
             match change {
                 Change::Instance(record, revision) => drop(self.revisions.insert(record.id, *revision)),

@@ -8,11 +8,13 @@ use moorline_shared::api::instances::InstanceState;
 use moorline_shared::entry::Value;
 use moorline_shared::{EntryPath, HostId, InstanceId, Principal, Revision};
 
+use crate::identity::master::MasterKey;
 use crate::instance_data::access::{Asker, Owner, rights};
 use crate::instance_data::records::EntryRecord;
 use crate::instances::records::InstanceRecord;
 use crate::model::content::LongValue;
-use crate::model::{Content, Record, Role};
+use crate::model::sealing::open;
+use crate::model::{Record, Role};
 use crate::settings::AccessControl;
 use crate::store::Event;
 
@@ -23,7 +25,7 @@ pub enum Change {
     Instance(InstanceRecord, Revision),
     /// A terminated instance is no longer kept.
     InstanceForgotten(InstanceId),
-    /// An entry is new or changed; its value where it is short or came in the same transaction.
+    /// An entry is new or changed; its value where it is short or came in the same transaction, opened if it is secret.
     Entry(EntryRecord, Revision, Option<Value>),
     /// An entry is gone.
     EntryGone(InstanceId, EntryPath),
@@ -44,11 +46,11 @@ impl Change {
 type LongId = <LongValue as Record>::Id;
 
 /// What concerns hosts among the events of a transaction.
-pub fn changes(epoch: u64, events: &[Event]) -> Vec<Change> {
+pub fn changes(epoch: u64, events: &[Event], master: &MasterKey) -> Vec<Change> {
     let long: HashMap<_, _> = events.iter().filter_map(long_value).collect();
     events
         .iter()
-        .filter_map(|event| change(epoch, event, &long))
+        .filter_map(|event| change(epoch, event, &long, master))
         .collect()
 }
 
@@ -59,7 +61,7 @@ fn long_value(event: &Event) -> Option<(LongId, Value)> {
     Some(((long.instance, long.path, long.digest), long.value))
 }
 
-fn change(epoch: u64, event: &Event, long: &HashMap<LongId, Value>) -> Option<Change> {
+fn change(epoch: u64, event: &Event, long: &HashMap<LongId, Value>, master: &MasterKey) -> Option<Change> {
     let key = std::str::from_utf8(event.key.as_bytes()).ok()?;
     match (key.split_once('/')?, &event.value) {
         (("instance", _), Some(kept)) => {
@@ -69,13 +71,15 @@ fn change(epoch: u64, event: &Event, long: &HashMap<LongId, Value>) -> Option<Ch
         (("instance", id), None) => Some(Change::InstanceForgotten(id.parse().ok()?)),
         (("entry", _), Some(kept)) => {
             let record: EntryRecord = serde_json::from_slice(&kept.value).ok()?;
-            let value = match &record.content {
-                Content::Inline(value) => Some(value.clone()),
-                Content::Named { digest, .. } => {
-                    let id = (record.instance, record.path.clone(), *digest);
-                    long.get(&id).cloned()
-                }
+            let content = match record.content.digest() {
+                None => Some(record.content.clone()),
+                Some(digest) => long
+                    .get(&(record.instance, record.path.clone(), digest))
+                    .map(|bytes| record.content.clone().with(bytes.clone())),
             };
+            // One that doesn't open is told of by whoever reads the view anew for the want of it.
+            let value =
+                content.and_then(|content| open(master, record.instance, &record.path, &content).ok());
             Some(Change::Entry(record, Revision::new(epoch, kept.modified), value))
         }
         (("entry", rest), None) => {
@@ -312,6 +316,7 @@ pub fn shown(record: &EntryRecord, revision: Revision, value: Value) -> FeedEntr
         revision,
         content_type: record.content_type.clone(),
         value,
+        secret: record.is_secret(),
         expires_at: record.expires_at,
     }
 }

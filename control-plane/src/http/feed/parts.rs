@@ -143,6 +143,7 @@ mod tests {
                 revision: Revision::new(1, 1),
                 content_type: Default::default(),
                 value: value.clone(),
+                secret: false,
                 expires_at: None,
             },
         };

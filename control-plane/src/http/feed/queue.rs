@@ -213,6 +213,7 @@ mod tests {
             revision: Revision::new(1, n),
             content_type: Default::default(),
             value,
+            secret: false,
             expires_at: None,
         };
         vec![Told::Item(FeedItem::Entry {

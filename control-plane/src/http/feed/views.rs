@@ -1,15 +1,19 @@
 //! What a reader may see of an instance, read from the store at a revision.
 
+use std::sync::Arc;
+
 use moorline_shared::api::feed::{View, ViewEntry, ViewId};
 use moorline_shared::api::instances::Instance;
 use moorline_shared::entry::Value;
 use moorline_shared::{EntryPath, InstanceId, Revision};
 
 use super::index::{may_read, shown};
+use crate::identity::master::MasterKey;
 use crate::instance_data::records::EntryRecord;
 use crate::instances::records::InstanceRecord;
+use crate::model::Record;
 use crate::model::content::LongValue;
-use crate::model::{Content, Record};
+use crate::model::sealing::open;
 use crate::settings::AccessControl;
 use crate::store::{Key, Range, ReadError, Store, Versioned};
 
@@ -18,12 +22,17 @@ use crate::store::{Key, Range, ReadError, Store, Versioned};
 pub struct Views {
     store: Store,
     control: AccessControl,
+    master: Arc<MasterKey>,
 }
 
 impl Views {
-    /// Views of what is in `store`.
-    pub const fn new(store: Store, control: AccessControl) -> Self {
-        Self { store, control }
+    /// Views of what is in `store`, whose secrets `master` opens.
+    pub const fn new(store: Store, control: AccessControl, master: Arc<MasterKey>) -> Self {
+        Self {
+            store,
+            control,
+            master,
+        }
     }
 
     /// The view at revision `at`, empty if either instance doesn't exist.
@@ -110,9 +119,9 @@ impl Views {
     }
 
     async fn value(&self, at: u64, record: &EntryRecord) -> Result<Value, ReadError> {
-        let digest = match &record.content {
-            Content::Inline(value) => return Ok(value.clone()),
-            Content::Named { digest, .. } => *digest,
+        let of = |content| open(&self.master, record.instance, &record.path, content);
+        let Some(digest) = record.content.digest() else {
+            return of(&record.content);
         };
         let key = LongValue::key(&(record.instance, record.path.clone(), digest));
         let found = self
@@ -126,7 +135,8 @@ impl Views {
             let reason = "it is gone".to_owned();
             return Err(ReadError::Damaged { key, reason });
         };
-        Ok(decode::<LongValue>(&key, &found)?.value)
+        let long = decode::<LongValue>(&key, &found)?;
+        of(&record.content.clone().with(long.value))
     }
 
     async fn all(&self, at: u64, prefix: &str) -> Result<Vec<(Key, Versioned)>, ReadError> {

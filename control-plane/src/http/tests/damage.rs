@@ -22,7 +22,7 @@ pub(super) async fn spoil(api: &Api, write: Write) {
     api.store.commit(transaction).await.unwrap();
 }
 
-fn assert_broken(reply: &Reply, key: &Key) {
+pub(super) fn assert_broken(reply: &Reply, key: &Key) {
     let status = reply.status;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{reply:?}");
     let detail = reply.body["detail"].as_str().unwrap();

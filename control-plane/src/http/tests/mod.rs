@@ -8,6 +8,7 @@ mod document;
 mod history;
 mod instances;
 mod problems;
+mod secrets;
 mod watch;
 
 use std::sync::Arc;
@@ -58,19 +59,19 @@ impl Api {
         let token_file = folder.path().join("admin.token");
         let administrator = AdministratorToken::open(&token_file).unwrap();
         let access = settings.access;
-        let (dispatcher, feed) = Dispatcher::new(&store, access).await.unwrap();
-        let executor = Executor::new(store.clone(), settings);
-        let master = Arc::new(MasterKey::new(&[7; 32].into()));
+        let master = MasterKey::for_tests();
+        let (dispatcher, feed) = Dispatcher::new(&store, access, master.clone()).await.unwrap();
+        let executor = Executor::new(store.clone(), settings, master.clone());
         let tokens = identity::open(&executor, &master).await.unwrap();
         let control = Control {
             executor: Arc::new(executor),
             services: Arc::new(Services::default()),
             administrator: Arc::new(administrator),
             tokens,
-            master,
             authority: Arc::new(authority()),
             feed,
-            views: Views::new(store.clone(), access),
+            views: Views::new(store.clone(), access, master.clone()),
+            master,
             deployment: "test".into(),
             cancel: CancellationToken::new(),
         };

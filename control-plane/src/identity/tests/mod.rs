@@ -118,7 +118,7 @@ fn executor_of(folder: &tempfile::TempDir) -> Executor {
         ..Default::default()
     };
     let store = Store::open_sqlite(folder.path().join("store.db"), &options).unwrap();
-    Executor::new(store, Settings::default())
+    Executor::new(store, Settings::default(), MasterKey::for_tests())
 }
 
 pub(super) fn new_session(name: &str) -> NewSession {

@@ -11,7 +11,7 @@ use crate::instance_data::access;
 use crate::instance_data::operations::Op;
 use crate::instance_data::records::{ChangeRecord, EntryRecord, LastAccess};
 use crate::instance_data::refusal::Refusal;
-use crate::model::content::Looks;
+use crate::model::content::{Looks, Secrecy};
 use crate::model::{Content, Intent, Kept, Load, Role, Stop};
 
 /// How often an entry is written until its history is looked after.
@@ -35,6 +35,7 @@ impl Data<'_, '_> {
         if new.access.as_ref().is_some_and(|access| *access != old.access) && !rights.has(Right::Administer) {
             return Err(self.denied(old, rights, Right::Administer));
         }
+        self.check_secrecy(old, rights, new)?;
         self.check_lives()?;
         Self::check_guard(&old.path, guard, Some(old))?;
         let mut entry = EntryRecord::clone(old);
@@ -61,6 +62,7 @@ impl Data<'_, '_> {
         }
         self.check_lives()?;
         Self::check_guard(path, guard, None)?;
+        check_sealed(path, new.secret.unwrap_or(Secrecy::Open), &new.content)?;
         let content = self.keep(path, &new.content, expired.map(|old| old.content.len()))?;
         let mut entry = EntryRecord {
             instance: self.id(),
@@ -78,6 +80,15 @@ impl Data<'_, '_> {
         self.set_validity(&mut entry, new.ttl);
         self.write(entry, 1, None);
         Ok(())
+    }
+
+    /// A secret stays one unless it is said that it is none, by somebody who administers it.
+    fn check_secrecy(&self, old: &Kept<EntryRecord>, rights: Rights, new: &NewValue) -> Step<()> {
+        if old.is_secret() && new.secret == Some(Secrecy::Open) && !rights.has(Right::Administer) {
+            return Err(self.denied(old, rights, Right::Administer));
+        }
+        let wanted = new.secret.unwrap_or_else(|| old.content.secrecy());
+        check_sealed(&old.path, wanted, &new.content)
     }
 
     /// What is written after the end would be read by nobody and kept beyond the purge.
@@ -186,6 +197,9 @@ impl Data<'_, '_> {
         let old = self.permitted(path, Right::Append)?;
         self.check_lives()?;
         Self::check_guard(path, guard, Some(&old))?;
+        if old.is_secret() {
+            return Err(Stop::Refused(Refusal::AppendToSecret(path.clone())));
+        }
         // What was appended is a parameter of the record, so a long one is kept under its name too.
         self.store_long(path, more)?;
         let content = self.joined(path, &old.content, more)?;
@@ -255,14 +269,18 @@ impl Data<'_, '_> {
     }
 }
 
+/// Nothing is kept in the clear that is to be secret, and nothing sealed that isn't, whoever stepped this.
+fn check_sealed(path: &EntryPath, wanted: Secrecy, content: &Content) -> Step<()> {
+    if content.secrecy() == wanted {
+        Ok(())
+    } else {
+        Err(Stop::Refused(Refusal::NotSealed(path.clone())))
+    }
+}
+
 fn guess(content: &Content) -> ContentType {
-    match content {
-        Content::Inline(value) => ContentType::guess(value.bytes()),
-        Content::Named {
-            looks: Looks::Text, ..
-        } => ContentType::guess(b""),
-        Content::Named {
-            looks: Looks::Bytes, ..
-        } => ContentType::guess(&[0xff]),
+    match content.looks() {
+        Looks::Text => ContentType::guess(b""),
+        Looks::Bytes => ContentType::guess(&[0xff]),
     }
 }

@@ -48,9 +48,6 @@ fn foresee_values<'c>(
 ) -> Result<(), Load> {
     let long = contents
         .into_iter()
-        .filter_map(|(path, content)| match content.named() {
-            Content::Named { digest, .. } => Some((instance, path.clone(), digest)),
-            Content::Inline(_) => None,
-        });
+        .filter_map(|(path, content)| Some((instance, path.clone(), content.named().digest()?)));
     v.foresee::<LongValue>(long)
 }

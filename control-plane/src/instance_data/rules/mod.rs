@@ -22,7 +22,7 @@ use super::access::{self, Asker, Owner};
 use super::records::{EntryRecord, Usage};
 use super::refusal::{Giver, Refusal, Told};
 use crate::instances::records::InstanceRecord;
-use crate::model::content::LongValue;
+use crate::model::content::{LongValue, Secrecy};
 use crate::model::{Content, Env, Kept, Load, Page, Record as _, Role, Stop, View};
 use crate::settings::Refusals;
 
@@ -37,6 +37,9 @@ pub struct NewValue {
     /// Whether `describe` names it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub visibility: Option<Visibility>,
+    /// Whether the entry is secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<Secrecy>,
     /// For how long it is valid from now on; absent for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl: Option<Ttl>,
@@ -47,10 +50,16 @@ pub struct NewValue {
 
 impl From<moorline_shared::api::data::PutEntry> for NewValue {
     fn from(put: moorline_shared::api::data::PutEntry) -> Self {
+        let secret = put.secret.map(Secrecy::from);
+        let value = match secret {
+            Some(Secrecy::Secret) => put.value.wiped(),
+            Some(Secrecy::Open) | None => put.value,
+        };
         Self {
-            content: put.value.into(),
+            content: value.into(),
             content_type: put.content_type,
             visibility: put.visibility,
+            secret,
             ttl: put.ttl,
             access: put.access,
         }
@@ -228,8 +237,8 @@ impl<'d, 'v> Data<'d, 'v> {
         })
     }
 
-    /// The entry at `path` with its value, for a caller who may read it, and whether they may administer it.
-    pub fn read(&mut self, path: &EntryPath) -> Step<(Kept<EntryRecord>, Value, Rights)> {
+    /// The entry at `path` with its value, for a caller who may read it, and what they may do with it.
+    pub fn read(&mut self, path: &EntryPath) -> Step<(Kept<EntryRecord>, Content, Rights)> {
         let entry = self.permitted(path, Right::Read)?;
         let rights = self.rights(&entry);
         let value = self.value(path, &entry.content)?;
@@ -242,10 +251,11 @@ impl<'d, 'v> Data<'d, 'v> {
         Ok(found.is_some_and(|entry| entry.content == Content::Inline(Value::from(text))))
     }
 
-    /// A value, wherever it lives. One that is gone is damage, and never shown as an empty one.
-    pub fn value(&mut self, path: &EntryPath, content: &Content) -> Result<Value, Load> {
-        if let Some(value) = self.bytes(path, content)? {
-            return Ok(value);
+    /// A value with its bytes at hand, wherever they live; those of a secret stay sealed. A value that is gone is damage,
+    /// and never shown as an empty one.
+    pub fn value(&mut self, path: &EntryPath, content: &Content) -> Result<Content, Load> {
+        if let Some(bytes) = self.bytes(path, content)? {
+            return Ok(content.clone().with(bytes));
         }
         let name = content.digest().map(|digest| (self.id(), path.clone(), digest));
         let key = name.map_or_else(
@@ -255,16 +265,14 @@ impl<'d, 'v> Data<'d, 'v> {
         Err(self.v.damaged(key, "the value is gone or has another length"))
     }
 
-    /// A value, wherever it lives, unless it is gone, as when an operation of long ago is replayed.
+    /// What is kept of a value, wherever it lives, unless it is gone, as when an operation of long ago is replayed.
     fn bytes(&mut self, path: &EntryPath, content: &Content) -> Result<Option<Value>, Load> {
-        match content {
-            Content::Inline(value) => Ok(Some(value.clone())),
-            Content::Named { digest, length, .. } => {
-                let long = self.v.get::<LongValue>(&(self.id(), path.clone(), *digest))?;
-                let value = long.map(|long| long.into_inner().value);
-                Ok(value.filter(|value| value.len() as u64 == *length))
-            }
-        }
+        let Some(digest) = content.digest() else {
+            return Ok(content.at_hand().cloned());
+        };
+        let long = self.v.get::<LongValue>(&(self.id(), path.clone(), digest))?;
+        let value = long.map(|long| long.into_inner().value);
+        Ok(value.filter(|value| value.len() as u64 == content.kept_len()))
     }
 
     /// Every valid entry with what the caller may do with it, in byte order of the paths. One pass.

@@ -1,7 +1,6 @@
 //! The bounds of an instance's data, and where long values live.
 
 use moorline_shared::EntryPath;
-use moorline_shared::entry::Value;
 
 use super::{Data, Step};
 use crate::instance_data::records::Usage;
@@ -42,14 +41,11 @@ impl Data<'_, '_> {
     }
 
     pub(super) fn store_long(&mut self, path: &EntryPath, content: &Content) -> Result<(), Load> {
-        let Content::Named { digest, .. } = content.named() else {
+        let Some(digest) = content.named().digest() else {
             return Ok(());
         };
-        let value = match content {
-            Content::Inline(value) => value.clone(),
-            // The bytes are gone when a replay comes here; an empty row stands for them until it is removed.
-            Content::Named { .. } => Value::default(),
-        };
+        // Only when a replay comes here can the bytes be gone; an empty row stands for them until it is removed.
+        let value = content.at_hand().cloned().unwrap_or_default();
         let id = (self.id(), path.clone(), digest);
         if self.v.get::<LongValue>(&id)?.is_none() {
             let (instance, path, digest) = id;

@@ -6,8 +6,10 @@ use moorline_shared::{EntryPath, InstanceId};
 
 use super::steps::{Kind, Step, report, run};
 use super::world::{KEEP_CHANGES, World, administrator, caller_of};
+use crate::identity::master::MasterKey;
 use crate::instance_data::Op as Data;
 use crate::instance_data::operations::Reply;
+use crate::instance_data::reveal;
 use crate::instance_data::rules::NewValue;
 use crate::instances;
 
@@ -74,9 +76,10 @@ impl World {
             limit,
         };
         let reply = self.look(op).await;
-        let Reply::History(history) = reply else {
+        let Reply::History { changes, next } = reply else {
             panic!("a history is a history");
         };
+        let history = reveal::history(&MasterKey::for_tests(), &(instance, path()), changes, next).unwrap();
         (history.changes, history.next)
     }
 }

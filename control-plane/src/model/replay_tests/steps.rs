@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
+use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::hosts::ReportState;
 use moorline_shared::api::instances::InstanceState;
 use moorline_shared::entry::Value;
@@ -40,6 +41,7 @@ pub(super) enum Kind {
         ttl: bool,
         guard: u8,
         access: bool,
+        secret: u8,
     },
     Append {
         path: u8,
@@ -75,11 +77,11 @@ pub(super) fn kinds() -> impl Strategy<Value = Kind> {
         1 => (0u8..4).prop_map(Kind::Tag),
         1 => Just(Kind::Resize),
         4 => (0u8..7).prop_map(Kind::Report),
-        12 => (0u8..6, prop_oneof![0usize..40, 1_000usize..5_000], prop::bool::weighted(0.1), 0u8..6, prop::bool::weighted(0.1))
-            .prop_map(|(path, size, ttl, guard, access)| Kind::Put { path, size, ttl, guard, access }),
+        12 => (0u8..6, prop_oneof![0usize..40, 1_000usize..5_000], prop::bool::weighted(0.1), 0u8..6, prop::bool::weighted(0.1), 0u8..8)
+            .prop_map(|(path, size, ttl, guard, access, secret)| Kind::Put { path, size, ttl, guard, access, secret }),
         3 => (0u8..6, 0usize..2_000).prop_map(|(path, size)| Kind::Append { path, size }),
         3 => (0u8..6, 0u8..6).prop_map(|(path, guard)| Kind::Delete { path, guard }),
-        3 => prop::collection::vec((0u8..6, 0u8..4), 0..5).prop_map(Kind::Batch),
+        3 => prop::collection::vec((0u8..6, 0u8..5), 0..5).prop_map(Kind::Batch),
         3 => (0u8..6, 0u8..5).prop_map(|(path, subject)| Kind::SetAccess { path, subject }),
         4 => (0u8..6, 0u8..6).prop_map(|(path, which)| Kind::Read { path, which }),
         2 => (1usize..8).prop_map(Kind::Due),
@@ -100,7 +102,14 @@ pub(super) fn path_of(n: u8) -> EntryPath {
 }
 
 pub(super) fn run(count: u32) -> Run {
-    let data = BTreeMap::from([("config/x".parse().unwrap(), NewValue::text(&"seed".repeat(300)))]);
+    let secret = PutEntry::secret(SEED_SECRET.into());
+    let data = BTreeMap::from([
+        (
+            "config/x".parse().unwrap(),
+            PutEntry::value("seed".repeat(300).as_str().into()),
+        ),
+        ("config/secret".parse().unwrap(), secret),
+    ]);
     Run {
         image: "busybox".parse().unwrap(),
         instance_type: "micro".parse().unwrap(),
@@ -109,18 +118,20 @@ pub(super) fn run(count: u32) -> Run {
         zone: None,
         with: With {
             name: Some("n".into()),
-            tags: vec![],
             roles: BTreeSet::from(["backup".parse().unwrap()]),
-            data,
+            ..With::of_each(count, data)
         },
     }
 }
+
+/// What every instance's first secret is.
+pub(super) const SEED_SECRET: &str = "the seed of all secrets";
 
 /// There is room for as many on a host of their own, and none in a transaction.
 pub(super) fn too_many() -> Run {
     let mut run = run(MOST);
     let entry = |n: u32| (format!("config/{n}").parse().unwrap(), NewValue::text("x"));
-    run.with.data.extend((0..6).map(entry));
+    run.with.data.extend((0..5).map(entry));
     Run {
         image: LARGE_IMAGE.parse().unwrap(),
         ..run
@@ -153,12 +164,16 @@ pub(super) fn list(subject: u8) -> AccessList {
     vec![Clause { subject, rights }].try_into().unwrap()
 }
 
-pub(super) fn change(path: u8, action: u8) -> BatchChange {
+/// A change of a batch; a value that is put begins with `mark`.
+pub(super) fn change(path: u8, action: u8, mark: &str) -> BatchChange {
+    let mark = format!("{mark}{path}.{action}:");
+    let long = format!("{mark}{}", "b".repeat(2_000));
     let action = match action {
         0 => BatchAction::Delete,
-        1 => BatchAction::Append(Value::from("more").into()),
+        1 => BatchAction::Append(Value::from(mark.as_str()).into()),
         2 => BatchAction::SetAccess(list(0)),
-        _ => BatchAction::Put(NewValue::text(&"b".repeat(2_000))),
+        3 => BatchAction::Put(PutEntry::secret(long.as_str().into()).into()),
+        _ => BatchAction::Put(NewValue::text(&long)),
     };
     BatchChange {
         path: path_of(path),

@@ -10,11 +10,14 @@ use moorline_shared::{HostId, InstanceId, OperationId, Principal, Revision};
 
 use super::identities::identify;
 use super::steps::{Kind, Step, change, list, path_of, read, report, run, too_many};
+use crate::identity::master::MasterKey;
 use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Register, With};
+use crate::model::content::Secrecy;
 use crate::model::journal::{OperationRecord, Outcome};
 use crate::model::operation::{self, Effect};
 use crate::model::replay::{self, replay};
+use crate::model::sealing::Sealing;
 use crate::model::{
     Attempt, Caller, Content, Env, ExecuteError, Executor, Fork, Intent, Record, Role, Stop, View, outbox,
 };
@@ -32,6 +35,8 @@ pub(super) struct World {
     revisions: Vec<Revision>,
     pub(super) done_later: BTreeMap<&'static str, usize>,
     pub(super) seen: BTreeMap<&'static str, usize>,
+    /// How each value began that was given for a secret.
+    pub(super) secrets: Vec<String>,
     _folder: tempfile::TempDir,
 }
 
@@ -66,6 +71,7 @@ impl World {
                 keep_changes: KEEP_CHANGES,
                 ..Settings::default()
             },
+            MasterKey::for_tests(),
         )
         .recording_all();
         let (services, seen) = (Services::default(), BTreeMap::new());
@@ -77,6 +83,7 @@ impl World {
             revisions: vec![],
             done_later: BTreeMap::new(),
             seen,
+            secrets: vec![],
             _folder: folder,
         };
         let adopt = settings::Op::AdoptSettings(world.executor.settings().as_ref().clone());
@@ -118,7 +125,14 @@ impl World {
             caller,
             settings: self.executor.settings().clone(),
         };
-        let mut fork = before;
+        let (mut fork, mut op) = (before, op);
+        let mut view = View::new(&mut fork, id);
+        let master = MasterKey::for_tests();
+        let mut sealing = Sealing::by_state(&master, &env, &mut view);
+        let given = op.clone();
+        op.seal(&mut sealing);
+        sealing.finish().expect("a fork has everything at hand");
+        self.note_sealed(given, op.clone());
         let mut view = View::new(&mut fork, id);
         let stepped = self.services.step(&mut view, &op, &env);
         let trace = view.into_trace();
@@ -153,6 +167,11 @@ impl World {
         self.note(&live, kept);
     }
 
+    /// How many operations were run.
+    pub(super) const fn given(&self) -> u64 {
+        self.ids
+    }
+
     /// Replays the store from its records, and compares the two byte for byte.
     pub(super) async fn replay(&self) {
         let store = self.executor.store();
@@ -166,6 +185,7 @@ impl World {
             assert_eq!((&live.0, &live.1), (replayed.0, replayed.1));
         }
         assert_eq!(live.len(), replayed.dump().count());
+        self.check_secrets(&live);
     }
 
     fn note(&mut self, live: &Result<serde_json::Value, ExecuteError>, head: u64) {
@@ -357,6 +377,7 @@ impl World {
                 ttl,
                 guard,
                 access,
+                secret,
             } => Data::PutInstanceData {
                 instance,
                 path: path_of(path),
@@ -364,12 +385,16 @@ impl World {
                 new: NewValue {
                     ttl: ttl.then(|| 1.try_into().unwrap()),
                     access: access.then(|| list(3)),
-                    ..NewValue::text(&"v".repeat(size))
+                    secret: [Some(Secrecy::Secret), Some(Secrecy::Secret), Some(Secrecy::Open)]
+                        .get(usize::from(secret))
+                        .copied()
+                        .flatten(),
+                    ..NewValue::text(&self.marked(size))
                 },
             }
             .into(),
             Kind::Append { path, size } => {
-                let content = Content::Inline(Value::from("a".repeat(size).as_str()));
+                let content = Content::Inline(Value::from(self.marked(size).as_str()));
                 Data::AppendInstanceData {
                     instance,
                     path: path_of(path),
@@ -387,7 +412,7 @@ impl World {
             Kind::Batch(changes) => {
                 let changes = changes
                     .into_iter()
-                    .map(|(path, action)| change(path, action))
+                    .map(|(path, action)| change(path, action, &self.marked(0)))
                     .collect();
                 Data::BatchInstanceData { instance, changes }.into()
             }

@@ -31,6 +31,7 @@ fn remote(at: &str, value: &str) -> Entry {
         value: Some(Value::from(value)),
         origin: Origin::Customer,
         visibility: Visibility::Private,
+        secret: false,
         expires_at: None,
         changed_by: "user:admin".parse().unwrap(),
         changed_at: Timestamp::from_millis(0).unwrap(),

@@ -37,6 +37,7 @@ pub(crate) fn entry(n: u64, value: &str) -> FeedEntry {
         revision: revision(n),
         content_type: "text/plain".parse().unwrap(),
         value: Value::from(value),
+        secret: false,
         expires_at: None,
     }
 }

@@ -21,6 +21,7 @@ use super::parts::{Gone, Sink};
 use super::stream::Stream;
 use super::views::Views;
 use super::{Dispatcher, FeedHandle};
+use crate::identity::master::MasterKey;
 use crate::instance_data::operations::{BatchAction, BatchChange};
 use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Run, With};
@@ -113,12 +114,14 @@ impl World {
             ..Default::default()
         };
         let store = Store::open_sqlite(folder.path().join("store.db"), &options).unwrap();
-        let (dispatcher, handle) = Dispatcher::new(&store, AccessControl::Enforced).await.unwrap();
+        let (dispatcher, handle) = Dispatcher::new(&store, AccessControl::Enforced, MasterKey::for_tests())
+            .await
+            .unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { dispatcher.run(CancellationToken::new()).await.unwrap() });
         let mut world = Self {
-            executor: Executor::new(store.clone(), Settings::default()),
-            views: Views::new(store, AccessControl::Enforced),
+            executor: Executor::new(store.clone(), Settings::default(), MasterKey::for_tests()),
+            views: Views::new(store, AccessControl::Enforced, MasterKey::for_tests()),
             handle,
             host: HostModel::default(),
             messages: None,

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::World;
 use crate::http::feed::Dispatcher;
+use crate::identity::master::MasterKey;
 use crate::instance_data::Op;
 use crate::instance_data::rules::NewValue;
 use crate::settings::AccessControl;
@@ -27,7 +28,9 @@ impl World {
     async fn restart(&mut self) {
         self.lose().await;
         let store = self.executor.store();
-        let (dispatcher, handle) = Dispatcher::new(store, AccessControl::Enforced).await.unwrap();
+        let (dispatcher, handle) = Dispatcher::new(store, AccessControl::Enforced, MasterKey::for_tests())
+            .await
+            .unwrap();
         self.handle = handle;
         self.tasks
             .spawn(async move { dispatcher.run(CancellationToken::new()).await.unwrap() });
