@@ -14,6 +14,7 @@ use super::world::{HOSTS, LARGE_IMAGE, MOST};
 use crate::instance_data::operations::{BatchAction, BatchChange, Values};
 use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Describe, Run, With};
+use crate::model::content::Secrecy;
 use crate::services::AnyOp;
 use crate::{accounts, instance_data, instances};
 
@@ -162,6 +163,15 @@ pub(super) fn list(subject: u8) -> AccessList {
     let subject: Subject = subject.parse().unwrap();
     let rights: Rights = [Right::Read, Right::Update].into_iter().collect();
     vec![Clause { subject, rights }].try_into().unwrap()
+}
+
+/// What is said of an entry's secrecy: mostly nothing.
+pub(super) fn secrecy(which: u8) -> Option<Secrecy> {
+    match which {
+        0 | 1 => Some(Secrecy::Secret),
+        2 => Some(Secrecy::Open),
+        _ => None,
+    }
 }
 
 /// A change of a batch; a value that is put begins with `mark`.

@@ -9,11 +9,10 @@ use moorline_shared::entry::Value;
 use moorline_shared::{HostId, InstanceId, OperationId, Principal, Revision};
 
 use super::identities::identify;
-use super::steps::{Kind, Step, change, list, path_of, read, report, run, too_many};
+use super::steps::{Kind, Step, change, list, path_of, read, report, run, secrecy, too_many};
 use crate::identity::master::MasterKey;
 use crate::instance_data::rules::NewValue;
 use crate::instances::operations::{Register, With};
-use crate::model::content::Secrecy;
 use crate::model::journal::{OperationRecord, Outcome};
 use crate::model::operation::{self, Effect};
 use crate::model::replay::{self, replay};
@@ -385,10 +384,7 @@ impl World {
                 new: NewValue {
                     ttl: ttl.then(|| 1.try_into().unwrap()),
                     access: access.then(|| list(3)),
-                    secret: [Some(Secrecy::Secret), Some(Secrecy::Secret), Some(Secrecy::Open)]
-                        .get(usize::from(secret))
-                        .copied()
-                        .flatten(),
+                    secret: secrecy(secret),
                     ..NewValue::text(&self.marked(size))
                 },
             }
