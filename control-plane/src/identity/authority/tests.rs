@@ -36,7 +36,7 @@ fn master(byte: u8) -> MasterKey {
 
 fn executor(folder: &std::path::Path) -> Executor {
     let store = Store::open_sqlite(folder.join("store.db"), &Default::default()).unwrap();
-    Executor::new(store, Settings::default())
+    Executor::new(store, Settings::default(), MasterKey::for_tests())
 }
 
 fn host_key() -> KeyPair {
