@@ -2,7 +2,11 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
-use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
+use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION, SERVER_TIME};
+use moorline_shared::signature::{
+    self, CONTENT_DIGEST, HOST, Request as SignedRequest, SIGNATURE, SIGNATURE_INPUT, Seconds, TOKEN,
+    host_input,
+};
 use moorline_shared::{EntryPath, InstanceId};
 
 use crate::error::ClientError;
@@ -24,7 +28,8 @@ impl GuestRequest {
     /// Checks the head of a guest's request.
     ///
     /// Allowed are get, list, put, append, delete, batch, describe, history and access of any instance: whether the
-    /// guest may do that is the control plane's decision. A watch is not, since a host answers it from its cache.
+    /// guest may do that is the control plane's decision. A watch is not, since a host answers it from its cache. Allowed
+    /// is also what an instance asks for itself: to be identified, and identity tokens.
     ///
     /// # Errors
     /// [`RelayRefusal`], which says what is not allowed; the guest may see it.
@@ -39,6 +44,36 @@ impl GuestRequest {
             headers: headers.collect::<Result<_, _>>()?,
         })
     }
+
+    /// The same with the host's signature over the guest's. What the guest didn't sign stays as it is.
+    ///
+    /// `sign` gives the signature by ECDSA on P-256 with SHA-256 in 64 bytes, with the key that is known by `key_id`.
+    #[must_use]
+    pub fn countersigned(
+        mut self,
+        created: Seconds,
+        key_id: &str,
+        sign: impl FnOnce(&[u8]) -> Vec<u8>,
+    ) -> Self {
+        let input = host_input(created, key_id);
+        let signatures = self.headers.get_all(SIGNATURE).iter();
+        let signatures: Vec<_> = signatures.filter_map(|value| value.to_str().ok()).collect();
+        let fields: Vec<_> = signatures.iter().map(|value| (SIGNATURE, *value)).collect();
+        let request = SignedRequest {
+            method: self.method.as_str(),
+            authority: "",
+            target: &self.target,
+            fields: &fields,
+        };
+        if let Ok(base) = request.base(&input) {
+            for (name, value) in signature::fields(HOST, &input, &sign(base.as_bytes())) {
+                if let Ok(value) = HeaderValue::try_from(value) {
+                    self.headers.append(HeaderName::from_static(name), value);
+                }
+            }
+        }
+        self
+    }
 }
 
 /// Why a guest's request is not sent on.
@@ -50,7 +85,7 @@ pub enum RelayRefusal {
     /// Not a target that a guest may ask for with this method.
     #[error(
         "this method and target can't be relayed: a guest may ask for /v1/instances/ID/ with data, batch, \
-         describe, history or access behind it, unescaped and in at most {MAX_TARGET_BYTES} bytes"
+         describe, history or access behind it, or identify or identity-token, unescaped and in at most {MAX_TARGET_BYTES} bytes"
     )]
     Target,
     /// A header that a guest may not set.
@@ -120,7 +155,7 @@ fn is_allowed(method: &Method, path: &str) -> bool {
         (of, entry, method.as_str()),
         ("data", Some(_), "GET" | "PUT" | "POST" | "DELETE")
             | ("data" | "describe", None, "GET")
-            | ("batch", None, "POST")
+            | ("batch" | "identify" | "identity-token", None, "POST")
             | ("history", Some(_), "GET")
             | ("access", Some(_), "PUT")
     );
@@ -128,16 +163,21 @@ fn is_allowed(method: &Method, path: &str) -> bool {
 }
 
 fn allowed_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), RelayRefusal> {
-    const ALLOWED: [HeaderName; 5] = [
+    const ALLOWED: [HeaderName; 9] = [
         header::ACCEPT,
         header::CONTENT_TYPE,
         header::IF_MATCH,
         header::IF_NONE_MATCH,
         HeaderName::from_static(IDEMPOTENCY_KEY),
+        HeaderName::from_static(CONTENT_DIGEST),
+        HeaderName::from_static(TOKEN),
+        HeaderName::from_static(SIGNATURE_INPUT),
+        HeaderName::from_static(SIGNATURE),
     ];
     let refuse = || RelayRefusal::Header(name.chars().take(64).filter(|c| !c.is_control()).collect());
     let header = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse())?;
-    let value = HeaderValue::from_str(value).map_err(|_| refuse())?;
+    let mut value = HeaderValue::from_str(value).map_err(|_| refuse())?;
+    value.set_sensitive(header == TOKEN);
     if ALLOWED.contains(&header) {
         Ok((header, value))
     } else {
@@ -152,6 +192,7 @@ fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
         header::RETRY_AFTER.as_str(),
         OPERATION,
         REVISION,
+        SERVER_TIME,
     ];
     let pair = |name: &str| {
         let value = headers.get(name)?.to_str().ok()?;
@@ -162,6 +203,8 @@ fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
 
 #[cfg(test)]
 mod tests {
+    use moorline_shared::signature::Seconds;
+
     use super::{GuestRequest, RelayRefusal};
 
     const ID: &str = "i-0123456789abcdef0123456789abcdef";
@@ -183,6 +226,8 @@ mod tests {
             ("GET", "describe"),
             ("GET", "history/log?limit=5"),
             ("PUT", "access/log"),
+            ("POST", "identify"),
+            ("POST", "identity-token"),
         ] {
             assert!(ask(method, rest).is_ok(), "{method} {rest} was refused");
         }
@@ -195,6 +240,8 @@ mod tests {
             ("GET", "watch"),
             ("PATCH", "data/x"),
             ("POST", "data"),
+            ("GET", "identify"),
+            ("POST", "identify/x"),
             ("GET", "data/"),
             ("GET", "data/../x"),
             ("GET", "data/%2e%2e/x"),
@@ -219,6 +266,32 @@ mod tests {
             );
         }
         assert!(ask("GET", &format!("data?{}", "x".repeat(2048))).is_err());
+    }
+
+    #[test]
+    fn the_hosts_signature_is_added_to_what_the_guest_signed() {
+        let target = format!("/v1/instances/{ID}/data/a");
+        let headers = [("signature-input", "guest=()"), ("signature", "guest=:AQID:")];
+        let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let request = GuestRequest::new("PUT", &target, &headers).unwrap();
+        let request = request.countersigned(Seconds(7), "0a", |base| {
+            assert!(base.starts_with(b"\"signature\";key=\"guest\": :AQID:\n"));
+            b"signed".to_vec()
+        });
+        let all = |name: &str| {
+            request
+                .headers
+                .get_all(name)
+                .iter()
+                .map(|v| v.to_str().unwrap())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(all("signature"), ["guest=:AQID:", "host=:c2lnbmVk:"]);
+        assert_eq!(all("signature-input").len(), 2);
+        let unsigned = ask("PUT", "data/a")
+            .unwrap()
+            .countersigned(Seconds(7), "0a", |_| unreachable!());
+        assert!(unsigned.headers.is_empty());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::link::{self, Endpoint, Given, Line};
 use crate::local::{self, Backing, OpenError, Settings};
 use crate::mirror::{Live, Mirror};
 use crate::platform::{Readiness, notify};
+use crate::proof::Prover;
 
 /// What the daemon is told.
 #[derive(Clone, Debug)]
@@ -55,9 +56,11 @@ pub enum RunError {
 pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunError> {
     let given = Given::default();
     let line = Rc::new(Line::new(&config.endpoint));
+    let prover = Rc::new(Prover::new(Rc::clone(&line), Rc::clone(&given.credentials)));
     let backing = Rc::new(Backing {
         given: given.clone(),
         line: Rc::clone(&line),
+        prover: Rc::clone(&prover),
         rules: rules(config.access.as_deref())?,
         settings: config.local.clone(),
     });
@@ -65,6 +68,7 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
     tracing::info!(socket = %config.local.socket.display(), endpoint = %config.endpoint, "serving");
     tokio::join!(
         link::keep(&config.endpoint, &line, &given, stop),
+        prover.keep(stop),
         join_all(surfaces),
         readiness(&given.mirror, config.ready_after, stop),
     );

@@ -24,6 +24,7 @@ pub mod link;
 pub mod local;
 pub mod mirror;
 pub mod platform;
+pub mod proof;
 #[cfg(test)]
 mod test_host;
 

@@ -300,7 +300,7 @@ fn questions_under_way_end_with_the_session() {
         };
         let question = foreign("open/x");
         let (answer, ()) = tokio::join!(rig.line.get(&question), cut);
-        assert_eq!(answer, Err(AskFailure::Away));
+        assert_eq!(answer, Err(AskFailure::Lost));
     });
 }
 

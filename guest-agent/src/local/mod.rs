@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::access::{Content, Peer, Rules};
 use crate::link::{Given, Line};
 use crate::mirror::Mirror;
+use crate::proof::Prover;
 use serve::serve;
 use surface::{Door, Opened, Surface};
 use view::View;
@@ -73,6 +74,8 @@ pub struct Backing {
     pub given: Given,
     /// The way to the host.
     pub line: Rc<Line>,
+    /// What proves changes to be this instance's.
+    pub prover: Rc<Prover>,
     /// Who may read what.
     pub rules: Rules,
     /// Bounds and places.

@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
+use moorline_shared::api::SERVER_TIME;
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{
     Code, Found, Freshness, Hello, HelloAck, Item, Listed, Listing, Mirrored, Relay, Relayed, Standing,
 };
 use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent, Told};
 use moorline_shared::link::{KindSet, StreamId};
-use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+use moorline_shared::signature::{Input, SIGNATURE_INPUT, WINDOW_SECONDS};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -340,8 +342,29 @@ impl Connection {
         self.core.listing(stream, &listing, now());
     }
 
-    /// Plays the control plane: a put of this guest's own data is committed, everything else is refused.
+    /// Whether the control plane takes the request for one of another time.
+    fn is_out_of_time(&self, relay: &Relay) -> Option<Timestamp> {
+        let time = self.host.state.borrow().plane_time?;
+        let input = relay.headers.iter().find(|(name, _)| name == SIGNATURE_INPUT)?;
+        let created = Input::read_all(&input.1).unwrap()[0].1.created().unwrap();
+        let off = created.0.abs_diff(time.millis() / 1_000);
+        (off > WINDOW_SECONDS.unsigned_abs()).then_some(time)
+    }
+
+    /// Plays the control plane: a put of this guest's own data is committed, and the guest's key is known; everything else
+    /// is refused.
     fn relay(&mut self, stream: StreamId, relay: Relay) {
+        if let Some(time) = self.is_out_of_time(&relay) {
+            let relayed = Relayed {
+                status: 401,
+                headers: vec![(SERVER_TIME.into(), time.to_string())],
+                length: 0,
+                body: Value::default(),
+            };
+            self.core.relayed(stream, &relayed, Bytes::new(), now());
+            self.host.state.borrow_mut().relays.push(relay);
+            return;
+        }
         let own = relay
             .target
             .strip_prefix(&format!("/v1/instances/{OWN}/data/"))
@@ -357,11 +380,20 @@ impl Connection {
                     serde_json::json!({ "revision": revision, "operation": operation }),
                 )
             }
+            _ if relay.target.ends_with("/identify") => (200, serde_json::json!({})),
             _ => (
                 403,
                 serde_json::json!({ "type": "access-denied", "title": "no", "status": 403, "detail": "no" }),
             ),
         };
+        let mut state = self.host.state.borrow_mut();
+        state.relays.push(relay);
+        if state.lose_answers > 0 {
+            state.lose_answers -= 1;
+            state.orders.push(Order::Cut);
+            return;
+        }
+        drop(state);
         let headers = vec![
             ("content-type".into(), "application/json".into()),
             ("x-inner".into(), "secret".into()),
@@ -376,7 +408,6 @@ impl Connection {
             body: Value::default(),
         };
         self.core.relayed(stream, &relayed, body, now());
-        self.host.state.borrow_mut().relays.push(relay);
     }
 }
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{self, Freshness, Hello, Item, Mirrored, Relay};
-use moorline_shared::{EntryPath, InstanceId, Revision};
+use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
@@ -65,6 +65,10 @@ pub(crate) struct HostState {
     pub(crate) watches: usize,
     pub(crate) relays: Vec<Relay>,
     pub(crate) answers: Answers,
+    /// What time it is at the control plane, where it isn't the guest's time.
+    pub(crate) plane_time: Option<Timestamp>,
+    /// How many answers to relays are lost with the link, though what was asked is done.
+    pub(crate) lose_answers: usize,
     /// What every guest is given right behind its welcome.
     pub(crate) gives: Vec<Give>,
     orders: Vec<Order>,
@@ -116,6 +120,8 @@ impl TestHost {
             watches: 0,
             relays: Vec::new(),
             answers: Answers::Given,
+            plane_time: None,
+            lose_answers: 0,
             gives: Vec::new(),
             orders: Vec::new(),
         };

@@ -18,6 +18,7 @@ use crate::credentials::Credentials;
 use crate::link::{Endpoint, Given, Line, keep};
 use crate::local::{Backing, Settings, open};
 use crate::mirror::Live;
+use crate::proof::Prover;
 
 /// A host, and an agent that dials it and serves a socket.
 pub(crate) struct Rig {
@@ -50,7 +51,11 @@ impl Rig {
         let stop = CancellationToken::new();
         let socket = folder.path().join("run/agent.sock");
         let mut tasks = JoinSet::new();
+        let prover = Rc::new(Prover::new(Rc::clone(&line), Rc::clone(&given.credentials)));
+        let (proving, told) = (Rc::clone(&prover), stop.clone());
+        tasks.spawn_local(async move { proving.keep(&told).await });
         let backing = Rc::new(Backing {
+            prover,
             given: given.clone(),
             line: Rc::clone(&line),
             rules,

@@ -24,3 +24,5 @@ pub const HOST: &str = "moorline-host";
 pub const OPERATION: &str = "moorline-operation";
 /// The header that names the revision at which a change was committed or a read was made.
 pub const REVISION: &str = "moorline-revision";
+/// The header with the time here, in answers that somebody is not known: a guest sets the time of its signatures by it.
+pub const SERVER_TIME: &str = "moorline-time";

@@ -6,12 +6,27 @@ use serde::{Deserialize, Serialize};
 use crate::secret::{Secret, SecretKey};
 
 /// `CreateInstanceSession`: a host asks for the token of one of its instances, or for the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct CreateInstanceSession {
     /// The life of its VM that it is for. A later one ends the session of an earlier one.
     pub incarnation: u64,
+    /// The session that is to end, because the guest lost what it had of it or is a copy of the one that had it. Without
+    /// it, or if another session has begun since, the answer is a further token of the present session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instead_of: Option<String>,
+}
+
+/// `IdentifyInstance`: an instance shows that it has its token, and says what it signs with from now on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct IdentifyInstance {
+    /// The public part of an Ed25519 key that the guest made, 32 bytes in base64: from now on only what is signed with
+    /// it is the instance's. Absent: it goes on signing with the key that came with its token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key: Option<String>,
 }
 
 /// An instance's token.

@@ -109,15 +109,6 @@ impl<'a> Cursor<'a> {
             .map(|number| sign * number)
             .map_err(|_| FieldError::Form)
     }
-
-    fn bytes(&mut self) -> Result<Vec<u8>, FieldError> {
-        self.expect(':')?;
-        let text = self.take_while(MAX_FIELD_BYTES, |b| {
-            b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=')
-        })?;
-        self.expect(':')?;
-        STANDARD.decode(text).map_err(|_| FieldError::Form)
-    }
 }
 
 /// The members of a dictionary, in their order. No key may be there twice.
@@ -151,7 +142,16 @@ pub(super) fn dictionary<T>(
 
 /// The members of a dictionary of byte sequences.
 pub(super) fn byte_sequences(text: &str) -> Result<Vec<(String, Vec<u8>)>, FieldError> {
-    dictionary(text, |cursor| cursor.bytes())
+    dictionary(text, bytes)
+}
+
+fn bytes(from: &mut Cursor<'_>) -> Result<Vec<u8>, FieldError> {
+    from.expect(':')?;
+    let text = from.take_while(MAX_FIELD_BYTES, |b| {
+        b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'=')
+    })?;
+    from.expect(':')?;
+    STANDARD.decode(text).map_err(|_| FieldError::Form)
 }
 
 /// A string as it is written in a field.

@@ -82,6 +82,7 @@ impl Line {
         state.distrust = false;
         state.link = LinkState::Connected;
         state.since = now;
+        self.freed.notify_waiters();
         life
     }
 

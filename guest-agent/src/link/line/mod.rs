@@ -68,9 +68,12 @@ type Answer<T> = Result<T, AskFailure>;
 /// Why the host didn't do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AskFailure {
-    /// No session is open, or it ended before the answer came.
+    /// No session is open.
     #[error("the host is out of reach")]
     Away,
+    /// The session ended before the answer came.
+    #[error("the link to the host broke before the answer came")]
+    Lost,
     /// The host is of an older build.
     #[error("the host doesn't understand {0:?} frames")]
     NotUnderstood(Kind),
@@ -158,6 +161,19 @@ impl Line {
         !self.is_open()
     }
 
+    /// Waits until a session is open. Dropping the future is harmless.
+    pub async fn opened(&self) {
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            // Registered before the look, so that a session that opens in between is not missed.
+            freed.as_mut().enable();
+            if self.is_open() {
+                return;
+            }
+            freed.await;
+        }
+    }
+
     /// How the link fares at `now`.
     pub fn status(&self, now: Moment) -> LinkStatus {
         let state = self.state.borrow();
@@ -214,7 +230,7 @@ impl Line {
                 stream,
                 ask,
             };
-            answer.await.unwrap_or(Err(AskFailure::Away))
+            answer.await.unwrap_or(Err(AskFailure::Lost))
         };
         timeout(ANSWER_TIMEOUT, asking)
             .await

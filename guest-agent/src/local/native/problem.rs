@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::header::{ALLOW, CONTENT_TYPE, ETAG, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::{IDEMPOTENCY_KEY, ProblemDetails};
 use moorline_shared::id::RoleName;
 use moorline_shared::link::body::Code;
 use moorline_shared::{PathPrefix, Revision};
@@ -13,6 +13,7 @@ use crate::access::User;
 use crate::link::AskFailure;
 use crate::local::body::Body;
 use crate::mirror::etag;
+use crate::proof::ProveError;
 
 /// Why a request was not done.
 #[derive(Debug)]
@@ -185,6 +186,32 @@ impl Problem {
         .retry_after(1_000)
     }
 
+    /// A change that the control plane gave no answer to.
+    pub(super) fn unproven(error: ProveError) -> Self {
+        match error {
+            ProveError::Ask(failure) => Self::from_host(failure),
+            ProveError::Unsettled { ref key, .. } => {
+                let key = HeaderValue::try_from(key).ok();
+                let problem = Self::new(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "outcome-unknown",
+                    "Nobody can say yet whether it was done",
+                    error.to_string(),
+                );
+                match key {
+                    Some(key) => problem.with(HeaderName::from_static(IDEMPOTENCY_KEY), key),
+                    None => problem,
+                }
+            }
+            ProveError::Sign(error) => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "not-signed",
+                "The request can't be signed",
+                error.to_string(),
+            ),
+        }
+    }
+
     /// The host said no or nothing.
     pub(super) fn from_host(failure: AskFailure) -> Self {
         let detail = failure.to_string();
@@ -197,7 +224,7 @@ impl Problem {
             )
         };
         match failure {
-            AskFailure::Away => unavailable(detail).retry_after(1_000),
+            AskFailure::Away | AskFailure::Lost => unavailable(detail).retry_after(1_000),
             AskFailure::Busy { retry_after_ms } => unavailable(detail).retry_after(retry_after_ms),
             AskFailure::NotUnderstood(_) => {
                 let title = "The host is too old for this";

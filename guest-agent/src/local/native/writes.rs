@@ -81,12 +81,8 @@ impl Native {
             length: 0,
             body: Value::from(body),
         };
-        let relayed = self
-            .backing
-            .line
-            .relay(&relay)
-            .await
-            .map_err(Problem::from_host)?;
+        let relayed = self.backing.prover.relay(relay).await;
+        let relayed = relayed.map_err(Problem::unproven)?;
         self.until_mirrored(instance, &relayed).await;
         Ok(response(relayed))
     }
