@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::http::auth::administrator::{AdministratorToken, TokenError};
+use crate::http::auth::instance::Seen;
 use crate::http::feed::views::Views;
 use crate::http::feed::{DispatchError, Dispatcher};
 use crate::http::listen::{self, Bounds};
@@ -120,6 +121,7 @@ impl Server {
         let tls = tls::config(authority.clone(), config.server_names())?;
         let (dispatcher, feed) = Dispatcher::new(&store, config.settings.access, master.clone()).await?;
         let control = Control {
+            seen: Seen::new(executor.now()),
             executor: Arc::new(executor),
             services: Arc::new(Services::default()),
             administrator: Arc::new(administrator),

@@ -12,6 +12,7 @@ use crate::model::{
     Caller, Content, Env, ExecuteError, Executor, Operation, Problem, Role, ServiceModel, Stop, View,
 };
 use crate::store::Key;
+use crate::identity::instances as instance_sessions;
 use crate::{accounts, identity, instance_data, instances, settings};
 
 macro_rules! services {
@@ -94,6 +95,8 @@ services! {
     Accounts: accounts = accounts;
     /// Who everybody is: sessions, and the keys of tokens.
     Identity: identity = identity;
+    /// The sessions of instances.
+    InstanceSessions: instance_sessions = instance_sessions;
 }
 
 fn erased<M: ServiceModel>(

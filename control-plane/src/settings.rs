@@ -33,6 +33,9 @@ pub struct Settings {
     pub keep_changes: u32,
     /// For how many seconds the records of refused reads are kept.
     pub keep_refused_reads: Ttl,
+    /// Within how many seconds an instance must have used the token that its host was given for it; otherwise its
+    /// session is over.
+    pub identify_within: Ttl,
     /// The bounds of an instance's data.
     pub limits: Limits,
     /// Whether access lists count.
@@ -118,6 +121,7 @@ impl Default for Settings {
             keep_terminated_history: Ttl::try_from(86_400).expect("a day is a validity period"),
             keep_changes: 100,
             keep_refused_reads: Ttl::try_from(7 * 86_400).expect("a week is a validity period"),
+            identify_within: Ttl::try_from(600).expect("ten minutes are a validity period"),
             limits: Limits::default(),
             access: AccessControl::default(),
             refusals: Refusals::default(),

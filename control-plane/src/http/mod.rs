@@ -27,6 +27,7 @@ use moorline_shared::id::IdempotencyKey;
 use tokio_util::sync::CancellationToken;
 
 use self::auth::administrator::AdministratorToken;
+use self::auth::instance::Seen;
 use self::bodies::Budget;
 use self::feed::FeedHandle;
 use self::feed::views::Views;
@@ -37,7 +38,7 @@ use crate::identity::master::MasterKey;
 use crate::identity::tokens::Tokens;
 use crate::model::{Attempt, Caller, Done, ExecuteError, Executor, ServiceModel};
 use crate::services::Services;
-use crate::{accounts, instance_data, instances};
+use crate::{accounts, identity, instance_data, instances};
 
 /// The longest body of a request, in bytes: a batch of values in base64 with room for the rest.
 pub const MAX_BODY_BYTES: usize = 8 * 1024 * 1024;
@@ -53,6 +54,8 @@ pub struct Control {
     pub administrator: Arc<AdministratorToken>,
     /// Makes and checks all other tokens, and knows all sessions.
     pub tokens: Tokens,
+    /// The signed requests of the last minutes.
+    pub seen: Seen,
     /// What kept secrets are sealed with.
     pub master: Arc<MasterKey>,
     /// What vouches for hosts and for this control plane.
@@ -73,11 +76,13 @@ pub fn router(control: Control) -> Router {
         .merge(instances::api::routes())
         .merge(instance_data::api::routes())
         .merge(accounts::api::routes())
+        .merge(identity::instances::api::routes())
         .merge(feed_api::routes())
         .merge(openapi::routes())
         .fallback(problem::no_such_route)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
+        .layer(from_fn_with_state(control.clone(), auth::instance::admit))
         .layer(from_fn_with_state(Budget::default(), Budget::admit))
         .with_state(control)
 }

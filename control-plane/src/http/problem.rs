@@ -82,7 +82,8 @@ impl Failure {
         failure
     }
 
-    fn unavailable(detail: impl Into<String>) -> Self {
+    /// What can't be done now, and can later.
+    pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not now", detail)
     }
 

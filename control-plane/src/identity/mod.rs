@@ -12,6 +12,7 @@
 //! What has to be kept secret for long is sealed with the [`master`] key, which is a [`secret_file`].
 
 pub mod authority;
+pub mod instances;
 pub mod keys;
 pub mod master;
 pub mod model;

@@ -5,6 +5,7 @@
 //! A further kind of caller is a module here and a line there.
 
 pub mod administrator;
+pub mod instance;
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -18,7 +19,7 @@ use super::problem::Failure;
 use crate::model::Caller;
 
 /// The ways, in the order in which they are tried.
-const WAYS: &[Way] = &[administrator::look];
+const WAYS: &[Way] = &[instance::look, administrator::look];
 
 /// Looks whether a request says by one of the ways who makes it.
 type Way = fn(&Control, &Parts) -> Said;
@@ -43,15 +44,20 @@ impl FromRequestParts<Control> for Caller {
     type Rejection = Failure;
 
     async fn from_request_parts(parts: &mut Parts, control: &Control) -> Result<Self, Failure> {
-        for look in WAYS {
-            match look(control, parts) {
-                Said::Nothing => {}
-                Said::Caller(caller) => return Ok(caller),
-                Said::Wrong(failure) => return Err(failure),
-            }
-        }
-        Err(unknown())
+        caller(control, parts)
     }
+}
+
+/// Who makes the request.
+fn caller(control: &Control, parts: &Parts) -> Result<Caller, Failure> {
+    for look in WAYS {
+        match look(control, parts) {
+            Said::Nothing => {}
+            Said::Caller(caller) => return Ok(caller),
+            Said::Wrong(failure) => return Err(failure),
+        }
+    }
+    Err(unknown())
 }
 
 /// The token of an `Authorization: Bearer` header (RFC 6750).

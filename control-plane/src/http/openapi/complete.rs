@@ -11,7 +11,9 @@ use super::examples;
 
 const DESCRIPTION: &str = "The master copy of all instances' data and the services around it.\n\n\
     A request carries the deployment's token. With the header `moorline-host` it is made by that host, and with \
-    `moorline-instance` besides by that instance, which must be on that host. Every change leaves an operation record, \
+    `moorline-instance` besides by that instance, which must be on that host. What an instance changes it signs itself \
+    (RFC 9421; `shared/PROTOCOL.md` says how), and its host signs that: `moorline-token`, `content-digest`, \
+    `signature-input`, `signature`. Every change leaves an operation record, \
     whose id is in the answer; a refused one does too. A change may be sent again under the same `idempotency-key` \
     until it is answered. Readers ignore fields that they don't know; requests with unknown fields are refused.";
 

@@ -15,7 +15,7 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use self::complete::Complete;
 use super::{Control, feed_api};
-use crate::{accounts, instance_data, instances};
+use crate::{accounts, identity, instance_data, instances};
 
 /// The document.
 #[derive(Debug, OpenApi)]
@@ -37,6 +37,7 @@ use crate::{accounts, instance_data, instances};
         instance_data::api::set_entry_access, instance_data::api::get_instance_data,
         instance_data::api::list_instance_data, instance_data::api::describe_instance_data,
         instance_data::api::get_instance_data_history, instance_data::api::watch_instance_data,
+        identity::instances::api::create_instance_session, identity::instances::api::identify_instance,
         accounts::api::list_operations, accounts::api::describe_operation,
         feed_api::open_feed, feed_api::set_interests, feed_api::get_feed_view,
     ),

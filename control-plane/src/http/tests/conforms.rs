@@ -15,11 +15,15 @@ static DOCUMENT: LazyLock<Json> =
     LazyLock::new(|| serde_json::from_str(&openapi::document()).expect("the document is JSON"));
 
 /// Headers that every operation takes.
-const EVERYWHERE: [&str; 4] = [
+const EVERYWHERE: [&str; 8] = [
     "authorization",
+    "content-digest",
     "content-type",
     "moorline-host",
     "moorline-instance",
+    "moorline-token",
+    "signature",
+    "signature-input",
 ];
 
 /// Fails if the document doesn't know the request's headers, the reply's status, or the reply's body.

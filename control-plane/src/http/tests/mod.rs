@@ -8,6 +8,7 @@ mod document;
 mod history;
 mod instances;
 mod problems;
+mod proof;
 mod secrets;
 mod watch;
 
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::auth::administrator::AdministratorToken;
+use super::auth::instance::Seen;
 use super::feed::Dispatcher;
 use super::feed::views::Views;
 use super::{Control, router};
@@ -64,6 +66,7 @@ impl Api {
         let executor = Executor::new(store.clone(), settings, master.clone());
         let tokens = identity::open(&executor, &master).await.unwrap();
         let control = Control {
+            seen: Seen::new(executor.now()),
             executor: Arc::new(executor),
             services: Arc::new(Services::default()),
             administrator: Arc::new(administrator),

@@ -19,6 +19,8 @@ pub struct HostCertificate {
     pub not_after: Timestamp,
     /// How many certificates the host had before in this enrolment, and 1.
     pub generation: u64,
+    /// Its public key, a point on P-256, uncompressed: what the host's signatures are checked with.
+    pub public_key: Vec<u8>,
 }
 
 impl HostCertificate {
@@ -30,6 +32,7 @@ impl HostCertificate {
             serial: hex(certificate.raw_serial()),
             not_after: not_after(&certificate)?,
             generation: generation(&certificate)?,
+            public_key: certificate.public_key().subject_public_key.data.to_vec(),
         })
     }
 }

@@ -148,12 +148,14 @@ fn a_server_is_believed_by_its_names_and_for_as_long_as_its_certificate_says() {
 #[test]
 fn a_hosts_certificate_says_who_it_is_and_is_no_servers() {
     let (authority, _) = Authority::make("lab", at(NOW)).unwrap();
-    let shown = host_certificate(&authority, &host_key());
+    let key = host_key();
+    let shown = host_certificate(&authority, &key);
     let expected = HostCertificate {
         host: "h1".parse().unwrap(),
         serial: "07".repeat(16),
         not_after: at(NOW + 7 * DAY_MS),
         generation: 3,
+        public_key: key.public_key_raw().to_vec(),
     };
     assert_eq!(HostCertificate::read(&shown), Some(expected));
     let (server, _) = authority.server(&["h1".parse().unwrap()], at(NOW)).unwrap();

@@ -228,6 +228,7 @@ impl World {
             AnyOp::Accounts(op) => run!(accounts::Model, op),
             AnyOp::Identity(op) => run!(identity::Model, op),
             AnyOp::Authority(op) => run!(crate::identity::authority::Model, op),
+            AnyOp::InstanceSessions(op) => run!(identity::instances::Model, op),
         }
     }
 

@@ -1,0 +1,301 @@
+//! A guest and a host that sign, well or badly.
+
+use axum::body::Body;
+use axum::http::{Method, Request};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::BodyExt as _;
+use moorline_shared::signature::{
+    self, Algorithm, CONTENT_DIGEST, GUEST, HOST, Input, Parameter, Request as Signed, SIGNATURE, Seconds,
+    TOKEN, content_digest, guest_input, host_input,
+};
+use moorline_shared::{Digest, HostId, Timestamp};
+use ring::hmac;
+use ring::rand::SystemRandom;
+use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use serde_json::{Value as Json, json};
+use tower::ServiceExt as _;
+
+use super::super::{Api, Reply, conforms};
+use crate::http::peer::HostCertificate;
+
+pub(super) struct Host {
+    pub(super) name: HostId,
+    pub(super) key: EcdsaKeyPair,
+}
+
+impl Host {
+    pub(super) fn new(name: &str) -> Self {
+        let random = SystemRandom::new();
+        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random).unwrap();
+        Self {
+            name: name.parse().unwrap(),
+            key,
+        }
+    }
+
+    fn id(&self) -> String {
+        format!("serial-of-{}", self.name)
+    }
+}
+
+/// What a guest has of its session.
+pub(super) struct Guest {
+    pub(super) id: String,
+    pub(super) token: String,
+    pub(super) token_id: String,
+    pub(super) session: String,
+    pub(super) shared: Vec<u8>,
+    pub(super) own: Option<Ed25519KeyPair>,
+}
+
+impl Guest {
+    /// The guest whose host was given this for it.
+    pub(super) fn of(id: &str, given: &Json) -> Self {
+        let text = |name: &str| given[name].as_str().unwrap().to_owned();
+        Self {
+            id: id.to_owned(),
+            token: text("token"),
+            token_id: text("token_id"),
+            session: text("session"),
+            shared: STANDARD.decode(text("key")).unwrap(),
+            own: None,
+        }
+    }
+
+    /// Makes a key of its own, which the control plane gets to know.
+    pub(super) async fn identify(&mut self, api: &Api, host: &Host) -> Reply {
+        let key = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let public = STANDARD.encode(key.public_key().as_ref());
+        let target = format!("/v1/instances/{}/identify", self.id);
+        let body = json!({ "public_key": public });
+        let reply = Draft::new(self, Method::POST, &target, &body.to_string())
+            .passed_on_by(host)
+            .send(api)
+            .await;
+        self.own = Some(key);
+        reply
+    }
+
+    pub(super) fn put(&self, value: &str) -> Draft<'_> {
+        let target = format!("/v1/instances/{}/data/own", self.id);
+        Draft::new(self, Method::PUT, &target, &json!({ "value": value }).to_string())
+    }
+}
+
+/// A request that is still to be signed.
+pub(super) struct Draft<'a> {
+    guest: &'a Guest,
+    pub(super) method: Method,
+    pub(super) target: String,
+    pub(super) authority: String,
+    pub(super) body: String,
+    pub(super) fields: Vec<(&'static str, String)>,
+    pub(super) created: i64,
+    pub(super) nonce: String,
+    pub(super) token: String,
+    pub(super) token_id: String,
+    pub(super) own: Option<&'a Ed25519KeyPair>,
+    /// What is covered instead of what must be.
+    pub(super) input: Option<Input>,
+}
+
+pub(super) fn present() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since.unwrap().as_secs()).unwrap()
+}
+
+pub(super) fn random() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(guest: &'a Guest, method: Method, target: &str, body: &str) -> Self {
+        Self {
+            guest,
+            method,
+            target: target.to_owned(),
+            authority: "test".to_owned(),
+            body: body.to_owned(),
+            fields: vec![("idempotency-key", random())],
+            created: present(),
+            nonce: random(),
+            token: guest.token.clone(),
+            token_id: guest.token_id.clone(),
+            own: guest.own.as_ref(),
+            input: None,
+        }
+    }
+
+    pub(super) fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// Signs it, and has the host sign that.
+    pub(super) fn passed_on_by(self, host: &Host) -> Message {
+        self.signed_by_host(host, host)
+    }
+
+    /// The same, where the host that sends it isn't the one that signs it.
+    pub(super) fn signed_by_host(self, signer: &Host, sender: &Host) -> Message {
+        let mut fields = self.fields.clone();
+        fields.push((
+            CONTENT_DIGEST,
+            content_digest::write(&Digest::of(self.body.as_bytes())),
+        ));
+        fields.push((TOKEN, self.token.clone()));
+        let lines: Vec<_> = fields
+            .iter()
+            .map(|(name, value)| (*name, value.as_str()))
+            .collect();
+        let request = Signed {
+            method: self.method.as_str(),
+            authority: &self.authority,
+            target: &self.target,
+            fields: &lines,
+        };
+        let algorithm = self.own.map_or(Algorithm::HmacSha256, |_| Algorithm::Ed25519);
+        let input = self.input.clone().unwrap_or_else(|| {
+            guest_input(
+                &request,
+                Seconds(self.created),
+                &self.nonce,
+                &self.token_id,
+                algorithm,
+            )
+        });
+        let base = request.base(&input).unwrap();
+        let signature = match self.own {
+            Some(own) => own.sign(base.as_bytes()).as_ref().to_vec(),
+            None => {
+                let key = hmac::Key::new(hmac::HMAC_SHA256, &self.guest.shared);
+                hmac::sign(&key, base.as_bytes()).as_ref().to_vec()
+            }
+        };
+        fields.extend(signature::fields(GUEST, &input, &signature));
+        let mut message = Message {
+            instance: self.guest.id.clone(),
+            method: self.method,
+            target: self.target,
+            fields: fields
+                .into_iter()
+                .map(|(name, value)| (name.to_owned(), value))
+                .collect(),
+            body: self.body,
+            host: sender.name.to_string(),
+            certificate: HostCertificate {
+                host: sender.name.clone(),
+                serial: sender.id(),
+                not_after: Timestamp::from_millis((present() + 60) * 1_000).unwrap(),
+                generation: 1,
+                public_key: sender.key.public_key().as_ref().to_vec(),
+            },
+        };
+        message.countersign(signer, present());
+        message
+    }
+}
+
+/// A request as it leaves a host.
+#[derive(Clone)]
+pub(super) struct Message {
+    pub(super) instance: String,
+    pub(super) method: Method,
+    pub(super) target: String,
+    pub(super) fields: Vec<(String, String)>,
+    pub(super) body: String,
+    pub(super) host: String,
+    certificate: HostCertificate,
+}
+
+impl Message {
+    pub(super) fn countersign(&mut self, host: &Host, created: i64) {
+        let guest = self.field(SIGNATURE);
+        let signed = Signed {
+            method: "",
+            authority: "",
+            target: "",
+            fields: &[(SIGNATURE, &guest)],
+        };
+        let input = host_input(Seconds(created), &host.id());
+        let base = signed.base(&input).unwrap();
+        let signature = host.key.sign(&SystemRandom::new(), base.as_bytes()).unwrap();
+        let added = signature::fields(HOST, &input, signature.as_ref());
+        self.fields
+            .extend(added.map(|(name, value)| (name.to_owned(), value)));
+    }
+
+    pub(super) fn field(&self, name: &str) -> String {
+        let found = self.fields.iter().find(|(known, _)| known == name);
+        found.map(|(_, value)| value.clone()).unwrap_or_default()
+    }
+
+    pub(super) fn change(&mut self, name: &str, change: impl Fn(&str) -> String) {
+        for (_, value) in self.fields.iter_mut().filter(|(known, _)| known == name) {
+            *value = change(value);
+        }
+    }
+
+    pub(super) fn add(&mut self, name: &str, value: &str) {
+        self.fields.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub(super) fn remove(&mut self, name: &str) {
+        self.fields.retain(|(known, _)| known != name);
+    }
+
+    pub(super) async fn send(self, api: &Api) -> Reply {
+        let mut request = Request::builder()
+            .method(&self.method)
+            .uri(&self.target)
+            .header("authorization", format!("Bearer {}", api.token))
+            .header("moorline-host", &self.host)
+            .header("moorline-instance", &self.instance)
+            .extension(self.certificate);
+        for (name, value) in &self.fields {
+            request = request.header(name, value);
+        }
+        let request = request.body(Body::from(self.body)).unwrap();
+        let sent = request.headers().clone();
+        let response = api.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes();
+        let reply = Reply {
+            status: head.status,
+            headers: head.headers,
+            body: serde_json::from_slice(&bytes).unwrap_or_default(),
+        };
+        conforms::check(&self.method, &self.target, &sent, &reply);
+        reply
+    }
+}
+
+/// The guest's input without one of its components.
+pub(super) fn without(draft: &Draft<'_>, component: &str) -> Input {
+    let fields: Vec<_> = draft
+        .fields
+        .iter()
+        .map(|(name, value)| (*name, value.as_str()))
+        .collect();
+    let request = Signed {
+        method: draft.method.as_str(),
+        authority: &draft.authority,
+        target: &draft.target,
+        fields: &fields,
+    };
+    let kept = signature::covered(&request)
+        .into_iter()
+        .filter(|known| known.name() != component);
+    Input::new(
+        kept.collect(),
+        vec![
+            Parameter::Created(Seconds(draft.created)),
+            Parameter::Nonce(draft.nonce.as_str().into()),
+            Parameter::KeyId(draft.token_id.as_str().into()),
+            Parameter::Algorithm(Algorithm::HmacSha256.as_str().into()),
+            Parameter::Tag(signature::GUEST_TAG.into()),
+        ],
+    )
+}
