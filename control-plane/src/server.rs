@@ -18,6 +18,7 @@ use crate::http::{self, Control};
 use crate::identity::authority::adopt::{AdoptError, adopt as adopt_authority, publish};
 use crate::identity::authority::server::{self as tls, TlsError};
 use crate::identity::master::{MasterKey, MasterKeyError};
+use crate::identity::password::Passwords;
 use crate::identity::sessions::{self, FollowError};
 use crate::identity::{self, StartError};
 use crate::model::{Attempt, ExecuteError, Executor, outbox};
@@ -126,6 +127,8 @@ impl Server {
             services: Arc::new(Services::default()),
             administrator: Arc::new(administrator),
             tokens,
+            passwords: Arc::new(Passwords::new(master.clone())),
+            guesses: Arc::default(),
             authority,
             feed,
             views: Views::new(store, config.settings.access, master.clone()),

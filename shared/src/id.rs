@@ -256,6 +256,9 @@ name!(
     /// A user of the directory.
     UserName, "a user");
 name!(
+    /// A group of users or of instances in an account.
+    GroupName, "a group");
+name!(
     /// A directory: what knows users and groups.
     DirectoryName, "a directory");
 name!(

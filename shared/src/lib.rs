@@ -33,7 +33,7 @@ pub mod time;
 pub mod ttl;
 
 pub use digest::Digest;
-pub use id::{AccountId, HostId, InstanceId, OperationId, Principal};
+pub use id::{AccountId, HostId, InstanceId, OperationId, Principal, UserName};
 pub use path::{EntryPath, PathPrefix};
 pub use revision::Revision;
 pub use time::Timestamp;

@@ -10,8 +10,8 @@ use crate::access::{AccessList, Clause, Right, Rights, Subject, Tag};
 use crate::digest::Digest;
 use crate::entry::{ContentType, MAX_VALUE_BYTES, Origin, Value, Visibility};
 use crate::id::{
-    AccountId, HostId, ImageName, InstanceId, OperationId, Principal, RoleName, ServiceName, TypeName,
-    UserName, ZoneName,
+    AccountId, ClientName, DirectoryName, GroupName, HostId, ImageName, InstanceId, OperationId, Principal,
+    RoleName, ServiceName, TypeName, UserName, ZoneName,
 };
 use crate::path::{EntryPath, PathPrefix};
 use crate::revision::Revision;
@@ -61,6 +61,9 @@ schema! {
     AccountId => text("An account.", NAME);
     HostId => text("A host.", NAME);
     UserName => text("A user.", NAME);
+    GroupName => text("A group.", NAME);
+    DirectoryName => text("A directory.", NAME);
+    ClientName => text("A client.", NAME);
     ServiceName => text("A service of the control plane.", NAME);
     ZoneName => text("A failure domain.", NAME);
     ImageName => text("An image.", NAME);

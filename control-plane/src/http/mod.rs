@@ -34,7 +34,9 @@ use self::feed::views::Views;
 use self::problem::Failure;
 use crate::identity::authority::Authority;
 pub use crate::identity::authority::peer;
+use crate::identity::guesses::Guesses;
 use crate::identity::master::MasterKey;
+use crate::identity::password::Passwords;
 use crate::identity::tokens::Tokens;
 use crate::model::{Attempt, Caller, Done, ExecuteError, Executor, ServiceModel};
 use crate::services::Services;
@@ -56,6 +58,10 @@ pub struct Control {
     pub tokens: Tokens,
     /// The signed requests of the last minutes.
     pub seen: Seen,
+    /// Hashes and checks passwords.
+    pub passwords: Arc<Passwords>,
+    /// How often somebody may try one.
+    pub guesses: Arc<Guesses>,
     /// What kept secrets are sealed with.
     pub master: Arc<MasterKey>,
     /// What vouches for hosts and for this control plane.
@@ -77,6 +83,7 @@ pub fn router(control: Control) -> Router {
         .merge(instance_data::api::routes())
         .merge(accounts::api::routes())
         .merge(identity::instances::api::routes())
+        .merge(identity::api::routes())
         .merge(feed_api::routes())
         .merge(openapi::routes())
         .fallback(problem::no_such_route)

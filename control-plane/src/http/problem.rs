@@ -82,7 +82,12 @@ impl Failure {
         failure
     }
 
-    /// What can't be done now, and can later.
+    /// Nobody knows whose the request is.
+    pub fn unauthenticated(title: &'static str, detail: impl Into<String>) -> Self {
+        Self::new("unauthenticated", StatusCode::UNAUTHORIZED, title, detail)
+    }
+
+    /// It can't be done just now.
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Not now", detail)
     }

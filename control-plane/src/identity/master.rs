@@ -40,10 +40,18 @@ pub enum Purpose {
     Authority = 3,
     /// The key that identity tokens are signed with.
     IdentityKey = 4,
+    /// The hash of a user's password.
+    Password = 5,
 }
 
 impl Purpose {
-    const ALL: [Self; 4] = [Self::Entry, Self::TokenKey, Self::Authority, Self::IdentityKey];
+    const ALL: [Self; 5] = [
+        Self::Entry,
+        Self::TokenKey,
+        Self::Authority,
+        Self::IdentityKey,
+        Self::Password,
+    ];
 }
 
 /// The master key. Its bytes are wiped when it is dropped, and can't be printed.

@@ -11,12 +11,16 @@
 //!
 //! What has to be kept secret for long is sealed with the [`master`] key, which is a [`secret_file`].
 
+pub mod api;
 pub mod authority;
+pub mod directory;
+pub mod guesses;
 pub mod instances;
 pub mod keys;
 pub mod master;
 pub mod model;
 pub mod operations;
+pub mod password;
 pub mod public_key;
 pub mod records;
 pub mod refusal;

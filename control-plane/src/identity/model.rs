@@ -2,7 +2,7 @@
 
 use super::operations::{Op, Reply};
 use super::refusal::Refusal;
-use super::rules::{Step, keys, sessions};
+use super::rules::{Step, groups, keys, login, sessions, users};
 use crate::model::{Env, ServiceModel, View};
 
 /// The rules for identities.
@@ -29,6 +29,28 @@ impl ServiceModel for Model {
                 if_needed,
             } => keys::destroy(v, env, *key, *needed_until, *if_needed),
             Op::DescribeTokenKeys {} => keys::describe(v, env),
+            Op::CreateUser { user, role, password } => users::create(v, env, user, *role, password.as_ref()),
+            Op::SetUserPassword {
+                user,
+                password,
+                knows,
+            } => users::set_password(v, env, user, password, knows.as_ref()),
+            Op::ModifyUser { user, change } => users::modify(v, env, user, *change),
+            Op::DeleteUser { user } => users::delete(v, env, user),
+            Op::DescribeUsers { user } => users::describe(v, env, user.as_ref()),
+            Op::CreateGroup { group } => groups::create(v, env, group),
+            Op::DeleteGroup { group } => groups::delete(v, env, group),
+            Op::AddGroupMember { group, member } => groups::add(v, env, group, member),
+            Op::RemoveGroupMember { group, member } => groups::remove(v, env, group, member),
+            Op::DescribeGroups {} => groups::describe(v, env),
+            Op::LogIn(params) => login::log_in(v, env, params),
+            Op::RefreshTokens {
+                principal,
+                session,
+                grant,
+                client,
+            } => login::refresh(v, env, &(principal.clone(), *session), *grant, client.as_ref()),
+            Op::CreateToken { name, lifetime } => login::create_token(v, env, name, *lifetime),
         }
     }
 }

@@ -1,8 +1,11 @@
-//! What can be asked about sessions and keys, and what is answered.
+//! What can be asked about identities, and what is answered.
 
+use std::net::IpAddr;
+
+use moorline_shared::api::identity::{AccountRole, Group, ModifyUser, User};
 use moorline_shared::entry::Value;
-use moorline_shared::id::{ClientName, DirectoryName};
-use moorline_shared::{AccountId, InstanceId, Principal, Timestamp};
+use moorline_shared::id::{ClientName, DirectoryName, GroupName};
+use moorline_shared::{AccountId, Digest, InstanceId, Principal, Timestamp, UserName};
 use serde::{Deserialize, Serialize};
 
 use super::records::{SessionPurpose, SessionRecord, TokenKeyRecord};
@@ -66,6 +69,121 @@ pub enum Op {
     },
     /// Shows the keys, without their bytes.
     DescribeTokenKeys {},
+    /// Makes a user.
+    CreateUser {
+        /// Their name.
+        user: UserName,
+        /// What they are in the account.
+        role: AccountRole,
+        /// The hash of their password, under the master key.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        password: Option<Value>,
+    },
+    /// Gives a user another password, and ends all of their sessions.
+    SetUserPassword {
+        /// Which.
+        user: UserName,
+        /// The hash of the password, under the master key.
+        password: Value,
+        /// What the one is known by that the caller has shown to know.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        knows: Option<Digest>,
+    },
+    /// Changes what a user may do.
+    ModifyUser {
+        /// Which.
+        user: UserName,
+        /// What changes.
+        change: ModifyUser,
+    },
+    /// Removes a user.
+    DeleteUser {
+        /// Which.
+        user: UserName,
+    },
+    /// Shows users.
+    DescribeUsers {
+        /// Only this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        user: Option<UserName>,
+    },
+    /// Makes a group.
+    CreateGroup {
+        /// Its name.
+        group: GroupName,
+    },
+    /// Removes a group.
+    DeleteGroup {
+        /// Which.
+        group: GroupName,
+    },
+    /// Takes somebody into a group.
+    AddGroupMember {
+        /// Which.
+        group: GroupName,
+        /// Whom.
+        member: Principal,
+    },
+    /// Takes somebody out of a group.
+    RemoveGroupMember {
+        /// Which.
+        group: GroupName,
+        /// Whom.
+        member: Principal,
+    },
+    /// Shows the groups of the account.
+    DescribeGroups {},
+    /// Somebody logs in, or fails to. Only the control plane itself does it, once it checked the password.
+    LogIn(LogIn),
+    /// Exchanges the grant of a refresh token. Only the control plane itself does it, once it opened the token.
+    RefreshTokens {
+        /// Whose it is.
+        principal: Principal,
+        /// Its session.
+        session: SessionId,
+        /// What it says.
+        grant: Grant,
+        /// Who shows it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        client: Option<ClientName>,
+    },
+    /// Begins the session of a program's token.
+    CreateToken {
+        /// What it is called.
+        name: String,
+        /// For how many seconds.
+        lifetime: u32,
+    },
+}
+
+/// The parameters of `LogIn`. No password is part of them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LogIn {
+    /// Who they say they are.
+    pub user: UserName,
+    /// The directory that is to know them.
+    pub directory: DirectoryName,
+    /// The client that the tokens are for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client: Option<ClientName>,
+    /// Where the request came from, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// What came of the password.
+    pub attempt: Attempt,
+}
+
+/// What came of a password.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Attempt {
+    /// It is the user's.
+    Verified {
+        /// What the password is known by that it was compared with.
+        password: Digest,
+    },
+    /// It is not, or the user has none.
+    Failed,
 }
 
 /// What to do with a key that tokens may still need.
@@ -109,12 +227,28 @@ impl Operation for Op {
             Self::RetireTokenKey { .. } => "RetireTokenKey",
             Self::DestroyTokenKey { .. } => "DestroyTokenKey",
             Self::DescribeTokenKeys {} => "DescribeTokenKeys",
+            Self::CreateUser { .. } => "CreateUser",
+            Self::SetUserPassword { .. } => "SetUserPassword",
+            Self::ModifyUser { .. } => "ModifyUser",
+            Self::DeleteUser { .. } => "DeleteUser",
+            Self::DescribeUsers { .. } => "DescribeUsers",
+            Self::CreateGroup { .. } => "CreateGroup",
+            Self::DeleteGroup { .. } => "DeleteGroup",
+            Self::AddGroupMember { .. } => "AddGroupMember",
+            Self::RemoveGroupMember { .. } => "RemoveGroupMember",
+            Self::DescribeGroups {} => "DescribeGroups",
+            Self::LogIn(_) => "LogIn",
+            Self::RefreshTokens { .. } => "RefreshTokens",
+            Self::CreateToken { .. } => "CreateToken",
         }
     }
 
     fn effect(&self) -> Effect {
         match self {
-            Self::DescribeSessions { .. } | Self::DescribeTokenKeys {} => Effect::Read,
+            Self::DescribeSessions { .. }
+            | Self::DescribeTokenKeys {}
+            | Self::DescribeUsers { .. }
+            | Self::DescribeGroups {} => Effect::Read,
             _ => Effect::Change,
         }
     }
@@ -122,6 +256,12 @@ impl Operation for Op {
     fn instances(&self) -> Vec<InstanceId> {
         match self {
             Self::CreateSession(NewSession { principal, .. })
+            | Self::AddGroupMember {
+                member: principal, ..
+            }
+            | Self::RemoveGroupMember {
+                member: principal, ..
+            }
             | Self::EndSession { principal, .. }
             | Self::ForgetSession { principal, .. } => match principal {
                 Principal::Instance(id) => vec![*id],
@@ -160,4 +300,10 @@ pub enum Reply {
     Sessions(Vec<SessionRecord>),
     /// The keys, by id, without their bytes.
     Keys(Vec<TokenKeyRecord>),
+    /// Users, by name.
+    Users(Vec<User>),
+    /// Groups, by name.
+    Groups(Vec<Group>),
+    /// A refresh token was shown twice, so its grant is over.
+    GrantEnded,
 }

@@ -1,8 +1,13 @@
 //! Why an operation on sessions or keys is not done.
 
-use moorline_shared::api::ProblemDetails;
-use moorline_shared::{Principal, Timestamp};
+use std::fmt;
 
+use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::identity::MAX_TOKEN_SECONDS;
+use moorline_shared::id::GroupName;
+use moorline_shared::{Principal, Timestamp, UserName};
+
+use super::rules::groups::{MAX_GROUPS, MAX_MEMBERS};
 use super::rules::sessions::MAX_SESSIONS;
 use super::token::{KeyId, SessionId};
 use crate::model::{Caller, Problem, Stop};
@@ -53,6 +58,78 @@ pub enum Refusal {
         /// When the last of them ends.
         until: Timestamp,
     },
+    /// There is no such user, or the caller may not know of them.
+    #[error("there is no user {0}; `moorline user list` shows those that there are")]
+    UnknownUser(UserName),
+    /// The name is taken.
+    #[error("the name {0} is taken; choose another")]
+    UserTwice(UserName),
+    /// There is no such group.
+    #[error("there is no group {0}; `moorline group list` shows those that there are")]
+    UnknownGroup(GroupName),
+    /// The name is taken.
+    #[error("there is a group {0} already; choose another name")]
+    GroupTwice(GroupName),
+    /// There are too many.
+    #[error("the account has {MAX_GROUPS} groups, which is the most; delete one first")]
+    TooManyGroups,
+    /// There are too many.
+    #[error("group {0} has {MAX_MEMBERS} members, which is the most; take one out first")]
+    TooManyMembers(GroupName),
+    /// Whoever is to be taken in can't be.
+    #[error("there is no {0} in this account; users and instances of the account can be members")]
+    NoSuchMember(Principal),
+    /// Whoever is to be taken out isn't in.
+    #[error("{member} is not in group {group}")]
+    NotAMember {
+        /// The group.
+        group: GroupName,
+        /// Who.
+        member: Principal,
+    },
+    /// Somebody was not logged in.
+    #[error("attempt {attempt} to log in as {user} failed: {why}")]
+    NoLogin {
+        /// The id of the attempt, which would have been the session's.
+        attempt: SessionId,
+        /// Who they said they are.
+        user: UserName,
+        /// The truth, for the record.
+        why: NoLogin,
+    },
+    /// A refresh token is not good.
+    #[error("the refresh token is not good: it expired, was used, or its session ended; log in again")]
+    InvalidGrant,
+    /// A token's name is out of bounds.
+    #[error("a token's name has 1 to 63 characters, none of them a control character")]
+    TokenName,
+    /// A token's life is out of bounds.
+    #[error("ttl is {0}; it must be 1 to {MAX_TOKEN_SECONDS} seconds")]
+    TokenLifetime(u32),
+}
+
+/// Why somebody was not logged in. They are not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoLogin {
+    /// There is no such directory.
+    Directory,
+    /// There is no such user.
+    User,
+    /// The user is disabled.
+    Disabled,
+    /// It is not the user's password.
+    Password,
+}
+
+impl fmt::Display for NoLogin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Directory => "there is no such directory",
+            Self::User => "there is no such user",
+            Self::Disabled => "the user is disabled",
+            Self::Password => "it is not the user's password",
+        })
+    }
 }
 
 /// An operation that is refused.
@@ -71,6 +148,23 @@ impl Problem for Refusal {
                 ("key-stage", "The key is not at that stage", 409, Some("key"))
             }
             Self::KeyNeeded { .. } => ("key-needed", "The key may still be needed", 409, Some("force")),
+            Self::UnknownUser(_) => ("user-not-found", "No such user", 404, Some("user")),
+            Self::UserTwice(_) => ("user-exists", "The name is taken", 409, Some("user")),
+            Self::UnknownGroup(_) => ("group-not-found", "No such group", 404, Some("group")),
+            Self::GroupTwice(_) => ("group-exists", "The name is taken", 409, Some("group")),
+            Self::TooManyGroups | Self::TooManyMembers(_) => ("quota", "Too many", 409, Some("group")),
+            Self::NoSuchMember(_) | Self::NotAMember { .. } => {
+                ("member-not-found", "No such member", 404, Some("member"))
+            }
+            Self::NoLogin { .. } => ("unauthenticated", "Not logged in", 401, None),
+            Self::InvalidGrant => ("invalid-grant", "The refresh token is not good", 401, None),
+            Self::TokenName => (
+                "invalid-request",
+                "The request is not well formed",
+                422,
+                Some("name"),
+            ),
+            Self::TokenLifetime(_) => ("out-of-bounds", "A number is out of bounds", 422, Some("ttl")),
         };
         ProblemDetails {
             kind: kind.into(),
@@ -79,6 +173,18 @@ impl Problem for Refusal {
             detail: self.to_string(),
             field: field.map(Into::into),
             operation: None,
+        }
+    }
+
+    /// Whoever fails to log in is not told whether there is such a user.
+    fn shown(&self) -> ProblemDetails {
+        let problem = self.problem();
+        match self {
+            Self::NoLogin { attempt, .. } => ProblemDetails {
+                detail: format!("the user or the password is wrong (attempt {attempt})"),
+                ..problem
+            },
+            _ => problem,
         }
     }
 }

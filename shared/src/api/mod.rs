@@ -7,6 +7,7 @@
 pub mod data;
 pub mod feed;
 pub mod hosts;
+pub mod identity;
 pub mod instances;
 pub mod operations;
 pub mod problem;

@@ -4,7 +4,9 @@
 //! they are tried; the first that finds anything decides, and a request that says nothing by any of them is refused.
 //! A further kind of caller is a module here and a line there.
 
+pub mod address;
 pub mod administrator;
+pub mod bearer;
 pub mod instance;
 
 use std::fmt::Display;
@@ -12,14 +14,15 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
+use moorline_shared::Timestamp;
 
 use super::Control;
 use super::problem::Failure;
 use crate::model::Caller;
 
 /// The ways, in the order in which they are tried.
-const WAYS: &[Way] = &[instance::look, administrator::look];
+const WAYS: &[Way] = &[instance::look, bearer::look, administrator::look];
 
 /// Looks whether a request says by one of the ways who makes it.
 type Way = fn(&Control, &Parts) -> Said;
@@ -57,7 +60,7 @@ fn caller(control: &Control, parts: &Parts) -> Result<Caller, Failure> {
             Said::Wrong(failure) => return Err(failure),
         }
     }
-    Err(unknown())
+    Err(unknown(control.executor.now()))
 }
 
 /// The token of an `Authorization: Bearer` header (RFC 6750).
@@ -70,14 +73,13 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 
-fn unknown() -> Failure {
-    let detail =
-        "send Authorization: Bearer TOKEN with the token that the control plane keeps in admin.token";
-    Failure::new(
-        "unauthenticated",
-        StatusCode::UNAUTHORIZED,
+fn unknown(now: Timestamp) -> Failure {
+    Failure::unauthenticated(
         "The token is missing or wrong",
-        detail,
+        format!(
+            "log in with `moorline login`, or send Authorization: Bearer TOKEN with the token that the control plane \
+             keeps in admin.token; the time here is {now}"
+        ),
     )
 }
 

@@ -10,7 +10,8 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use super::examples;
 
 const DESCRIPTION: &str = "The master copy of all instances' data and the services around it.\n\n\
-    A request carries the deployment's token. With the header `moorline-host` it is made by that host, and with \
+    A request carries an access token, which `LogIn` gives to users, or the deployment's own. With the header \
+    `moorline-host` it is made by that host, and with \
     `moorline-instance` besides by that instance, which must be on that host. What an instance changes it signs itself \
     (RFC 9421; `shared/PROTOCOL.md` says how), and its host signs that: `moorline-token`, `content-digest`, \
     `signature-input`, `signature`. Every change leaves an operation record, \
@@ -45,7 +46,7 @@ struct Problem {
     applies: fn(&str, &Operation) -> bool,
 }
 
-const PROBLEMS: [Problem; 11] = [
+const PROBLEMS: [Problem; 12] = [
     Problem {
         name: "Malformed",
         status: StatusCode::BAD_REQUEST,
@@ -55,7 +56,7 @@ const PROBLEMS: [Problem; 11] = [
     Problem {
         name: "Unauthenticated",
         status: StatusCode::UNAUTHORIZED,
-        description: "There is no token, or it is not the deployment's.",
+        description: "There is no token, or it is not good. The answer tells the time here.",
         applies: |_, _| true,
     },
     Problem {
@@ -104,6 +105,18 @@ const PROBLEMS: [Problem; 11] = [
         description: "A field is not well formed or out of bounds, or the idempotency key was used for another request; \
                       `field` names it.",
         applies: |_, _| true,
+    },
+    Problem {
+        name: "TooManyAttempts",
+        status: StatusCode::TOO_MANY_REQUESTS,
+        description: "There were too many attempts at a password; `detail` says when there may be one again.",
+        applies: |_, operation| {
+            let takes_password = ["LogIn", "SetUserPassword"];
+            operation
+                .operation_id
+                .as_deref()
+                .is_some_and(|id| takes_password.contains(&id))
+        },
     },
     Problem {
         name: "Internal",
@@ -182,7 +195,7 @@ fn complete(path: &str, operation: &mut Operation) {
 fn is_stamped(operation: &str) -> bool {
     !matches!(
         operation,
-        "OpenFeed" | "SetInterests" | "GetFeedView" | "WatchInstanceData"
+        "OpenFeed" | "SetInterests" | "GetFeedView" | "WatchInstanceData" | "WhoAmI"
     )
 }
 
@@ -219,6 +232,11 @@ fn meaning(parameter: &str) -> Option<&'static str> {
         "instance" => "The instance, by its id.",
         "reader" => "The instance that reads, which must be on the host.",
         "host" => "The host, by its name.",
+        "user" => "The user, by their name.",
+        "group" => "The group, by its name.",
+        "member" => "Who is in it, or is to be: `user:NAME` or `instance:ID`.",
+        "session" => "The session, by its id.",
+        "key" => "The key, by its number.",
         "operation" => "The operation, by its id.",
         "path" => {
             "The entry's path, of several segments with slashes between them, which stand in the URL as they are."

@@ -28,6 +28,13 @@ pub(super) fn of(operation: &str) -> Option<Value> {
             {"subject": "owner", "rights": ["read"]},
             {"subject": "tag:role=web", "rights": ["read", "update"]},
         ]}),
+        "CreateUser" => json!({"user": "ann", "role": "member", "password": "correct horse battery staple"}),
+        "SetUserPassword" => json!({"password": "staple battery", "current": "correct horse battery staple"}),
+        "ModifyUser" => json!({"state": "disabled"}),
+        "CreateGroup" => json!({"group": "operators"}),
+        "LogIn" => json!({"user": "ann", "password": "correct horse battery staple"}),
+        "RefreshTokens" => json!({"refresh_token": "mlr_AQEDAAAAAAE..."}),
+        "CreateToken" => json!({"name": "backup", "ttl": 86_400}),
         "RegisterHost" => {
             json!({"zone": "zone-1", "vcpus": 16, "memory_mib": 65536, "images": ["debian-13"]})
         }
@@ -63,7 +70,7 @@ pub(super) fn problem(status: StatusCode) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use moorline_shared::api::{ProblemDetails, data, hosts, instances};
+    use moorline_shared::api::{ProblemDetails, data, hosts, identity, instances};
     use serde::de::DeserializeOwned;
 
     use super::*;
@@ -83,6 +90,13 @@ mod tests {
         is::<data::AppendEntry>(of("AppendInstanceData"));
         is::<data::Batch>(of("BatchInstanceData"));
         is::<data::SetAccess>(of("SetEntryAccess"));
+        is::<identity::CreateUser>(of("CreateUser"));
+        is::<identity::SetUserPassword>(of("SetUserPassword"));
+        is::<identity::ModifyUser>(of("ModifyUser"));
+        is::<identity::CreateGroup>(of("CreateGroup"));
+        is::<identity::LogIn>(of("LogIn"));
+        is::<identity::RefreshTokens>(of("RefreshTokens"));
+        is::<identity::CreateToken>(of("CreateToken"));
         is::<hosts::RegisterHost>(of("RegisterHost"));
         is::<hosts::ReportState>(of("ReportInstanceState"));
         is::<ProblemDetails>(problem(StatusCode::UNPROCESSABLE_ENTITY));

@@ -25,6 +25,7 @@ use crate::{accounts, identity, instance_data, instances};
     servers((url = "https://127.0.0.1:8471", description = "A control plane as it is configured by default.")),
     tags((name = "instances", description = "Instances: made, started, stopped, ended, shown."),
         (name = "data", description = "The entries of an instance: read, changed, watched."),
+        (name = "identity", description = "Users, groups, sessions and tokens, and the keys of tokens."),
         (name = "operations", description = "Operation records: who did what, and how it ended."),
         (name = "hosts", description = "The hosts, and what hosts alone ask for.")),
     paths(
@@ -39,6 +40,16 @@ use crate::{accounts, identity, instance_data, instances};
         instance_data::api::get_instance_data_history, instance_data::api::watch_instance_data,
         identity::instances::api::create_instance_session, identity::instances::api::identify_instance,
         accounts::api::list_operations, accounts::api::describe_operation,
+        identity::api::users::create_user, identity::api::users::set_user_password,
+        identity::api::users::modify_user, identity::api::users::delete_user, identity::api::users::describe_users,
+        identity::api::users::who_am_i, identity::api::groups::create_group, identity::api::groups::delete_group,
+        identity::api::groups::add_group_member, identity::api::groups::remove_group_member,
+        identity::api::groups::describe_groups, identity::api::sessions::log_in,
+        identity::api::sessions::refresh_tokens, identity::api::sessions::create_token,
+        identity::api::sessions::describe_sessions, identity::api::sessions::end_session,
+        identity::api::keys::describe_token_keys, identity::api::keys::stage_token_key,
+        identity::api::keys::promote_token_key, identity::api::keys::retire_token_key,
+        identity::api::keys::destroy_token_key,
         feed_api::open_feed, feed_api::set_interests, feed_api::get_feed_view,
     ),
     components(schemas(Clause, Subject, Right, Rights, PathPrefix)),
@@ -57,7 +68,8 @@ impl utoipa::Modify for Bearer {
             HttpBuilder::new()
                 .scheme(HttpAuthScheme::Bearer)
                 .description(Some(
-                    "The token that the control plane keeps in `admin.token` in the folder of its state.",
+                    "An access token, as `LogIn` gives, or the deployment's own, which the control plane keeps in \
+                     `admin.token` in the folder of its state.",
                 ))
                 .build(),
         );

@@ -7,6 +7,7 @@ mod data;
 mod document;
 mod history;
 mod instances;
+mod login;
 mod problems;
 mod proof;
 mod secrets;
@@ -28,7 +29,7 @@ use super::feed::Dispatcher;
 use super::feed::views::Views;
 use super::{Control, router};
 use crate::identity::authority::Authority;
-use crate::identity::{self, master::MasterKey};
+use crate::identity::{self, master::MasterKey, password::Passwords};
 use crate::model::Executor;
 use crate::services::Services;
 use crate::settings::Settings;
@@ -39,7 +40,7 @@ struct Api {
     token: String,
     store: Store,
     dispatcher: Option<Dispatcher>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 /// What came back.
@@ -71,6 +72,8 @@ impl Api {
             services: Arc::new(Services::default()),
             administrator: Arc::new(administrator),
             tokens,
+            passwords: Arc::new(Passwords::new(master.clone())),
+            guesses: Arc::default(),
             authority: Arc::new(authority()),
             feed,
             views: Views::new(store.clone(), access, master.clone()),
@@ -84,14 +87,16 @@ impl Api {
             token,
             store,
             dispatcher: Some(dispatcher),
-            _folder: folder,
+            folder,
         }
     }
 
     /// What comes back, which is as the document says.
     async fn send(&self, method: Method, target: &str, headers: &[(&str, &str)], body: Body) -> Reply {
         let mut request = Request::builder().method(&method).uri(target);
-        request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token));
+        if !headers.iter().any(|(name, _)| *name == "authorization") {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", self.token));
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

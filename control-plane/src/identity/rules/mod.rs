@@ -1,7 +1,10 @@
 //! The rules for identities: who may do what is asked of them, and what it does.
 
+pub mod groups;
 pub mod keys;
+pub mod login;
 pub mod sessions;
+pub mod users;
 
 use super::refusal::{Refusal, refuse};
 use crate::model::{Env, Role, Stop};

@@ -100,6 +100,26 @@ pub fn revoke(v: &mut View<'_>, env: &Env, session: &Kept<SessionRecord>) {
     });
 }
 
+/// Ends every session that somebody has, and has everybody told that none of their tokens is good.
+pub fn end_all(v: &mut View<'_>, env: &Env, principal: &Principal) -> Step<()> {
+    let sessions = v.scan::<SessionRecord>(principal, &Page::ALL)?;
+    let Some(until) = sessions.iter().map(|session| session.expires_at).max() else {
+        return Ok(());
+    };
+    for session in &sessions {
+        v.delete_kept(session);
+    }
+    let revoked = Revoked::Principal(principal.clone());
+    // It may be there from an earlier time, and is guarded by being read.
+    v.get::<RevocationRecord>(&revoked)?;
+    v.put(&RevocationRecord {
+        revoked,
+        not_before: env.now,
+        until,
+    });
+    Ok(())
+}
+
 /// Removes what is left of a session once its time is over: its record if it came to its end, or that it was revoked.
 pub fn forget(v: &mut View<'_>, env: &Env, principal: &Principal, id: SessionId) -> Step<Reply> {
     by_provider(env)?;
@@ -115,10 +135,11 @@ pub fn forget(v: &mut View<'_>, env: &Env, principal: &Principal, id: SessionId)
         principal: principal.clone(),
         session: id,
     };
-    if let Some(kept) = v.get::<RevocationRecord>(&revoked)?
-        && kept.until <= env.now
-    {
-        v.delete::<RevocationRecord>(&revoked);
+    for revoked in [revoked, Revoked::Principal(principal.clone())] {
+        let kept = v.get::<RevocationRecord>(&revoked)?;
+        if kept.is_some_and(|kept| kept.until <= env.now) {
+            v.delete::<RevocationRecord>(&revoked);
+        }
     }
     Ok(Reply::Done)
 }

@@ -50,6 +50,8 @@ impl Follower {
         sessions.clear();
         self.each("session/", at, |event| apply_session(event, sessions))
             .await?;
+        self.each("user/", at, |event| sessions.members.apply(event))
+            .await?;
         ring.clear();
         self.each("token-key/", at, |event| apply_key(event, ring))
             .await?;
@@ -81,6 +83,7 @@ fn apply(batch: &Batch, sessions: &Sessions, ring: &Ring) -> Result<(), FollowEr
     for event in batch.events.iter() {
         match event.key.as_bytes() {
             key if key.starts_with(b"session/") => apply_session(event, sessions),
+            key if key.starts_with(b"user/") => sessions.members.apply(event),
             key if key.starts_with(b"token-key/") => {
                 apply_key(event, ring);
                 keys_changed = true;

@@ -6,23 +6,27 @@
 
 mod entry;
 pub mod follow;
+mod members;
 mod shards;
 
-use moorline_shared::{Principal, Timestamp};
+use moorline_shared::{AccountId, Principal, Timestamp, UserName};
 use tokio::sync::watch;
 
 use self::entry::Entry;
 use self::follow::Follower;
+use self::members::Members;
 use self::shards::Shards;
 use super::keys::Ring;
 use super::records::{InstancePart, SessionRecord};
 use super::token::{Grant, SessionId};
+use crate::model::Role;
 use crate::store::{ReadError, WatchError};
 
 /// Every session that there is.
 #[derive(Debug)]
 pub struct Sessions {
     entries: Shards<Entry>,
+    members: Members,
     follower: Follower,
     position: watch::Sender<u64>,
 }
@@ -61,6 +65,7 @@ impl Sessions {
     pub(super) fn new(follower: Follower) -> Self {
         Self {
             entries: Shards::default(),
+            members: Members::default(),
             follower,
             position: watch::Sender::new(0),
         }
@@ -83,6 +88,11 @@ impl Sessions {
             },
             None => Standing::Unknown,
         })
+    }
+
+    /// What a user is in an account; `None` if they are nothing there, or disabled.
+    pub fn role(&self, user: &UserName, account: &AccountId) -> Option<Role> {
+        self.members.role(user, account)
     }
 
     /// Whose session it is, if there is one.
@@ -140,6 +150,7 @@ impl Sessions {
 
     fn clear(&self) {
         self.entries.clear();
+        self.members.clear();
     }
 
     fn reached(&self, n: u64) {

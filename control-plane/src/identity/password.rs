@@ -1,0 +1,193 @@
+//! Passwords: hashed by Argon2id, which takes 19 MiB and some milliseconds on purpose, away from the threads that serve.
+
+use std::sync::{Arc, LazyLock};
+
+use argon2::Argon2;
+use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
+use moorline_shared::api::identity::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS};
+use moorline_shared::entry::Value;
+use moorline_shared::secret::Secret;
+use moorline_shared::{Digest, UserName};
+use tokio::sync::Semaphore;
+use zeroize::Zeroizing;
+
+use super::master::{MasterKey, Purpose, UnsealError};
+use super::rules::users::digest;
+
+/// How many are hashed at once; others wait for their turn.
+const AT_ONCE: usize = 2;
+/// How many may wait. More are told to come again.
+const WAITING: usize = 64;
+
+/// Hashes passwords, a few at a time.
+#[derive(Debug)]
+pub struct Passwords {
+    master: Arc<MasterKey>,
+    turns: Semaphore,
+    seats: Semaphore,
+}
+
+/// Why a password is not hashed or checked.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordError {
+    /// It is no password.
+    #[error(
+        "a password has {MIN_PASSWORD_CHARS} characters or more, and {MAX_PASSWORD_BYTES} bytes or fewer"
+    )]
+    Bounds,
+    /// Too many wait for theirs.
+    #[error("too many passwords are being checked; try again in a moment")]
+    Busy,
+    /// What is kept of it can't be used.
+    #[error("what is kept of the password of {user} can't be used")]
+    Sealed {
+        /// Whose.
+        user: UserName,
+        /// Why.
+        source: UnsealError,
+    },
+    /// It could not be hashed.
+    #[error("the password could not be hashed")]
+    Hash,
+}
+
+impl Passwords {
+    /// Hashes are kept under `master`.
+    pub fn new(master: Arc<MasterKey>) -> Self {
+        Self {
+            master,
+            turns: Semaphore::new(AT_ONCE),
+            seats: Semaphore::new(AT_ONCE + WAITING),
+        }
+    }
+
+    /// The hash of a new password of `user`, under the master key. Cancel-safe: the work is done for nothing.
+    ///
+    /// # Errors
+    /// [`PasswordError`], the password's bounds among them.
+    pub async fn hash(&self, user: &UserName, password: Secret) -> Result<Value, PasswordError> {
+        let text = password.expose();
+        if text.chars().count() < MIN_PASSWORD_CHARS || text.len() > MAX_PASSWORD_BYTES {
+            return Err(PasswordError::Bounds);
+        }
+        let hash = self.work(move || hash(&password)).await??;
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|_| PasswordError::Hash)?;
+        let sealed = self
+            .master
+            .seal(Purpose::Password, &bound_to(user), &salt, hash.as_bytes());
+        Ok(bytes::Bytes::from(sealed).into())
+    }
+
+    /// What `kept` is known by to the rules if it is of this password. A user who has none takes as long. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`PasswordError`], not for a wrong password: that is `None`.
+    pub async fn check(
+        &self,
+        user: &UserName,
+        kept: Option<&Value>,
+        password: Secret,
+    ) -> Result<Option<Digest>, PasswordError> {
+        let hash = match kept {
+            Some(sealed) => self.unseal(user, sealed)?,
+            None => Zeroizing::new(NOBODYS.clone()),
+        };
+        let is_it = self.work(move || is(&hash, &password)).await?;
+        Ok(kept.filter(|_| is_it).map(digest))
+    }
+
+    fn unseal(&self, user: &UserName, sealed: &Value) -> Result<Zeroizing<String>, PasswordError> {
+        let failed = |source| PasswordError::Sealed {
+            user: user.clone(),
+            source,
+        };
+        let opened = self
+            .master
+            .unseal(Purpose::Password, &bound_to(user), sealed.bytes())
+            .map_err(failed)?;
+        let text = std::str::from_utf8(&opened).map_err(|_| failed(UnsealError::Form))?;
+        Ok(Zeroizing::new(text.to_owned()))
+    }
+
+    /// Does `work` on a thread that may block, when it is its turn.
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PasswordError> {
+        let _seat = self.seats.try_acquire().map_err(|_| PasswordError::Busy)?;
+        let _turn = self.turns.acquire().await.map_err(|_| PasswordError::Busy)?;
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| PasswordError::Hash)
+    }
+}
+
+/// A hash opens under its own user only.
+fn bound_to(user: &UserName) -> Vec<u8> {
+    format!("user/{user}/password").into_bytes()
+}
+
+/// The hash of something that nobody can type, so that a user who isn't there can't be told by the time it takes.
+static NOBODYS: LazyLock<String> = LazyLock::new(|| {
+    let nobodys = Secret::from("\u{0}".repeat(MIN_PASSWORD_CHARS));
+    hash(&nobodys).map(|hash| hash.to_string()).unwrap_or_default()
+});
+
+fn hash(password: &Secret) -> Result<Zeroizing<String>, PasswordError> {
+    let mut salt = [0; 16];
+    getrandom::fill(&mut salt).map_err(|_| PasswordError::Hash)?;
+    let salt = SaltString::encode_b64(&salt).map_err(|_| PasswordError::Hash)?;
+    // The default is Argon2id with 19 MiB and two passes.
+    let hash = Argon2::default().hash_password(password.expose().as_bytes(), &salt);
+    hash.map(|hash| Zeroizing::new(hash.to_string()))
+        .map_err(|_| PasswordError::Hash)
+}
+
+fn is(hash: &str, password: &Secret) -> bool {
+    PasswordHash::new(hash).is_ok_and(|hash| {
+        Argon2::default()
+            .verify_password(password.expose().as_bytes(), &hash)
+            .is_ok()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> Secret {
+        text.to_owned().into()
+    }
+
+    #[tokio::test]
+    async fn a_password_is_known_again_under_its_own_user_only() {
+        let passwords = Passwords::new(Arc::new(MasterKey::new(&[7; 32].into())));
+        let (ann, bob): (UserName, UserName) = ("ann".parse().unwrap(), "bob".parse().unwrap());
+        let kept = passwords.hash(&ann, secret("correct horse")).await.unwrap();
+        assert!(!String::from_utf8_lossy(kept.bytes()).contains("argon2"));
+        let check = |user, password| passwords.check(user, Some(&kept), secret(password));
+        assert_eq!(check(&ann, "correct horse").await.unwrap(), Some(digest(&kept)));
+        assert_eq!(check(&ann, "correct house").await.unwrap(), None);
+        assert!(matches!(
+            check(&bob, "correct horse").await,
+            Err(PasswordError::Sealed { .. })
+        ));
+        let nobody = passwords.check(&bob, None, secret("correct horse")).await;
+        assert_eq!(nobody.unwrap(), None);
+        for short in ["seven77", &"x".repeat(1_025)] {
+            let refused = passwords.hash(&ann, secret(short)).await;
+            assert!(matches!(refused, Err(PasswordError::Bounds)));
+        }
+    }
+
+    #[test]
+    fn hashes_are_of_the_function_and_the_cost_that_were_decided() {
+        let hash = hash(&secret("correct horse")).unwrap();
+        assert!(
+            hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
+            "{}",
+            &hash[..40]
+        );
+    }
+}
