@@ -5,7 +5,9 @@
 //! * `groups` says how many groups a control plane has committed, while it runs.
 //! * `step` runs the rules of `PutInstanceData` over the store's state in memory, again and again, on one thread.
 //!
-//! Each prints one number; `commit` and `step` what they did per second. The program is one of its own because the lab itself is
+//! * `tokens` fills a new store with sessions, and makes and checks tokens of them on one thread.
+//!
+//! Each prints one number, `tokens` several as JSON; `commit` and `step` what they did per second. The program is one of its own because the lab itself is
 //! built for quick building, and what is measured must not be.
 
 #![forbid(unsafe_code)]
@@ -13,6 +15,7 @@
 mod commit;
 mod groups;
 mod step;
+mod tokens;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -50,6 +53,18 @@ enum Task {
     },
     /// Counts the groups that were committed, from anywhere on.
     Groups,
+    /// Makes and checks tokens. The store must not be there.
+    Tokens {
+        /// Among so many sessions.
+        #[arg(long)]
+        sessions: u32,
+        /// In so many turns of each.
+        #[arg(long)]
+        turns: u32,
+        /// Of so many milliseconds.
+        #[arg(long)]
+        milliseconds: u64,
+    },
     /// Steps `PutInstanceData`.
     Step {
         /// Of this instance.
@@ -79,6 +94,16 @@ fn main() -> Result<()> {
         } => {
             let time = Duration::from_millis(milliseconds);
             runtime()?.block_on(step::rate(&open(&arguments.store)?, instance, path, time))?
+        }
+        Task::Tokens {
+            sessions,
+            turns,
+            milliseconds,
+        } => {
+            let time = Duration::from_millis(milliseconds);
+            let measured = runtime()?.block_on(tokens::measure(&arguments.store, sessions, turns, time))?;
+            println!("{}", serde_json::to_string(&measured).context("write what was measured")?);
+            return Ok(());
         }
     };
     println!("{number}");

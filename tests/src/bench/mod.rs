@@ -1,7 +1,8 @@
 //! Benches: our programs against the physical limit and against peers, everything that a row compares in one run.
 //!
 //! [`Bench`] names them; [`run`] builds what is measured, in the profiles that are shipped, sets it up, measures, and
-//! prints a [`report`]. `link` is about guests and their host, `feed` about the control plane.
+//! prints a [`report`]. `link` is about guests and their host, `feed` about changes at the control
+//! plane, `tokens` about what shows who asks.
 //!
 //! The method is the same for all. What is compared takes turns, many short ones, and a row shows the median of the
 //! turns' own ratios beside the smallest and the largest ([`spread`]). The load comes from one small program
@@ -16,6 +17,7 @@ mod programs;
 pub mod report;
 mod servers;
 pub mod spread;
+mod tokens;
 
 use anyhow::{Context as _, Result};
 use report::{Form, Report};
@@ -36,6 +38,8 @@ pub enum Bench {
     Link,
     /// Changes at the control plane.
     Feed,
+    /// Tokens made and checked.
+    Tokens,
 }
 
 /// Sets up, measures and prints. A goal that isn't met is told and is no failure.
@@ -48,10 +52,12 @@ pub async fn run(bench: Bench, form: Form) -> Result<()> {
     let rows = match bench {
         Bench::Link => link::measure(&programs).await?,
         Bench::Feed => feed::measure(&programs).await?,
+        Bench::Tokens => tokens::measure(&programs).await?,
     };
     let name = match bench {
         Bench::Link => "link",
         Bench::Feed => "feed",
+        Bench::Tokens => "tokens",
     };
     println!("{}", Report { name, rows }.show(form)?);
     eprintln!(

@@ -371,7 +371,9 @@ async fn kept(api: &Api) -> Vec<u8> {
         .to_string()
         .into_bytes();
     let rows = api.store.dump(api.store.head().await.unwrap()).await.unwrap();
-    rows.iter().for_each(|(_, row)| all.extend_from_slice(&row.value));
+    for (_, row) in &rows {
+        all.extend_from_slice(&row.value);
+    }
     for file in std::fs::read_dir(api.folder.path()).unwrap() {
         let path = file.unwrap().path();
         if !path.ends_with("admin.token") {

@@ -52,7 +52,7 @@ pub async fn log_in(
     });
     let done = control.identify(op, provider("identity"), None).await?;
     control.guesses.succeeded(&user, address);
-    let tokens = tokens(&control, &done.reply, client, login.form)?;
+    let tokens = tokens(&control, &done.reply, client.as_ref(), login.form)?;
     Ok((StatusCode::CREATED, stamp(&done), axum::Json(tokens)).into_response())
 }
 
@@ -106,7 +106,7 @@ pub async fn refresh_tokens(
         Kind::AccessAndRefresh => TokenForm::Combined,
         _ => TokenForm::Separate,
     };
-    let tokens = tokens(&control, &done.reply, refresh.client, form)?;
+    let tokens = tokens(&control, &done.reply, refresh.client.as_ref(), form)?;
     Ok((stamp(&done), axum::Json(tokens)).into_response())
 }
 
@@ -125,7 +125,7 @@ fn invalid_grant(now: moorline_shared::Timestamp) -> Failure {
 fn tokens(
     control: &Control,
     reply: &Reply,
-    client: Option<ClientName>,
+    client: Option<&ClientName>,
     form: TokenForm,
 ) -> Result<Tokens, Failure> {
     let now = control.executor.now();
@@ -140,7 +140,7 @@ fn tokens(
     let mint = |kind, lifetime| {
         control
             .tokens
-            .mint(kind, session, grant, client.clone(), lifetime, now)
+            .mint(kind, session, grant, client.cloned(), lifetime, now)
     };
     let (access, refresh) = match form {
         TokenForm::Separate => (

@@ -87,7 +87,7 @@ pub(super) fn kinds() -> impl Strategy<Value = Kind> {
         4 => (0u8..6, 0u8..6).prop_map(|(path, which)| Kind::Read { path, which }),
         2 => (1usize..8).prop_map(Kind::Due),
         1 => Just(Kind::TooMany),
-        2 => (0u8..4, 0u8..6).prop_map(|(who, which)| Kind::Identify { who, which }),
+        2 => (0u8..4, 0u8..15).prop_map(|(who, which)| Kind::Identify { who, which }),
     ]
 }
 

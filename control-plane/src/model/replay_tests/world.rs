@@ -263,7 +263,7 @@ impl World {
         let caller = self.caller(step.caller, target);
         let op = self.operation(step.kind, target);
         let caller = match &op {
-            AnyOp::Identity(identity::Op::CreateSession(_)) => provider("identity"),
+            AnyOp::Identity(identity::Op::CreateSession(_) | identity::Op::LogIn(_)) => provider("identity"),
             AnyOp::Instances(instances::Op::ReportInstanceState { host, .. }) => {
                 caller_of(Principal::Host(host.clone()))
             }
