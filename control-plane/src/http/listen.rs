@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
+use super::auth::address::PeerAddress;
 use super::peer::HostCertificate;
 
 /// After an accept that failed, such as for want of descriptors.
@@ -167,10 +168,12 @@ impl Service {
     /// Requests and answers, the first of which has to come by `deadline`.
     async fn speak(self, stream: TlsStream<TcpStream>, deadline: Instant) {
         let peer = peer(&stream);
+        let address = PeerAddress(stream.get_ref().0.peer_addr().ok().map(|address| address.ip()));
         let asked = CancellationToken::new();
         let routes = TowerToHyperService::new(self.routes);
         let service = service_fn(|mut request: hyper::Request<Incoming>| {
             asked.cancel();
+            request.extensions_mut().insert(address);
             if let Some(peer) = &peer {
                 request.extensions_mut().insert(peer.clone());
             }
