@@ -102,7 +102,10 @@ fn main() -> Result<()> {
         } => {
             let time = Duration::from_millis(milliseconds);
             let measured = runtime()?.block_on(tokens::measure(&arguments.store, sessions, turns, time))?;
-            println!("{}", serde_json::to_string(&measured).context("write what was measured")?);
+            println!(
+                "{}",
+                serde_json::to_string(&measured).context("write what was measured")?
+            );
             return Ok(());
         }
     };

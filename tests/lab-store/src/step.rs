@@ -57,7 +57,11 @@ fn step(fork: &mut Fork, op: &Op, env: &Env) -> Result<()> {
 
 /// What the administrator's request would have.
 fn env(store: &Store) -> Result<Env> {
-    let executor = Executor::new(store.clone(), Settings::default(), MasterKey::new(&[7; 32].into()).into());
+    let executor = Executor::new(
+        store.clone(),
+        Settings::default(),
+        MasterKey::new(&[7; 32].into()).into(),
+    );
     Ok(Env {
         now: executor.now(),
         operation: OperationId::from(Digest::of(b"a step")),

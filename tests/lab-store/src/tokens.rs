@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use moorline_control::identity;
 use moorline_control::identity::master::MasterKey;
 use moorline_control::identity::records::{SessionPurpose, SessionRecord};
 use moorline_control::identity::session::Grants;
 use moorline_control::identity::token::{Grant, Kind, SessionId};
 use moorline_control::identity::tokens::Tokens;
-use moorline_control::identity::{self};
 use moorline_control::model::{Executor, Record as _};
 use moorline_control::settings::Settings;
 use moorline_control::store::{Store, Transaction, Write};
@@ -36,7 +36,7 @@ const BATCH: u32 = 256;
 
 /// What was measured; rates have one number for each turn.
 #[derive(Debug, Default, Serialize)]
-pub struct Measured {
+pub(crate) struct Measured {
     /// Tokens checked per second.
     validate: Vec<f64>,
     /// Tokens made per second.
@@ -50,20 +50,25 @@ pub struct Measured {
 }
 
 /// Fills the store, then measures in turns.
-pub async fn measure(path: &Path, sessions: u32, turns: u32, time: Duration) -> Result<Measured> {
+pub(crate) async fn measure(path: &Path, sessions: u32, turns: u32, time: Duration) -> Result<Measured> {
     ensure!(!path.exists(), "{} is there already", path.display());
     let store = open(path)?;
     fill(&store, sessions).await?;
-    let executor = Executor::new(store.clone(), Settings::default());
     let master = Arc::new(MasterKey::new(&Zeroizing::new([7; 32])));
+    let executor = Executor::new(store.clone(), Settings::default(), master.clone());
     let before = resident_mib()?;
-    let tokens = identity::open(&executor, &master).await.context("open the sessions")?;
+    let tokens = identity::open(&executor, &master)
+        .await
+        .context("open the sessions")?;
     let mut measured = Measured {
         sessions_mib: resident_mib()? - before,
         ..Measured::default()
     };
     let stood = tokens.sessions().count();
-    ensure!(stood == sessions as usize, "{stood} sessions stand instead of {sessions}");
+    ensure!(
+        stood == sessions as usize,
+        "{stood} sessions stand instead of {sessions}"
+    );
     let texts = texts(&tokens, sessions)?;
     let es256 = Es256::new()?;
     for _ in 0..turns {
@@ -107,7 +112,9 @@ async fn fill(store: &Store, sessions: u32) -> Result<()> {
     for nth in 0..sessions {
         let (record, _) = session(nth)?;
         let value = serde_json::to_vec(&record).context("write a session")?;
-        transaction.writes.push(Write::Put(record.own_key(), value.into()));
+        transaction
+            .writes
+            .push(Write::Put(record.own_key(), value.into()));
         if (nth + 1) % GROUP == 0 || nth + 1 == sessions {
             let full = std::mem::take(&mut transaction);
             store.commit(full).await.context("commit sessions")?;
@@ -161,7 +168,7 @@ impl Es256 {
         let failed = |_| anyhow::anyhow!("make a key and a signature");
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(algorithm, &random).map_err(failed)?;
         let pair = EcdsaKeyPair::from_pkcs8(algorithm, pkcs8.as_ref(), &random)
-            .context("read the key that was made")?;
+            .map_err(|_| anyhow::anyhow!("read the key that was made"))?;
         let message = vec![b'x'; 300];
         let signature = pair.sign(&random, &message).map_err(failed)?.as_ref().to_vec();
         let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, pair.public_key().as_ref().to_vec());

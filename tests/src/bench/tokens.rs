@@ -26,7 +26,11 @@ struct Measured {
 
 /// All rows of the bench.
 pub(super) async fn measure(programs: &Programs) -> Result<Vec<Row>> {
-    let measured = progress::step("make a million sessions, and make and check tokens", run(programs)).await?;
+    let measured = progress::step(
+        "make a million sessions, and make and check tokens",
+        run(programs),
+    )
+    .await?;
     let Measured {
         validate,
         mint,
