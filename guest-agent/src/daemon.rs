@@ -9,11 +9,14 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{DEFAULT_RULES, Rules, RulesError};
-use crate::link::{self, Endpoint, Given, Line};
+use crate::link::{self, Endpoint, Given, Line, LinkKeys};
 use crate::local::{self, Backing, OpenError, Settings};
 use crate::mirror::{Live, Mirror};
 use crate::platform::{Readiness, notify};
 use crate::proof::Prover;
+
+/// Where the agent keeps what must outlast a reboot, unless it is told another place.
+const DEFAULT_STATE: &str = "/var/lib/moorline/agent";
 
 /// What the daemon is told.
 #[derive(Clone, Debug)]
@@ -24,6 +27,8 @@ pub struct Config {
     pub local: Settings,
     /// The file that says who in the guest may read what; [`DEFAULT_RULES`], which may be missing, unless one is named.
     pub access: Option<PathBuf>,
+    /// The folder of what the agent keeps, for its user alone.
+    pub state: PathBuf,
     /// How long the service manager waits for the first snapshot; then the boot goes on without it.
     pub ready_after: Duration,
 }
@@ -34,6 +39,7 @@ impl Default for Config {
             endpoint: Endpoint::default(),
             local: Settings::default(),
             access: None,
+            state: DEFAULT_STATE.into(),
             ready_after: Duration::from_secs(20),
         }
     }
@@ -54,7 +60,10 @@ pub enum RunError {
 ///
 /// Must run on a runtime of one thread that takes local tasks. Dropping the future ends everything at once.
 pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunError> {
-    let given = Given::default();
+    let given = Given {
+        keys: Rc::new(LinkKeys::of_this_machine(&config.state)),
+        ..Given::default()
+    };
     let line = Rc::new(Line::new(&config.endpoint));
     let prover = Rc::new(Prover::new(Rc::clone(&line), Rc::clone(&given.credentials)));
     let backing = Rc::new(Backing {

@@ -16,8 +16,10 @@ use moorline_shared::link::body::{
     Hello, HelloAck, Item, LinkKey, List, Listing, Refused, Relay, Relayed, Session, Standing, Watch,
 };
 use moorline_shared::link::frame::{HEADER_BYTES, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, put_header};
+use moorline_shared::link::proof::proof;
 use moorline_shared::link::session::{DEAD_MS, DEFAULT_LIMITS, HEARTBEAT_MS, PATIENCE_MS};
 use moorline_shared::link::{Kind, PORT};
+use moorline_shared::secret::SecretKey;
 use moorline_shared::{Digest, EntryPath};
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -283,15 +285,12 @@ fn table(heading: &str) -> Fields {
 
 #[test]
 fn the_proof_is_an_hmac_of_the_nonce() {
-    const BLOCK: usize = 64;
     let golden = golden();
-    let mut key = bytes(&golden.proof.key);
-    key.resize(BLOCK, 0);
-    let padded = |pad: u8, rest: &[u8]| [key.iter().map(|byte| byte ^ pad).collect(), rest.to_vec()].concat();
-    let inner = Digest::of(&padded(0x36, &bytes(&golden.proof.nonce)));
-    let proof = Digest::of(&padded(0x5c, inner.bytes()));
-    assert_eq!(proof.to_string(), golden.proof.hmac);
+    let key = SecretKey::from(<[u8; 32]>::try_from(bytes(&golden.proof.key)).unwrap());
+    let nonce = bytes(&golden.proof.nonce).try_into().unwrap();
+    let made = proof(&key, &nonce);
+    assert_eq!(hex(&made), golden.proof.hmac);
     let wire = golden.wire(&golden.proof.frame);
     let hello: Hello = body(&wire);
-    assert_eq!(hello.proof.as_ref(), Some(proof.bytes()));
+    assert_eq!(hello.proof, Some(made));
 }

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import tempfile
 import unittest
+from pathlib import Path
 
 from golden import FRAMES, GOLDEN, frame, frame_bytes
 from moorline_guest.answers import Answer
@@ -11,7 +13,20 @@ from moorline_guest.batches import Mirror
 from moorline_guest.encoding import STRUCTS, Revision, encode
 from moorline_guest.faults import Fault, Lost, OutOfStep
 from moorline_guest.frames import BODY, Decoder, Frame
-from moorline_guest.session import SESSION, WRITE, Answered, Began, Dismissed, Event, Guest, Session, Updated
+from moorline_guest.keys import Keys
+from moorline_guest.session import (
+    SESSION,
+    WRITE,
+    Answered,
+    Began,
+    Denied,
+    Dismissed,
+    Event,
+    Given,
+    Guest,
+    Session,
+    Updated,
+)
 
 OTHER = bytes.fromhex("ffeeddccbbaa99887766554433221100")
 
@@ -249,6 +264,33 @@ class Time(unittest.TestCase):
     def test_a_host_that_never_greets(self) -> None:
         with self.assertRaises(Lost):
             Peer().session.check_time(10.0)
+
+
+
+class Proving(unittest.TestCase):
+    """What a guest's root shows itself by."""
+
+    def test_a_key_is_given_and_kept_for_its_owner_alone(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "key"
+            [given] = Peer.begun().hears("link-key")
+            assert isinstance(given, Given)
+            self.assertNotIn(given.fields["key"].hex(), repr(given))
+            Keys(path).take(given.fields["key"])
+            self.assertEqual(path.stat().st_mode & 0o777, 0o600)
+            self.assertEqual(Keys(path).next(), given.fields["key"])
+
+    def test_who_is_not_believed_comes_the_other_way(self) -> None:
+        peer = Peer()
+        denied = Frame("RESET", 0, {"code": 4}).encoded() + frame_bytes("goaway")
+        peer.hears("challenge")
+        self.assertEqual(peer.takes(denied), [Denied(), Dismissed("the host daemon ends", 1_000)])
+        keys = Keys()
+        keys.take(bytes(32))
+        keys.denied()
+        self.assertIsNone(keys.next())
+        keys.denied()
+        self.assertEqual(keys.next(), bytes(32))
 
 
 if __name__ == "__main__":

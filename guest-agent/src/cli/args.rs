@@ -19,7 +19,8 @@ const HELP: &str = "\
 moorline-agent: this machine's data, from its host, for its programs
 
 Usage:
-  moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--access FILE] [--imds VERSION] [--log LEVEL]
+  moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--access FILE] [--imds VERSION]
+                     [--state FOLDER] [--log LEVEL]
   moorline-agent get PATH        write an entry's bytes
   moorline-agent list [PREFIX]   name the entries below a prefix, or all
   moorline-agent watch [PREFIX]  write every change from now on
@@ -46,6 +47,7 @@ For run:
   --access FILE        who may read what [default: /etc/moorline/agent.access, if it is there]
   --imds VERSION       serve EC2's metadata service, too: v2, or v1 to answer without tokens as well
   --imds-listen A:P    where [default: 169.254.169.254:80, which is added to lo meanwhile]
+  --state FOLDER       what outlasts a reboot, for root alone [default: /var/lib/moorline/agent]
   --log LEVEL          error, warn, info, debug or trace [default: info]
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, 4 agent or host can't be reached.
@@ -141,6 +143,7 @@ struct Given {
     access: Option<PathBuf>,
     imds: Option<ImdsVersion>,
     imds_listen: Option<SocketAddrV4>,
+    state: Option<PathBuf>,
     instance: Option<InstanceId>,
     after: Option<Revision>,
     max_age_ms: Option<u32>,
@@ -222,6 +225,7 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
                 let seconds: u32 = value("--ready-after", &mut parser)?;
                 given.ready_after = Some(Duration::from_secs(seconds.into()));
             }
+            Arg::Long("state") => given.state = Some(parser.value()?.into()),
             Arg::Long("access") => given.access = Some(parser.value()?.into()),
             Arg::Long("imds") => given.imds = Some(value("--imds", &mut parser)?),
             Arg::Long("imds-listen") => given.imds_listen = Some(value("--imds-listen", &mut parser)?),
@@ -270,6 +274,7 @@ impl Given {
                 "--access",
                 "--imds",
                 "--imds-listen",
+                "--state",
             ],
         )?;
         let defaults = Config::default();
@@ -289,6 +294,7 @@ impl Given {
                 ..defaults.local
             },
             access: given.access,
+            state: given.state.unwrap_or(defaults.state),
         };
         Ok(Command::Run {
             config,
@@ -305,6 +311,7 @@ impl Given {
             ("--access", self.access.is_some()),
             ("--imds", self.imds.is_some()),
             ("--imds-listen", self.imds_listen.is_some()),
+            ("--state", self.state.is_some()),
             ("--instance", self.instance.is_some()),
             ("--after", self.after.is_some()),
             ("--max-age", self.max_age_ms.is_some()),

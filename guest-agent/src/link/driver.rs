@@ -4,7 +4,7 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use moorline_shared::link::body::{self, GoAway, HelloAck};
+use moorline_shared::link::body::{self, Code, GoAway, HelloAck};
 use moorline_shared::link::session::{Fault, Guest, GuestEvent};
 use moorline_shared::link::{Kind, Moment, StreamId};
 use tokio::io::ReadBuf;
@@ -240,8 +240,13 @@ impl<'a> Driver<'a> {
 
     fn act(&mut self, event: GuestEvent, now: Moment) -> Result<(), Lost> {
         match event {
-            GuestEvent::Challenge(_) => self.line.hello(self.given.mirror.read().revision(), now),
+            GuestEvent::Challenge(nonce) => {
+                let proof = self.given.keys.proof(&nonce);
+                self.line.hello(self.given.mirror.read().revision(), proof, now);
+            }
+            GuestEvent::Ended(StreamId::SESSION, Code::Denied) => self.given.keys.denied(),
             GuestEvent::Ready(ack) => self.ready(ack, now)?,
+            GuestEvent::LinkKey(said) => self.given.keys.take(said.key),
             GuestEvent::Session(said) => self.given.credentials.take_session(said, now),
             GuestEvent::Credential(said) => self.take_credential(&said, now),
             GuestEvent::Standing(said) => {
@@ -265,6 +270,7 @@ impl<'a> Driver<'a> {
         } else {
             Standing::default()
         };
+        self.given.keys.believed();
         self.given.mirror.stand(standing, now);
         self.given.credentials.begin(&ack);
         if !ack.kinds.has(Kind::Credential) {

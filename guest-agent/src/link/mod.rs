@@ -11,6 +11,7 @@
 mod backoff;
 mod driver;
 mod endpoint;
+mod keys;
 mod line;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use endpoint::Stream;
 pub use backoff::{Attempt, Backoff};
 pub use driver::Lost;
 pub use endpoint::{Endpoint, EndpointError};
+pub use keys::LinkKeys;
 pub use line::{AskFailure, Line, WatchBatch, Watching};
 
 /// The longest wait a host can ask for.
@@ -42,6 +44,8 @@ pub struct Given {
     pub mirror: Rc<Live>,
     /// Its token, and the credentials of its roles.
     pub credentials: Rc<Credentials>,
+    /// What its root proves itself by to the host.
+    pub keys: Rc<LinkKeys>,
 }
 
 /// Keeps a session with the host open until `stop` is cancelled.

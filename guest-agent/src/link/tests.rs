@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use moorline_shared::agent::LinkState;
 use moorline_shared::link::body::{Code, Get, List, Relay, Watch};
 use moorline_shared::link::{Kind, Moment};
+use moorline_shared::secret::SecretKey;
 use moorline_shared::{PathPrefix, Revision};
 
 use super::driver::ReadBuffer;
 use super::{AskFailure, Endpoint, Given, Line, once};
 use crate::mirror::{Lookup, Mirror};
 use crate::platform::now;
-use crate::test_host::{Answers, HostState, OTHER, OWN, Order, Rig, TestHost, entry, run};
+use crate::test_host::{Answers, HostState, Lock, OTHER, OWN, Order, Rig, TestHost, entry, run};
 use tokio::net::UnixListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -378,5 +379,37 @@ fn an_entry_that_runs_out_at_the_host_goes_without_a_new_revision() {
         rig.host.change(&[("b", Some(b"goes on"))]);
         rig.mirrored(3).await;
         assert_eq!(rig.host.with(|state| state.hellos.len()), 1);
+    });
+}
+
+#[test]
+fn the_guest_proves_itself_by_the_key_that_it_was_given() {
+    run(async {
+        let mut rig = Rig::without_host(crate::local::Settings::default()).await;
+        rig.host
+            .with(|state| state.lock = Some(Lock::Unclaimed(SecretKey::from([1; 32]))));
+        rig.host.change(&[("a", Some(b"one"))]);
+        rig.start_host();
+        rig.mirrored(2).await;
+        rig.host.order(Order::Cut);
+        rig.host.change(&[("a", Some(b"two"))]);
+        rig.mirrored(3).await;
+        // The machine is restored from a snapshot: its host knows another key.
+        rig.host.with(|state| {
+            state.incarnation = 8;
+            state.lock = Some(Lock::Unclaimed(SecretKey::from([2; 32])));
+        });
+        rig.host.order(Order::Cut);
+        rig.host.change(&[("a", Some(b"three"))]);
+        rig.mirrored(4).await;
+        let proofs = rig.host.with(|state| {
+            state
+                .hellos
+                .iter()
+                .map(|hello| hello.proof.is_some())
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(proofs, [false, true, true, false]);
+        assert_eq!(rig.line.identity().unwrap().incarnation, 8);
     });
 }

@@ -6,16 +6,18 @@ use bytes::{Bytes, BytesMut};
 use moorline_shared::api::SERVER_TIME;
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{
-    Code, Found, Freshness, Hello, HelloAck, Item, Listed, Listing, Mirrored, Relay, Relayed, Standing,
+    Code, Found, Freshness, Hello, HelloAck, Item, LinkKey, Listed, Listing, Mirrored, Relay, Relayed,
+    Standing,
 };
 use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent, Told};
 use moorline_shared::link::{KindSet, StreamId};
+use moorline_shared::secret::SecretKey;
 use moorline_shared::signature::{Input, SIGNATURE_INPUT, WINDOW_SECONDS};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::{Answers, Give, OTHER, OWN, Order, TestHost};
+use super::{Answers, Give, Lock, OTHER, OWN, Order, TestHost};
 use crate::platform::now;
 
 pub(super) struct Connection {
@@ -252,7 +254,32 @@ impl Connection {
         }
     }
 
+    /// Whether HELLO passes, and the key that is given for it.
+    fn judge(&self, hello: &Hello, lock: &mut Option<Lock>) -> Result<Option<SecretKey>, ()> {
+        match lock.take() {
+            Some(Lock::Unclaimed(key)) if hello.proof.is_none() => {
+                *lock = Some(Lock::Claimed(key.clone()));
+                Ok(Some(key))
+            }
+            Some(Lock::Claimed(key)) if self.core.proves(hello, &key) => {
+                *lock = Some(Lock::Claimed(key));
+                Ok(None)
+            }
+            None => Ok(None),
+            other => {
+                *lock = other;
+                Err(())
+            }
+        }
+    }
+
     fn hello(&mut self, hello: Hello) {
+        let judged = self.judge(&hello, &mut self.host.state.borrow_mut().lock);
+        let Ok(given) = judged else {
+            self.host.state.borrow_mut().hellos.push(hello);
+            self.core.deny(now());
+            return self.core.go_away("not believed", 0, now());
+        };
         let mut state = self.host.state.borrow_mut();
         let ack = HelloAck {
             kinds: KindSet::ours(),
@@ -265,6 +292,11 @@ impl Connection {
             heartbeat_ms: HEARTBEAT_MS,
         };
         self.core.welcome(&hello, &ack, now());
+        if let Some(key) = given {
+            let incarnation = state.incarnation;
+            let told = self.core.link_key(&LinkKey { incarnation, key }, now());
+            assert_eq!(told, Told::Queued);
+        }
         let same = hello.incarnation == Some(state.incarnation);
         self.sent = hello.applied.filter(|_| same).map(|revision| revision.n);
         self.welcome = true;

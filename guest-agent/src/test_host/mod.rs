@@ -11,6 +11,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{self, Freshness, Hello, Item, Mirrored, Relay};
+use moorline_shared::secret::SecretKey;
 use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
@@ -71,7 +72,18 @@ pub(crate) struct HostState {
     pub(crate) lose_answers: usize,
     /// What every guest is given right behind its welcome.
     pub(crate) gives: Vec<Give>,
+    /// What HELLO has to pass, if anything.
+    pub(crate) lock: Option<Lock>,
     orders: Vec<Order>,
+}
+
+/// How the host tells the guest's root from others.
+#[derive(Clone, Debug)]
+pub(crate) enum Lock {
+    /// The next HELLO without a proof is given this key.
+    Unclaimed(SecretKey),
+    /// Every HELLO must prove this key.
+    Claimed(SecretKey),
 }
 
 /// How the host treats questions.
@@ -123,6 +135,7 @@ impl TestHost {
             plane_time: None,
             lose_answers: 0,
             gives: Vec::new(),
+            lock: None,
             orders: Vec::new(),
         };
         Self {

@@ -181,9 +181,10 @@ impl From<RegisterError> for Problem {
             RegisterError::Channel(_) => {
                 problem(StatusCode::UNPROCESSABLE_ENTITY, "channel-unusable", title).at("channel")
             }
-            RegisterError::Process { .. } | RegisterError::Boot(_) | RegisterError::File(_) => {
-                problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", title)
-            }
+            RegisterError::Process { .. }
+            | RegisterError::Boot(_)
+            | RegisterError::Random(_)
+            | RegisterError::File(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", title),
             RegisterError::Ending => problem(StatusCode::SERVICE_UNAVAILABLE, "ending", title),
         }
     }

@@ -144,7 +144,9 @@ impl ExpectedPeer {
         match self {
             Self::Owner => from.uid.is_root() || from.uid == rustix::process::geteuid(),
             Self::User(uid) => from.uid.as_raw() == uid,
-            Self::Process(pid) => u32::try_from(from.pid.as_raw_nonzero().get()) == Ok(pid),
+            Self::Process { process, .. } => {
+                from.pid.as_raw_nonzero().get() == process.pid && process.is_there()
+            }
         }
     }
 }
@@ -165,9 +167,7 @@ fn split(uds_path: &Path) -> Result<(PathBuf, OsString), ChannelError> {
 /// Whoever may write to the directory may put another socket there, so that must be nobody but its owner.
 fn is_trusted(directory: &fs::Stat, peer: ExpectedPeer) -> bool {
     let owner = directory.st_uid;
-    let known = owner == 0
-        || owner == rustix::process::geteuid().as_raw()
-        || matches!(peer, ExpectedPeer::User(uid) if uid == owner);
+    let known = owner == 0 || owner == rustix::process::geteuid().as_raw() || peer.user() == Some(owner);
     known && directory.st_mode & 0o022 == 0
 }
 
@@ -205,7 +205,7 @@ fn bind_at(directory: OwnedFd, file: OsString, peer: ExpectedPeer) -> Result<(Ow
         file,
         inode,
     };
-    if let ExpectedPeer::User(uid) = peer
+    if let Some(uid) = peer.user()
         && uid != rustix::process::geteuid().as_raw()
     {
         let owner = Some(Uid::from_raw(uid));

@@ -10,11 +10,14 @@ use std::path::{Path, PathBuf};
 use moorline_shared::InstanceId;
 use rustix::io::Errno;
 
+use crate::link::Admission;
+use crate::vm::process::Identity;
+
 pub use hybrid::{Accepted, HybridListener, PreparedListener};
 pub use vsock::{Arrival, Cids, VsockError, VsockPort};
 
 /// The channel that a VM is given for one incarnation of its instance.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum ChannelSpec {
     /// Hybrid vsock: the VM's device hands connections to the unix socket `<uds_path>_8470`, which the daemon binds.
     HybridVsock {
@@ -23,6 +26,8 @@ pub enum ChannelSpec {
         uds_path: PathBuf,
         /// Who may connect.
         peer: ExpectedPeer,
+        /// By what the guest's root is told from its other processes.
+        admission: Admission,
     },
     /// `AF_VSOCK`: connections come from this CID, 3 or more.
     Vsock {
@@ -36,10 +41,25 @@ pub enum ChannelSpec {
 pub enum ExpectedPeer {
     /// The daemon's own user, or root.
     Owner,
-    /// This user; the socket is given to it.
+    /// Any process of this user; the socket is given to it.
     User(u32),
-    /// This process, whoever it runs as.
-    Process(u32),
+    /// This process, and no other one that has its id later.
+    Process {
+        /// Which.
+        process: Identity,
+        /// As whom it runs; the socket is given to that user.
+        user: u32,
+    },
+}
+
+impl ExpectedPeer {
+    /// Whose the socket is to be; `None` for the daemon's own user.
+    fn user(self) -> Option<u32> {
+        match self {
+            Self::Owner => None,
+            Self::User(user) | Self::Process { user, .. } => Some(user),
+        }
+    }
 }
 
 /// Why a channel can't be opened.

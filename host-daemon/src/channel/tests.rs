@@ -5,6 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use super::{Accepted, ChannelError, Cids, ExpectedPeer, HybridListener, PreparedListener};
+use crate::vm::process::{Identity, Process};
 use moorline_shared::InstanceId;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -87,13 +88,26 @@ fn a_later_socket_by_the_same_name_stays() {
     assert!(matches!(second.accept().unwrap(), Some(Accepted::Guest(_))));
 }
 
-#[test]
-fn only_the_expected_process_is_the_guest() {
+#[tokio::test]
+async fn only_the_expected_process_is_the_guest() {
     let directory = directory();
     let device = directory.path().join("vm");
-    let own = std::process::id();
-    for (pid, expected) in [(own, true), (own + 1, false)] {
-        let listener = bind(&device, ExpectedPeer::Process(pid)).unwrap();
+    let user = rustix::process::geteuid().as_raw();
+    let own = Process::with_id(i32::try_from(std::process::id()).unwrap());
+    let own = own.unwrap().unwrap().identity();
+    let (another, reused) = (
+        Identity {
+            pid: own.pid + 1,
+            ..own
+        },
+        // The process that has the id now began at another time than the one that was registered.
+        Identity {
+            started: own.started + 1,
+            ..own
+        },
+    );
+    for (process, expected) in [(own, true), (another, false), (reused, false)] {
+        let listener = bind(&device, ExpectedPeer::Process { process, user }).unwrap();
         let _guest = UnixStream::connect(directory.path().join("vm_8470")).unwrap();
         let accepted = listener.accept().unwrap().unwrap();
         assert_eq!(matches!(accepted, Accepted::Guest(_)), expected);

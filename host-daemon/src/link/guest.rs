@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use moorline_shared::link::Moment;
 use moorline_shared::{InstanceId, Revision};
 
+use super::admission::Gate;
 use super::budget::Bucket;
 use super::poll::Token;
 use crate::channel::HybridListener;
@@ -19,6 +20,8 @@ pub(super) struct Guest {
     /// The life of its VM; 0 before the first.
     pub(super) incarnation: u64,
     pub(super) listening: Option<Listening>,
+    /// What its HELLOs have to pass.
+    pub(super) gate: Gate,
     /// Whether connections are its own: between the begin and the end of a life.
     pub(super) alive: bool,
     /// The connection on which it said HELLO.
@@ -49,6 +52,7 @@ impl Guest {
         Self {
             incarnation: 0,
             listening: None,
+            gate: Gate::Closed,
             alive: false,
             talking: None,
             greeting: VecDeque::new(),
@@ -79,6 +83,7 @@ impl Guest {
     /// A connection ended.
     pub(super) fn leave(&mut self, token: Token) {
         self.greeting.retain(|other| *other != token);
+        self.gate.leave(token);
         if self.talking == Some(token) {
             self.talking = None;
         }

@@ -10,12 +10,13 @@ use rustix::io::Errno;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::admission::LifeId;
 use super::ask::{Answer, Ask};
 use super::clock::FeedClock;
 use super::desk::Desk;
 use super::guest::GuestStatus;
 use super::lobby::{Lobby, shard_of};
-use super::mailbox::{Begin, Mailbox, Message, mailbox};
+use super::mailbox::{Begin, Hybrid, Mailbox, Message, mailbox};
 use super::poll::LOBBY;
 use super::shard::Shard;
 use crate::cache::FeedBatch;
@@ -251,9 +252,14 @@ impl ShardsHandle {
         channel: ChannelSpec,
     ) -> Result<(), BeginError> {
         match channel {
-            ChannelSpec::HybridVsock { uds_path, peer } => {
+            ChannelSpec::HybridVsock {
+                uds_path,
+                peer,
+                admission,
+            } => {
                 let listener = PreparedListener::bind(&uds_path, peer)?;
-                self.begin(instance, incarnation, Some(listener)).await?;
+                let hybrid = Hybrid { listener, admission };
+                self.begin(instance, incarnation, Some(hybrid)).await?;
                 self.release_cid(instance);
                 Ok(())
             }
@@ -270,15 +276,21 @@ impl ShardsHandle {
         &self,
         instance: InstanceId,
         incarnation: u64,
-        listener: Option<PreparedListener>,
+        hybrid: Option<Hybrid>,
     ) -> Result<(), BeginError> {
         let begin = Begin {
             instance,
             incarnation,
-            listener,
+            hybrid,
         };
         self.call(self.mailbox(&instance), |reply| Message::Begin(begin, reply))
             .await?
+    }
+
+    /// It is recorded that the guest's link key is out: whoever waits for it gets it now.
+    pub fn hand_over(&self, life: LifeId) {
+        // A shard that has ended has nobody waiting.
+        let _ = self.mailbox(&life.instance).send(Message::HandOver(life));
     }
 
     fn release_cid(&self, instance: InstanceId) {

@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use tokio::sync::oneshot;
 
+use super::admission::{Admission, LifeId};
 use super::ask::Answer;
 use super::guest::GuestStatus;
 use super::handle::{BeginError, Ended, FeedEffects};
@@ -32,6 +33,8 @@ pub(super) enum Message {
     Begin(Begin, oneshot::Sender<Result<(), BeginError>>),
     /// The reply is the life that ended, or nothing if it was not the present one.
     End(InstanceId, Ended, oneshot::Sender<Option<Ended>>),
+    /// That the guest's link key is out is recorded.
+    HandOver(LifeId),
     /// A connection from the instance's CID.
     Arrived(InstanceId, OwnedFd),
     /// To a question of this instance's.
@@ -47,7 +50,14 @@ pub(super) struct Begin {
     pub(super) instance: InstanceId,
     pub(super) incarnation: u64,
     /// `None` where the connections arrive over `AF_VSOCK`.
-    pub(super) listener: Option<PreparedListener>,
+    pub(super) hybrid: Option<Hybrid>,
+}
+
+/// A hybrid vsock's socket, and who is let in there.
+#[derive(Debug)]
+pub(super) struct Hybrid {
+    pub(super) listener: PreparedListener,
+    pub(super) admission: Admission,
 }
 
 /// The sender's end.

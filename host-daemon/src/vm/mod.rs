@@ -4,7 +4,7 @@
 //! does next is decided by [`plan`], a table without side effects; what it does, by the [`qemu`] driver, which talks
 //! with its QEMUs over [`qmp`]. [`record`] keeps on disk what the next daemon needs to find the VMs again, which run
 //! on without any: [`process`] says how it can be sure that they are the same. VMs that others run are registered by way
-//! of [`external`].
+//! of [`external`]. Where a guest's root can't be told by its port, [`link_key`] keeps what it proves itself by.
 //!
 //! An *incarnation* is one life of an instance's VM. It begins when a driver starts the VM, before the VM's first
 //! instruction, and it ends with the VM's processes. A guest that restarts by itself goes on with the same one: its
@@ -19,6 +19,7 @@ pub mod external;
 pub mod file;
 mod instance;
 mod kernel;
+mod link_key;
 pub mod plan;
 pub mod process;
 pub mod qemu;

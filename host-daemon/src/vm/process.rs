@@ -26,6 +26,14 @@ pub struct Identity {
     pub started: u64,
 }
 
+impl Identity {
+    /// Whether the process that has the id now is this one.
+    pub fn is_there(self) -> bool {
+        let now = Pid::from_raw(self.pid).map(stat);
+        matches!(now, Some(Ok(Some(stat))) if stat.started == self.started)
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

@@ -1,6 +1,7 @@
 //! What the daemon keeps of each VM on disk, so that a daemon that starts anew finds the VMs that run on.
 //!
-//! `vms/INSTANCE/vm.json` is the record and is the daemon's alone; `vms/INSTANCE/run/` is the VMM's folder. A record
+//! `vms/INSTANCE/vm.json` is the record, and beside it `link-key.json` what the guest's root proves itself by; both are
+//! the daemon's alone. `vms/INSTANCE/run/` is the VMM's folder. A record
 //! is replaced in one step and synced before what it announces is done: a life is recorded as beginning before
 //! its first process is started, so that a daemon that dies in between finds something to clean up.
 
@@ -10,15 +11,18 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use moorline_shared::InstanceId;
+use moorline_shared::secret::SecretKey;
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, FileError, Head, failed};
+use super::link_key;
 use super::process::Identity;
 
 /// The version of the record's form that this daemon writes. A changed form is a new version, and old ones stay
 /// readable.
 const VERSION: u32 = 1;
 const FILE: &str = "vm.json";
+const LINK_KEY: &str = "link-key.json";
 
 /// What is known of an instance's VM beyond the daemon's own life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -209,6 +213,31 @@ impl Records {
     /// Removes all that is kept of an instance's VM; it is fine if there is nothing. Cancelled, it is done all the same.
     pub async fn discard(&self, instance: InstanceId) -> Result<(), FileError> {
         file::discard(self.folder(instance)).await
+    }
+
+    /// Keeps the link key that the guest is given for this life. The instance's folder must be there. Cancelled, it is
+    /// done all the same.
+    pub async fn keep_link_key(
+        &self,
+        instance: InstanceId,
+        incarnation: u64,
+        key: SecretKey,
+    ) -> Result<(), FileError> {
+        link_key::keep(self.link_key_path(instance), instance, incarnation, key).await
+    }
+
+    /// The link key that the guest was given for this life, if it was.
+    pub fn link_key(&self, instance: InstanceId, incarnation: u64) -> Result<Option<SecretKey>, FileError> {
+        link_key::load(&self.link_key_path(instance), instance, incarnation)
+    }
+
+    /// Removes the link key of a life that ended; it is fine if there is none. Cancelled, it is done all the same.
+    pub async fn discard_link_key(&self, instance: InstanceId) -> Result<(), FileError> {
+        file::discard(self.link_key_path(instance)).await
+    }
+
+    fn link_key_path(&self, instance: InstanceId) -> PathBuf {
+        self.folder(instance).join(LINK_KEY)
     }
 
     fn path(&self, instance: InstanceId) -> PathBuf {

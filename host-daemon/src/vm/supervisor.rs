@@ -262,6 +262,7 @@ mod tests {
     use crate::vm::record::{Life, Processes, Reach, Record, Vsock};
     use moorline_shared::InstanceId;
     use moorline_shared::api::instances::InstanceState;
+    use moorline_shared::secret::SecretKey;
     use std::os::unix::net::UnixStream;
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
@@ -321,6 +322,8 @@ mod tests {
         let socket = records.run_folder(INSTANCE).join("vsock.sock_8470");
         let record = Record::new(INSTANCE, 3, 0, Life::Running(processes));
         records.keep(record).await.unwrap();
+        let key = SecretKey::from([7; 32]);
+        records.keep_link_key(INSTANCE, 3, key).await.unwrap();
 
         instances.want(INSTANCE, Wanted::Unknown);
         runs(&instances).await;

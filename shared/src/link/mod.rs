@@ -5,7 +5,8 @@
 //! nothing else; [`kind`] numbers the kinds of frame; [`body`] has the body of each kind.
 //!
 //! [`session`] holds the two ends as pure cores: [`session::Host`] and [`session::Guest`] take bytes and the time, and
-//! give events and bytes. Whoever drives them owns the socket and the clock.
+//! give events and bytes. Whoever drives them owns the socket and the clock. [`proof`] is how a guest's root is told from
+//! its other processes where the transport doesn't do that.
 //!
 //! Versioning: **a kind's body never changes.** A changed body is a new kind with a new number, and old kinds stay.
 //! Both ends say in their first frame which kinds they understand, and neither sends a kind the other lacks.
@@ -13,6 +14,7 @@
 pub mod body;
 pub mod frame;
 pub mod kind;
+pub mod proof;
 pub mod session;
 
 pub use frame::{Frame, FrameError, StreamId};

@@ -1,15 +1,17 @@
 //! A guest's connection, opened as the agent opens it: HELLO, and the first batch applied.
 
 use std::borrow::Cow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use moorline_shared::EntryPath;
 use moorline_shared::link::body::{Get, Hello};
+use moorline_shared::link::proof::proof;
 use moorline_shared::link::session::{Guest, GuestEvent};
 use moorline_shared::link::{KindSet, Moment};
 
+use crate::disk;
 use crate::plan::Place;
 use crate::reply::STREAM;
 use crate::socket::Socket;
@@ -22,6 +24,7 @@ const READ_BYTES: usize = 64 * 1024;
 pub(crate) struct Connected {
     core: Guest,
     socket: Socket,
+    path: PathBuf,
     /// What came and was not a whole frame yet.
     came: Vec<u8>,
     /// Whether the first batch has come: the data are there.
@@ -43,6 +46,7 @@ impl Connected {
         Ok(Self {
             core: Guest::new(Moment::default()),
             socket: Socket::connect(&Place::Unix(socket.to_owned()))?,
+            path: socket.to_owned(),
             came: Vec::new(),
             mirrored: false,
             epoch: Instant::now(),
@@ -70,13 +74,17 @@ impl Connected {
     fn act(&mut self, event: GuestEvent) -> Result<()> {
         let now = self.now();
         match event {
-            GuestEvent::Challenge(_) => self.core.hello(&hello(), now),
+            GuestEvent::Challenge(nonce) => {
+                let key = disk::link_key(&self.path)?;
+                let proof = key.map(|key| proof(&key, &nonce));
+                self.core.hello(&Hello { proof, ..hello() }, now);
+            }
+            GuestEvent::LinkKey(given) => disk::keep_link_key(&self.path, &given.key)?,
             // How fresh its data are and what it is known by is nothing to a load.
             GuestEvent::Ready(_)
             | GuestEvent::Standing(_)
             | GuestEvent::Session(_)
-            | GuestEvent::Credential(_)
-            | GuestEvent::LinkKey(_) => {}
+            | GuestEvent::Credential(_) => {}
             GuestEvent::Batch { stream, to, .. } => {
                 self.core.applied(stream, to, now);
                 self.mirrored = true;

@@ -12,11 +12,13 @@
 //! * [`echo()`] is the physical limit: as many bytes in and out as the server it stands for, and nothing in between.
 //!
 //! [`reply`] tells when a reply is whole, in each of the languages that are spoken. [`place`](plan::Place) says where
-//! a server is. Guests' connections are opened by the session core of `moorline-shared`, as the agent does it.
+//! a server is. Guests' connections are opened by the session core of `moorline-shared`, as the agent does it; [`disk`]
+//! keeps what they prove themselves by.
 
 #![forbid(unsafe_code)]
 
 mod changes;
+pub mod disk;
 mod drive;
 mod echo;
 mod guest;

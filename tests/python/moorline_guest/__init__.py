@@ -9,6 +9,7 @@ It stands for every agent in another language: whatever the document left open w
 * `batches` - the content of batches, and the mirror that they keep up to date.
 * `answers` - what came on a request's stream so far.
 * `session` - one connection as a pure core: bytes and the time go in, bytes and events come out.
+* `keys` - the link key: kept, and left out when the host doesn't believe it.
 * `link` - the socket, the clock, and when to dial again.
 * `python3 -m moorline_guest --link SOCKET` - a guest that a test can drive: see `__main__`.
 

@@ -6,6 +6,7 @@ out on standard output, an object a line, told apart by `event`:
 * `session`: HELLO_ACK came; `applied` is what HELLO had said, `kept` whether the mirror still holds.
 * `batch`: the mirror, or the watch with this `id`, took a batch; `changes` has an object for each entry.
 * `answer`: the request with this `id` has ended; `kind` is FOUND, LISTING, RELAYED, REFUSED, BUSY or RESET.
+* `denied`: the host doesn't believe the proof in HELLO, or misses one.
 * `given`: a SESSION, CREDENTIAL (with its `role`) or LINK_KEY came; what is in it stays secret.
 * `mirror`: every entry that is valid, as asked for, and the mirror's `age_ms`, if it is known.
 * `error`: a command that can't be carried out now.
@@ -31,14 +32,16 @@ import hashlib
 import json
 import select
 import sys
+from pathlib import Path
 from typing import Any
 
 from . import bodies
 from .batches import Batch, Mirror
 from .encoding import Fields, Revision
 from .faults import Lost
+from .keys import Keys
 from .link import ENDS, Backoff, Connection, Lines, boot_id, now, serve
-from .session import Answered, Began, Dismissed, Event, Given, Guest, Session, Updated
+from .session import Answered, Began, Denied, Dismissed, Event, Given, Guest, Session, Updated
 
 BUILD = "moorline-python/1"
 SHORT = 1_024
@@ -47,14 +50,16 @@ SHORT = 1_024
 class Driver:
     """What the lines mean, and the mirror that outlives connections."""
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys) -> None:
         self.mirror = Mirror()
+        self.keys = keys
         self._asked: dict[int, Any] = {}
 
     def on_event(self, session: Session, event: Event) -> None:
         """Tells of an event."""
         match event:
             case Began(ack, applied, kept):
+                self.keys.believed()
                 tell(
                     "session",
                     number=ack["session"],
@@ -68,7 +73,12 @@ class Driver:
                 tell("batch", id=self._asked.get(stream), **shown_batch(batch))
             case Answered(stream, answer):
                 tell("answer", id=self._asked.pop(stream), kind=answer.kind, **shown_answer(answer.fields))
+            case Denied():
+                self.keys.denied()
+                tell("denied")
             case Given(kind, fields):
+                if kind == "LINK_KEY":
+                    self.keys.take(fields["key"])
                 role = {"role": fields["role"]} if kind == "CREDENTIAL" else {}
                 tell("given", kind=kind, **role)
             case Dismissed(reason):
@@ -177,12 +187,14 @@ def main() -> None:
     """Runs until standard input ends."""
     parser = argparse.ArgumentParser(prog="moorline_guest", description="A guest that is driven by lines of JSON.")
     parser.add_argument("--link", required=True, metavar="SOCKET", help="the unix socket that the host listens at")
-    path = parser.parse_args().link
-    guest, driver, commands, backoff = Guest(BUILD, boot_id()), Driver(), Lines(sys.stdin.fileno()), Backoff()
+    parser.add_argument("--link-key", type=Path, metavar="FILE", help="where the link key is kept, for its owner alone")
+    options = parser.parse_args()
+    driver, commands, backoff = Driver(Keys(options.link_key)), Lines(sys.stdin.fileno()), Backoff()
     while not commands.ended:
         session, after = None, 0.0
         try:
-            with Connection(path, guest, driver.mirror) as connection:
+            guest = Guest(BUILD, boot_id(), link_key=driver.keys.next())
+            with Connection(options.link, guest, driver.mirror) as connection:
                 session = connection.session
                 after = serve(connection, commands, driver.on_event, driver.on_command)
         except ENDS as error:

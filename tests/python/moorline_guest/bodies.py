@@ -74,6 +74,7 @@ REQUESTS = ("GET", "LIST", "WATCH", "RELAY")
 CODES = {
     1: "Internal", 2: "Invalid", 3: "NotFound", 4: "Denied", 5: "TooMuch", 6: "Unavailable", 7: "Cancelled",
 }
+DENIED = 4
 CANCELLED = 7
 
 

@@ -66,7 +66,12 @@ class Given:
     fields: Fields = field(repr=False)
 
 
-Event = Began | Updated | Answered | Dismissed | Given
+@dataclass(frozen=True)
+class Denied:
+    """The host doesn't believe HELLO: its proof is wrong, or missing. `Dismissed` follows."""
+
+
+Event = Began | Updated | Answered | Dismissed | Given | Denied
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ class Session:
                 self._hello(frame.fields["nonce"], now)
             case State.HELLO_ACK, "HELLO_ACK" if frame.stream == SESSION:
                 yield self._begin(frame.fields, now)
+            case State.HELLO_ACK, "RESET" if frame.stream == SESSION and frame.fields["code"] == bodies.DENIED:
+                yield Denied()
             case _, "GOAWAY" if frame.stream == SESSION:
                 self.state = State.OVER
                 yield Dismissed(**frame.fields)

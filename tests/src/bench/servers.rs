@@ -6,6 +6,7 @@ use crate::process::{Running, tied};
 use crate::wait;
 use anyhow::{Context as _, Result, bail, ensure};
 use moorline_client::{Authority, BaseUrl, Client, Endpoint, HostSocket, Token, Trust, fresh_key};
+use moorline_lab_load::disk;
 use moorline_lab_load::plan::Place;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::hosts::RegisterHost;
@@ -325,6 +326,15 @@ pub(super) struct Agent {
     socket: PathBuf,
 }
 
+/// Gives the agent what the guest proves itself by, if the load was the guest before.
+fn hand_over(guest: &Guest, state: &Path) -> Result<()> {
+    let Some(key) = disk::link_key(&guest.socket)? else {
+        return Ok(());
+    };
+    std::fs::create_dir_all(state).context("make the agent's folder")?;
+    std::fs::write(state.join("link-key"), key.expose()).context("write the agent's link key")
+}
+
 impl Agent {
     /// Starts the agent of `guest`, and waits until its socket takes connections.
     pub(super) async fn start(programs: &Programs, guest: &Guest, folder: &Path) -> Result<Self> {
@@ -338,6 +348,9 @@ impl Agent {
             &format!("unix:{}", guest.socket.display()),
         ]);
         command.arg("--socket").arg(&socket);
+        let state = folder.join("agent");
+        hand_over(guest, &state)?;
+        command.arg("--state").arg(state);
         let running = Running::start("moorline-agent", &mut command, folder.join("agent.log"))?;
         let listens = async || UnixStream::connect(&socket).ok();
         wait::until("the agent to listen", PATIENCE, listens)

@@ -23,6 +23,11 @@ pub struct External {
 }
 
 impl External {
+    /// What a VM's vsock device is told to connect beside.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
     /// Where its guest dials.
     pub fn socket(&self) -> PathBuf {
         let mut socket = self.device.clone().into_os_string();

@@ -30,7 +30,9 @@ impl Agent {
             .arg("--link")
             .arg(format!("unix:{}", link.display()))
             .arg("--socket")
-            .arg(&socket);
+            .arg(&socket)
+            .arg("--state")
+            .arg(deployment.folder().join(format!("{name}.agent")));
         let log = deployment.folder().join(format!("{name}.agent.log"));
         let agent = Self {
             process: Running::start("moorline-agent", &mut command, log)?,

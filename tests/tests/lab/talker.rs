@@ -1,14 +1,17 @@
 //! A guest made of the session core on a real socket: it says what it is told to say, and keeps what it is pushed.
 
 use anyhow::{Context, Result, bail, ensure};
+use moorline_lab_load::disk;
 use moorline_shared::api::data::PutEntry;
-use moorline_shared::link::body::{Found, Get, Hello, HelloAck, Item, Refused, Relay, Relayed, Watch};
+use moorline_shared::link::body::{Code, Found, Get, Hello, HelloAck, Item, Refused, Relay, Relayed, Watch};
+use moorline_shared::link::proof::proof;
 use moorline_shared::link::session::{Guest, GuestEvent};
 use moorline_shared::link::{KindSet, Moment, StreamId};
+use moorline_shared::secret::SecretKey;
 use moorline_shared::{InstanceId, PathPrefix, Revision};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
@@ -27,6 +30,7 @@ const BREATH: Duration = Duration::from_millis(2);
 pub(crate) struct Talker {
     pub(crate) core: Guest,
     socket: UnixStream,
+    path: PathBuf,
     begun: Instant,
     input: Vec<u8>,
     events: VecDeque<GuestEvent>,
@@ -100,24 +104,67 @@ impl Talker {
     }
 
     /// The same, with a HELLO of the test's own.
+    ///
+    /// It proves itself by the key that an earlier connection was given. If that is of another life, it says HELLO once
+    /// more without, as the agent does.
     pub(crate) async fn dial_as(socket: &Path, hello: Hello) -> Result<(Self, HelloAck)> {
+        let key = disk::link_key(socket)?;
+        let had = key.is_some();
+        match Self::dial_with(socket, &hello, key).await? {
+            Some(welcomed) => Ok(welcomed),
+            None if had => {
+                disk::forget_link_key(socket)?;
+                let welcomed = Self::dial_with(socket, &hello, None).await?;
+                welcomed.context("the host doesn't believe this guest")
+            }
+            None => bail!("the host doesn't believe this guest"),
+        }
+    }
+
+    /// The same with this key, or none; nothing if the host doesn't believe it.
+    pub(crate) async fn dial_with(
+        socket: &Path,
+        hello: &Hello,
+        key: Option<SecretKey>,
+    ) -> Result<Option<(Self, HelloAck)>> {
+        let (path, proves) = (socket, key.is_some() || hello.proof.is_some());
         let stream = UnixStream::connect(socket).await.context("connect as a guest")?;
         let mut talker = Self {
             core: Guest::new(Moment(0)),
             socket: stream,
+            path: path.to_owned(),
             begun: Instant::now(),
             input: Vec::new(),
             events: VecDeque::new(),
             mirror: Mirror::default(),
         };
         match talker.next().await? {
-            Some(GuestEvent::Challenge(_)) => talker.core.hello(&hello, talker.now()),
+            Some(GuestEvent::Challenge(nonce)) => {
+                let made = key.map(|key| proof(&key, &nonce));
+                let proof = hello.proof.or(made);
+                let hello = hello.clone();
+                talker.core.hello(&Hello { proof, ..hello }, talker.now());
+            }
             other => bail!("{other:?} came instead of a CHALLENGE"),
         }
         match talker.next().await? {
-            Some(GuestEvent::Ready(ack)) => Ok((talker, ack)),
+            Some(GuestEvent::Ready(ack)) => {
+                if !proves {
+                    talker.until_keyed().await?;
+                }
+                Ok(Some((talker, ack)))
+            }
+            Some(GuestEvent::Ended(StreamId::SESSION, Code::Denied)) => Ok(None),
             other => bail!("{other:?} came instead of HELLO_ACK"),
         }
+    }
+
+    /// Takes what the host says until it has given the link key, which whoever had none is given.
+    async fn until_keyed(&mut self) -> Result<()> {
+        while disk::link_key(&self.path)?.is_none() {
+            ensure!(self.exchange().await?, "the host hung up and gave no link key");
+        }
+        Ok(())
     }
 
     /// Connects and waits for the first snapshot.
@@ -219,12 +266,8 @@ impl Talker {
                     self.mirror.apply(from, to, items)?;
                     self.core.applied(stream, to, now);
                 }
-                Some(
-                    GuestEvent::Standing(_)
-                    | GuestEvent::Session(_)
-                    | GuestEvent::Credential(_)
-                    | GuestEvent::LinkKey(_),
-                ) => {}
+                Some(GuestEvent::Standing(_) | GuestEvent::Session(_) | GuestEvent::Credential(_)) => {}
+                Some(GuestEvent::LinkKey(given)) => disk::keep_link_key(&self.path, &given.key)?,
                 event => self.events.extend(event),
             }
         }

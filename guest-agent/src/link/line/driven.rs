@@ -43,8 +43,8 @@ impl Line {
         self.state.borrow().link == LinkState::Connected
     }
 
-    /// Answers the challenge: who speaks, and where its mirror stands.
-    pub(in crate::link) fn hello(&self, applied: Option<Revision>, now: Moment) {
+    /// Answers the challenge: who speaks, what proves that, and where its mirror stands.
+    pub(in crate::link) fn hello(&self, applied: Option<Revision>, proof: Option<[u8; 32]>, now: Moment) {
         let mut state = self.state.borrow_mut();
         let incarnation = state.identity.as_ref().map(|identity| identity.incarnation);
         // Both or none: an incarnation alone says nothing about a mirror.
@@ -58,7 +58,7 @@ impl Line {
             incarnation: state.claimed,
             applied: claimed.map(|(_, applied)| applied),
             journal: 0,
-            proof: None,
+            proof,
         };
         state.core.hello(&hello, now);
     }

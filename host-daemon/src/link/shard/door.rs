@@ -7,11 +7,12 @@ use moorline_shared::InstanceId;
 
 use super::{End, Shard};
 use crate::channel::Accepted;
-use crate::link::conn::Conn;
+use crate::link::admission::{Gate, LifeId};
+use crate::link::conn::{Conn, Progress};
 use crate::link::guest::{Guest, Listening};
 use crate::link::handle::{BeginError, Ended};
 use crate::link::lobby::Reception;
-use crate::link::mailbox::Begin;
+use crate::link::mailbox::{Begin, Hybrid};
 use crate::link::poll::{Interest, LOBBY};
 
 /// How many connections of one guest are accepted before the others have their turn.
@@ -30,23 +31,28 @@ impl Shard {
             });
         }
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let new = match begin.listener {
-            None => None,
-            Some(prepared) => {
+        let (new, admission) = match begin.hybrid {
+            None => (None, None),
+            Some(Hybrid {
+                listener: prepared,
+                admission,
+            }) => {
                 let added = self.poll.add(&prepared, token, Interest::READ);
                 added.map_err(|source| BeginError::Poll { instance, source })?;
                 // Last of what can fail: it takes the name of the socket that there is.
                 let listener = prepared.publish()?;
                 self.listeners.insert(token, instance);
                 let paused = false;
-                Some(Listening {
+                let listening = Listening {
                     listener,
                     token,
                     paused,
-                })
+                };
+                (Some(listening), Some(admission))
             }
         };
         (guest.incarnation, guest.alive) = (incarnation, true);
+        guest.gate = Gate::new(admission);
         let tokens = guest.tokens();
         if let Some(old) = std::mem::replace(&mut guest.listening, new) {
             self.listeners.remove(&old.token);
@@ -64,6 +70,8 @@ impl Shard {
             return None;
         }
         guest.alive = false;
+        // Its key is of no more use.
+        guest.gate = Gate::Closed;
         if let Some(old) = guest.listening.take() {
             self.listeners.remove(&old.token);
         }
@@ -145,6 +153,33 @@ impl Shard {
         let conn = Conn::new(token, instance, socket, nonce, &self.desk);
         self.conns.insert(token, conn);
         self.nudge(token);
+    }
+
+    /// That the link key of a guest's life is out is recorded: whoever waits for it gets it.
+    pub(super) fn hand_over(&mut self, life: LifeId) {
+        let LifeId {
+            instance,
+            incarnation,
+        } = life;
+        let guest = self.desk.guests.get_mut(&instance);
+        let Some(guest) = guest.filter(|guest| guest.incarnation == incarnation) else {
+            return;
+        };
+        if let Some(token) = guest.gate.claimant()
+            && !self.conns.get(&token).is_some_and(Conn::is_waiting)
+        {
+            guest.gate.leave(token);
+        }
+        let Some((token, key)) = guest.gate.recorded() else {
+            return;
+        };
+        let Some(conn) = self.conns.get_mut(&token) else {
+            return;
+        };
+        if conn.hand_over(key, &mut self.desk) == Progress::Welcomed {
+            self.welcomed(token);
+            self.nudge(token);
+        }
     }
 
     /// Lets in who arrived over `AF_VSOCK`.

@@ -169,7 +169,7 @@ impl Shard {
     }
 
     /// The guest speaks on this connection now; the one it spoke on before goes.
-    fn welcomed(&mut self, token: Token) {
+    pub(super) fn welcomed(&mut self, token: Token) {
         let Some(conn) = self.conns.get(&token) else {
             return;
         };

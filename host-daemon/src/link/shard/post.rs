@@ -46,6 +46,7 @@ impl Shard {
             Message::End(instance, ended, reply) => {
                 let _ = reply.send(self.end(instance, ended));
             }
+            Message::HandOver(life) => self.hand_over(life),
             Message::Arrived(instance, socket) => self.arrived(instance, socket),
             Message::Answer(reader, answer) => {
                 self.desk.answered(&reader);

@@ -10,8 +10,10 @@ use moorline_shared::InstanceId;
 use moorline_shared::link::body::{
     Found, Get, Hello, HelloAck, Item, List, Listing, Refused, Relay, Standing, Watch,
 };
+use moorline_shared::link::proof::proof;
 use moorline_shared::link::session::{Guest, GuestEvent};
 use moorline_shared::link::{KindSet, StreamId};
+use moorline_shared::secret::SecretKey;
 use moorline_shared::{PathPrefix, Revision};
 
 /// How long a test waits for what must come.
@@ -21,6 +23,8 @@ pub(crate) struct Agent {
     pub(crate) core: Guest,
     pub(crate) socket: UnixStream,
     pub(crate) hello: Hello,
+    /// What it proves itself by.
+    pub(crate) key: Option<SecretKey>,
     /// What the host said of itself.
     pub(crate) standings: Vec<Standing>,
     input: Vec<u8>,
@@ -48,14 +52,25 @@ pub(crate) fn hello() -> Hello {
     }
 }
 
+/// The link key of a guest whose VMM was given one.
+pub(crate) fn link_key() -> SecretKey {
+    SecretKey::from([0x6b; 32])
+}
+
 impl Agent {
+    /// A guest that has [`link_key`].
     pub(crate) fn dial(path: &Path) -> Self {
+        Self::dial_with(path, Some(link_key()))
+    }
+
+    pub(crate) fn dial_with(path: &Path, key: Option<SecretKey>) -> Self {
         let socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
             core: Guest::new(crate::link::now()),
             socket,
             hello: hello(),
+            key,
             standings: Vec::new(),
             input: Vec::new(),
             events: VecDeque::new(),
@@ -99,7 +114,7 @@ impl Agent {
         }
     }
 
-    fn take(&mut self, piece: &[u8]) {
+    pub(crate) fn take(&mut self, piece: &[u8]) {
         self.input.extend_from_slice(piece);
         let mut at = 0;
         loop {
@@ -113,7 +128,11 @@ impl Agent {
             }
             at += received.taken;
             match received.event {
-                Some(GuestEvent::Challenge(_)) => self.core.hello(&self.hello, now),
+                Some(GuestEvent::Challenge(nonce)) => {
+                    let made = self.key.as_ref().map(|key| proof(key, &nonce));
+                    self.hello.proof = self.hello.proof.or(made);
+                    self.core.hello(&self.hello, now);
+                }
                 Some(GuestEvent::Standing(standing)) => self.standings.push(standing),
                 event => self.events.extend(event),
             }

@@ -1,10 +1,11 @@
 //! Shards with guests on real sockets: honest ones, and hostile ones beside them.
 
+mod admission;
 mod agent;
 mod foreign;
 mod honest;
 mod hostile;
 mod world;
 
-pub(crate) use agent::Agent;
+pub(crate) use agent::{Agent, hello, link_key};
 pub(crate) use world::{World, entry, id, path, revision, spec, view};

@@ -7,6 +7,7 @@ use std::time::Duration;
 use moorline_shared::api::feed::{FeedEntry, FeedItem, InstanceSpec, View, ViewEntry, ViewId};
 use moorline_shared::api::instances::{Desired, Driver};
 use moorline_shared::entry::Value;
+use moorline_shared::secret::SecretKey;
 use moorline_shared::{EntryPath, InstanceId, Revision};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
@@ -14,12 +15,12 @@ use tokio::sync::mpsc;
 use crate::cache::FeedBatch;
 use crate::channel::{ChannelSpec, ExpectedPeer};
 use crate::config::{CacheConfig, LinkConfig};
-use crate::link::{Ask, FeedEffects, GuestStatus, Shards, ShardsHandle};
+use crate::link::{Admission, Ask, FeedEffects, GuestStatus, Handover, Shards, ShardsHandle};
 
-use super::Agent;
+use super::{Agent, link_key};
 
 /// The instance that a test calls by this number.
-pub(crate) fn id(n: u8) -> InstanceId {
+pub(crate) const fn id(n: u8) -> InstanceId {
     InstanceId::from_bytes([n; 16])
 }
 
@@ -145,9 +146,22 @@ impl World {
 
     /// A life of the instance begins on the device that is named after another.
     pub(crate) fn begin_at(&self, n: u8, incarnation: u64, device: u8) {
+        self.begin_with(n, incarnation, device, Admission::Proof(link_key()));
+    }
+
+    /// A life begins in which the first HELLO is given this key.
+    pub(crate) fn begin_keyless(&self, n: u8, incarnation: u64, key: SecretKey) -> mpsc::Receiver<Handover> {
+        let (handovers, recorder) = mpsc::channel(4);
+        let admission = Admission::FirstHello { key, handovers };
+        self.begin_with(n, incarnation, n, admission);
+        recorder
+    }
+
+    fn begin_with(&self, n: u8, incarnation: u64, device: u8, admission: Admission) {
         let channel = ChannelSpec::HybridVsock {
             uds_path: self.device(device),
             peer: ExpectedPeer::Owner,
+            admission,
         };
         let begun = self.handle().begin_incarnation(id(n), incarnation, channel);
         self.runtime.block_on(begun).unwrap();

@@ -23,8 +23,8 @@ use plane::{Opened, Plane};
 use super::{Reports, SpecChange, Uplink};
 use crate::channel::{ChannelSpec, ExpectedPeer};
 use crate::config::{CacheConfig, LinkConfig};
-use crate::link::tests::{Agent, entry, id, path, revision, spec, view};
-use crate::link::{Shards, ShardsHandle};
+use crate::link::tests::{Agent, entry, id, link_key, path, revision, spec, view};
+use crate::link::{Admission, Shards, ShardsHandle};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -187,6 +187,7 @@ impl World {
         let channel = ChannelSpec::HybridVsock {
             uds_path: self.folder.path().join("vm"),
             peer: ExpectedPeer::Owner,
+            admission: Admission::Proof(link_key()),
         };
         self.handle().begin_incarnation(id(n), 1, channel).await.unwrap();
         let socket = self.folder.path().join("vm_8470");

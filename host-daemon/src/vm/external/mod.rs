@@ -3,8 +3,9 @@
 //! [`External`] is the way to ask from anywhere; one task, that of `registrar`, does it all in turn. A registration
 //! begins an incarnation and ends with the VMM, by its process's descriptor, or when it is taken back. It is kept on
 //! disk (`record`) and checked anew by the next daemon (`resume`). Where its socket lies is checked by `place`, and
-//! whose processes are named by `peer`.
+//! whose processes are named by `peer`. By `handover` the guest is given what it proves itself by.
 
+mod handover;
 mod peer;
 mod place;
 mod record;
@@ -19,6 +20,7 @@ use moorline_shared::host::{Channel, Registered, Supervision};
 use tokio::sync::{mpsc, oneshot};
 
 use super::file::FileError;
+use super::link_key;
 use crate::link::BeginError;
 use crate::uplink::SpecChange;
 
@@ -91,6 +93,9 @@ pub enum RegisterError {
     /// The host doesn't say which boot this is.
     #[error("can't read the host's boot id")]
     Boot(#[source] io::Error),
+    /// No key for the guest.
+    #[error("the kernel gives no random bytes for a link key")]
+    Random(#[source] io::Error),
     /// A socket where none may lie.
     #[error("the socket can't lie there")]
     Place(#[from] PlaceError),

@@ -4,6 +4,7 @@ use moorline_shared::host::{Channel, ProcessRef};
 
 use super::record::Peer;
 use super::{Caller, RegisterError, Registration};
+use crate::channel::ExpectedPeer;
 use crate::vm::process::Process;
 
 /// The process that is meant, if it is the caller's.
@@ -23,7 +24,21 @@ pub(super) fn find(reference: ProcessRef, caller: Caller) -> Result<Process, Reg
     Ok(process)
 }
 
-/// Who may connect: the process where the daemon's user can let it, else its user; without one, the caller's.
+/// Who may connect, as the shards know it. Fails when the process has ended.
+pub(super) fn expected(peer: Peer) -> Result<ExpectedPeer, RegisterError> {
+    let process = match peer {
+        Peer::User(user) => return Ok(ExpectedPeer::User(user)),
+        Peer::Process(process) => process,
+    };
+    let pid = process.pid.unsigned_abs();
+    let gone = || RegisterError::NoProcess { pid };
+    let failed = |source| RegisterError::Process { pid, source };
+    let held = Process::find(process).map_err(failed)?.ok_or_else(gone)?;
+    let user = held.user().map_err(failed)?.ok_or_else(gone)?;
+    Ok(ExpectedPeer::Process { process, user })
+}
+
+/// Who may connect: the device's process, or else the VMM; without one, any process of the caller's user.
 pub(super) fn peer(registration: &Registration, vmm: Option<&Process>) -> Result<Peer, RegisterError> {
     let caller = registration.caller;
     let device = match &registration.channel {
@@ -32,19 +47,8 @@ pub(super) fn peer(registration: &Registration, vmm: Option<&Process>) -> Result
         } => Some(find(*device, caller)?),
         _ => None,
     };
-    let Some(process) = device.as_ref().or(vmm) else {
-        return Ok(Peer::User(caller.uid));
-    };
-    let identity = process.identity();
-    let pid = identity.pid.unsigned_abs();
-    let user = process
-        .user()
-        .map_err(|source| RegisterError::Process { pid, source })?;
-    let user = user.ok_or(RegisterError::NoProcess { pid })?;
-    let ours = user == 0 || user == rustix::process::geteuid().as_raw();
-    Ok(if ours {
-        Peer::Process(identity)
-    } else {
-        Peer::User(user)
-    })
+    let process = device.as_ref().or(vmm);
+    Ok(process.map_or(Peer::User(caller.uid), |process| {
+        Peer::Process(process.identity())
+    }))
 }

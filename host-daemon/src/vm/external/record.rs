@@ -5,14 +5,17 @@ use std::path::{Path, PathBuf};
 
 use moorline_shared::InstanceId;
 use moorline_shared::host::Channel;
+use moorline_shared::secret::SecretKey;
 use serde::{Deserialize, Serialize};
 
 use crate::vm::file::{self, FileError, Head, failed};
+use crate::vm::link_key;
 use crate::vm::process::Identity;
 
 /// The version of the record's form that this daemon writes.
 const VERSION: u32 = 1;
 const EXTENSION: &str = "json";
+const LINK_KEY: &str = "key";
 
 /// What is known of an instance whose VM somebody else runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,8 +114,37 @@ impl Registrations {
         file::keep(self.path(record.instance), record).await
     }
 
+    /// Keeps the link key that the guest is about to be given for this life. Cancelled, it is done all the same.
+    pub(super) async fn keep_link_key(
+        &self,
+        instance: InstanceId,
+        incarnation: u64,
+        key: SecretKey,
+    ) -> Result<(), FileError> {
+        link_key::keep(self.link_key_path(instance), instance, incarnation, key).await
+    }
+
+    /// The link key that the guest was given for this life, if it was.
+    pub(super) fn link_key(
+        &self,
+        instance: InstanceId,
+        incarnation: u64,
+    ) -> Result<Option<SecretKey>, FileError> {
+        link_key::load(&self.link_key_path(instance), instance, incarnation)
+    }
+
+    /// Removes the link key of a life that ended; it is fine if there is none. Cancelled, it is done all the same.
+    pub(super) async fn discard_link_key(&self, instance: InstanceId) -> Result<(), FileError> {
+        file::discard(self.link_key_path(instance)).await
+    }
+
+    fn link_key_path(&self, instance: InstanceId) -> PathBuf {
+        self.folder.join(instance.to_string()).with_extension(LINK_KEY)
+    }
+
     /// Removes a record; it is fine if there is none. Cancelled, it is done all the same.
     pub(super) async fn discard(&self, instance: InstanceId) -> Result<(), FileError> {
+        self.discard_link_key(instance).await?;
         file::discard(self.path(instance)).await
     }
 }

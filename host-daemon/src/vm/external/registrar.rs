@@ -15,11 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::peer::{find, peer};
 use super::place::{Place, Socket};
-use super::record::{Active, Peer, Record, Registrations};
+use super::record::{Active, Record, Registrations};
 use super::{Command, External, RegisterError, Registration};
 use crate::causes::Causes;
-use crate::channel::{ChannelSpec, ExpectedPeer};
-use crate::link::{BeginError, ShardsHandle};
+use crate::link::{BeginError, Handover, LifeId, ShardsHandle};
 use crate::uplink::{Reports, SpecChange};
 use crate::vm::file::FileError;
 use crate::vm::process::{self, Process};
@@ -44,6 +43,12 @@ pub(super) struct Entry {
 impl Entry {
     fn active(&self) -> Option<&Active> {
         self.record.as_ref().and_then(|record| record.active.as_ref())
+    }
+
+    /// The life that goes on.
+    pub(super) fn life(&self) -> Option<u64> {
+        let record = self.record.as_ref()?;
+        record.active.as_ref().map(|_| record.incarnation)
     }
 
     fn incarnation(&self) -> u64 {
@@ -81,6 +86,8 @@ pub(in crate::vm) struct Registrar {
     pub(super) table: Table,
     pub(super) entries: BTreeMap<InstanceId, Entry>,
     watches: JoinSet<VmmEnded>,
+    /// Guests that are to be given their link keys, and the shards' way to say so.
+    pub(super) handovers: (mpsc::Sender<Handover>, mpsc::Receiver<Handover>),
 }
 
 impl Registrar {
@@ -102,6 +109,7 @@ impl Registrar {
             table,
             entries: BTreeMap::new(),
             watches: JoinSet::new(),
+            handovers: mpsc::channel(QUEUE),
         };
         Ok((registrar, External(sender)))
     }
@@ -110,13 +118,14 @@ impl Registrar {
     pub(in crate::vm) async fn run(mut self, cancel: CancellationToken) {
         self.recall_all().await;
         loop {
-            // Cancel-safe: a command or an end that wasn't taken is there the next time.
+            // Cancel-safe: what wasn't taken is there the next time.
             tokio::select! {
                 () = cancel.cancelled() => return,
                 command = self.commands.recv() => match command {
                     Some(command) => self.execute(command).await,
                     None => return,
                 },
+                Some(handover) = self.handovers.1.recv() => self.on_handover(handover).await,
                 Some(ended) = self.watches.join_next() => {
                     // An error is a watch that was called off.
                     if let Ok(ended) = ended {
@@ -249,7 +258,11 @@ impl Registrar {
         active: &Active,
     ) -> Result<(), RegisterError> {
         let (spot, place) = self.locate(instance, &active.channel)?;
-        let channel = channel(active, place.as_ref());
+        let life = LifeId {
+            instance,
+            incarnation,
+        };
+        let channel = self.channel(life, active, place.as_ref())?;
         let begun = self
             .shards
             .begin_incarnation(instance, incarnation, channel)
@@ -323,6 +336,9 @@ impl Registrar {
         }
         tracing::info!(%instance, incarnation, ?reason, "a VM is no longer taken for the instance's");
         self.shards.end_incarnation(instance, incarnation).await;
+        if let Err(error) = self.registrations.discard_link_key(instance).await {
+            tracing::error!(%instance, error = %Causes(&error), "can't remove the link key of a life that ended");
+        }
         let state = InstanceState::Stopped;
         self.table
             .set(status(instance, state, reason.clone(), incarnation, None));
@@ -452,20 +468,6 @@ pub(super) fn status(
         incarnation,
         reboots: 0,
         pid,
-    }
-}
-
-fn channel(active: &Active, place: Option<&Place>) -> ChannelSpec {
-    let peer = match active.peer {
-        Peer::Process(identity) => ExpectedPeer::Process(identity.pid.unsigned_abs()),
-        Peer::User(uid) => ExpectedPeer::User(uid),
-    };
-    match (&active.channel, place) {
-        (Channel::Vsock { cid }, _) => ChannelSpec::Vsock { cid: *cid },
-        (Channel::Hybrid { path, .. }, place) => ChannelSpec::HybridVsock {
-            uds_path: place.map_or_else(|| path.clone(), Place::path),
-            peer,
-        },
     }
 }
 

@@ -91,6 +91,9 @@ impl Task {
         if let Err(error) = vm.clear().await {
             tracing::error!(instance = %self.instance, %error, "can't end the vsock device of a VM that ended");
         }
+        if let Err(error) = self.tools.records.discard_link_key(self.instance).await {
+            tracing::error!(instance = %self.instance, error = %Causes(&error), "can't remove the link key of a life that ended");
+        }
         if let Life::Ended { how, reason } = &life {
             let reason = reason.clone();
             self.state = State::Ended { how: *how, reason };

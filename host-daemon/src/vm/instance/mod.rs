@@ -264,7 +264,7 @@ impl Task {
         } = &*self.tools;
         qemu.prepare(self.instance)?;
         records.keep(self.record(Life::Beginning)).await?;
-        let ready = qemu.vsock(self.instance).await?;
+        let ready = qemu.vsock(self.instance, self.incarnation).await?;
         shards
             .begin_incarnation(self.instance, self.incarnation, ready.channel())
             .await?;

@@ -39,7 +39,11 @@ impl Task {
     }
 
     async fn adopt(&self, processes: &Processes) -> Result<State, StartError> {
-        let Some(adopted) = self.tools.qemu.adopt(self.instance, processes)? else {
+        let Some(adopted) = self
+            .tools
+            .qemu
+            .adopt(self.instance, self.incarnation, processes)?
+        else {
             return self.missed(processes).await;
         };
         let trouble = match adopted.channel {
@@ -47,9 +51,10 @@ impl Task {
                 self.begin_again(channel).await?;
                 None
             }
-            None => {
-                Some("its vsock device is gone; the guest can't reach this host before a reboot".to_owned())
-            }
+            None => Some(
+                "its vsock device or its link key is gone; the guest can't reach this host before a reboot"
+                    .to_owned(),
+            ),
         };
         tracing::info!(instance = %self.instance, incarnation = self.incarnation, "found the VM again");
         let vm = adopted.vm;

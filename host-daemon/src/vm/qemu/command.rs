@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use moorline_shared::InstanceId;
+use moorline_shared::link::proof::FW_CFG_NAME;
 
 use crate::vm::config::{Console, Image, QemuConfig};
 
@@ -66,6 +67,11 @@ pub(super) fn qmp_socket(folder: &Path) -> PathBuf {
 /// Where QEMU finds its vsock device.
 pub(super) fn device_socket(folder: &Path) -> PathBuf {
     folder.join("device.sock")
+}
+
+/// Where QEMU finds the guest's link key while it starts.
+pub(super) fn link_key(folder: &Path) -> PathBuf {
+    folder.join("link-key")
 }
 
 /// What a VM writes to instead of its image's disk.
@@ -163,6 +169,9 @@ impl Machine<'_> {
                     with_path("socket,id=vsock,path=", &device_socket(self.folder)),
                 );
                 line.add("-device", "vhost-user-vsock-pci,chardev=vsock");
+                // By its name only: arguments can be read by everybody on the host.
+                let item = format!("name={FW_CFG_NAME},file=");
+                line.add("-fw_cfg", with_path(&item, &link_key(self.folder)));
             }
         }
     }

@@ -8,6 +8,7 @@
 mod accel;
 mod command;
 mod error;
+mod handed;
 mod launch;
 pub(super) mod vm;
 mod vsock;
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use moorline_shared::InstanceId;
 use moorline_shared::api::feed::InstanceSpec;
+use moorline_shared::secret::SecretKey;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -28,13 +30,16 @@ use self::launch::{Launch, last_line};
 use self::vm::{Device, Vm, again};
 use self::vsock::Cids;
 use super::config::{Image, Images, QemuConfig, VsockDevice};
+use super::link_key;
 use super::process::{Process, boot_id, writing_to};
 use super::qmp::Qmp;
 use super::record::{Processes, Reach, Records, Vsock};
 use crate::channel::{ChannelSpec, ExpectedPeer};
+use crate::link::Admission;
 
 pub use self::error::StartError;
 use self::error::cannot;
+use self::handed::HandedKey;
 pub use self::vsock::LeaseError;
 
 /// For a process to make its socket. An idle machine takes some 50 ms.
@@ -73,7 +78,7 @@ pub(super) struct Ready {
 #[derive(Debug)]
 enum Way {
     Kernel { cid: u32, device: OwnedFd },
-    Process(Process),
+    Process { process: Process, key: SecretKey },
 }
 
 impl Ready {
@@ -81,14 +86,14 @@ impl Ready {
     pub(super) fn channel(&self) -> ChannelSpec {
         match &self.way {
             Way::Kernel { cid, .. } => ChannelSpec::Vsock { cid: *cid },
-            Way::Process(process) => hybrid(&self.folder, process),
+            Way::Process { process, key } => hybrid(&self.folder, process, key),
         }
     }
 
     fn device(&self) -> command::Device {
         match self.way {
             Way::Kernel { cid, .. } => command::Device::Kernel { cid },
-            Way::Process(_) => command::Device::Process,
+            Way::Process { .. } => command::Device::Process,
         }
     }
 }
@@ -98,7 +103,7 @@ impl Way {
     fn plug(self) -> (Stdio, Device, Vsock) {
         match self {
             Self::Kernel { cid, device } => (Stdio::from(device), Device::Kernel, Vsock::Kernel { cid }),
-            Self::Process(process) => {
+            Self::Process { process, .. } => {
                 let vsock = Vsock::Process {
                     process: process.identity(),
                 };
@@ -108,23 +113,24 @@ impl Way {
     }
 }
 
-/// A VM with a user of its own is known by that; others by the process of their device.
-fn hybrid(folder: &Path, device: &Process) -> ChannelSpec {
+/// Nobody but the device's process connects, and it does so as the user whose the VM's folder is.
+fn hybrid(folder: &Path, device: &Process, key: &SecretKey) -> ChannelSpec {
     use std::os::unix::fs::MetadataExt;
     let owner = folder.symlink_metadata().map(|folder| folder.uid());
-    let peer = match owner {
-        Ok(owner) if owner != rustix::process::geteuid().as_raw() => ExpectedPeer::User(owner),
-        _ => ExpectedPeer::Process(device.identity().pid.unsigned_abs()),
-    };
-    let uds_path = folder.join("vsock.sock");
-    ChannelSpec::HybridVsock { uds_path, peer }
+    let process = device.identity();
+    let user = owner.unwrap_or_else(|_| rustix::process::geteuid().as_raw());
+    ChannelSpec::HybridVsock {
+        uds_path: folder.join("vsock.sock"),
+        peer: ExpectedPeer::Process { process, user },
+        admission: Admission::Proof(key.clone()),
+    }
 }
 
 /// What an adopted VM is.
 #[derive(Debug)]
 pub(super) struct Adopted {
     pub(super) vm: Vm,
-    /// Where its guest's connections arrive; none if its vsock device is no more.
+    /// Where its guest's connections arrive; none if its vsock device is no more, or its link key.
     pub(super) channel: Option<ChannelSpec>,
 }
 
@@ -174,7 +180,7 @@ impl Qemu {
     }
 
     /// Prepares the guest's vsock. Cancelled or failed, it may leave a process, which [`Self::clear`] ends.
-    pub(super) async fn vsock(&self, instance: InstanceId) -> Result<Ready, StartError> {
+    pub(super) async fn vsock(&self, instance: InstanceId, incarnation: u64) -> Result<Ready, StartError> {
         let folder = self.records.run_folder(instance);
         let kernels = match self.config.vsock {
             VsockDevice::Vhost => true,
@@ -185,7 +191,13 @@ impl Qemu {
             let vsock::Lease { cid, device } = self.cids.lease()?;
             Way::Kernel { cid, device }
         } else {
-            Way::Process(self.start_device(instance, &folder).await?)
+            let key = link_key::fresh().map_err(cannot("make a link key"))?;
+            // Kept first: the guest has it from its first instruction on.
+            self.records
+                .keep_link_key(instance, incarnation, key.clone())
+                .await?;
+            let process = self.start_device(instance, &folder).await?;
+            Way::Process { process, key }
         };
         Ok(Ready { way, folder })
     }
@@ -225,12 +237,16 @@ impl Qemu {
             device: ready.device(),
             folder: &ready.folder,
         };
+        let handed = self.hand_key(&machine, &ready.way)?;
         let (stdin, device, vsock) = ready.way.plug();
         let started = async {
             self.make_overlay(&machine).await?;
             self.start_qemu(&machine, stdin).await
         };
-        let (vmm, qmp) = match started.await {
+        let started = started.await;
+        // QEMU has read it when it answers.
+        drop(handed);
+        let (vmm, qmp) = match started {
             Ok(started) => started,
             Err(error) => return Err(self.explain(error, &machine).await),
         };
@@ -246,6 +262,16 @@ impl Qemu {
             qmp: Some(qmp),
         };
         Ok((vm, processes))
+    }
+
+    /// Lays the guest's link key where QEMU reads it, and nobody but its user can, until the answer is dropped.
+    fn hand_key(&self, machine: &Machine<'_>, way: &Way) -> Result<Option<HandedKey>, StartError> {
+        let Way::Process { key, .. } = way else {
+            return Ok(None);
+        };
+        let path = command::link_key(machine.folder);
+        let handed = HandedKey::lay(path, key, self.user_of(machine.instance));
+        handed.map(Some).map_err(cannot("lay down the VM's link key"))
     }
 
     /// Names the image's file that the VM's user can't read, if that is why one of its processes ended at once.
@@ -388,6 +414,7 @@ impl Qemu {
     pub(super) fn adopt(
         &self,
         instance: InstanceId,
+        incarnation: u64,
         processes: &Processes,
     ) -> Result<Option<Adopted>, StartError> {
         if another_boot(processes)? {
@@ -397,7 +424,8 @@ impl Qemu {
             return Ok(None);
         };
         let folder = self.records.run_folder(instance);
-        let (device, channel) = find_device(processes.vsock, &folder)?;
+        let key = self.records.link_key(instance, incarnation)?;
+        let (device, channel) = find_device(processes.vsock, &folder, key.as_ref())?;
         let socket = command::qmp_socket(&folder);
         // Without a conversation yet: the first thing the VM's events do is to begin one and ask how it is.
         let qmp = None;
@@ -430,15 +458,20 @@ pub(super) fn another_boot(processes: &Processes) -> Result<bool, StartError> {
     Ok(processes.boot != boot)
 }
 
-fn find_device(vsock: Vsock, folder: &Path) -> Result<(Device, Option<ChannelSpec>), StartError> {
+fn find_device(
+    vsock: Vsock,
+    folder: &Path,
+    key: Option<&SecretKey>,
+) -> Result<(Device, Option<ChannelSpec>), StartError> {
     let process = match vsock {
         Vsock::Kernel { cid } => return Ok((Device::Kernel, Some(ChannelSpec::Vsock { cid }))),
         Vsock::Process { process } => process,
     };
     let found = Process::find(process).map_err(cannot("look for the vsock device"))?;
     Ok(found.map_or((Device::Lost, None), |process| {
-        let channel = hybrid(folder, &process);
-        (Device::Process(process), Some(channel))
+        // Without its key the guest's root can't be told from its other processes, and nobody is let in.
+        let channel = key.map(|key| hybrid(folder, &process, key));
+        (Device::Process(process), channel)
     }))
 }
 

@@ -184,13 +184,19 @@ impl Raw {
 
     /// Connected, and greeted with a CHALLENGE, which means that the daemon has taken the connection.
     async fn greeted(guest: &External) -> Result<Self> {
+        Ok(Self::challenged(guest).await?.0)
+    }
+
+    /// The same, with the challenge's nonce.
+    async fn challenged(guest: &External) -> Result<(Self, [u8; 16])> {
         let mut raw = Self::dial(guest).await?;
-        let (_, kind) = raw.next_frame().await?;
+        let (_, kind, body) = raw.next_whole_frame().await?;
         ensure!(
             kind == Kind::Challenge as u8,
             "kind {kind:#x} came instead of CHALLENGE"
         );
-        Ok(raw)
+        let nonce = <[u8; 16]>::try_from(body).ok().context("a nonce has 16 bytes")?;
+        Ok((raw, nonce))
     }
 
     async fn say(&mut self, bytes: &[u8]) -> Result<()> {

@@ -6,9 +6,11 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use moorline_client::Terms;
 use moorline_lab::deployment::External;
+use moorline_lab_load::disk;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::link::Kind;
-use moorline_shared::link::body::{Applied, Beat, Begin};
+use moorline_shared::link::body::{Applied, Beat, Begin, Hello};
+use moorline_shared::link::proof::proof;
 use moorline_shared::link::session::{DEAD_MS, DEFAULT_LIMITS, PATIENCE_MS};
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -219,8 +221,12 @@ async fn row_5_a_guest_that_never_reads_is_bounded_and_hung_up_on() -> Result<()
 /// Says that it has applied its snapshot as soon as it knows the revision, having granted nothing of what is to come,
 /// until the host hangs up.
 async fn apply_what_was_not_sent(guest: &External) -> Result<()> {
-    let mut raw = Raw::greeted(guest).await?;
-    raw.say(&frame_of_hello()).await?;
+    drop(Raw::welcomed(guest).await?);
+    let (mut raw, nonce) = Raw::challenged(guest).await?;
+    let key = disk::link_key(&guest.socket())?.context("the guest has a key")?;
+    let proof = Some(proof(&key, &nonce));
+    raw.say(&frame(Kind::Hello, 0, 0, &Hello { proof, ..hello() }))
+        .await?;
     let begin: Begin = loop {
         let (stream, kind, body) = raw.next_whole_frame().await?;
         if (stream, kind) == (0, Kind::Begin as u8) {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 
 use super::inbox::Assembly;
 use super::outbox::Outbox;
-use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, unexpected};
+use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, code, unexpected};
 use crate::link::Moment;
 use crate::link::body::{
     Beat, Challenge, Code, Credential, Credit, Found, GoAway, HelloAck, Item, Limits, LinkKey, Listing,
@@ -92,7 +92,8 @@ pub enum GuestEvent {
     Refused(StreamId, Refused),
     /// The request was not begun; ask again after so many milliseconds.
     Busy(StreamId, u32),
-    /// The stream ended before its time.
+    /// The stream ended before its time. On stream 0 with [`Code::Denied`], before [`Self::Ready`]: the host doesn't
+    /// believe the proof that HELLO had, or misses one; GOAWAY follows.
     Ended(StreamId, Code),
     /// How far the mirror can be trusted from now on.
     Standing(Standing),
@@ -161,6 +162,9 @@ impl Guest {
     fn ready(&mut self, frame: &Frame<'_>) -> Result<Option<GuestEvent>, Fault> {
         if frame.kind == Kind::GoAway {
             return body(frame).map(GuestEvent::GoAway).map(Some);
+        }
+        if frame.kind == Kind::Reset && frame.stream == StreamId::SESSION {
+            return Ok(Some(GuestEvent::Ended(frame.stream, code(body(frame)?))));
         }
         if frame.kind != Kind::HelloAck || frame.stream != StreamId::SESSION {
             return Err(unexpected(frame));

@@ -22,7 +22,9 @@ use crate::link::body::{
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, StreamId};
 use crate::link::kind::{Kind, KindSet};
+use crate::link::proof;
 use crate::revision::Revision;
+use crate::secret::SecretKey;
 
 /// The host's end of one connection.
 #[derive(Debug)]
@@ -30,6 +32,7 @@ pub struct Host {
     outbox: Outbox,
     limits: Limits,
     state: State,
+    nonce: [u8; 16],
     streams: BTreeMap<StreamId, Stream>,
     /// Relays that are answered, and whose answers may have pieces left to send.
     replying: BTreeSet<StreamId>,
@@ -112,6 +115,7 @@ impl Host {
             outbox,
             limits,
             state: State::AwaitHello { since: now },
+            nonce,
             streams: BTreeMap::new(),
             replying: BTreeSet::new(),
             push: Push::Ready,
@@ -149,6 +153,12 @@ impl Host {
             Some(Self::first_frame(&frame)?)
         };
         Ok(Incoming { taken, event })
+    }
+
+    /// Whether the HELLO of this connection was made with the key.
+    pub fn proves(&self, hello: &Hello, key: &SecretKey) -> bool {
+        let proof = hello.proof.as_ref();
+        proof.is_some_and(|proof| proof::proves(key, &self.nonce, proof))
     }
 
     fn is_open(&self) -> bool {

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Host;
 use crate::link::Moment;
-use crate::link::body::{Credential, GoAway, LinkKey, Session, Standing};
+use crate::link::body::{Code, Credential, Ended, GoAway, LinkKey, Session, Standing};
 use crate::link::frame::{Last, MAX_BODY, StreamId};
 use crate::link::kind::Kind;
 
@@ -64,6 +64,13 @@ impl Host {
         }
         self.outbox.control(kind, StreamId::SESSION, Last::No, body, now);
         Told::Queued
+    }
+
+    /// Says that the HELLO isn't believed: its proof is missing or wrong. [`Self::go_away`] follows.
+    pub fn deny(&mut self, now: Moment) {
+        let code = Code::Denied as u16;
+        self.outbox
+            .control(Kind::Reset, StreamId::SESSION, Last::No, &Ended { code }, now);
     }
 
     /// Tells the guest that this connection ends; the driver writes what is left and closes.

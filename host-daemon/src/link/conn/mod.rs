@@ -1,18 +1,19 @@
-//! One connection: its socket, its session, and the bounds on both.
+//! One connection: its socket, its session, and the bounds on both. [`greeting`] is how a session begins.
+
+mod greeting;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use moorline_shared::InstanceId;
-use moorline_shared::link::body::{Hello, HelloAck};
-use moorline_shared::link::session::{Fault, HEARTBEAT_MS, Host, HostEvent};
-use moorline_shared::link::{KindSet, Moment, StreamId};
+use moorline_shared::link::body::Hello;
+use moorline_shared::link::session::{Fault, Host, HostEvent};
+use moorline_shared::link::{Moment, StreamId};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::answer::Pending;
 use super::desk::Desk;
-use super::follow::mirror;
 use super::guest::{Conversation, Requests};
 use super::poll::{Interest, Ready, Token};
 use super::push::Feeder;
@@ -54,8 +55,14 @@ pub(super) struct Conn {
 #[derive(Debug)]
 enum Stage {
     Greeting,
-    Talking { build: String },
-    Leaving { until: Moment },
+    /// It said HELLO, and is welcome once it may be given its link key.
+    Waiting(Box<Hello>),
+    Talking {
+        build: String,
+    },
+    Leaving {
+        until: Moment,
+    },
 }
 
 /// How a connection ends.
@@ -291,39 +298,9 @@ impl Conn {
                 self.feed_due = true;
             }
             HostEvent::GoAway(go) => return Err(End::Left(printable(&go.reason))),
-            HostEvent::Hello(hello) => return Ok(self.hello(&hello, desk)),
+            HostEvent::Hello(hello) => return self.hello(hello, desk),
         }
         Ok(Progress::Nothing)
-    }
-
-    fn hello(&mut self, hello: &Hello, desk: &mut Desk) -> Progress {
-        let incarnation = desk
-            .guests
-            .get(&self.instance)
-            .map_or(0, |guest| guest.incarnation);
-        let Some(deployment) = desk.deployment.clone() else {
-            self.send_away("the host has not heard of the control plane yet", 1_000, desk.now);
-            return Progress::Nothing;
-        };
-        let ack = HelloAck {
-            kinds: KindSet::ours(),
-            session: self.token,
-            instance: self.instance,
-            incarnation,
-            authority: deployment.to_string(),
-            limits: desk.link.limits(),
-            boottime_ms: desk.now.0,
-            heartbeat_ms: HEARTBEAT_MS,
-        };
-        self.core.welcome(hello, &ack, desk.now);
-        self.stage = Stage::Talking {
-            build: printable(&hello.build),
-        };
-        self.feeders
-            .insert(StreamId::SESSION, mirror(self.instance, incarnation, hello, desk));
-        self.feed_due = true;
-        self.tell_standing(desk);
-        Progress::Welcomed
     }
 
     /// Whether the guest is welcome and was not told to go.

@@ -1,0 +1,114 @@
+//! How a session begins: HELLO is judged, and answered by HELLO_ACK or by GOAWAY.
+
+use std::sync::Arc;
+
+use moorline_shared::link::body::{Hello, HelloAck, LinkKey};
+use moorline_shared::link::session::{Fault, HEARTBEAT_MS};
+use moorline_shared::link::{Kind, KindSet, StreamId};
+use moorline_shared::secret::SecretKey;
+
+use super::{Conn, End, Progress, Stage, printable};
+use crate::link::admission::{Denial, LifeId, Verdict};
+use crate::link::desk::Desk;
+use crate::link::follow::mirror;
+
+impl Conn {
+    pub(super) fn hello(&mut self, hello: Hello, desk: &mut Desk) -> Result<Progress, End> {
+        if !matches!(self.stage, Stage::Greeting) {
+            let (kind, stream) = (Kind::Hello, StreamId::SESSION);
+            return Err(End::Fault(Fault::Unexpected { kind, stream }));
+        }
+        let Some(deployment) = desk.deployment.clone() else {
+            self.send_away("the host has not heard of the control plane yet", 1_000, desk.now);
+            return Ok(Progress::Nothing);
+        };
+        match self.judge(&hello, desk) {
+            Verdict::Welcome => return Ok(self.welcome(&hello, &deployment, desk)),
+            Verdict::Give(key) => {
+                self.welcome(&hello, &deployment, desk);
+                self.give(key, desk);
+                return Ok(Progress::Welcomed);
+            }
+            Verdict::Wait => self.stage = Stage::Waiting(Box::new(hello)),
+            Verdict::Deny(denial) => self.deny(denial, desk),
+            Verdict::Busy => {
+                self.send_away("the host can't record who has the link key now", 1_000, desk.now)
+            }
+        }
+        Ok(Progress::Nothing)
+    }
+
+    /// A guest that is no more here is nobody's.
+    fn judge(&self, hello: &Hello, desk: &mut Desk) -> Verdict {
+        let Some(guest) = desk.guests.get_mut(&self.instance) else {
+            return Verdict::Deny(Denial::Over);
+        };
+        let life = LifeId {
+            instance: self.instance,
+            incarnation: guest.incarnation,
+        };
+        guest.gate.judge(&self.core, hello, life, self.token)
+    }
+
+    /// Whether it said HELLO and waits for its link key.
+    pub(in crate::link) fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting(_))
+    }
+
+    /// The link key that it waits for may be given to it now.
+    pub(in crate::link) fn hand_over(&mut self, key: SecretKey, desk: &mut Desk) -> Progress {
+        let Stage::Waiting(hello) = std::mem::replace(&mut self.stage, Stage::Greeting) else {
+            return Progress::Nothing;
+        };
+        let Some(deployment) = desk.deployment.clone() else {
+            return Progress::Nothing;
+        };
+        self.welcome(&hello, &deployment, desk);
+        self.give(key, desk);
+        Progress::Welcomed
+    }
+
+    fn give(&mut self, key: SecretKey, desk: &Desk) {
+        let guest = desk.guests.get(&self.instance);
+        let incarnation = guest.map_or(0, |guest| guest.incarnation);
+        let key = LinkKey { incarnation, key };
+        // That it understands the kind was seen in its HELLO, and it always fits.
+        let _ = self.core.link_key(&key, desk.now);
+    }
+
+    fn welcome(&mut self, hello: &Hello, deployment: &Arc<str>, desk: &mut Desk) -> Progress {
+        let guest = desk.guests.get(&self.instance);
+        let incarnation = guest.map_or(0, |guest| guest.incarnation);
+        let ack = HelloAck {
+            kinds: KindSet::ours(),
+            session: self.token,
+            instance: self.instance,
+            incarnation,
+            authority: deployment.to_string(),
+            limits: desk.link.limits(),
+            boottime_ms: desk.now.0,
+            heartbeat_ms: HEARTBEAT_MS,
+        };
+        self.core.welcome(hello, &ack, desk.now);
+        self.stage = Stage::Talking {
+            build: printable(&hello.build),
+        };
+        self.feeders
+            .insert(StreamId::SESSION, mirror(self.instance, incarnation, hello, desk));
+        self.feed_due = true;
+        self.tell_standing(desk);
+        Progress::Welcomed
+    }
+
+    /// Sends somebody away who can't show that the guest's root speaks. It counts as a fault of the guest's.
+    fn deny(&mut self, denial: Denial, desk: &mut Desk) {
+        self.requests.faults += 1;
+        let (now, instance) = (desk.now, self.instance);
+        let guest = desk.guests.get_mut(&instance);
+        if guest.is_some_and(|guest| guest.log.take(now)) {
+            tracing::warn!(%instance, session = self.token, %denial, "a HELLO is not believed");
+        }
+        self.core.deny(now);
+        self.send_away(&denial.to_string(), 0, now);
+    }
+}
