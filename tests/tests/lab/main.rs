@@ -12,6 +12,7 @@ mod guests;
 mod hostile_link;
 mod leftovers;
 mod nested;
+mod privileged;
 mod processes;
 mod python;
 mod talker;

@@ -3,15 +3,17 @@
 //! `AF_VSOCK` outside of a guest.
 //!
 //! CIDs are leased and passed to QEMU, the agent in a guest is known by the CID that its VM was given, each VM has a
-//! scope and a user of its own, a daemon that was killed or restarted finds VMs and channels again, and a later VM
+//! scope and a user of its own, a user of a guest can't speak for it, a daemon that was killed or restarted finds VMs and channels again, and a later VM
 //! doesn't get an earlier one's CID.
 
 use anyhow::{Context, Result, bail, ensure};
 use moorline_lab::deployment::Programs;
-use moorline_lab::guest::{Guest, GuestOptions, seats};
+use moorline_lab::guest::{Guest, GuestOptions, control_arguments, seats};
 use moorline_lab::image::{Busybox, Debian, Image};
 use moorline_lab::setup::{self, Tools, tools};
+use moorline_lab_guest::ORDINARY_UID;
 use serde_json::Value;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Everything here is emulated, and what is nested more than once.
@@ -66,6 +68,8 @@ async fn a_host_by_the_book_knows_its_guests_by_their_cids() -> Result<()> {
     for (id, vm) in made.iter().zip(&vms) {
         host.is_alone(id, vm).await?;
     }
+    host.lets_nobody_but_root_in(first).await?;
+    println!("a user of a guest was refused after {:.1?}", begun.elapsed());
 
     for end in [
         "systemctl kill --signal=KILL --kill-who=main moorline-host",
@@ -120,7 +124,14 @@ async fn host_image(tools: &Tools) -> Result<Image> {
 fn host_config() -> Result<String> {
     let auto = "accel = \"auto\"";
     ensure!(HOST_CONFIG.contains(auto), "the sample has no line `{auto}`");
-    Ok(HOST_CONFIG.replace(auto, "accel = \"kvm\"") + HOST_IMAGE)
+    let more = "\narguments = []\n";
+    ensure!(
+        HOST_CONFIG.contains(more),
+        "the sample names other arguments of QEMU"
+    );
+    let control = control_arguments(Path::new("{folder}/control.sock"));
+    let config = HOST_CONFIG.replace(auto, "accel = \"kvm\"");
+    Ok(config.replace(more, &format!("\narguments = {control:?}\n")) + HOST_IMAGE)
 }
 
 /// The lab guest that is the host.
@@ -190,6 +201,34 @@ impl Host {
             "the VM of {id} runs as user {user}"
         );
         Ok(())
+    }
+
+    /// Makes sure that a process of the guest that isn't root gets nothing over `AF_VSOCK`, and that the agent goes on.
+    async fn lets_nobody_but_root_in(&self, id: &str) -> Result<()> {
+        let before = self.session(id).await?;
+        let control = format!("/var/lib/moorline/host/vms/{id}/run/control.sock");
+        let intrude = format!("lab-guest ask {control} {ORDINARY_UID} 'lab-guest intrude'");
+        println!("{}", self.answer(&intrude).await?);
+        ensure!(
+            self.session(id).await? == before,
+            "the agent of {id} has lost its session"
+        );
+        let read = format!("lab-guest ask {control} 0 'moorline-agent get meta/instance-id'");
+        let told = self.answer(&read).await?;
+        ensure!(told == id, "the agent of {id} says that it is {told}");
+        Ok(())
+    }
+
+    /// The number of the session that the instance's guest has.
+    async fn session(&self, id: &str) -> Result<u64> {
+        let status =
+            format!("curl -s --unix-socket /run/moorline/host/admin.sock http://host/v1/instances/{id}");
+        let status: Value =
+            serde_json::from_str(&self.answer(&status).await?).context("the guest's status")?;
+        let session = status
+            .pointer("/guest/connection/session")
+            .and_then(Value::as_u64);
+        session.with_context(|| format!("no session in {status}"))
     }
 
     async fn answer(&self, command: &str) -> Result<String> {
