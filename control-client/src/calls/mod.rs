@@ -3,5 +3,6 @@
 mod data;
 pub(crate) mod feed;
 mod hosts;
+mod identity;
 mod instances;
 mod operations;

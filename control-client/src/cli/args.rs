@@ -7,7 +7,7 @@ use moorline_shared::id::IdempotencyKey;
 
 use super::out::Format;
 use super::profile::ProfileName;
-use super::{completion, data, host, instance, operation, profile};
+use super::{completion, data, group, host, instance, login, operation, profile, token, token_key, user};
 use crate::endpoint::BaseUrl;
 use crate::tls::AuthorityDigest;
 
@@ -62,6 +62,24 @@ pub(super) enum Command {
     /// List the hosts, and attach VMs to the daemon of this one.
     #[command(subcommand, visible_alias = "hosts")]
     Host(host::HostCommand),
+    /// Log in as a user; later commands act as they, until the session ends.
+    Login(login::LoginArgs),
+    /// End the session that `login` began.
+    Logout,
+    /// Show who the control plane takes you for.
+    Whoami,
+    /// Make, list and revoke access tokens, for programs.
+    #[command(subcommand, visible_alias = "tokens")]
+    Token(token::TokenCommand),
+    /// Make, list, change and remove users.
+    #[command(subcommand, visible_alias = "users")]
+    User(user::UserCommand),
+    /// Make, list, fill and remove groups of users and instances.
+    #[command(subcommand, visible_alias = "groups")]
+    Group(group::GroupCommand),
+    /// Rotate the keys that tokens are sealed with.
+    #[command(subcommand, visible_alias = "key")]
+    TokenKey(token_key::TokenKeyCommand),
     /// Keep the addresses and tokens of control planes under names.
     #[command(subcommand, visible_alias = "profiles")]
     Profile(profile::command::ProfileCommand),

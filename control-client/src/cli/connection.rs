@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::args::ConnectionArgs;
 use super::failure::Failure;
+use super::login::LoginFile;
 use super::profile::{Profile, Profiles};
 use crate::endpoint::{BaseUrl, Endpoint, Retries};
 use crate::tls::{Authority, AuthorityDigestError, AuthorityError, Trust};
@@ -64,7 +65,7 @@ fn config_path(variable: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ConnectionError {
     #[error(
-        "there is no token for {url}: give one with --token-file or MOORLINE_TOKEN, \
+        "there is no token for {url}: log in with 'moorline login', give one with --token-file or MOORLINE_TOKEN, \
          or keep one with 'moorline profile set NAME --url {url} --token-file FILE'"
     )]
     NoToken { url: BaseUrl },
@@ -87,27 +88,43 @@ pub(super) enum ConnectionError {
     },
 }
 
-/// The endpoint that flags, environment and profile agree on.
-pub(super) fn endpoint(args: &ConnectionArgs, environment: &Environment) -> Result<Endpoint, Failure> {
+/// The endpoint that flags, environment, login and profile agree on, in this order. A login whose token is about to end
+/// is refreshed first, by asking the control plane.
+pub(super) async fn endpoint(args: &ConnectionArgs, environment: &Environment) -> Result<Endpoint, Failure> {
     let profiles = Profiles::load(environment.config.as_deref())?;
-    let profile = profiles.chosen(args.profile.as_ref(), environment.profile.as_deref())?;
-    let url = url(args, environment, profile)?;
-    let place = Place {
-        args,
-        environment,
-        profile,
-        folder: profiles.folder(),
+    let place = Place::of(args, environment, &profiles)?;
+    let mut endpoint = place.endpoint()?;
+    endpoint.token = match place.given()? {
+        Some(token) => Some(token),
+        None => match place.login(&endpoint).await? {
+            Some(token) => Some(token),
+            None => place.of_profile()?,
+        },
     };
-    let Some(token) = place.token()? else {
+    let url = endpoint.url.clone();
+    if endpoint.token.is_none() {
         return Err(ConnectionError::NoToken { url }.into());
-    };
-    let trust = place.trust()?;
-    if url.is_secure() && trust == Trust::Nobody {
+    }
+    if url.is_secure() && endpoint.trust == Trust::Nobody {
         return Err(ConnectionError::NoAuthority { url }.into());
     }
-    Ok(Endpoint::new(url, token)
-        .trusting(trust)
-        .retrying(Retries::INTERACTIVE))
+    Ok(endpoint)
+}
+
+/// The same for whoever has no token yet, and where their login is kept.
+pub(super) fn without_token(
+    args: &ConnectionArgs,
+    environment: &Environment,
+) -> Result<(Endpoint, LoginFile), Failure> {
+    let profiles = Profiles::load(environment.config.as_deref())?;
+    let place = Place::of(args, environment, &profiles)?;
+    let endpoint = place.endpoint()?;
+    let url = endpoint.url.clone();
+    if url.is_secure() && endpoint.trust == Trust::Nobody {
+        return Err(ConnectionError::NoAuthority { url }.into());
+    }
+    let file = LoginFile::of(place.folder, &url.to_string())?;
+    Ok((endpoint, file))
 }
 
 /// Where it may stand what is needed beside the address.
@@ -138,7 +155,42 @@ fn url(
     text.parse().map_err(|error| Failure::argument(what, text, error))
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    fn of(
+        args: &'a ConnectionArgs,
+        environment: &'a Environment,
+        profiles: &'a Profiles,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            args,
+            environment,
+            profile: profiles.chosen(args.profile.as_ref(), environment.profile.as_deref())?,
+            folder: profiles.folder(),
+        })
+    }
+
+    /// The endpoint, without a token.
+    fn endpoint(&self) -> Result<Endpoint, Failure> {
+        Ok(Endpoint {
+            url: url(self.args, self.environment, self.profile)?,
+            trust: self.trust()?,
+            identity: None,
+            token: None,
+            host: None,
+            on_behalf_of: None,
+            retries: Retries::INTERACTIVE,
+        })
+    }
+
+    /// The token of whoever is logged in, if anybody is.
+    async fn login(&self, endpoint: &Endpoint) -> Result<Option<Token>, Failure> {
+        match LoginFile::of(self.folder, &endpoint.url.to_string()) {
+            Ok(file) => file.token(endpoint).await,
+            // Where no login can be kept, nobody is logged in.
+            Err(_) => Ok(None),
+        }
+    }
+
     /// Whom to trust. Where nothing says it, it is the authority whose certificate lies beside the token's file, as it does
     /// in the folder of a control plane's state.
     fn trust(&self) -> Result<Trust, Failure> {
@@ -183,32 +235,40 @@ impl Place<'_> {
         }
     }
 
-    fn token(&self) -> Result<Option<Token>, Failure> {
-        let of_text = |whose, text: &str| {
-            let token = text
-                .parse()
-                .map_err(|source| ConnectionError::Token { whose, source })?;
-            Ok(Some(token))
-        };
-        let of_file = |whose, path: &Path| {
-            let token = Token::read(path).map_err(|source| ConnectionError::Token { whose, source })?;
-            Ok(Some(token))
-        };
+    /// The token of a flag or the environment.
+    fn given(&self) -> Result<Option<Token>, Failure> {
         if let Some(path) = &self.args.token_file {
-            return of_file("what --token-file names", path);
+            return token_of_file("what --token-file names", path);
         }
         if let Some(text) = &self.environment.token {
-            return of_text("MOORLINE_TOKEN", text);
+            return token_of_text("MOORLINE_TOKEN", text);
         }
-        if let Some(path) = &self.environment.token_file {
-            return of_file("what MOORLINE_TOKEN_FILE names", path);
+        match &self.environment.token_file {
+            Some(path) => token_of_file("what MOORLINE_TOKEN_FILE names", path),
+            None => Ok(None),
         }
+    }
+
+    /// The token of the profile.
+    fn of_profile(&self) -> Result<Option<Token>, Failure> {
         match self.profile.map(|profile| (&profile.token, &profile.token_file)) {
-            Some((Some(secret), _)) => of_text("the profile's token", secret.reveal()),
-            Some((None, Some(path))) => of_file("the profile's token file", &self.folder.join(path)),
+            Some((Some(secret), _)) => token_of_text("the profile's token", secret.reveal()),
+            Some((None, Some(path))) => token_of_file("the profile's token file", &self.folder.join(path)),
             _ => Ok(None),
         }
     }
+}
+
+fn token_of_text(whose: &'static str, text: &str) -> Result<Option<Token>, Failure> {
+    let token = text
+        .parse()
+        .map_err(|source| ConnectionError::Token { whose, source })?;
+    Ok(Some(token))
+}
+
+fn token_of_file(whose: &'static str, path: &Path) -> Result<Option<Token>, Failure> {
+    let token = Token::read(path).map_err(|source| ConnectionError::Token { whose, source })?;
+    Ok(Some(token))
 }
 
 fn of_file(whose: &'static str, path: &Path) -> Result<Trust, Failure> {
@@ -249,7 +309,9 @@ mod tests {
             ..Environment::default()
         };
         set(&mut environment);
-        endpoint(args, &environment).map_err(|failure| failure.to_string())
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let found = runtime.block_on(endpoint(args, &environment));
+        found.map_err(|failure| failure.to_string())
     }
 
     fn asked(args: &ConnectionArgs, set: impl FnOnce(&mut Environment)) -> Result<(String, String), String> {

@@ -12,6 +12,7 @@ use moorline_shared::id::IdempotencyKey;
 use serde::Serialize;
 
 use super::connection::ConnectionError;
+use super::login::LoginError;
 use super::name::NameError;
 use super::profile::ProfileError;
 use super::table::printable;
@@ -35,6 +36,8 @@ pub(super) enum Failure {
     Profile(#[from] ProfileError),
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    #[error(transparent)]
+    Login(#[from] LoginError),
     #[error("'{text}' can't be taken for {what}")]
     Argument {
         what: &'static str,
@@ -83,6 +86,8 @@ pub(super) enum InputName {
     File(PathBuf),
     #[error("the standard input")]
     Stdin,
+    #[error("the terminal (give --password-stdin where there is none)")]
+    Terminal,
     #[error("the value")]
     Argument,
 }

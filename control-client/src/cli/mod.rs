@@ -1,7 +1,7 @@
 //! The `moorline` command: a line of arguments becomes calls of the client, and answers become tables or JSON.
 //!
 //! [`args`] is the top of the command line; each noun has its own module with its arguments and what they do:
-//! `instance`, `data`, `operation`, `host`, `profile`, `completion`. `connection` finds out which control plane is
+//! `instance`, `data`, `operation`, `host`, `login`, `token`, `user`, `group`, `token_key`, `profile`, `completion`. `connection` finds out which control plane is
 //! meant and with which token, `name` which instance. `out` writes what a command found, `failure` what went wrong,
 //! and with which exit status: 0 done, 1 refused or failed, 2 misused, 3 no answer, 4 no such thing.
 
@@ -11,14 +11,19 @@ mod completion;
 mod connection;
 mod data;
 mod failure;
+mod group;
 mod host;
 mod input;
 mod instance;
+mod login;
 mod name;
 mod operation;
 mod out;
 mod profile;
 mod table;
+mod token;
+mod token_key;
+mod user;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -83,16 +88,27 @@ async fn dispatch(cli: Cli, key: IdempotencyKey, out: &mut Out) -> Result<(), Fa
         Command::Profile(command) => {
             return profile::command::run(command, &cli.connection, &environment, out);
         }
+        Command::Login(args) => return login::login(args, &cli.connection, &environment, out).await,
+        Command::Logout => return login::logout(&cli.connection, &environment, out).await,
         Command::Host(command) => return host::run(command, &cli.connection, &environment, out).await,
         command => command,
     };
-    let client = Client::new(connection::endpoint(&cli.connection, &environment)?)?;
+    let client = Client::new(connection::endpoint(&cli.connection, &environment).await?)?;
     let mut session = Session { client, key, out };
     match command {
         Command::Instance(command) => instance::run(command, &mut session).await,
         Command::Data(command) => data::run(command, &mut session).await,
         Command::Operation(command) => operation::run(command, &mut session).await,
-        Command::Host(_) | Command::Completion(_) | Command::Profile(_) => {
+        Command::Whoami => login::whoami(&mut session).await,
+        Command::Token(command) => token::run(command, &mut session).await,
+        Command::TokenKey(command) => token_key::run(command, &mut session).await,
+        Command::User(command) => user::run(command, &mut session).await,
+        Command::Group(command) => group::run(command, &mut session).await,
+        Command::Host(_)
+        | Command::Completion(_)
+        | Command::Profile(_)
+        | Command::Login(_)
+        | Command::Logout => {
             unreachable!("they were run above")
         }
     }

@@ -4,6 +4,8 @@ mod calls;
 #[cfg(feature = "cli")]
 mod command;
 mod host;
+#[cfg(feature = "cli")]
+mod login;
 mod loss;
 mod server;
 mod streams;

@@ -57,9 +57,9 @@ pub(super) async fn run(
 }
 
 impl Local<'_> {
-    fn session(&mut self) -> Result<Session<'_>, Failure> {
+    async fn session(&mut self) -> Result<Session<'_>, Failure> {
         Ok(Session {
-            client: Client::new(connection::endpoint(self.connection, self.environment)?)?,
+            client: Client::new(connection::endpoint(self.connection, self.environment).await?)?,
             key: fresh_key(),
             out: self.out,
         })
@@ -69,13 +69,13 @@ impl Local<'_> {
     async fn instance(&mut self, text: &str) -> Result<InstanceId, Failure> {
         match id_or_uuid(text) {
             Ok(id) => Ok(id),
-            Err(_) => self.session()?.instance(text).await,
+            Err(_) => self.session().await?.instance(text).await,
         }
     }
 }
 
 async fn list(local: &mut Local<'_>) -> Result<(), Failure> {
-    let session = local.session()?;
+    let session = local.session().await?;
     let page = session.client.describe_hosts().await?;
     session.out.show(&page, table)
 }

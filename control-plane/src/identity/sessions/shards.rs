@@ -11,7 +11,7 @@ use crate::identity::token::SessionId;
 /// So many that a million sessions are a thousand in each.
 const SHARDS: usize = 1024;
 
-type Part<T> = HashMap<SessionId, Box<T>>;
+type Part<T> = HashMap<SessionId, T>;
 
 /// The map.
 #[derive(Debug)]
@@ -38,11 +38,10 @@ impl<T> Shards<T> {
     pub(super) fn read<R>(&self, id: &SessionId, look: impl FnOnce(Option<&T>) -> R) -> R {
         // A part is whole whatever panicked: an insertion is done or not.
         let part = self.part(id).read().unwrap_or_else(PoisonError::into_inner);
-        look(part.get(id).map(Box::as_ref))
+        look(part.get(id))
     }
 
     pub(super) fn put(&self, id: SessionId, value: T) {
-        let value = Box::new(value);
         let mut part = self.part(&id).write().unwrap_or_else(PoisonError::into_inner);
         let old = part.insert(id, value);
         drop(part);
