@@ -96,7 +96,8 @@ impl VsockPort {
     pub fn accept(&self, cids: &Cids) -> std::io::Result<Arrival> {
         let (stream, from) = self.0.accept()?;
         let (cid, port) = (from.cid(), from.port());
-        match cids.holder(cid).filter(|_| port < FIRST_UNPRIVILEGED_PORT) {
+        let guests_root = is_a_guests_root(cid, port);
+        match guests_root.then(|| cids.holder(cid)).flatten() {
             None => Ok(Arrival::Stranger { cid, port }),
             Some(instance) => {
                 stream.set_nonblocking(true)?;
@@ -106,8 +107,29 @@ impl VsockPort {
     }
 }
 
+/// Whether a connection can be of a guest's root, by where it comes from. Looked at before anything else is.
+const fn is_a_guests_root(cid: u32, port: u32) -> bool {
+    FIRST_CID <= cid && cid < VMADDR_CID_ANY && port < FIRST_UNPRIVILEGED_PORT
+}
+
 impl AsFd for VsockPort {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_a_guests_root;
+
+    #[test]
+    fn only_privileged_ports_of_guests_are_looked_at() {
+        assert!(is_a_guests_root(3, 0) && is_a_guests_root(u32::MAX - 1, 1023));
+        for port in [1024, 1025, 8470, u32::MAX] {
+            assert!(!is_a_guests_root(3, port), "port {port}");
+        }
+        for cid in [0, 1, 2, u32::MAX] {
+            assert!(!is_a_guests_root(cid, 1), "CID {cid}");
+        }
     }
 }
