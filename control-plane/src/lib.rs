@@ -8,6 +8,7 @@
 
 pub mod accounts;
 pub mod config;
+pub mod cores;
 pub mod http;
 pub mod identity;
 pub mod instance_data;

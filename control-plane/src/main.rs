@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 use moorline_control::config::Config;
+use moorline_control::cores;
 use moorline_control::server::Server;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -62,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         // Colours are for people at a terminal, not for files and journals.
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    cores::write_none()?;
     let config = options.config()?;
     if options.check {
         println!("the configuration is good");

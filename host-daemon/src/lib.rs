@@ -18,6 +18,7 @@ pub mod cache;
 mod causes;
 pub mod channel;
 pub mod config;
+pub mod cores;
 pub mod daemon;
 pub mod link;
 mod parts;

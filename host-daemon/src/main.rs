@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Parser;
 use moorline_host::config::Config;
+use moorline_host::cores;
 use moorline_host::daemon::{self, Daemon};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,6 +34,7 @@ fn main() -> anyhow::Result<()> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
+    cores::write_none()?;
     let config = Config::read(&options.config)?;
     if options.check {
         daemon::token(&config)?;

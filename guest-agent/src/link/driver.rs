@@ -304,8 +304,15 @@ impl<'a> Driver<'a> {
                 from,
                 to,
                 items,
+                secrets,
             } => {
-                self.given.mirror.apply(Batch { from, to, items }, now)?;
+                let batch = Batch {
+                    from,
+                    to,
+                    items,
+                    secrets,
+                };
+                self.given.mirror.apply(batch, now)?;
                 self.line.core().applied(StreamId::SESSION, to, now);
             }
             GuestEvent::Batch {
@@ -313,8 +320,15 @@ impl<'a> Driver<'a> {
                 from,
                 to,
                 items,
+                secrets,
             } => {
-                self.line.watched(stream, WatchBatch { from, to, items }, now);
+                let batch = WatchBatch {
+                    from,
+                    to,
+                    items,
+                    secrets,
+                };
+                self.line.watched(stream, batch, now);
             }
             answer => self.line.answered(answer),
         }

@@ -245,7 +245,7 @@ fn foreign_reads_are_answered_or_refused_by_the_host() {
         let large = vec![b'x'; 200_000];
         rig.host.change_other("open/large", Some(&large));
         rig.host.change_other("shut/x", Some(b"secret"));
-        let found = rig.line.get(&foreign("open/large")).await.unwrap();
+        let (found, _) = rig.line.get(&foreign("open/large")).await.unwrap();
         assert_eq!((found.value.len(), found.age_ms), (200_000, 5));
         for (path, code) in [("open/none", Code::NotFound), ("shut/x", Code::Denied)] {
             let Err(AskFailure::Refused(refused)) = rig.line.get(&foreign(path)).await else {
@@ -258,7 +258,7 @@ fn foreign_reads_are_answered_or_refused_by_the_host() {
             prefix: PathPrefix::ALL,
             after: None,
         };
-        assert_eq!(rig.line.list(&list).await.unwrap().entries.len(), 2);
+        assert_eq!(rig.line.list(&list).await.unwrap().0.entries.len(), 2);
     });
 }
 

@@ -78,6 +78,10 @@ impl<'a> View<'a> {
     }
 }
 
-fn content(_entry: &Entry) -> Content {
-    Content::Ordinary
+fn content(entry: &Entry) -> Content {
+    if entry.is_secret() {
+        Content::Secret
+    } else {
+        Content::Ordinary
+    }
 }

@@ -12,6 +12,7 @@ pub struct Entry {
     path: EntryPath,
     revision: Revision,
     value: moorline_shared::entry::Value,
+    is_secret: bool,
     expires_at: Option<Moment>,
     content_type: HeaderValue,
     etag: HeaderValue,
@@ -26,10 +27,25 @@ impl Entry {
             revision: mirrored.revision,
             expires_at: mirrored.valid_for_ms.map(|ms| Moment(now.0.saturating_add(ms))),
             value: mirrored.value,
+            is_secret: false,
             // The control plane takes printable ASCII only; what isn't can't stand in a header.
             content_type: content_type.unwrap_or(HeaderValue::from_static("application/octet-stream")),
             etag: etag(mirrored.revision),
         }
+    }
+
+    /// The same as a secret one, whose bytes are wiped when they are let go.
+    pub(super) fn secret(self) -> Self {
+        Self {
+            value: self.value.wiped(),
+            is_secret: true,
+            ..self
+        }
+    }
+
+    /// Whether it is secret: by default only root is given it, and nothing keeps it on a disk.
+    pub fn is_secret(&self) -> bool {
+        self.is_secret
     }
 
     /// Its name.

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use moorline_shared::agent::Freshness;
 use moorline_shared::entry::{MAX_ENTRIES, MAX_INSTANCE_BYTES};
 use moorline_shared::link::Moment;
-use moorline_shared::link::body::Item;
+use moorline_shared::link::body::{Item, Secrets};
 use moorline_shared::link::session::DEAD_MS;
 use moorline_shared::{EntryPath, PathPrefix, Revision};
 
@@ -100,6 +100,8 @@ pub struct Batch {
     pub to: Revision,
     /// What changed.
     pub items: Vec<Item>,
+    /// Which of these are secret.
+    pub secrets: Secrets,
 }
 
 /// Why a batch was not applied. The mirror is as it was.
@@ -162,10 +164,12 @@ impl Mirror {
     pub fn apply(&mut self, batch: Batch, now: Moment) -> Result<(), Refusal> {
         self.judge(&batch)?;
         let to = batch.to;
-        let items = batch.items.into_iter().map(|item| {
-            let entry = item
-                .entry
-                .map(|mirrored| Arc::new(Entry::new(&item.path, mirrored, now)));
+        let secrets = batch.secrets;
+        let items = batch.items.into_iter().enumerate().map(|(place, item)| {
+            let entry = item.entry.map(|mirrored| {
+                let entry = Entry::new(&item.path, mirrored, now);
+                Arc::new(if secrets.has(place) { entry.secret() } else { entry })
+            });
             (item.path, entry)
         });
         let items: Vec<_> = items.collect();

@@ -35,6 +35,7 @@ fn batch(from: Option<u64>, to: u64, items: Vec<Item>) -> Batch {
         from: from.map(|n| Revision::new(1, n)),
         to: Revision::new(1, to),
         items,
+        secrets: Default::default(),
     }
 }
 

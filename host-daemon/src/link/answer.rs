@@ -2,9 +2,9 @@
 
 use moorline_shared::api::data::Entry;
 use moorline_shared::api::feed::ViewId;
-use moorline_shared::link::StreamId;
 use moorline_shared::link::body::{Code, Freshness, Get, List, Relay, Watch};
 use moorline_shared::link::session::Deferred;
+use moorline_shared::link::{Kind, StreamId};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix};
 
 use super::ask::{Asker, MissKey, Page, Question, Refusal, Reply};
@@ -12,8 +12,8 @@ use super::clock::Standing;
 use super::conn::Conn;
 use super::desk::Desk;
 use super::misses::Known;
-use super::push::Feeder;
-use super::reply::{listed, listing, send_entry, send_reply};
+use super::push::{Feeder, Shown};
+use super::reply::{listed, listing, send_entry, send_listing, send_reply};
 use crate::cache::{CachedEntry, View};
 
 /// The largest relayed body.
@@ -58,6 +58,7 @@ impl Conn {
             Err(refusal) => Look::Refused(refusal),
             Ok(None) => Look::Ask,
             Ok(Some((view, standing))) => match view.get(path, now) {
+                Some(entry) if !self.shown().shows(entry) => Look::Refused(no_entry(path)),
                 Some(entry) => Look::Found(entry, standing),
                 None if id.instance == self.instance => Look::Nothing(standing),
                 // What a view of another instance doesn't hold may be withheld or not there: the control plane says
@@ -115,9 +116,11 @@ impl Conn {
             Ok(Some((view, standing))) => {
                 let after = list.after.as_ref();
                 let entries = view.range(&list.prefix, after, now);
+                let shown = self.shown();
+                let entries = entries.filter(|(_, entry)| shown.shows(entry));
                 let entries = entries.map(|(path, entry)| listed(path, entry));
                 let listing = listing(view.revision(), standing, entries);
-                self.core.listing(stream, &listing, now);
+                send_listing(&mut self.core, stream, &listing, now);
             }
             Ok(None) => {
                 let (instance, prefix) = (id.instance, list.prefix.clone());
@@ -182,6 +185,15 @@ impl Conn {
         let view = desk.cache.read_foreign(id, now).filter(|view| view.is_served());
         let with_standing = |view| Ok((view, feed.of_view(view, now).may_be_foreign(most_ms)?));
         view.map(with_standing).transpose()
+    }
+
+    /// What the guest is shown of views. One that doesn't know of secret entries would give them to anybody.
+    pub(super) fn shown(&self) -> Shown {
+        if self.core.understands(Kind::Secrets) {
+            Shown::All
+        } else {
+            Shown::Open
+        }
     }
 
     fn view_id(&self, instance: Option<InstanceId>) -> ViewId {
@@ -266,14 +278,18 @@ impl Conn {
         match answer {
             Err(refusal) => self.refuse(asker.stream, refusal, desk),
             Ok(entry) => {
-                let entry = CachedEntry {
+                let cached = CachedEntry {
                     revision: entry.revision,
                     content_type: entry.content_type.clone(),
                     value: entry.value.clone().unwrap_or_default(),
                     secret: entry.secret,
                     deadline: None,
                 };
-                send_entry(&mut self.core, asker.stream, &entry, JUST_NOW, desk.now);
+                if self.shown().shows(&cached) {
+                    send_entry(&mut self.core, asker.stream, &cached, JUST_NOW, desk.now);
+                } else {
+                    self.refuse(asker.stream, &no_entry(&entry.path), desk);
+                }
                 self.keep_view(Some(instance), desk);
             }
         }
@@ -297,12 +313,13 @@ impl Conn {
 
     fn send_page(&mut self, stream: StreamId, list: &List, page: Page, desk: &mut Desk) {
         let after = list.after.as_ref();
-        let rest = page
-            .entries
-            .into_iter()
-            .filter(|entry| after.is_none_or(|after| entry.path > *after));
+        let shown = self.shown();
+        let rest = page.entries.into_iter().filter(|entry| {
+            let named = shown == Shown::All || !entry.secret;
+            named && after.is_none_or(|after| entry.listed.path > *after)
+        });
         let listing = listing(page.revision, JUST_NOW, rest);
-        self.core.listing(stream, &listing, desk.now);
+        send_listing(&mut self.core, stream, &listing, desk.now);
         self.keep_view(list.instance, desk);
     }
 

@@ -89,7 +89,16 @@ pub struct Page {
     /// The state they show.
     pub revision: Revision,
     /// All of them.
-    pub entries: Vec<Listed>,
+    pub entries: Vec<PageEntry>,
+}
+
+/// An entry of a page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageEntry {
+    /// As a listing names it.
+    pub listed: Listed,
+    /// Whether it is secret.
+    pub secret: bool,
 }
 
 /// An HTTP reply for a guest.

@@ -8,7 +8,8 @@ use moorline_shared::{InstanceId, PathPrefix};
 use super::ask::Refusal;
 use super::conn::Conn;
 use super::desk::Desk;
-use super::push::Feeder;
+use super::push::{Feeder, Push};
+use super::reply::tell_secrets;
 use crate::cache::Touched;
 
 /// How many bytes of batches may be under way on watches before another watch has to wait.
@@ -33,6 +34,7 @@ impl Conn {
         if !std::mem::take(&mut self.feed_due) {
             return;
         }
+        let shown = self.shown();
         let mut under_way: usize = self.watches().map(Feeder::in_flight).sum();
         for (stream, feeder) in &mut self.feeders {
             let waits = *stream != StreamId::SESSION && under_way > MAX_WATCH_BYTES;
@@ -40,10 +42,12 @@ impl Conn {
                 continue;
             }
             let view = desk.cache.view(&feeder.view).filter(|view| view.is_served());
-            let Some(batch) = view.and_then(|view| feeder.next(view, desk.now)) else {
+            let Some(Push { batch, secrets }) = view.and_then(|view| feeder.next(view, shown, desk.now))
+            else {
                 continue;
             };
             under_way += batch.content.len();
+            tell_secrets(&mut self.core, *stream, &secrets, desk.now);
             self.core.batch(*stream, batch);
         }
     }

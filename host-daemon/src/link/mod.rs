@@ -36,7 +36,7 @@ mod standing;
 pub(crate) mod tests;
 
 pub use admission::{Admission, Handover, LifeId};
-pub use ask::{Answer, Ask, Asker, MissKey, Page, Question, Refusal, Reply};
+pub use ask::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply};
 pub use clock::{FeedClock, Standing, now, time};
 pub use guest::{Conversation, GuestStatus, Requests};
 pub use handle::{BeginError, Ended, Ending, FeedEffects, ShardError, Shards, ShardsHandle, StartError};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::Moment;
-use moorline_shared::link::body::{Item, Mirrored};
+use moorline_shared::link::body::{Item, Mirrored, Secrets};
 use moorline_shared::link::session::Batch;
 use moorline_shared::{EntryPath, PathPrefix, Revision};
 
@@ -24,6 +24,30 @@ pub(super) struct Feeder {
     dirty: Dirty,
     /// The length of the batch that it has not said to have applied.
     in_flight: usize,
+}
+
+/// What a guest is shown of a view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// Everything.
+    All,
+    /// What isn't secret: its build can't tell a secret entry from another.
+    Open,
+}
+
+impl Shown {
+    /// Whether this entry is.
+    pub(super) fn shows(self, entry: &CachedEntry) -> bool {
+        self == Self::All || !entry.secret
+    }
+}
+
+/// What is sent next.
+#[derive(Debug)]
+pub(super) struct Push {
+    pub(super) batch: Batch,
+    /// Which of its items are secret.
+    pub(super) secrets: Secrets,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -91,21 +115,22 @@ impl Feeder {
     }
 
     /// Everything that changed, as it is now, in one batch.
-    pub(super) fn next(&mut self, view: &View, now: Moment) -> Option<Batch> {
-        let (from, content) = match std::mem::replace(&mut self.dirty, Dirty::Nothing) {
+    pub(super) fn next(&mut self, view: &View, shown: Shown, now: Moment) -> Option<Push> {
+        let (from, (content, secrets)) = match std::mem::replace(&mut self.dirty, Dirty::Nothing) {
             Dirty::Nothing => return None,
-            Dirty::Everything => (None, self.snapshot(view, now)),
+            Dirty::Everything => (None, self.snapshot(view, shown, now)),
             Dirty::Entries(paths) => match self.at {
-                None => (None, self.snapshot(view, now)),
-                Some(at) => (Some(at), changes(view, paths, now)),
+                None => (None, self.snapshot(view, shown, now)),
+                Some(at) => (Some(at), changes(view, paths, shown, now)),
             },
         };
         self.in_flight = content.len();
-        Some(Batch {
+        let batch = Batch {
             from,
             to: view.revision(),
             content,
-        })
+        };
+        Some(Push { batch, secrets })
     }
 
     /// The follower has applied the batch.
@@ -114,17 +139,16 @@ impl Feeder {
         self.in_flight = 0;
     }
 
-    fn snapshot(&self, view: &View, now: Moment) -> Bytes {
+    fn snapshot(&self, view: &View, shown: Shown, now: Moment) -> (Bytes, Secrets) {
         let entries = view.range(&self.prefix, None, now);
-        encode(entries.map(|(path, entry)| (path.clone(), Some(mirrored(entry, now)))))
+        let entries = entries.filter(|(_, entry)| shown.shows(entry));
+        encode(entries.map(|(path, entry)| (path.clone(), Some(entry))), now)
     }
 }
 
-fn changes(view: &View, paths: BTreeSet<EntryPath>, now: Moment) -> Bytes {
-    encode(paths.into_iter().map(|path| {
-        let entry = view.get(&path, now).map(|entry| mirrored(entry, now));
-        (path, entry)
-    }))
+fn changes(view: &View, paths: BTreeSet<EntryPath>, shown: Shown, now: Moment) -> (Bytes, Secrets) {
+    let entry = |path: &EntryPath| view.get(path, now).filter(|entry| shown.shows(entry));
+    encode(paths.into_iter().map(|path| (path.clone(), entry(&path))), now)
 }
 
 fn mirrored(entry: &CachedEntry, now: Moment) -> Mirrored {
@@ -136,14 +160,22 @@ fn mirrored(entry: &CachedEntry, now: Moment) -> Mirrored {
     }
 }
 
-fn encode(items: impl Iterator<Item = (EntryPath, Option<Mirrored>)>) -> Bytes {
-    let mut content = Vec::new();
-    for (path, entry) in items {
+/// The items as they go out, and which of them are secret.
+fn encode<'e>(
+    items: impl Iterator<Item = (EntryPath, Option<&'e CachedEntry>)>,
+    now: Moment,
+) -> (Bytes, Secrets) {
+    let (mut content, mut secrets) = (Vec::new(), Secrets::default());
+    for (place, (path, entry)) in items.enumerate() {
+        if entry.is_some_and(|entry| entry.secret) {
+            secrets.mark(place);
+        }
+        let entry = entry.map(|entry| mirrored(entry, now));
         // Postcard fails only for types that it can't express, and an item is none.
         let encoded = postcard::to_stdvec(&Item { path, entry });
         content.extend_from_slice(&encoded.unwrap_or_default());
     }
-    content.into()
+    (content.into(), secrets)
 }
 
 #[cfg(test)]

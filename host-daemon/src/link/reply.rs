@@ -4,13 +4,13 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use moorline_shared::entry::Value;
-use moorline_shared::link::body::{Found, Listed, Listing, Relayed};
+use moorline_shared::link::body::{Found, Listed, Listing, Relayed, Secrets};
 use moorline_shared::link::frame::MAX_BODY;
-use moorline_shared::link::session::Host;
+use moorline_shared::link::session::{Host, Told};
 use moorline_shared::link::{Moment, StreamId};
 use moorline_shared::{EntryPath, Revision};
 
-use super::ask::Reply;
+use super::ask::{PageEntry, Reply};
 use super::clock::Standing;
 use crate::cache::CachedEntry;
 
@@ -43,25 +43,52 @@ pub(super) fn send_entry(
         length: length(value),
         value: Cow::Borrowed(&value[..first]),
     };
+    let secret = entry.secret.then_some(0);
+    tell_secrets(core, stream, &secret.into_iter().collect(), now);
     core.found(stream, &found, value.slice(first..), now);
 }
 
+/// Says which entries of what comes next on the stream are secret, if any are. Guests that don't understand it are
+/// shown none.
+pub(super) fn tell_secrets(core: &mut Host, stream: StreamId, secrets: &Secrets, now: Moment) {
+    if !secrets.is_empty() {
+        let told = core.secrets(stream, secrets, now);
+        debug_assert_eq!(told, Told::Queued);
+    }
+}
+
 /// An entry as a listing names it.
-pub(super) fn listed(path: &EntryPath, entry: &CachedEntry) -> Listed {
-    Listed {
+pub(super) fn listed(path: &EntryPath, entry: &CachedEntry) -> PageEntry {
+    let listed = Listed {
         path: path.clone(),
         revision: entry.revision,
         content_type: entry.content_type.as_str().to_owned(),
         length: length(entry.value.bytes()),
+    };
+    PageEntry {
+        listed,
+        secret: entry.secret,
     }
 }
 
-/// As many entries as fit a frame.
+/// Answers a LIST.
+pub(super) fn send_listing(
+    core: &mut Host,
+    stream: StreamId,
+    (listing, secrets): &(Listing, Secrets),
+    now: Moment,
+) {
+    tell_secrets(core, stream, secrets, now);
+    core.listing(stream, listing, now);
+}
+
+/// As many entries as fit a frame, and which of them are secret.
 pub(super) fn listing(
     revision: Revision,
     standing: Standing,
-    mut entries: impl Iterator<Item = Listed>,
-) -> Listing {
+    mut entries: impl Iterator<Item = PageEntry>,
+) -> (Listing, Secrets) {
+    let mut secrets = Secrets::default();
     let mut listing = Listing {
         revision,
         age_ms: standing.age_ms,
@@ -70,7 +97,11 @@ pub(super) fn listing(
         more: false,
     };
     let mut left = PAGE_BYTES;
-    for entry in &mut entries {
+    for PageEntry {
+        listed: entry,
+        secret,
+    } in &mut entries
+    {
         // Lengths and numbers take at most 32 bytes beside the two texts.
         let size = entry.path.len() + entry.content_type.len() + 32;
         if size > left {
@@ -78,9 +109,12 @@ pub(super) fn listing(
             break;
         }
         left -= size;
+        if secret {
+            secrets.mark(listing.entries.len());
+        }
         listing.entries.push(entry);
     }
-    listing
+    (listing, secrets)
 }
 
 /// Answers a RELAY.

@@ -13,7 +13,7 @@ use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::interests::InterestChange;
-use crate::link::{Answer, Ask, Asker, MissKey, Page, Question, Refusal, Reply, ShardsHandle};
+use crate::link::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply, ShardsHandle};
 use turns::Turns;
 
 /// How many questions are asked at once, of all guests together.
@@ -196,12 +196,16 @@ async fn page(client: &Client, instance: InstanceId, prefix: PathPrefix) -> Resu
     ))
 }
 
-fn listed(entry: Entry) -> Listed {
-    Listed {
+fn listed(entry: Entry) -> PageEntry {
+    let listed = Listed {
         path: entry.path,
         revision: entry.revision,
         content_type: entry.content_type.as_str().to_owned(),
         length: u32::try_from(entry.length).unwrap_or(u32::MAX),
+    };
+    PageEntry {
+        listed,
+        secret: entry.secret,
     }
 }
 

@@ -202,6 +202,44 @@ pub struct LinkKey {
     pub key: SecretKey,
 }
 
+/// `SECRETS`: which entries of the batch, answer or page that comes next on the stream are secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Secrets {
+    /// Bit `n & 7` of byte `n >> 3` is set if the entry at place `n` is secret; places are counted from 0, and what lies
+    /// beyond the last byte is not.
+    places: Vec<u8>,
+}
+
+impl Secrets {
+    /// Marks the entry at this place.
+    pub fn mark(&mut self, place: usize) {
+        let byte = place >> 3;
+        if self.places.len() <= byte {
+            self.places.resize(byte + 1, 0);
+        }
+        self.places[byte] |= 1 << (place & 7);
+    }
+
+    /// Whether the entry at this place is secret.
+    pub fn has(&self, place: usize) -> bool {
+        let byte = self.places.get(place >> 3);
+        byte.is_some_and(|byte| byte & (1 << (place & 7)) != 0)
+    }
+
+    /// Whether none is marked.
+    pub fn is_empty(&self) -> bool {
+        self.places.iter().all(|byte| *byte == 0)
+    }
+}
+
+impl FromIterator<usize> for Secrets {
+    fn from_iter<I: IntoIterator<Item = usize>>(places: I) -> Self {
+        let mut secrets = Self::default();
+        places.into_iter().for_each(|place| secrets.mark(place));
+        secrets
+    }
+}
+
 /// The content of a batch is these one after the other, without a count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Item {
@@ -396,8 +434,18 @@ codes! {
 
 #[cfg(test)]
 mod tests {
-    use super::{Found, Freshness};
+    use super::{Found, Freshness, Secrets};
     use crate::revision::Revision;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn just_the_marked_places_are_secret(places in prop::collection::btree_set(0usize..2_000, 0..50), at in 0usize..3_000) {
+            let secrets: Secrets = places.iter().copied().collect();
+            prop_assert_eq!(secrets.has(at), places.contains(&at));
+            prop_assert_eq!(secrets.is_empty(), places.is_empty());
+        }
+    }
 
     #[test]
     fn bytes_written_at_once_are_the_same_on_the_wire() {

@@ -64,6 +64,8 @@ kinds! {
     Credential = 0x16;
     /// Host to guest: what its proofs are to be made with from now on.
     LinkKey = 0x17;
+    /// Host to guest: which entries of what comes next on the stream are secret.
+    Secrets = 0x18;
 
     /// Guest to host: one entry, please.
     Get = 0x20;

@@ -88,3 +88,4 @@ class Stream:
     upload: Upload | None = None
     long_answer: LongAnswer | None = None
     batches: Assembly | None = field(default=None)
+    secrets: bytes | None = None

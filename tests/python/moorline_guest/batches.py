@@ -16,6 +16,7 @@ class Batch:
     base: Revision | None
     to: Revision
     items: list[tuple[str, Fields | None]]
+    secrets: frozenset[str] = frozenset()
 
     @property
     def is_snapshot(self) -> bool:
@@ -34,6 +35,11 @@ def items_of(content: bytes) -> list[tuple[str, Fields | None]]:
     return list(items.items())
 
 
+def is_marked(places: bytes, place: int) -> bool:
+    """Whether SECRETS names the place."""
+    return place >> 3 < len(places) and bool(places[place >> 3] >> (place & 7) & 1)
+
+
 class Assembly:
     """The batches of one stream: BEGIN, PART and COMMIT put together, one after the other."""
 
@@ -42,6 +48,13 @@ class Assembly:
         self._bound = bound
         self._begin: Fields | None = None
         self._content = bytearray()
+        self._places: bytes | None = None
+
+    def mark(self, places: bytes) -> None:
+        """SECRETS: which entries of the next batch are secret."""
+        if self._begin is not None or self._places is not None:
+            raise Fault(Class.PLACE, "what is secret is said once, before a batch")
+        self._places = places
 
     def begin(self, fields: Fields) -> None:
         """BEGIN: what it builds on must be what was applied last, and it may not lead back."""
@@ -71,8 +84,10 @@ class Assembly:
         content = bytes(self._content)
         if hashlib.sha256(content).digest() != fields["digest"]:
             raise Fault(Class.DIGEST, "the content is not what the host sent")
-        self._begin, self.at = None, begin["to"]
-        return Batch(begin["from"], begin["to"], items_of(content))
+        items, places = items_of(content), self._places or b""
+        self._begin, self._places, self.at = None, None, begin["to"]
+        secrets = frozenset(path for place, (path, _) in enumerate(items) if is_marked(places, place))
+        return Batch(begin["from"], begin["to"], items, secrets)
 
 
 @dataclass(frozen=True)
@@ -81,8 +96,9 @@ class Entry:
 
     revision: Revision
     content_type: str
-    value: bytes
+    value: bytes = field(repr=False)
     until: float | None
+    secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,7 +139,7 @@ class Mirror:
             if entry is None:
                 self.entries.pop(path, None)
             else:
-                self.entries[path] = _entry(entry, now)
+                self.entries[path] = _entry(entry, now, path in batch.secrets)
         self.revision = batch.to
 
     def valid(self, now: float) -> dict[str, Entry]:
@@ -131,7 +147,7 @@ class Mirror:
         return {path: one for path, one in self.entries.items() if one.until is None or now < one.until}
 
 
-def _entry(fields: Fields, now: float) -> Entry:
+def _entry(fields: Fields, now: float, secret: bool) -> Entry:
     valid_for = fields["valid_for_ms"]
     until = None if valid_for is None else now + valid_for / 1_000
-    return Entry(fields["revision"], fields["content_type"], fields["value"], until)
+    return Entry(fields["revision"], fields["content_type"], fields["value"], until, secret)

@@ -189,6 +189,8 @@ class Session:
                 self._standing = (frame.fields, now)
             case "SESSION" | "CREDENTIAL" | "LINK_KEY":
                 yield Given(frame.kind, frame.fields)
+            case "SECRETS":
+                self._batches.mark(frame.fields["places"])
             case "BEGIN" | "PART" | "COMMIT":
                 yield from self._on_mirror(frame, now)
             case _:
@@ -235,6 +237,12 @@ class Session:
             case "CREDIT" if not frame.end:
                 if stream.upload is not None:
                     stream.upload.credit += frame.fields["bytes"]
+                return None
+            case "SECRETS" if stream.batches is not None and not frame.end:
+                stream.batches.mark(frame.fields["places"])
+                return None
+            case "SECRETS" if stream.request in ("GET", "LIST") and stream.secrets is None and not frame.end:
+                stream.secrets = frame.fields["places"]
                 return None
             case ("BEGIN" | "PART" | "COMMIT") if stream.batches is not None and not frame.end:
                 return self._on_watch(frame, stream)

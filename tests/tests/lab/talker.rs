@@ -309,7 +309,7 @@ impl Talker {
     ) -> Result<Result<Found<'static>, Refused>> {
         let stream = self.ask_get(instance, path)?;
         match self.event_of(stream).await? {
-            GuestEvent::Found(_, found) => Ok(Ok(found)),
+            GuestEvent::Found(_, found, _) => Ok(Ok(found)),
             GuestEvent::Refused(_, refused) => Ok(Err(refused)),
             other => bail!("{other:?} came instead of an answer"),
         }
@@ -403,8 +403,8 @@ impl Talker {
 fn stream_of(event: &GuestEvent) -> Option<StreamId> {
     match event {
         GuestEvent::Batch { stream, .. }
-        | GuestEvent::Found(stream, _)
-        | GuestEvent::Listing(stream, _)
+        | GuestEvent::Found(stream, ..)
+        | GuestEvent::Listing(stream, ..)
         | GuestEvent::Relayed(stream, _)
         | GuestEvent::Refused(stream, _)
         | GuestEvent::Busy(stream, _)

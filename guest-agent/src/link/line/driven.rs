@@ -103,14 +103,14 @@ impl Line {
     /// Passes an answer to whoever waits for it.
     pub(in crate::link) fn answered(&self, event: GuestEvent) {
         match event {
-            GuestEvent::Found(stream, found) => self.reply(stream, |reply| {
+            GuestEvent::Found(stream, found, secrets) => self.reply(stream, |reply| {
                 if let Reply::Found(sender) = reply {
-                    let _ = sender.send(Ok(found));
+                    let _ = sender.send(Ok((found, secrets)));
                 }
             }),
-            GuestEvent::Listing(stream, listing) => self.reply(stream, |reply| {
+            GuestEvent::Listing(stream, listing, secrets) => self.reply(stream, |reply| {
                 if let Reply::Listing(sender) = reply {
-                    let _ = sender.send(Ok(listing));
+                    let _ = sender.send(Ok((listing, secrets)));
                 }
             }),
             GuestEvent::Relayed(stream, relayed) => self.reply(stream, |reply| {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use moorline_shared::Revision;
 use moorline_shared::agent::{Identity, LinkState, LinkStatus};
-use moorline_shared::link::body::{Code, Found, Get, Item, List, Listing, Refused, Relay, Relayed, Watch};
+use moorline_shared::link::body::{Code, Found, Get, Item, List, Listing, Refused, Relay, Relayed, Secrets, Watch};
 use moorline_shared::link::session::{AskError, Guest};
 use moorline_shared::link::{Kind, Moment, StreamId};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -57,8 +57,8 @@ struct Waiting {
 
 #[derive(Debug)]
 enum Reply {
-    Found(oneshot::Sender<Answer<Found<'static>>>),
-    Listing(oneshot::Sender<Answer<Listing>>),
+    Found(oneshot::Sender<Answer<(Found<'static>, Secrets)>>),
+    Listing(oneshot::Sender<Answer<(Listing, Secrets)>>),
     Relayed(oneshot::Sender<Answer<Relayed>>),
     Watch(mpsc::Sender<Answer<WatchBatch>>),
 }
@@ -115,6 +115,8 @@ pub struct WatchBatch {
     pub to: Revision,
     /// What changed.
     pub items: Vec<Item>,
+    /// Which of these are secret.
+    pub secrets: Secrets,
 }
 
 /// Whether the host takes the guest for who it was before.
@@ -185,13 +187,13 @@ impl Line {
         }
     }
 
-    /// Asks for an entry. Dropping the future takes the question back, here and below.
-    pub async fn get(&self, get: &Get<'_>) -> Result<Found<'static>, AskFailure> {
+    /// Asks for an entry, and whether it is secret: then the place 0 is marked. Dropping the future takes the question back, here and below.
+    pub async fn get(&self, get: &Get<'_>) -> Result<(Found<'static>, Secrets), AskFailure> {
         self.ask(|core, now| core.get(get, now), Reply::Found).await
     }
 
-    /// Asks for a page of a listing.
-    pub async fn list(&self, list: &List) -> Result<Listing, AskFailure> {
+    /// Asks for a page of a listing, and which of its entries are secret.
+    pub async fn list(&self, list: &List) -> Result<(Listing, Secrets), AskFailure> {
         self.ask(|core, now| core.list(list, now), Reply::Listing).await
     }
 

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use moorline_shared::agent::{Entry, Listing};
 use moorline_shared::entry::MAX_ENTRIES;
-use moorline_shared::link::body::{Item, List, Watch};
+use moorline_shared::link::body::{Item, List, Secrets, Watch};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 use tokio::time::timeout;
 
@@ -35,7 +35,7 @@ impl Native {
         if let Some(wait) = wait {
             self.until_foreign_changed(id, path, &wait).await?;
         }
-        let found = self.ask_host(Some(id), path, max_age_ms).await?;
+        let found = self.ask_host(peer, Some(id), path, max_age_ms).await?;
         Ok(self.found_bytes(found, headers))
     }
 
@@ -49,7 +49,7 @@ impl Native {
     }
 
     fn shows_other(&self, peer: &Peer, id: InstanceId, path: &str) -> bool {
-        may_read_other(&self.backing.rules, peer, id, path)
+        may_read_other(&self.backing.rules, peer, id, path, Content::Ordinary)
     }
 
     /// Waits until a watch shows something else than the client has, or for as long as it wants to wait.
@@ -83,9 +83,7 @@ impl Native {
             return Err(Problem::invalid("wait_for_change", detail));
         }
         for _ in 0..ATTEMPTS {
-            if let Some(mut listing) = self.foreign_pages(id, &asked.prefix).await? {
-                let shown = |entry: &Entry| self.shows_other(peer, id, &entry.path);
-                listing.entries.retain(shown);
+            if let Some(listing) = self.foreign_pages(peer, id, &asked.prefix).await? {
                 let mut response = json(&listing);
                 response
                     .headers_mut()
@@ -96,8 +94,14 @@ impl Native {
         Err(Problem::unsettled(&asked.prefix))
     }
 
-    /// All pages of one state; `None` if the state changed between two of them.
-    async fn foreign_pages(&self, id: InstanceId, prefix: &PathPrefix) -> Result<Option<Listing>, Problem> {
+    /// All pages of one state, as far as the rules show them; `None` if the state changed between two of them.
+    async fn foreign_pages(
+        &self,
+        peer: &Peer,
+        id: InstanceId,
+        prefix: &PathPrefix,
+    ) -> Result<Option<Listing>, Problem> {
+        let rules = &self.backing.rules;
         let mut listing: Option<Listing> = None;
         let mut after = None;
         loop {
@@ -106,7 +110,7 @@ impl Native {
                 prefix: prefix.clone(),
                 after,
             };
-            let page = self.backing.line.list(&list).await.map_err(Problem::from_host)?;
+            let (page, secrets) = self.backing.line.list(&list).await.map_err(Problem::from_host)?;
             let whole = listing.get_or_insert_with(|| Listing {
                 revision: page.revision,
                 age_ms: u64::from(page.age_ms),
@@ -117,7 +121,10 @@ impl Native {
                 return Ok(None);
             }
             after = page.entries.last().map(|last| last.path.clone());
-            whole.entries.extend(page.entries.into_iter().map(|listed| Entry {
+            let shown = page.entries.into_iter().enumerate().filter(|(place, listed)| {
+                may_read_other(rules, peer, id, &listed.path, content(&secrets, *place))
+            });
+            whole.entries.extend(shown.map(|(_, listed)| Entry {
                 path: listed.path,
                 revision: listed.revision,
                 content_type: listed.content_type,
@@ -132,10 +139,24 @@ impl Native {
     }
 }
 
-/// Whether the rules let the peer read an entry of another instance. Whether it is secret is for that instance's access
-/// list to weigh.
-pub(super) fn may_read_other(rules: &Rules, peer: &Peer, id: InstanceId, path: &str) -> bool {
-    rules.may_read(peer, &format!("instances/{id}/{path}"), Content::Ordinary)
+/// Whether the rules let the peer read an entry of another instance.
+pub(super) fn may_read_other(
+    rules: &Rules,
+    peer: &Peer,
+    id: InstanceId,
+    path: &str,
+    content: Content,
+) -> bool {
+    rules.may_read(peer, &format!("instances/{id}/{path}"), content)
+}
+
+/// How the entry at this place is marked.
+pub(super) fn content(secrets: &Secrets, place: usize) -> Content {
+    if secrets.has(place) {
+        Content::Secret
+    } else {
+        Content::Ordinary
+    }
 }
 
 /// Waits until the entry is not what `known` says; without that, until it changes.

@@ -13,10 +13,11 @@ use tokio::time::{Instant, timeout};
 
 use super::Native;
 use super::answer::Outcome;
+use super::foreign::may_read_other;
 use super::params::{Etag, Params, Wait};
 use super::problem::Problem;
 use super::respond::{self, Values, entry_bytes, json, json_entry, text};
-use crate::access::Peer;
+use crate::access::{Content, Peer};
 use crate::local::view::View;
 use crate::mirror::{Compacted, Cursor, Entry, Lookup, Mirror, etag};
 use crate::platform::now;
@@ -146,12 +147,12 @@ impl Native {
         }
         if let Some(id) = other {
             self.may_read_other(peer, id, path)?;
-            return self.reading_from_host(other, path, asked.max_age_ms).await;
+            return self.reading_from_host(peer, other, path, asked.max_age_ms).await;
         }
         self.first_snapshot().await?;
         let Some(entry) = self.present(peer, &asked)? else {
             self.may_ask(peer, path)?;
-            return self.reading_from_host(None, path, asked.max_age_ms).await;
+            return self.reading_from_host(peer, None, path, asked.max_age_ms).await;
         };
         let age = self
             .backing
@@ -173,11 +174,12 @@ impl Native {
 
     async fn reading_from_host(
         &self,
+        peer: &Peer,
         other: Option<InstanceId>,
         path: &str,
         max_age_ms: Option<u32>,
     ) -> Outcome {
-        let found = self.ask_host(other, path, max_age_ms).await?;
+        let found = self.ask_host(peer, other, path, max_age_ms).await?;
         Ok(json(&EntryReading {
             path: path.parse().map_err(|error| Problem::invalid("path", error))?,
             revision: found.revision,
@@ -208,7 +210,7 @@ impl Native {
         }
         let Some(entry) = self.present(peer, &asked)? else {
             self.may_ask(peer, asked.path)?;
-            let found = self.ask_host(None, asked.path, asked.max_age_ms).await?;
+            let found = self.ask_host(peer, None, asked.path, asked.max_age_ms).await?;
             return Ok(self.found_bytes(found, headers));
         };
         let age = self
@@ -331,6 +333,7 @@ impl Native {
     /// Asks the host for an entry.
     pub(super) async fn ask_host(
         &self,
+        peer: &Peer,
         other: Option<InstanceId>,
         path: &str,
         max_age_ms: Option<u32>,
@@ -341,7 +344,18 @@ impl Native {
             path: path.into(),
             max_age_ms,
         };
-        self.backing.line.get(&get).await.map_err(Problem::from_host)
+        let (found, secrets) = self.backing.line.get(&get).await.map_err(Problem::from_host)?;
+        let rules = &self.backing.rules;
+        let shown = match other {
+            _ if !secrets.has(0) => true,
+            Some(id) => may_read_other(rules, peer, id, path, Content::Secret),
+            None => rules.may_read(peer, path, Content::Secret),
+        };
+        if shown {
+            Ok(found)
+        } else {
+            Err(Problem::absent(path, Revision::ZERO))
+        }
     }
 
     /// What the host found, as bytes.

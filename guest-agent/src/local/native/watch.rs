@@ -7,12 +7,12 @@ use futures_util::stream::{self, Stream, StreamExt as _};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use moorline_shared::agent::{Entry, EntryChange, WatchEvent};
-use moorline_shared::link::body::{Item, Watch};
+use moorline_shared::link::body::{Item, Secrets, Watch};
 use moorline_shared::{InstanceId, PathPrefix, Revision};
 
 use super::Native;
 use super::answer::Outcome;
-use super::foreign::may_read_other;
+use super::foreign::{content, may_read_other};
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::{Values, json_entry};
@@ -213,10 +213,12 @@ impl Foreign {
     }
 
     /// The changes that the rules show.
-    fn changes(&self, items: Vec<Item>) -> Vec<EntryChange> {
-        let peer: &Peer = &self.asker.peer;
-        let shown = |item: &Item| may_read_other(&self.backing.rules, peer, self.id, &item.path);
-        items.into_iter().filter(shown).map(change_of).collect()
+    fn changes(&self, items: Vec<Item>, secrets: &Secrets) -> Vec<EntryChange> {
+        let (rules, peer): (_, &Peer) = (&self.backing.rules, &self.asker.peer);
+        let items = items.into_iter().enumerate().filter(|(place, item)| {
+            may_read_other(rules, peer, self.id, &item.path, content(secrets, *place))
+        });
+        items.map(|(_, item)| change_of(item)).collect()
     }
 
     fn event(&mut self, batch: Result<WatchBatch, AskFailure>) -> WatchEvent {
@@ -239,7 +241,7 @@ impl Foreign {
             (_, None) => WatchEvent::Resync { revision: batch.to },
             (_, Some(_)) => WatchEvent::Changes {
                 revision: batch.to,
-                changes: self.changes(batch.items),
+                changes: self.changes(batch.items, &batch.secrets),
             },
         }
     }

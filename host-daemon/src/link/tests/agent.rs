@@ -170,6 +170,7 @@ impl Agent {
                     from,
                     to,
                     items,
+                    ..
                 } if stream == expected => break (from, to, items),
                 other @ GuestEvent::Batch { .. } => others.push(other),
                 other => panic!("{other:?} came instead of a batch"),
@@ -217,7 +218,7 @@ impl Agent {
 
     pub(crate) fn answer(&mut self, stream: StreamId) -> Result<Found<'static>, Refused> {
         match self.next() {
-            GuestEvent::Found(id, found) if id == stream => Ok(found),
+            GuestEvent::Found(id, found, _) if id == stream => Ok(found),
             GuestEvent::Refused(id, refused) if id == stream => Err(refused),
             other => panic!("{other:?} came instead of an answer"),
         }
@@ -232,7 +233,7 @@ impl Agent {
     pub(crate) fn list(&mut self, list: &List) -> Listing {
         self.ask_list(list);
         match self.next() {
-            GuestEvent::Listing(_, listing) => listing,
+            GuestEvent::Listing(_, listing, _) => listing,
             other => panic!("{other:?} came instead of a listing"),
         }
     }

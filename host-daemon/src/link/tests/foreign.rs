@@ -12,7 +12,7 @@ use moorline_shared::{PathPrefix, Timestamp};
 
 use super::{Agent, World, id, path, revision, view};
 use crate::config::{CacheConfig, LinkConfig};
-use crate::link::{Answer, Ask, MissKey, Page, Question, Refusal, Reply};
+use crate::link::{Answer, Ask, MissKey, Page, PageEntry, Question, Refusal, Reply};
 
 fn watch_of(instance: u8) -> Watch {
     Watch {
@@ -209,13 +209,19 @@ fn a_listing_is_asked_for_until_the_view_is_here() {
     };
     let page = Page {
         revision: revision(5),
-        entries: ["a", "b", "c"].map(listed).into(),
+        entries: ["a", "b", "c"]
+            .map(|at| PageEntry {
+                listed: listed(at),
+                secret: at == "c",
+            })
+            .into(),
     };
     world.handle().answer(shard, id(1), Answer::Page(asker, Ok(page)));
-    let GuestEvent::Listing(_, listing) = agent.next() else {
+    let GuestEvent::Listing(_, listing, secrets) = agent.next() else {
         panic!("no listing came")
     };
     assert_eq!(listing.entries, [listed("c")]);
+    assert!(secrets.has(0));
     assert_eq!(interest_asked(&mut world).0, [foreign(1, 2)]);
     world.apply(6, vec![view(1, 2, 6, &[("d", "0")])]);
     list.after = None;
@@ -340,7 +346,7 @@ fn a_view_that_lost_changes_is_as_old_as_the_loss() {
         prefix: PathPrefix::ALL,
         after: None,
     });
-    let GuestEvent::Listing(_, listing) = agent.next() else {
+    let GuestEvent::Listing(_, listing, _) = agent.next() else {
         panic!("no listing came")
     };
     assert_eq!(listing.freshness, Freshness::Stale);

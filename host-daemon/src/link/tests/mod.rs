@@ -5,6 +5,7 @@ mod agent;
 mod foreign;
 mod honest;
 mod hostile;
+mod secrets;
 mod world;
 
 pub(crate) use agent::{Agent, hello, link_key};

@@ -499,7 +499,7 @@ fn read_until(agent: &mut Agent, instance: InstanceId, expected: &[u8]) {
     loop {
         agent.ask_get(Some(instance), "shared");
         match agent.next() {
-            GuestEvent::Found(_, found) if &found.value[..] == expected => return,
+            GuestEvent::Found(_, found, _) if &found.value[..] == expected => return,
             // It may be told to come back when it asks so often.
             GuestEvent::Found(..) | GuestEvent::Busy(..) => {}
             other => panic!("{other:?} came instead of an answer"),

@@ -7,9 +7,20 @@ use super::super::{Fault, body, code, unexpected};
 use super::{Guest, GuestEvent, Stream};
 use crate::entry::{MAX_VALUE_BYTES, Value};
 use crate::link::Moment;
-use crate::link::body::{Busy, Credit, Ended, Found, Relayed};
+use crate::link::body::{Busy, Credit, Ended, Found, Relayed, Secrets};
 use crate::link::frame::{Frame, Last, StreamId};
 use crate::link::kind::Kind;
+
+impl GuestEvent {
+    /// The same with what was marked of it.
+    fn with(self, secrets: Secrets) -> Self {
+        match self {
+            Self::Found(stream, found, _) => Self::Found(stream, found, secrets),
+            Self::Listing(stream, listing, _) => Self::Listing(stream, listing, secrets),
+            other => other,
+        }
+    }
+}
 
 impl Guest {
     pub(super) fn answer(&mut self, frame: &Frame<'_>, now: Moment) -> Result<Option<GuestEvent>, Fault> {
@@ -22,7 +33,7 @@ impl Guest {
             (_, Kind::Refused) => Some(GuestEvent::Refused(id, body(frame)?)),
             (_, Kind::Busy) => Some(GuestEvent::Busy(id, body::<Busy>(frame)?.retry_after_ms)),
             (_, Kind::Reset) => Some(GuestEvent::Ended(id, code(body::<Ended>(frame)?))),
-            (Stream::List, Kind::Listing) => Some(GuestEvent::Listing(id, body(frame)?)),
+            (Stream::List, Kind::Listing) => Some(GuestEvent::Listing(id, body(frame)?, Secrets::default())),
             (Stream::Get, Kind::Found) => first_found(stream, frame)?,
             (Stream::Relay, Kind::Relayed) => first_relayed(stream, frame)?,
             (Stream::FoundPart { .. } | Stream::RelayedPart { .. }, Kind::Data) => {
@@ -53,7 +64,8 @@ impl Guest {
             (Last::Yes, _) => {
                 self.streams.remove(&frame.stream);
                 self.outbox.forget(frame.stream);
-                Ok(event)
+                let marked = self.marked(frame.stream);
+                Ok(event.map(|event| event.with(marked)))
             }
         }
     }
@@ -71,7 +83,7 @@ fn first_found(stream: &mut Stream, frame: &Frame<'_>) -> Result<Option<GuestEve
     };
     let assembly = assemble(frame.stream, head.length, MAX_VALUE_BYTES, &head.value)?;
     if assembly.is_whole() {
-        return Ok(Some(GuestEvent::Found(frame.stream, head)));
+        return Ok(Some(GuestEvent::Found(frame.stream, head, Secrets::default())));
     }
     *stream = Stream::FoundPart { head, body: assembly };
     Ok(None)
@@ -116,7 +128,7 @@ fn more(
     let event = match std::mem::replace(stream, Stream::Closing) {
         Stream::FoundPart { mut head, body } => {
             head.value = Cow::Owned(Vec::from(body.into_bytes()));
-            GuestEvent::Found(frame.stream, head)
+            GuestEvent::Found(frame.stream, head, Secrets::default())
         }
         Stream::RelayedPart { mut head, body } => {
             head.body = Value::from(body.into_bytes());

@@ -129,6 +129,7 @@ impl Guest {
             return;
         }
         *open = Stream::Closing;
+        self.marked.remove(&stream);
         self.outbox.forget(stream);
         // Behind the requests, one of which may be this stream's: what comes before its request cancels nothing.
         self.outbox.answer(

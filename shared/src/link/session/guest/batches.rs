@@ -24,6 +24,13 @@ struct Incomplete {
     content: Assembly,
 }
 
+impl Batches {
+    /// Whether no batch is under way.
+    pub(super) const fn is_between(&self) -> bool {
+        self.incomplete.is_none()
+    }
+}
+
 impl Guest {
     /// The batch coming in on the stream, if batches may come there at all. A watch being cancelled takes none.
     fn incoming(&mut self, frame: &Frame<'_>) -> Result<Option<&mut Batches>, Fault> {
@@ -93,11 +100,13 @@ impl Guest {
             return Err(Fault::Digest);
         }
         let items = items(&content).ok_or(Fault::Body(Kind::Part))?;
+        let secrets = self.marked(frame.stream);
         Ok(Some(GuestEvent::Batch {
             stream: frame.stream,
             from: begin.from,
             to: begin.to,
             items,
+            secrets,
         }))
     }
 }

@@ -14,7 +14,7 @@ use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, code, unexpected}
 use crate::link::Moment;
 use crate::link::body::{
     Beat, Challenge, Code, Credential, Credit, Found, GoAway, HelloAck, Item, Limits, LinkKey, Listing,
-    Refused, Relayed, Session, Standing,
+    Refused, Relayed, Secrets, Session, Standing,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -31,6 +31,8 @@ pub struct Guest {
     limits: Limits,
     heartbeat_ms: u64,
     streams: BTreeMap<StreamId, Stream>,
+    /// What SECRETS said of what comes next on a stream.
+    marked: BTreeMap<StreamId, Secrets>,
     push: Batches,
     heard: Moment,
     beat: Moment,
@@ -81,11 +83,13 @@ pub enum GuestEvent {
         to: Revision,
         /// What changed.
         items: Vec<Item>,
+        /// Which of these are secret.
+        secrets: Secrets,
     },
-    /// The entry that was asked for, whole.
-    Found(StreamId, Found<'static>),
-    /// The page that was asked for.
-    Listing(StreamId, Listing),
+    /// The entry that was asked for, whole. It is secret if the place 0 is marked.
+    Found(StreamId, Found<'static>, Secrets),
+    /// The page that was asked for, and which of its entries are secret.
+    Listing(StreamId, Listing, Secrets),
     /// The control plane's answer, whole.
     Relayed(StreamId, Relayed),
     /// The request was not done.
@@ -125,6 +129,7 @@ impl Guest {
             limits: DEFAULT_LIMITS,
             heartbeat_ms: u64::from(super::HEARTBEAT_MS),
             streams: BTreeMap::new(),
+            marked: BTreeMap::new(),
             push: Batches::default(),
             heard: now,
             beat: now,
@@ -197,11 +202,34 @@ impl Guest {
                 self.outbox.grant(frame.stream, bytes);
                 Ok(None)
             }
+            Kind::Secrets => self.secrets(frame),
             Kind::Begin => self.begin(frame),
             Kind::Part => self.part(frame, now),
             Kind::Commit => self.commit(frame),
             _ => self.answer(frame, now),
         }
+    }
+
+    /// What is marked comes next on the stream, where nothing is marked yet and entries may come.
+    fn secrets(&mut self, frame: &Frame<'_>) -> Result<Option<GuestEvent>, Fault> {
+        let secrets = body(frame)?;
+        let awaits = match self.streams.get(&frame.stream) {
+            Some(Stream::Closing) => return Ok(None),
+            Some(Stream::Watch(batches)) => batches.is_between(),
+            Some(Stream::Get | Stream::List) => true,
+            None => frame.stream == StreamId::SESSION && self.push.is_between(),
+            _ => false,
+        };
+        if awaits && frame.last == Last::No && self.marked.insert(frame.stream, secrets).is_none() {
+            Ok(None)
+        } else {
+            Err(unexpected(frame))
+        }
+    }
+
+    /// Takes what is marked of what has come on the stream.
+    fn marked(&mut self, stream: StreamId) -> Secrets {
+        self.marked.remove(&stream).unwrap_or_default()
     }
 
     /// Time passes: says PING when it is due. A fault ends the connection.

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Host;
 use crate::link::Moment;
-use crate::link::body::{Code, Credential, Ended, GoAway, LinkKey, Session, Standing};
+use crate::link::body::{Code, Credential, Ended, GoAway, LinkKey, Secrets, Session, Standing};
 use crate::link::frame::{Last, MAX_BODY, StreamId};
 use crate::link::kind::Kind;
 
@@ -49,6 +49,17 @@ impl Host {
     /// Gives the guest the key that its proofs are to be made with. The caller sees to it that a guest gets it once.
     pub fn link_key(&mut self, key: &LinkKey, now: Moment) -> Told {
         self.tell(Kind::LinkKey, key, now)
+    }
+
+    /// Says which entries of what is sent next on the stream are secret: call it directly before [`Host::batch`],
+    /// [`Host::found`] or [`Host::listing`], and not where none is. A guest that doesn't understand it is sent no secret
+    /// entry at all: that is the caller's to see to.
+    pub fn secrets(&mut self, stream: StreamId, secrets: &Secrets, now: Moment) -> Told {
+        if !self.understands(Kind::Secrets) {
+            return Told::NotUnderstood;
+        }
+        self.outbox.control(Kind::Secrets, stream, Last::No, secrets, now);
+        Told::Queued
     }
 
     fn tell_texts<T: Serialize>(&mut self, kind: Kind, texts: &[&str], body: &T, now: Moment) -> Told {

@@ -201,7 +201,7 @@ fn list_answers_come() {
     };
     let stream = pair.guest.list(&list, pair.now).unwrap();
     pair.settle(3);
-    assert!(matches!(&pair.heard[..], [GuestEvent::Listing(id, _)] if *id == stream));
+    assert!(matches!(&pair.heard[..], [GuestEvent::Listing(id, ..)] if *id == stream));
 }
 
 #[test]
@@ -240,6 +240,6 @@ fn a_tick_loses_nothing_of_what_waits() {
     }
     assert_eq!(pair.heard.len(), 20);
     let whole =
-        |event: &GuestEvent| matches!(event, GuestEvent::Found(_, found) if found.value.len() == 100_000);
+        |event: &GuestEvent| matches!(event, GuestEvent::Found(_, found, _) if found.value.len() == 100_000);
     assert!(pair.heard.iter().all(whole));
 }

@@ -253,7 +253,7 @@ proptest! {
         pair.settle(step);
         prop_assert_eq!(pair.heard.len(), sizes.len());
         for event in pair.heard {
-            let GuestEvent::Found(stream, found) = event else { panic!("{event:?}") };
+            let GuestEvent::Found(stream, found, _) = event else { panic!("{event:?}") };
             let i = asked[&stream];
             prop_assert_eq!(found.value.len(), sizes[i]);
             prop_assert!(found.value.iter().all(|b| usize::from(*b) == i));

@@ -1,0 +1,37 @@
+//! What is in this process's memory stays there: it holds secrets in the clear, and leaves no core file.
+
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+
+/// Why the kernel didn't take the process's memory out of core files.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the kernel doesn't keep this process's memory out of core files; run it under a system that allows prctl and setrlimit"
+)]
+pub struct CoresError(#[from] rustix::io::Errno);
+
+/// Has the kernel write no core file of this process, nor hand one to a collector, nor let another process of the same
+/// user read its memory. Programs that it starts write none either.
+///
+/// Call it before anything secret is read.
+pub fn write_none() -> Result<(), CoresError> {
+    // A collector behind a pipe is given cores whatever the limit is; who isn't dumpable is given to nobody.
+    let nothing = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, nothing)?;
+    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{DumpableBehavior, Resource, dumpable_behavior, getrlimit};
+
+    #[test]
+    fn the_kernel_says_that_none_is_written() {
+        super::write_none().unwrap();
+        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
+        let limit = getrlimit(Resource::Core);
+        assert_eq!((limit.current, limit.maximum), (Some(0), Some(0)));
+    }
+}

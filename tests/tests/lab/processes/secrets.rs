@@ -1,0 +1,169 @@
+//! A secret entry over its whole life, and then a look at everything that the daemons left: nothing tells it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::alone::path;
+use crate::talker::Talker;
+use anyhow::{Context, Result, bail, ensure};
+use moorline_client::Terms;
+use moorline_lab::deployment::{Deployment, PATIENCE, Plan, Programs};
+use moorline_lab::process::finish;
+use moorline_lab::wait;
+use moorline_shared::api::data::{AppendEntry, PutEntry};
+use moorline_shared::{Digest, InstanceId};
+use tokio::io::AsyncWriteExt as _;
+
+/// A secret that stands nowhere else. None is part of another.
+fn secret(of: &str) -> String {
+    format!("lab-secret-of-{of}-4f1e0b7c")
+}
+
+/// What the lives below give, each in another way.
+const GIVEN: [&str; 7] = ["attach", "put", "again", "append", "refused", "stdin", "run"];
+
+#[tokio::test]
+async fn nothing_that_the_daemons_leave_tells_a_secret() -> Result<()> {
+    let mut deployment = Plan::new(Programs::build().await?).start().await?;
+    let data = BTreeMap::from([(path("db/attached"), PutEntry::secret((&*secret("attach")).into()))]);
+    let external = deployment.register(None, "a", data).await?;
+    let there = async || deployment.guest_status(external.id).await?.revision;
+    wait::until("the host to have the instance's data", PATIENCE, there).await?;
+    let mut talker = Talker::begin(&external.socket()).await?;
+    live(&deployment, external.id).await?;
+    for (at, of) in [
+        ("db/attached", "attach"),
+        ("db/password", "again"),
+        ("db/piped", "stdin"),
+    ] {
+        let value = secret(of);
+        let shown = |mirror: &crate::talker::Mirror| mirror.text(at).as_deref() == Some(&*value);
+        talker.until(at, shown).await?;
+    }
+    let told = told(&deployment, external.id).await?;
+    tells_nothing(Path::new("what the commands said"), told.as_bytes())?;
+    // Killed, so that the write-ahead log is still there.
+    deployment.control_mut().kill().await?;
+    deployment.kill_host().await?;
+    let looked = look_below(deployment.folder())?;
+    ensure!(looked > 5, "only {looked} files were left");
+    Ok(())
+}
+
+/// Secrets given, given again, refused and removed.
+async fn live(deployment: &Deployment, id: InstanceId) -> Result<()> {
+    let (client, at) = (deployment.client(), path("db/password"));
+    let put = |of: &str| PutEntry::secret((&*secret(of)).into());
+    let terms = Terms::fresh();
+    let first = client.put_instance_data(id, &at, &put("put"), &terms).await?;
+    let again = client.put_instance_data(id, &at, &put("put"), &terms).await?;
+    ensure!(first.revision == again.revision, "it was done twice");
+    let plainly = PutEntry::value((&*secret("again")).into());
+    client
+        .put_instance_data(id, &at, &plainly, &Terms::fresh())
+        .await?;
+    let more = AppendEntry {
+        value: (&*secret("append")).into(),
+    };
+    let appended = client.append_instance_data(id, &at, &more, &Terms::fresh()).await;
+    ensure!(appended.is_err(), "something was appended to a secret");
+    let guarded = Terms::fresh().if_absent();
+    let refused = client.put_instance_data(id, &at, &put("refused"), &guarded).await;
+    ensure!(refused.is_err(), "the guard held nothing up");
+    let gone = path("db/gone");
+    client
+        .put_instance_data(id, &gone, &put("run"), &Terms::fresh())
+        .await?;
+    client.delete_instance_data(id, &gone, &Terms::fresh()).await?;
+    piped(deployment, id).await
+}
+
+/// A secret by the standard input of the command line.
+async fn piped(deployment: &Deployment, id: InstanceId) -> Result<()> {
+    let mut command = deployment.cli();
+    command.args(["data", "set", &id.to_string(), "db/piped", "--secret", "--stdin"]);
+    command.stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().context("moorline data set")?;
+    let mut stdin = child.stdin.take().context("its standard input")?;
+    stdin.write_all(secret("stdin").as_bytes()).await?;
+    drop(stdin);
+    ensure!(child.wait().await?.success(), "moorline data set failed");
+    Ok(())
+}
+
+/// What those are told who ask what was done, and what the host is doing.
+async fn told(deployment: &Deployment, id: InstanceId) -> Result<String> {
+    let id = id.to_string();
+    let mut told = String::new();
+    let list = ["operation", "list", "--output", "json"];
+    let entries = ["data", "list", &*id, "--output", "json"];
+    for args in [&list[..], &entries] {
+        told += &finish(deployment.cli().args(args)).await?;
+    }
+    let status: serde_json::Value = serde_json::to_value(deployment.guest_status(id.parse()?).await)?;
+    Ok(told + &status.to_string())
+}
+
+/// Looks into every file below the folder, and says how many there are.
+fn look_below(folder: &Path) -> Result<usize> {
+    let mut looked = 0;
+    for found in std::fs::read_dir(folder)? {
+        let found = found?;
+        let kind = found.file_type()?;
+        if kind.is_dir() {
+            looked += look_below(&found.path())?;
+        } else if kind.is_file() {
+            tells_nothing(&found.path(), &std::fs::read(found.path())?)?;
+            looked += 1;
+        }
+    }
+    Ok(looked)
+}
+
+/// No secret stands there, nor what one can be tried out against.
+fn tells_nothing(name: &Path, bytes: &[u8]) -> Result<()> {
+    for of in GIVEN {
+        let secret = secret(of);
+        let digest = Digest::of(secret.as_bytes());
+        for telltale in [secret.as_bytes(), digest.to_string().as_bytes(), digest.bytes()] {
+            if bytes.windows(telltale.len()).any(|window| window == telltale) {
+                bail!("{} tells the secret of {of}", name.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_daemon_writes_a_core_file() -> Result<()> {
+    let deployment = Plan::new(Programs::build().await?).start().await?;
+    for (name, pid) in [
+        ("the control plane", deployment.control_pid()),
+        ("the host daemon", deployment.host_pid()),
+    ] {
+        let pid = pid.with_context(|| format!("{name} doesn't run"))?;
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let cores = limits.lines().find(|line| line.starts_with("Max core file size"));
+        let fields: Vec<_> = cores.context("no such limit")?.split_whitespace().collect();
+        ensure!(fields[4..6] == ["0", "0"], "{name}: {fields:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_store_under_another_master_key_is_not_served() -> Result<()> {
+    let mut deployment = Plan::new(Programs::build().await?).start().await?;
+    deployment.control_mut().kill().await?;
+    let key = deployment.folder().join("control/master.key");
+    let kept = std::fs::read(&key)?;
+    std::fs::write(&key, format!("{}\n", "0".repeat(64)))?;
+    let mut command = tokio::process::Command::new(deployment.programs().path("moorline-control"));
+    command.arg("--state").arg(deployment.folder().join("control"));
+    command.args(["--listen", "127.0.0.1:0"]);
+    let ended = command.output().await?;
+    let said = String::from_utf8_lossy(&ended.stderr);
+    ensure!(!ended.status.success(), "it serves: {said}");
+    ensure!(said.contains("master.key"), "nothing says what to do: {said}");
+    std::fs::write(&key, kept)?;
+    deployment.control_mut().restart().await
+}
