@@ -262,6 +262,7 @@ impl Talker {
                     from,
                     to,
                     items,
+                    ..
                 }) if stream == StreamId::SESSION => {
                     self.mirror.apply(from, to, items)?;
                     self.core.applied(stream, to, now);
