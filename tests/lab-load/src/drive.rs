@@ -63,6 +63,8 @@ struct Lane {
     came: Vec<u8>,
     filled: usize,
     sent: Instant,
+    /// Where every request has a connection of its own.
+    anew: Option<Place>,
 }
 
 /// When what comes counts.
@@ -99,8 +101,8 @@ impl Crew {
         processor::pin(self.core)?;
         let begin = Instant::now() + Duration::from_millis(plan.warm_up_ms);
         let end = begin + Duration::from_millis(plan.measure_ms);
-        for lane in &mut self.lanes {
-            lane.ask()?;
+        for place in 0..self.lanes.len() {
+            self.ask(place, Instant::now())?;
         }
         self.run_until(begin, &mut Vec::new())?;
         let taken = processor::seconds_of(self.server)?;
@@ -127,17 +129,30 @@ impl Crew {
     /// Takes replies and sends the next requests; notes each reply's time in nanoseconds.
     fn run_until(&mut self, end: Instant, times: &mut Vec<u32>) -> Result<()> {
         loop {
-            for place in self.poll.wait(PATIENCE)? {
+            let ready: Vec<usize> = self.poll.wait(PATIENCE)?.collect();
+            for place in ready {
                 let lane = &mut self.lanes[place];
                 if let Some(now) = lane.take()? {
                     times.push(u32::try_from((now - lane.sent).as_nanos()).unwrap_or(u32::MAX));
-                    lane.ask_at(now)?;
+                    self.ask(place, now)?;
                 }
             }
             if Instant::now() >= end {
                 return Ok(());
             }
         }
+    }
+
+    /// Sends a lane's next request, on another connection if each has one of its own.
+    fn ask(&mut self, place: usize, now: Instant) -> Result<()> {
+        let lane = &mut self.lanes[place];
+        if let Some(server) = &lane.anew {
+            lane.socket = Socket::connect(server)?;
+            lane.socket.end_abruptly()?;
+            lane.socket.stop_blocking()?;
+            self.poll.add(&lane.socket, place)?;
+        }
+        lane.ask_at(now)
     }
 
     /// Takes the replies that are under way, and asks no more.
@@ -175,6 +190,14 @@ fn lane(speaks: &Speaks, nth: usize, place: &Place, others: &[Crew]) -> Result<L
                 .context("there are no requests")?;
             let list = list.iter().map(|request| request.clone().into_bytes()).collect();
             Ok(Lane::new(Socket::connect(place)?, Reply::Http, list))
+        }
+        Speaks::HttpAnew { request } => {
+            let list = vec![request.clone().into_bytes()];
+            let lane = Lane::new(Socket::connect(place)?, Reply::Http, list);
+            Ok(Lane {
+                anew: Some(place.clone()),
+                ..lane
+            })
         }
     }
 }
@@ -235,6 +258,7 @@ impl Lane {
             came: vec![0; BUFFER_BYTES],
             filled: 0,
             sent: Instant::now(),
+            anew: None,
         }
     }
 

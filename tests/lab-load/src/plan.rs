@@ -70,6 +70,11 @@ pub enum Speaks {
         /// The lists, in the order of the connections; the last one serves those that are left.
         requests: Vec<Vec<String>>,
     },
+    /// One request of HTTP/1.1 on each connection, which is then cut off and followed by another.
+    HttpAnew {
+        /// The request.
+        request: String,
+    },
 }
 
 /// Where a server listens.

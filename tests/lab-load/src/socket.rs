@@ -38,6 +38,12 @@ impl Socket {
         Ok(socket)
     }
 
+    /// Lets the connection be cut off when it is dropped, so that its port is free again at once.
+    pub(crate) fn end_abruptly(&self) -> Result<()> {
+        rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO))
+            .context("let a socket end abruptly")
+    }
+
     fn be_patient(&self) -> io::Result<()> {
         match self {
             Self::Unix(stream) => stream.set_read_timeout(Some(PATIENCE)),

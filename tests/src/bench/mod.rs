@@ -1,8 +1,8 @@
 //! Benches: our programs against the physical limit and against peers, everything that a row compares in one run.
 //!
 //! [`Bench`] names them; [`run`] builds what is measured, in the profiles that are shipped, sets it up, measures, and
-//! prints a [`report`]. `link` is about guests and their host, `feed` about changes at the control
-//! plane, `tokens` about what shows who asks.
+//! prints a [`report`]. `link` is about guests and their host, `feed` about changes at the control plane, `tokens` about
+//! what shows who asks, `imds` about the metadata service in a guest.
 //!
 //! The method is the same for all. What is compared takes turns, many short ones, and a row shows the median of the
 //! turns' own ratios beside the smallest and the largest ([`spread`]). The load comes from one small program
@@ -10,6 +10,7 @@
 //! core 0, and its processor time per request is told as well. [`servers`] starts ours, [`peers`] the others'.
 
 mod feed;
+mod imds;
 mod link;
 mod load;
 mod peers;
@@ -40,6 +41,8 @@ pub enum Bench {
     Feed,
     /// Tokens made and checked.
     Tokens,
+    /// Reads from the metadata service in a guest.
+    Imds,
 }
 
 /// Sets up, measures and prints. A goal that isn't met is told and is no failure.
@@ -53,11 +56,13 @@ pub async fn run(bench: Bench, form: Form) -> Result<()> {
         Bench::Link => link::measure(&programs).await?,
         Bench::Feed => feed::measure(&programs).await?,
         Bench::Tokens => tokens::measure(&programs).await?,
+        Bench::Imds => imds::measure(&programs).await?,
     };
     let name = match bench {
         Bench::Link => "link",
         Bench::Feed => "feed",
         Bench::Tokens => "tokens",
+        Bench::Imds => "imds",
     };
     println!("{}", Report { name, rows }.show(form)?);
     eprintln!(

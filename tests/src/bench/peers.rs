@@ -3,6 +3,7 @@
 use super::SERVER_CORE;
 use super::load::Loader;
 use super::programs::pinned;
+use super::servers::free_address;
 use crate::cache::Cache;
 use crate::process::Running;
 use crate::setup::unpack;
@@ -12,6 +13,7 @@ use moorline_lab_load::plan::{ECHO, Echo, Place};
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +27,8 @@ const NGINX_CONF: &str = include_str!("nginx.conf");
 #[derive(Debug)]
 pub(super) struct Peer {
     socket: PathBuf,
+    /// Where else it listens.
+    address: Option<SocketAddr>,
     /// The process that serves.
     server: u32,
     _running: Running,
@@ -34,6 +38,11 @@ impl Peer {
     /// Where it listens.
     pub(super) fn place(&self) -> Place {
         Place::Unix(self.socket.clone())
+    }
+
+    /// Where it listens on the loopback device, if it does.
+    pub(super) fn tcp_place(&self) -> Option<Place> {
+        self.address.map(Place::Tcp)
     }
 
     /// The process that serves.
@@ -52,6 +61,7 @@ impl Peer {
             .await?;
         Ok(Self {
             socket,
+            address: None,
             server: running.pid().context("the echo has ended")?,
             _running: running,
         })
@@ -71,6 +81,7 @@ impl Peer {
         let running = start("redis-server", &mut command, folder, &socket).await?;
         Ok(Self {
             socket,
+            address: None,
             server: running.pid().context("redis has ended")?,
             _running: running,
         })
@@ -82,7 +93,10 @@ impl Peer {
         let folder = folder.join("nginx");
         fs::create_dir_all(folder.join("www")).context("make a folder for nginx")?;
         fs::write(folder.join("www/file"), "n".repeat(length)).context("write nginx's file")?;
-        let conf = NGINX_CONF.replace("{folder}", &folder.display().to_string());
+        let address = free_address()?;
+        let conf = NGINX_CONF
+            .replace("{folder}", &folder.display().to_string())
+            .replace("{address}", &address.to_string());
         fs::write(folder.join("nginx.conf"), conf).context("write nginx's configuration")?;
         let mut command = package.program("usr/sbin/nginx");
         command
@@ -98,6 +112,7 @@ impl Peer {
         pin(server)?;
         Ok(Self {
             socket,
+            address: Some(address),
             server,
             _running: running,
         })

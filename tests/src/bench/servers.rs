@@ -17,7 +17,7 @@ use moorline_shared::{EntryPath, HostId, InstanceId};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -189,7 +189,7 @@ fn endpoint(address: SocketAddr, state: &Path) -> Result<Endpoint> {
 }
 
 /// An address that nobody listens on now.
-fn free_address() -> Result<SocketAddr> {
+pub(super) fn free_address() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").context("find a free port")?;
     listener.local_addr().context("find a free port")
 }
@@ -338,6 +338,32 @@ fn hand_over(guest: &Guest, state: &Path) -> Result<()> {
 impl Agent {
     /// Starts the agent of `guest`, and waits until its socket takes connections.
     pub(super) async fn start(programs: &Programs, guest: &Guest, folder: &Path) -> Result<Self> {
+        Self::start_with(programs, guest, folder, &[]).await
+    }
+
+    /// The same, with a metadata service at `address` for clients that have a token.
+    pub(super) async fn with_imds(
+        programs: &Programs,
+        guest: &Guest,
+        folder: &Path,
+        address: SocketAddr,
+    ) -> Result<Self> {
+        let listen = address.to_string();
+        let agent = Self::start_with(
+            programs,
+            guest,
+            folder,
+            &["--imds", "v2", "--imds-listen", &listen],
+        )
+        .await?;
+        let listens = async || TcpStream::connect(address).ok();
+        wait::until("the metadata service to listen", PATIENCE, listens)
+            .await
+            .with_context(|| agent.running.last_words())?;
+        Ok(agent)
+    }
+
+    async fn start_with(programs: &Programs, guest: &Guest, folder: &Path, options: &[&str]) -> Result<Self> {
         let socket = folder.join("agent.sock");
         let mut command = pinned(SERVER_CORE, programs.agent());
         command.args([
@@ -347,7 +373,7 @@ impl Agent {
             "--link",
             &format!("unix:{}", guest.socket.display()),
         ]);
-        command.arg("--socket").arg(&socket);
+        command.arg("--socket").arg(&socket).args(options);
         let state = folder.join("agent");
         hand_over(guest, &state)?;
         command.arg("--state").arg(state);

@@ -10,6 +10,7 @@ mod debian;
 mod demo;
 mod guests;
 mod hostile_link;
+mod imds;
 mod leftovers;
 mod nested;
 mod privileged;

@@ -1,0 +1,149 @@
+//! Who is served: programs of the agent's own network namespace, each by its user, and nobody else.
+
+use super::{Namespace, PATIENCE, Who};
+use anyhow::{Context, Result, ensure};
+use moorline_lab::deployment::{Plan, Programs};
+use moorline_lab::process::Running;
+use moorline_lab::wait;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+const SERVICE: &str = "http://169.254.169.254";
+const RULES: &str = "# What the administrators' scripts say is theirs.\nuser-data root\n";
+const SECRET: &str = "#!/bin/sh\n";
+
+/// An agent in a namespace of its own, and another namespace with a way to it.
+struct Scene {
+    here: Namespace,
+    elsewhere: Namespace,
+    agent: Running,
+    socket: PathBuf,
+    instance: String,
+    _folder: tempfile::TempDir,
+    _deployment: moorline_lab::deployment::Deployment,
+}
+
+impl Scene {
+    async fn set() -> Result<Self> {
+        let deployment = Plan::new(Programs::build().await?).start().await?;
+        let external = deployment.attach("web", &[("user-data", SECRET)]).await?;
+        let folder = tempfile::tempdir()?;
+        // Other users look for the socket in it.
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).context("open the folder")?;
+        let here = Namespace::new(&folder.path().join("here.log")).await?;
+        let elsewhere = Namespace::new(&folder.path().join("elsewhere.log")).await?;
+        connect(&here, &elsewhere).await?;
+        let rules = folder.path().join("agent.access");
+        fs::write(&rules, RULES).context("write the rules")?;
+        let socket = folder.path().join("run/agent.sock");
+        let mut command = here.command(deployment.programs().agent().await?);
+        command
+            .args(["run", "--imds", "v2", "--link"])
+            .arg(format!("unix:{}", external.socket().display()))
+            .arg("--socket")
+            .arg(&socket)
+            .arg("--access")
+            .arg(&rules);
+        let agent = Running::start("moorline-agent", &mut command, folder.path().join("agent.log"))?;
+        Ok(Self {
+            here,
+            elsewhere,
+            agent,
+            socket,
+            instance: external.id.to_string(),
+            _folder: folder,
+            _deployment: deployment,
+        })
+    }
+
+    /// A token, once the service listens.
+    async fn token(&self) -> Result<String> {
+        let put = format!("{SERVICE}/latest/api/token");
+        let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 60";
+        let arguments = ["-X", "PUT", "-H", ttl, &put];
+        let listens = async || self.here.curl(Who::Root, &arguments).await.ok();
+        let (status, token) = wait::until("a token", PATIENCE, listens)
+            .await
+            .with_context(|| self.agent.last_words())?;
+        ensure!(status == "200", "there is no token: {status} {token}");
+        Ok(token)
+    }
+
+    async fn get(&self, who: Who, token: &str, path: &str) -> Result<(String, String)> {
+        let token = format!("X-aws-ec2-metadata-token: {token}");
+        self.here
+            .curl(who, &["-H", &token, &format!("{SERVICE}{path}")])
+            .await
+    }
+
+    async fn get_native(&self, who: Who, path: &str) -> Result<String> {
+        let socket = self.socket.display().to_string();
+        let url = format!("http://agent/v1/data/{path}");
+        let (status, _) = self.here.curl(who, &["--unix-socket", &socket, &url]).await?;
+        Ok(status)
+    }
+}
+
+/// Joins the two by a cable, and leads what is for the service through it.
+async fn connect(here: &Namespace, elsewhere: &Namespace) -> Result<()> {
+    let cable = format!("link add cable type veth peer name cable netns {}", elsewhere.pid);
+    here.ip(&cable).await?;
+    for (namespace, address) in [(here, "10.9.0.1/24"), (elsewhere, "10.9.0.2/24")] {
+        namespace.ip(&format!("addr add {address} dev cable")).await?;
+        namespace.ip("link set cable up").await?;
+    }
+    elsewhere.ip("route add 169.254.169.254 via 10.9.0.1").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn only_programs_of_the_machine_are_served_and_each_by_its_user() -> Result<()> {
+    let mut scene = Scene::set().await?;
+    let token = scene.token().await?;
+    for who in [Who::Root, Who::Ordinary] {
+        let (status, id) = scene.get(who, &token, "/latest/meta-data/instance-id").await?;
+        ensure!(
+            status == "200" && id == scene.instance,
+            "{who:?}: {status} {id:?}"
+        );
+    }
+    for (who, expected) in [(Who::Root, "200"), (Who::Ordinary, "404")] {
+        let (status, _) = scene.get(who, &token, "/latest/user-data").await?;
+        ensure!(status == expected, "{who:?} gets {status} for what is root's");
+        let native = scene.get_native(who, "user-data").await?;
+        ensure!(native == expected, "{who:?} gets {native} on the native surface");
+        let (_, listing) = scene.get(who, &token, "/latest/").await?;
+        ensure!(
+            listing.contains("user-data") == (who == Who::Root),
+            "{who:?} sees {listing:?}"
+        );
+    }
+    let url = format!("{SERVICE}/latest/meta-data/instance-id");
+    let header = format!("X-aws-ec2-metadata-token: {token}");
+    let foreign = scene.elsewhere.curl(Who::Root, &["-H", &header, &url]).await;
+    let refused = foreign.err().context("a stranger was served")?.to_string();
+    // Its connection was taken, so that there is a way, and cut.
+    let cut = ["Empty reply", "reset by peer"];
+    ensure!(
+        cut.iter().any(|word| refused.contains(word)),
+        "not refused but: {refused}"
+    );
+    ends_without_a_trace(&mut scene).await
+}
+
+/// The address is the machine's only for as long as the agent runs.
+async fn ends_without_a_trace(scene: &mut Scene) -> Result<()> {
+    let addresses = "-oneline addr show dev lo";
+    let before = scene.here.ip(addresses).await?;
+    ensure!(before.contains("169.254.169.254/32"), "lo has {before}");
+    let pid = scene.agent.pid().and_then(|pid| i32::try_from(pid).ok());
+    let pid = pid.and_then(Pid::from_raw).context("the agent has ended")?;
+    kill_process(pid, Signal::TERM).context("stop the agent")?;
+    let ended = tokio::time::timeout(PATIENCE, scene.agent.ended()).await;
+    ended.context("the agent doesn't end")??;
+    let after = scene.here.ip(addresses).await?;
+    ensure!(!after.contains("169.254.169.254"), "lo still has {after}");
+    Ok(())
+}
