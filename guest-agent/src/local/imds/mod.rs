@@ -31,7 +31,7 @@ use super::body::Body;
 use super::connection::{Answering, Asker};
 use super::surface::{Opened, Surface};
 use crate::access::Peer;
-use crate::platform::now;
+use crate::platform::{self, now};
 use door::Gate;
 use request::{Asked, Hosts, Refusal};
 use token::Tokens;
@@ -111,13 +111,10 @@ impl Surface for Imds {
     type Memory = Memory;
 
     fn answer(self: &Rc<Self>, request: Request<Incoming>, asker: &Rc<Asker<Memory>>) -> Answering {
-        let asked = match request::read(&request, &self.hosts) {
-            Ok(asked) => asked,
-            Err(refusal) => return Answering::now(respond::refusal(refusal)),
-        };
-        match asked {
-            Asked::Token(ttl) => Answering::now(respond::token(self.tokens.issue(ttl, now()), ttl)),
-            Asked::Path(path) => self.read(path, &request, asker),
+        match request::read(&request, &self.hosts) {
+            Ok(Asked::Token(ttl)) => Answering::now(respond::token(self.tokens.issue(ttl, now()), ttl)),
+            Ok(Asked::Path { path, token }) => self.read(path, token, asker),
+            Err(refusal) => Answering::now(respond::refusal(refusal)),
         }
     }
 }
@@ -135,37 +132,37 @@ impl Imds {
     fn read(
         self: &Rc<Self>,
         path: &str,
-        request: &Request<Incoming>,
+        token: Option<&HeaderValue>,
         asker: &Rc<Asker<Memory>>,
     ) -> Answering {
-        if let Err(refusal) = self.admit(request, &asker.memory) {
+        let now = now();
+        if let Err(refusal) = self.admit(token, &asker.memory, now) {
             return Answering::now(respond::refusal(refusal));
         }
         let Some(target) = Target::parse(path) else {
             return Answering::now(respond::refusal(Refusal::NotFound));
         };
         if self.is_settled(&target) {
-            return Answering::now(self.show(&target, &asker.peer));
+            return Answering::now(self.show(&target, &asker.peer, now));
         }
         let (surface, asker, target) = (Rc::clone(self), Rc::clone(asker), target.into_owned());
         Answering::later(async move {
             let _busy = asker.busy();
             surface.settle(&target).await;
-            surface.show(&target, &asker.peer)
+            surface.show(&target, &asker.peer, platform::now())
         })
     }
 
     /// Whether the request has the token that it needs.
-    fn admit(&self, request: &Request<Incoming>, memory: &Memory) -> Result<(), Refusal> {
-        match request::token(request.headers()) {
+    fn admit(&self, token: Option<&HeaderValue>, memory: &Memory, now: Moment) -> Result<(), Refusal> {
+        match token {
             None if self.version == Version::V1 => Ok(()),
             None => Err(Refusal::Unauthorized),
-            Some(token) => self.check(token, memory),
+            Some(token) => self.check(token, memory, now),
         }
     }
 
-    fn check(&self, token: &HeaderValue, memory: &Memory) -> Result<(), Refusal> {
-        let now = now();
+    fn check(&self, token: &HeaderValue, memory: &Memory, now: Moment) -> Result<(), Refusal> {
         let mut last = memory.borrow_mut();
         if let Some((known, until)) = &*last
             && now < *until
@@ -198,7 +195,7 @@ impl Imds {
         let _ = timeout(LONGEST_WAIT.min(self.backing.settings.first_wait), all).await;
     }
 
-    fn show(&self, target: &Target<'_>, peer: &Peer) -> Response<Body> {
+    fn show(&self, target: &Target<'_>, peer: &Peer, now: Moment) -> Response<Body> {
         let (mirror, held) = (
             self.backing.given.mirror.read(),
             self.backing.given.credentials.read(),
@@ -208,7 +205,7 @@ impl Imds {
             held: &held,
             backing: &self.backing,
             peer,
-            now: now(),
+            now,
         };
         match target.show(&state) {
             Some(shown) => respond::shown(shown),

@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use http::header::HOST;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 
 use super::token::TokenTtl;
 
@@ -21,7 +21,12 @@ pub(super) enum Asked<'a> {
     /// A token.
     Token(TokenTtl),
     /// To read what is under a path.
-    Path(&'a str),
+    Path {
+        /// The path.
+        path: &'a str,
+        /// The token that the request has.
+        token: Option<&'a HeaderValue>,
+    },
 }
 
 /// Why a request is not answered.
@@ -60,34 +65,69 @@ impl Hosts {
     }
 }
 
-/// What the request asks, if it is from a client that may ask.
-pub(super) fn read<'r, B>(request: &'r Request<B>, hosts: &Hosts) -> Result<Asked<'r>, Refusal> {
-    let headers = request.headers();
-    if headers.contains_key(&FORWARDED_FOR) || !is_for_us(request, hosts) {
-        return Err(Refusal::Forbidden);
+/// The headers that mean something here, found in one pass: looking each one up costs as much as all else.
+#[derive(Debug, Default)]
+struct Head<'r> {
+    hosts: usize,
+    host: Option<&'r HeaderValue>,
+    token: Option<&'r HeaderValue>,
+    ttls: usize,
+    ttl: Option<&'r HeaderValue>,
+    forwarded: usize,
+}
+
+impl<'r> Head<'r> {
+    fn of(headers: &'r HeaderMap) -> Self {
+        let mut head = Self::default();
+        for (name, value) in headers {
+            if *name == HOST {
+                head.hosts += 1;
+                head.host = Some(value);
+            } else if *name == TOKEN {
+                head.token = Some(value);
+            } else if *name == TOKEN_TTL {
+                head.ttls += 1;
+                head.ttl = Some(value);
+            } else if *name == FORWARDED_FOR {
+                head.forwarded += 1;
+            }
+        }
+        head
     }
-    let path = request.uri().path();
-    let method = request.method();
-    if is_token_path(path) {
-        return match *method {
-            Method::PUT => asked_ttl(headers).map(Asked::Token).ok_or(Refusal::BadTtl),
-            _ => Err(Refusal::Method("PUT")),
-        };
+
+    /// Whether the one `Host`, and the authority of the target where there is one, name the service, and nobody passed
+    /// the request on.
+    fn is_for_us(&self, uri: &Uri, hosts: &Hosts) -> bool {
+        let authority = uri.authority();
+        self.forwarded == 0
+            && self.hosts == 1
+            && self.host.is_some_and(|host| hosts.knows(host.as_bytes()))
+            && authority.is_none_or(|authority| hosts.knows(authority.as_str().as_bytes()))
     }
-    match *method {
-        Method::GET | Method::HEAD => Ok(Asked::Path(path)),
-        _ => Err(Refusal::Method("GET, HEAD")),
+
+    fn asked_ttl(&self) -> Option<TokenTtl> {
+        let ttl = self.ttl.filter(|_| self.ttls == 1)?;
+        TokenTtl::parse(ttl.as_bytes())
     }
 }
 
-/// Whether the one `Host`, and the authority of the target where there is one, name the service.
-fn is_for_us<B>(request: &Request<B>, hosts: &Hosts) -> bool {
-    let mut named = request.headers().get_all(HOST).iter();
-    let (first, second) = (named.next(), named.next());
-    let authority = request.uri().authority();
-    first.is_some_and(|host| hosts.knows(host.as_bytes()))
-        && second.is_none()
-        && authority.is_none_or(|authority| hosts.knows(authority.as_str().as_bytes()))
+/// What the request asks, if it is from a client that may ask.
+pub(super) fn read<'r, B>(request: &'r Request<B>, hosts: &Hosts) -> Result<Asked<'r>, Refusal> {
+    let (head, uri) = (Head::of(request.headers()), request.uri());
+    if !head.is_for_us(uri, hosts) {
+        return Err(Refusal::Forbidden);
+    }
+    let (path, token) = (uri.path(), head.token);
+    if is_token_path(path) {
+        return match *request.method() {
+            Method::PUT => head.asked_ttl().map(Asked::Token).ok_or(Refusal::BadTtl),
+            _ => Err(Refusal::Method("PUT")),
+        };
+    }
+    match *request.method() {
+        Method::GET | Method::HEAD => Ok(Asked::Path { path, token }),
+        _ => Err(Refusal::Method("GET, HEAD")),
+    }
 }
 
 fn is_token_path(path: &str) -> bool {
@@ -97,15 +137,4 @@ fn is_token_path(path: &str) -> bool {
 /// The segments of a path. Slashes that are doubled, and those at its end, mean nothing.
 pub(super) fn segments(path: &str) -> impl Iterator<Item = &str> + Clone {
     path.split('/').filter(|segment| !segment.is_empty())
-}
-
-fn asked_ttl(headers: &HeaderMap) -> Option<TokenTtl> {
-    let mut said = headers.get_all(&TOKEN_TTL).iter();
-    let (first, second) = (said.next()?, said.next());
-    TokenTtl::parse(first.as_bytes()).filter(|_| second.is_none())
-}
-
-/// The token that the request has.
-pub(super) fn token(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(&TOKEN)
 }

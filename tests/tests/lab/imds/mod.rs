@@ -1,7 +1,6 @@
 //! The metadata service of the agent: who may ask it, in network namespaces of this machine, and what real clients find
 //! in a guest.
 
-mod guest;
 mod namespaces;
 
 use anyhow::{Context, Result, ensure};
