@@ -121,7 +121,7 @@ pub async fn open(
 ) -> Result<Vec<LocalBoxFuture<'static, ()>>, OpenError> {
     let serving = [
         served("native", native::open(backing).await, backing, stop)?,
-        served("metadata", imds::open(backing).await, backing, stop)?,
+        served("metadata", imds::open(backing), backing, stop)?,
     ];
     Ok(serving.into_iter().flatten().collect())
 }

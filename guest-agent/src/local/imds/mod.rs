@@ -95,7 +95,7 @@ pub(super) struct Imds {
 type Memory = RefCell<Option<(HeaderValue, Moment)>>;
 
 /// Binds the address, if the service is wanted, and adds it to the machine before.
-pub(super) async fn open(backing: &Rc<Backing>) -> Result<Option<Opened<Gate, Imds>>, OpenError> {
+pub(super) fn open(backing: &Rc<Backing>) -> Result<Option<Opened<Gate, Imds>>, OpenError> {
     let Some(settings) = backing.settings.imds else {
         return Ok(None);
     };

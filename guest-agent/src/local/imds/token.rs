@@ -12,7 +12,7 @@ const CONTENT: usize = 8;
 const BYTES: usize = NONCE_LEN + CONTENT + 16;
 /// A token as text: no other length is looked at.
 pub(super) const TEXT: usize = BYTES.div_ceil(3) * 4;
-const _: () = assert!(BYTES % 3 == 0, "the text has no padding");
+const _: () = assert!(BYTES.is_multiple_of(3), "the text has no padding");
 
 /// For how long a token is asked for, in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

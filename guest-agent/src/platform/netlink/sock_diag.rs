@@ -126,7 +126,7 @@ struct Found {
 impl Found {
     fn read(body: &[u8]) -> Option<Self> {
         let body = body.get(..SOCKET)?;
-        let (client, server) = (address(body, 4, 8)?, address(body, 6, 24)?);
+        let (client, server) = (address(body, 4, 8), address(body, 6, 24));
         Some(Self {
             state: body[1],
             connection: client
@@ -139,7 +139,7 @@ impl Found {
 }
 
 /// The address in a socket's id; none if it isn't one of IPv4. A socket of IPv6 that speaks IPv4 has it behind a prefix.
-fn address(body: &[u8], port: usize, ip: usize) -> Option<Option<SocketAddrV4>> {
+fn address(body: &[u8], port: usize, ip: usize) -> Option<SocketAddrV4> {
     let port = u16::from_be_bytes(body.get(port..port + 2)?.try_into().ok()?);
     let bytes: [u8; 16] = body.get(ip..ip + 16)?.try_into().ok()?;
     let ip = if i32::from(body[0]) == libc::AF_INET {
@@ -147,7 +147,7 @@ fn address(body: &[u8], port: usize, ip: usize) -> Option<Option<SocketAddrV4>> 
     } else {
         std::net::Ipv6Addr::from(bytes).to_ipv4_mapped()
     };
-    Some(ip.map(|ip| SocketAddrV4::new(ip, port)))
+    ip.map(|ip| SocketAddrV4::new(ip, port))
 }
 
 #[cfg(test)]

@@ -45,7 +45,9 @@ impl Scene {
             .arg("--socket")
             .arg(&socket)
             .arg("--access")
-            .arg(&rules);
+            .arg(&rules)
+            .arg("--state")
+            .arg(folder.path().join("state"));
         let agent = Running::start("moorline-agent", &mut command, folder.path().join("agent.log"))?;
         Ok(Self {
             here,
