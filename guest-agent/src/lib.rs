@@ -1,7 +1,7 @@
 //! Mirrors this instance's data, serves it to local programs, and runs what the host is told to have run.
 //!
 //! One thread does everything. [`link`] dials the host and keeps a session open; what the host pushes goes into the
-//! [`mirror`], whole batches only; [`local`] serves the mirror on a unix socket, passes other questions and all changes
+//! [`mirror`], whole batches only; [`local`] serves the mirror on its surfaces, as far as [`access`] lets each program read, passes other questions and all changes
 //! up the link, and wakes those who wait for a change. [`credentials`] holds the instance's token and the credentials of
 //! its roles, as the host gives them. [`platform`] holds the calls to the guest's operating system.
 //! [`run`] puts these together, and [`cli`] is the command line: the daemon itself, and small clients of its socket.

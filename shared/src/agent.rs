@@ -26,7 +26,8 @@
 //! counts as no type); `POST` appends the raw bytes. `If-Match`, `If-None-Match` and
 //! `Idempotency-Key` are passed on, and the control plane's answer comes back as it is. A change is made in the
 //! instance's name, so only programs of root make any: the agent asks the kernel for the user of each connection
-//! (`SO_PEERCRED`), and to others answers 403. Reading is for every program in the guest.
+//! (`SO_PEERCRED`), and to others answers 403. Who reads what is for the guest's access rules to say; without any, secret
+//! entries are root's and all else is everyone's. What a program may not read is to it as if it weren't there.
 //!
 //! **Credentials** are good until `expires_at` by the host's calendar, and the agent gives none out that has run out by its
 //! own count. New ones take the place of old ones long before that. Right after the boot, or while the host still fetches

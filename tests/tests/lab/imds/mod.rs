@@ -1,5 +1,4 @@
-//! The metadata service of the agent: who may ask it, in network namespaces of this machine, and what real clients find
-//! in a guest.
+//! The metadata service of the agent: who may ask it, in network namespaces of this machine.
 
 mod namespaces;
 
