@@ -65,7 +65,7 @@ impl<T> Shards<T> {
     pub(super) fn fold<A>(&self, mut all: A, mut with: impl FnMut(A, &T) -> A) -> A {
         for part in &self.parts {
             let part = part.read().unwrap_or_else(PoisonError::into_inner);
-            all = part.values().fold(all, |all, entry| with(all, entry));
+            all = part.values().fold(all, &mut with);
         }
         all
     }
