@@ -14,6 +14,7 @@ use moorline_shared::link::body::Limits;
 use moorline_shared::link::session::DEFAULT_LIMITS;
 use serde::{Deserialize, Deserializer};
 
+use crate::credentials::{self, Roles};
 use crate::vm::config::{self as machines, ExternalConfig, Images, QemuConfig, VmConfig};
 
 /// Everything the daemon is told. A key that is not here is refused.
@@ -52,6 +53,9 @@ pub struct Config {
     /// The machines that others start.
     #[serde(default)]
     pub external: ExternalConfig,
+    /// The roles whose credentials instances of this host can be given.
+    #[serde(default)]
+    pub roles: Roles,
 }
 
 fn default_state_dir() -> PathBuf {
@@ -270,6 +274,9 @@ pub enum ConfigError {
         /// The place.
         path: PathBuf,
     },
+    /// Something about a role can't be.
+    #[error(transparent)]
+    Roles(#[from] credentials::ConfigError),
     /// Something about the machines can't be.
     #[error(transparent)]
     Machines(#[from] machines::ConfigError),
@@ -298,6 +305,7 @@ impl Config {
         self.sockets.check()?;
         self.link.check()?;
         self.cache.check()?;
+        credentials::config::check(&self.roles)?;
         Ok(self.machines().check()?)
     }
 
@@ -427,6 +435,33 @@ mod tests {
             ..least.qemu
         };
         assert_eq!(sample.qemu, qemu);
+    }
+
+    /// The roles of the sample, with what is commented out, and without the keys that show their defaults.
+    #[test]
+    fn the_sample_shows_roles_and_their_defaults() {
+        let sample = include_str!("../../packaging/config/host.toml");
+        let (_, commented) = sample.split_once("# [roles.backup]").unwrap();
+        let lines = commented.lines().map(|line| line.trim_start_matches(['#', ' ']));
+        let keys = |line: &&str| line.starts_with('[') || line.contains(" = ");
+        let shown: Vec<_> = std::iter::once("[roles.backup]")
+            .chain(lines.filter(keys))
+            .collect();
+        let defaults = [
+            "timeout",
+            "environment",
+            "fetches",
+            "audience",
+            "duration",
+            "ca_file",
+        ];
+        let is_default = |line: &str| defaults.iter().any(|key| line.starts_with(key));
+        let least: Vec<_> = shown.iter().copied().filter(|line| !is_default(line)).collect();
+        assert_eq!(shown.len(), least.len() + defaults.len());
+        let [shown, least] =
+            [shown, least].map(|lines| read(&format!("{LEAST}{}\n", lines.join("\n"))).unwrap());
+        assert_eq!(shown.roles, least.roles);
+        assert_eq!(shown.roles.len(), 3);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admin::{self, Sockets};
 use crate::channel::{VsockError, VsockPort};
 use crate::config::{Config, VsockUse};
+use crate::credentials::{self, Credentials};
 use crate::link::{ShardError, Shards};
 use crate::parts::Parts;
 use crate::uplink::{Reports, Uplink};
@@ -32,6 +33,7 @@ pub struct Daemon {
     sockets: Sockets,
     supervisor: Supervisor,
     uplink: Uplink,
+    credentials: Credentials,
     services: admin::Services,
     changes: mpsc::Receiver<crate::uplink::SpecChange>,
 }
@@ -95,6 +97,14 @@ impl Daemon {
         let shards = Shards::start(&config.link, &config.cache, vsock, &asks)?;
         let (reports, reported) = Reports::channel();
         let handle = shards.handle();
+        let (given, events) = credentials::channel();
+        let credentials = Credentials::new(
+            config.host.clone(),
+            client.clone(),
+            config.roles.clone(),
+            handle.clone(),
+            events,
+        );
         let supervisor = Supervisor::new(&config.machines(), &config.state_dir, handle.clone(), reports)?;
         let services = admin::Services {
             host: config.host.clone(),
@@ -102,6 +112,7 @@ impl Daemon {
             shards: handle.clone(),
             table: supervisor.table(),
             external: supervisor.external(),
+            credentials: given.clone(),
             control: client.clone(),
         };
         let uplink = Uplink {
@@ -112,12 +123,14 @@ impl Daemon {
             asks: asked,
             reports: reported,
             specs,
+            credentials: given,
         };
         Ok(Self {
             sockets: Sockets::bind(&config.sockets)?,
             shards,
             supervisor,
             uplink,
+            credentials,
             services,
             changes,
         })
@@ -131,6 +144,7 @@ impl Daemon {
     pub async fn run(self, cancel: CancellationToken) -> Result<(), RunError> {
         let mut parts = Parts::new(cancel.clone());
         parts.add_fallible("the uplink", self.uplink.run(cancel.clone()));
+        parts.add("the credentials", self.credentials.run(cancel.clone()));
         parts.add_fallible(
             "the local sockets",
             self.sockets.serve(self.services, cancel.clone()),

@@ -1,10 +1,13 @@
 //! Hosts: described, registered, reporting.
 
 use http::Method;
-use moorline_shared::HostId;
 use moorline_shared::api::data::Changed;
 use moorline_shared::api::hosts::{Host, HostPage, RegisterHost, ReportState};
+use moorline_shared::api::session::{
+    CreateIdentityToken, CreateInstanceSession, IdentityToken, InstanceSession,
+};
 use moorline_shared::id::IdempotencyKey;
+use moorline_shared::{HostId, InstanceId};
 
 use crate::error::ClientError;
 use crate::transport::Client;
@@ -24,6 +27,31 @@ impl Client {
     ) -> Result<Host, ClientError> {
         self.change(Method::PUT, &format!("/v1/hosts/{host}"), body, key)
             .await
+    }
+
+    /// `CreateInstanceSession`: the token of one of the host's instances, or the next one.
+    pub async fn create_instance_session(
+        &self,
+        host: &HostId,
+        instance: InstanceId,
+        body: &CreateInstanceSession,
+    ) -> Result<InstanceSession, ClientError> {
+        let target = format!("/v1/hosts/{host}/instances/{instance}/session");
+        self.answer(self.call(Method::POST, &target)?.json(body)).await
+    }
+
+    /// `CreateIdentityToken`: Moorline's word for who one of the host's instances is, to those whom `audience` names.
+    pub async fn create_identity_token(
+        &self,
+        host: &HostId,
+        instance: InstanceId,
+        audience: &str,
+    ) -> Result<IdentityToken, ClientError> {
+        let target = format!("/v1/hosts/{host}/instances/{instance}/identity-token");
+        let body = CreateIdentityToken {
+            audience: audience.to_owned(),
+        };
+        self.answer(self.call(Method::POST, &target)?.json(&body)).await
     }
 
     /// `ReportInstanceState`: a transition that a host saw.

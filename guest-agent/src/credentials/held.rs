@@ -122,8 +122,8 @@ impl Held {
         }));
     }
 
-    /// Takes what a role's credentials are from `now` on. That there are none withdraws those that were held; where none
-    /// were, it announces them.
+    /// Takes what a role's credentials are from `now` on. That there are none withdraws those that were held, unless the
+    /// host is still saying which roles there are; where none were held, it announces them.
     pub fn take_credential(&mut self, said: &body::Credential, now: Moment) -> Result<(), Refusal> {
         let role: RoleName = said.role.parse().map_err(Refusal::Role)?;
         self.roles
@@ -136,6 +136,8 @@ impl Held {
                 let given = read(role.clone(), document, now)?;
                 self.roles.insert(role, Slot::Given(Rc::new(given)));
             }
+            // A host that was restarted has none yet, and those that it gave before are good all the same.
+            (None, Some(Slot::Given(_))) if !self.told => {}
             (None, Some(Slot::Given(_))) => drop(self.roles.remove(&role)),
             (None, _) => drop(self.roles.insert(role, Slot::Awaited)),
         }

@@ -129,6 +129,7 @@ fn play(held: &mut Held, expected: &mut Expected, event: Event, number: u64, now
             authority,
         } => {
             held.begin(&ack(instance, incarnation, if authority { "a" } else { "b" }));
+            held.told();
             let life = Some((instance, incarnation, authority));
             if expected.life != life {
                 *expected = Expected {
@@ -164,6 +165,7 @@ proptest! {
     #[test]
     fn a_reader_finds_the_last_one_given_whole_until_its_deadline_and_never_after(events in events()) {
         let (mut held, mut expected, mut now) = (Held::default(), Expected::default(), 0);
+        held.told();
         for (number, event) in (0..).zip(events) {
             play(&mut held, &mut expected, event, number, &mut now);
             for role in 0..4 {
@@ -221,6 +223,20 @@ fn what_is_on_its_way_is_told_from_what_there_is_not() {
     assert!(matches!(look(&held, "r"), Lookup::Given(_)) && !held.is_incomplete());
     held.take_credential(&none("r"), now).unwrap();
     assert!(matches!(look(&held, "r"), Lookup::Unknown));
+}
+
+#[test]
+fn a_host_that_was_restarted_and_has_none_yet_takes_none_away() {
+    let mut held = Held::default();
+    held.begin(&ack(1, 7, "here"));
+    held.take_credential(&given("r", 1, 100), Moment(0)).unwrap();
+    held.told();
+    held.begin(&ack(1, 7, "here"));
+    held.take_credential(&none("r"), Moment(1)).unwrap();
+    held.told();
+    assert_eq!(token(&held, "r", 2).as_deref(), Some("sesame-1"));
+    held.take_credential(&none("r"), Moment(3)).unwrap();
+    assert_eq!(token(&held, "r", 4), None);
 }
 
 #[test]

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::listen::BindError;
 use self::listen::{Access, Socket};
 use crate::config::SocketConfig;
+use crate::credentials;
 use crate::link::ShardsHandle;
 use crate::parts::{PartError, Parts};
 use crate::vm::Table;
@@ -42,6 +43,8 @@ pub struct Services {
     pub table: Table,
     /// Where VMs of others are registered.
     pub external: External,
+    /// What guests are given to be somebody.
+    pub credentials: credentials::Handle,
     /// The control plane, which instances are made at.
     pub control: Client,
 }

@@ -28,6 +28,11 @@ pub(super) fn routes(services: Arc<Services>) -> Router {
 async fn status(State(services): State<Arc<Services>>) -> Result<Json<HostStatus>, Problem> {
     let standing = services.shards.feed_clock().standing(link::now());
     let instances = guests(&services).await?;
+    let mut instances = join(services.table.all(), instances);
+    let mut credentials = services.credentials.status().await;
+    for status in &mut instances {
+        status.credentials = credentials.remove(&status.instance).unwrap_or_default();
+    }
     Ok(Json(HostStatus {
         host: services.host.clone(),
         build: concat!("moorline-host ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -37,7 +42,7 @@ async fn status(State(services): State<Arc<Services>>) -> Result<Json<HostStatus
             in_step: standing.freshness == Freshness::Fresh,
             heard_ms_ago: u64::from(standing.age_ms),
         },
-        instances: join(services.table.all(), instances),
+        instances,
     }))
 }
 
@@ -58,6 +63,12 @@ async fn instance(
         instance: id,
         vm,
         guest,
+        credentials: services
+            .credentials
+            .status()
+            .await
+            .remove(&id)
+            .unwrap_or_default(),
     }))
 }
 
@@ -83,12 +94,14 @@ fn join(vms: Vec<VmStatus>, mut guests: BTreeMap<InstanceId, GuestStatus>) -> Ve
         instance: vm.instance,
         guest: guests.remove(&vm.instance),
         vm: Some(vm),
+        credentials: Vec::new(),
     });
     let mut all: Vec<_> = of_vm.collect();
     all.extend(guests.into_iter().map(|(instance, guest)| InstanceStatus {
         instance,
         vm: None,
         guest: Some(guest),
+        credentials: Vec::new(),
     }));
     all.sort_by_key(|status| status.instance);
     all

@@ -138,6 +138,7 @@ impl Daemon {
             shards: shards.handle().clone(),
             table: supervisor.table(),
             external: supervisor.external(),
+            credentials: crate::credentials::channel().0,
             control: nobody(),
         };
         let (specs, changes) = mpsc::channel(16);

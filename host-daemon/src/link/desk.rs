@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::ask::{Ask, Question};
 use super::clock::{FeedClock, Standing};
+use super::grants::Notice;
 use super::guest::Guest;
 use super::misses::Misses;
 use crate::cache::{Cache, Wanted};
@@ -32,6 +33,8 @@ pub(super) struct Desk {
     pub(super) foreign_stale_after_ms: u32,
     /// Views that the feed need not bring any more, which it was not told yet.
     unwanted: Vec<ViewId>,
+    /// Who is told of guests' lives.
+    pub(super) notices: Option<mpsc::UnboundedSender<Notice>>,
     asks: mpsc::Sender<Ask>,
     tickets: u64,
 }
@@ -55,6 +58,7 @@ impl Desk {
             deployment: None,
             now: super::clock::now(),
             unwanted: Vec::new(),
+            notices: None,
             asks,
             tickets: 0,
         }
@@ -63,6 +67,14 @@ impl Desk {
     /// How much an answer can be trusted now.
     pub(super) fn standing(&self) -> Standing {
         self.feed.standing(self.now)
+    }
+
+    /// Tells whoever decides what guests are given.
+    pub(super) fn notify(&self, notice: Notice) {
+        if let Some(notices) = &self.notices {
+            // Nobody gives anything while the daemon ends.
+            let _ = notices.send(notice);
+        }
     }
 
     /// A number for a request that is answered later.

@@ -7,6 +7,7 @@ use moorline_shared::{InstanceId, Revision};
 
 use super::admission::Gate;
 use super::budget::Bucket;
+use super::grants::Grants;
 use super::poll::Token;
 use crate::channel::HybridListener;
 use crate::config::LinkConfig;
@@ -36,6 +37,8 @@ pub(super) struct Guest {
     pub(super) log: Bucket,
     /// What ended connections asked for.
     pub(super) requests: Requests,
+    /// What it is given in this life.
+    pub(super) grants: Grants,
 }
 
 /// The guest's own socket.
@@ -61,6 +64,7 @@ impl Guest {
             asked: 0,
             log: Bucket::new(10, 10_000, now),
             requests: Requests::default(),
+            grants: Grants::default(),
         }
     }
 

@@ -14,6 +14,7 @@ use super::admission::LifeId;
 use super::ask::{Answer, Ask};
 use super::clock::FeedClock;
 use super::desk::Desk;
+use super::grants::{Grant, Notice};
 use super::guest::GuestStatus;
 use super::lobby::{Lobby, shard_of};
 use super::mailbox::{Begin, Hybrid, Mailbox, Message, mailbox};
@@ -307,6 +308,22 @@ impl ShardsHandle {
         // A shard that has ended holds no channel.
         if let Ok(Some(Ended(_))) = self.call(self.mailbox(&instance), end).await {
             self.release_cid(instance);
+        }
+    }
+
+    /// Gives a guest something, or takes it away, in this life of its VM; in any other it is let go.
+    pub fn grant(&self, instance: InstanceId, incarnation: u64, grant: Grant) {
+        // A shard that has ended gives nobody anything.
+        let _ = self
+            .mailbox(&instance)
+            .send(Message::Grant(instance, incarnation, grant));
+    }
+
+    /// Has everything told from now on that decides what guests are given. Call it before the first life begins.
+    pub fn notify(&self, notices: &mpsc::UnboundedSender<Notice>) {
+        for mailbox in self.0.mailboxes.iter() {
+            // A shard that has ended has nothing to tell.
+            let _ = mailbox.send(Message::Notify(notices.clone()));
         }
     }
 

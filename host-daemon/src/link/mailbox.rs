@@ -8,10 +8,12 @@ use moorline_shared::api::feed::{View, ViewId};
 use moorline_shared::{InstanceId, Revision};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use super::admission::{Admission, LifeId};
 use super::ask::Answer;
+use super::grants::{Grant, Notice};
 use super::guest::GuestStatus;
 use super::handle::{BeginError, Ended, FeedEffects};
 use crate::cache::FeedBatch;
@@ -39,6 +41,10 @@ pub(super) enum Message {
     Arrived(InstanceId, OwnedFd),
     /// To a question of this instance's.
     Answer(InstanceId, Answer),
+    /// For this life of the instance's VM.
+    Grant(InstanceId, u64, Grant),
+    /// Who is to be told of guests' lives.
+    Notify(UnboundedSender<Notice>),
     Status(oneshot::Sender<Vec<GuestStatus>>),
     /// Tell the guests to come again after so many milliseconds, and end.
     Drain(u32),

@@ -12,7 +12,7 @@
 //!
 //! By module: `shard` is the loop; `admission` tells a guest's root from its other processes; `conn` reads, writes and bounds one connection; `answer` turns requests into answers
 //! and `reply` those into frames; `follow` and `push` turn changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked
-//! of the control plane; `guest` is what there is of a guest beside its connection, `desk` what the guests share.
+//! of the control plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its connection, `desk` what the guests share.
 
 mod admission;
 mod answer;
@@ -22,6 +22,7 @@ mod clock;
 mod conn;
 mod desk;
 mod follow;
+mod grants;
 mod guest;
 mod handle;
 mod lobby;
@@ -38,5 +39,6 @@ pub(crate) mod tests;
 pub use admission::{Admission, Handover, LifeId};
 pub use ask::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply};
 pub use clock::{FeedClock, Standing, now, time};
+pub use grants::{Grant, Notice, RoleGrant, SessionGrant};
 pub use guest::{Conversation, GuestStatus, Requests};
 pub use handle::{BeginError, Ended, Ending, FeedEffects, ShardError, Shards, ShardsHandle, StartError};

@@ -17,6 +17,7 @@ use super::backoff::Backoff;
 use super::interests::{InterestChange, Interests};
 use super::{Causes, SpecChange};
 use crate::cache::FeedBatch;
+use crate::credentials;
 use crate::link::{Ending, FeedEffects, ShardsHandle};
 
 /// How long the first line may take.
@@ -34,6 +35,7 @@ pub(super) struct Feed {
     host: HostId,
     shards: ShardsHandle,
     specs: mpsc::Sender<SpecChange>,
+    credentials: credentials::Handle,
     changes: mpsc::UnboundedReceiver<InterestChange>,
     interests: Interests,
     /// Up to where everything is applied; `None` asks for everything anew.
@@ -106,7 +108,7 @@ impl Feed {
         client: Client,
         host: HostId,
         shards: ShardsHandle,
-        specs: mpsc::Sender<SpecChange>,
+        (specs, credentials): (mpsc::Sender<SpecChange>, credentials::Handle),
         changes: mpsc::UnboundedReceiver<InterestChange>,
     ) -> Self {
         Self {
@@ -114,6 +116,7 @@ impl Feed {
             host,
             shards,
             specs,
+            credentials,
             changes,
             interests: Interests::default(),
             cursor: None,
@@ -377,6 +380,7 @@ impl Feed {
 
     /// A supervisor that has ended starts and stops nothing.
     async fn say(&self, change: SpecChange) {
+        self.credentials.spec(&change);
         let _ = self.specs.send(change).await;
     }
 

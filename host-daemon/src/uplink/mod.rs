@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::causes::Causes;
+use crate::credentials;
 use crate::link::{Ask, ShardsHandle};
 use crate::parts::{PartError, Parts};
 use backoff::Backoff;
@@ -57,6 +58,8 @@ pub struct Uplink {
     pub reports: mpsc::UnboundedReceiver<moorline_shared::api::hosts::ReportState>,
     /// Where what is wanted of the machines goes.
     pub specs: mpsc::Sender<SpecChange>,
+    /// Who gives guests their credentials, and hears the same.
+    pub credentials: credentials::Handle,
 }
 
 impl Uplink {
@@ -83,7 +86,13 @@ impl Uplink {
                 "reporting",
                 reports::deliver(client, host, self.reports, cancel.clone()),
             );
-            let feed = Feed::new(self.client, self.host, self.shards, self.specs, changes);
+            let feed = Feed::new(
+                self.client,
+                self.host,
+                self.shards,
+                (self.specs, self.credentials),
+                changes,
+            );
             parts.add("the feed", feed.run(cancel));
             parts.run().await
         };

@@ -21,7 +21,7 @@ pub(super) fn set_guest_cid(device: BorrowedFd<'_>, cid: u32) -> Result<(), Errn
 }
 
 /// Makes a descriptor's readability awaitable. Must be called within a runtime.
-pub(super) fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an `OwnedFd` is the only owner of its descriptor, always names the same one, and is closed only when
     // the `AsyncFd` that owns it from here on lets go of it.
     let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) };

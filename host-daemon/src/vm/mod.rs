@@ -18,7 +18,7 @@ pub mod config;
 pub mod external;
 pub mod file;
 mod instance;
-mod kernel;
+pub(crate) mod kernel;
 mod link_key;
 pub mod plan;
 pub mod process;

@@ -51,3 +51,23 @@ pub struct InstanceSession {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identify_within_seconds: Option<u32>,
 }
+
+/// `CreateIdentityToken`: Moorline's word for who an instance is, for those who know Moorline's issuer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct CreateIdentityToken {
+    /// Whom it is for, as it calls itself.
+    pub audience: String,
+}
+
+/// An identity token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct IdentityToken {
+    /// A JSON Web Token, signed with ES256.
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
+    pub token: Secret,
+    /// When it is no longer good.
+    pub expires_at: Timestamp,
+}

@@ -11,6 +11,7 @@ use super::{Conn, End, Progress, Stage, printable};
 use crate::link::admission::{Denial, LifeId, Verdict};
 use crate::link::desk::Desk;
 use crate::link::follow::mirror;
+use crate::link::grants::Notice;
 
 impl Conn {
     pub(super) fn hello(&mut self, hello: Hello, desk: &mut Desk) -> Result<Progress, End> {
@@ -96,7 +97,18 @@ impl Conn {
         self.feeders
             .insert(StreamId::SESSION, mirror(self.instance, incarnation, hello, desk));
         self.feed_due = true;
+        if let Some(guest) = desk.guests.get(&self.instance) {
+            guest.grants.tell_all(&mut self.core, desk.now);
+        }
         self.tell_standing(desk);
+        if let Some(guest) = desk.guests.get_mut(&self.instance) {
+            guest.grants.tell_withdrawn(&mut self.core, desk.now);
+        }
+        desk.notify(Notice::Greeted {
+            instance: self.instance,
+            incarnation,
+            generation: hello.vmgenid,
+        });
         Progress::Welcomed
     }
 

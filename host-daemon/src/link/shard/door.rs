@@ -9,6 +9,7 @@ use super::{End, Shard};
 use crate::channel::Accepted;
 use crate::link::admission::{Gate, LifeId};
 use crate::link::conn::{Conn, Progress};
+use crate::link::grants::{Grants, Notice};
 use crate::link::guest::{Guest, Listening};
 use crate::link::handle::{BeginError, Ended};
 use crate::link::lobby::Reception;
@@ -53,6 +54,7 @@ impl Shard {
         };
         (guest.incarnation, guest.alive) = (incarnation, true);
         guest.gate = Gate::new(admission);
+        guest.grants = Grants::default();
         let tokens = guest.tokens();
         if let Some(old) = std::mem::replace(&mut guest.listening, new) {
             self.listeners.remove(&old.token);
@@ -60,6 +62,10 @@ impl Shard {
         for token in tokens {
             self.send_away(token, "another life of this instance has begun", 0);
         }
+        self.desk.notify(Notice::Began {
+            instance,
+            incarnation,
+        });
         Ok(())
     }
 
@@ -72,6 +78,7 @@ impl Shard {
         guest.alive = false;
         // Its key is of no more use.
         guest.gate = Gate::Closed;
+        guest.grants = Grants::default();
         if let Some(old) = guest.listening.take() {
             self.listeners.remove(&old.token);
         }
@@ -79,6 +86,10 @@ impl Shard {
             self.send_away(token, "this life of the instance has ended", 0);
         }
         self.forget_if_gone(instance);
+        self.desk.notify(Notice::Ended {
+            instance,
+            incarnation: ended.0,
+        });
         Some(ended)
     }
 

@@ -11,7 +11,8 @@ use super::Shard;
 use crate::cache::{Effects, View};
 use crate::link::ask::{Answer, Refusal};
 use crate::link::clock::now_and_time;
-use crate::link::guest::GuestStatus;
+use crate::link::grants::{Grant, Grants, Notice};
+use crate::link::guest::{Guest, GuestStatus};
 use crate::link::handle::FeedEffects;
 use crate::link::mailbox::Message;
 
@@ -52,6 +53,8 @@ impl Shard {
                 self.desk.answered(&reader);
                 self.answer(answer);
             }
+            Message::Grant(instance, incarnation, grant) => self.grant(instance, incarnation, grant),
+            Message::Notify(notices) => self.desk.notices = Some(notices),
             Message::Status(reply) => {
                 let _ = reply.send(self.status());
             }
@@ -70,6 +73,22 @@ impl Shard {
         FeedEffects {
             wanting: effects.wanting,
             dropped: effects.dropped,
+        }
+    }
+
+    /// What was meant for another life of the VM is let go.
+    fn grant(&mut self, instance: InstanceId, incarnation: u64, grant: Grant) {
+        let present = |guest: &&mut Guest| guest.alive && guest.incarnation == incarnation;
+        let Some(guest) = self.desk.guests.get_mut(&instance).filter(present) else {
+            return;
+        };
+        let conn = guest.talking.and_then(|token| self.conns.get_mut(&token));
+        let conn = conn.filter(|conn| conn.is_talking());
+        guest
+            .grants
+            .take(grant, conn.map(|conn| &mut conn.core), self.desk.now);
+        if let Some(token) = guest.talking {
+            self.nudge(token);
         }
     }
 
@@ -102,7 +121,22 @@ impl Shard {
                 "the control plane is of another deployment than before: everything is asked anew"
             );
             self.desk.cache.clear();
+            self.grant_anew();
             self.send_all_away("the host belongs to another deployment now", 0);
+        }
+    }
+
+    /// What the guests have is of the other deployment: their lives begin anew as far as that goes.
+    fn grant_anew(&mut self) {
+        for guest in self.desk.guests.values_mut() {
+            guest.grants = Grants::default();
+        }
+        let alive = self.desk.guests.iter().filter(|(_, guest)| guest.alive);
+        for (instance, guest) in alive {
+            self.desk.notify(Notice::Began {
+                instance: *instance,
+                incarnation: guest.incarnation,
+            });
         }
     }
 

@@ -3,6 +3,7 @@
 mod admission;
 mod agent;
 mod foreign;
+mod grants;
 mod honest;
 mod hostile;
 mod secrets;

@@ -123,6 +123,7 @@ impl World {
             asks: asked,
             reports: reported,
             specs,
+            credentials: crate::credentials::channel().0,
         };
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();

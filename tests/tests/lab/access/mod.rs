@@ -1,6 +1,7 @@
 //! What programs in real guests may see and do: their own data and another instance's, through the agent, the host
 //! daemon and the control plane, and through the lives of the guest itself.
 
+mod credentials;
 mod foreign;
 mod lives;
 mod own;

@@ -1,0 +1,26 @@
+//! What guests are given to be somebody: each instance's own token, and the credentials of its roles.
+//!
+//! [`table`] says, without side effects, what has to be fetched when and what a guest has: `now` and what happened go
+//! in, [`Action`](table::Action)s come out. [`Credentials::run`] is the one task. It hears which instances there are
+//! (from the feed), which lives of their VMs begin and end (from the shards), and what was fetched; it fetches, and gives
+//! each guest what it has through the shard that owns it. Where credentials come from is a [source](sources): one module
+//! and one line.
+//!
+//! Nothing here is ever written to a disk or a log: secrets are in memory that is wiped, for as long as they are good, and
+//! what people are shown are names, kinds and times.
+//!
+//! Architecture invariant: a guest has what it has until its deadline on a clock that nobody sets, and not a moment longer.
+//! While a source works, something takes its place long before. A source that fails or hangs costs the one role of the
+//! one instance, and at worst the others of the same role.
+
+pub mod config;
+mod document;
+mod fetch;
+mod serve;
+mod sources;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use config::{ConfigError, RoleConfig, Roles};
+pub use serve::{Credentials, Handle, channel};
