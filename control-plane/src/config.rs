@@ -1,6 +1,6 @@
 //! The configuration file, parsed into types before anything is opened.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -25,6 +25,9 @@ pub struct Config {
     pub deployment: String,
     /// How many transactions are kept for watches, feeds and reads of the past.
     pub keep_revisions: u64,
+    /// The URL that identity tokens name as their issuer, under which those who check them reach this control plane,
+    /// without a path. Absent: the first of [`Self::names`] or `localhost`, with the port.
+    pub issuer: Option<String>,
     /// What the rules depend on.
     pub settings: Settings,
 }
@@ -38,6 +41,7 @@ impl Default for Config {
             master_key: None,
             deployment: "moorline".into(),
             keep_revisions: 1_000_000,
+            issuer: None,
             settings: Settings::default(),
         }
     }
@@ -115,6 +119,18 @@ impl Config {
         names
     }
 
+    /// The URL that identity tokens name; see [`Self::issuer`](field@Self::issuer). `port` is where the API listens.
+    pub fn issuer(&self, port: u16) -> String {
+        let name = || match self.names.first() {
+            Some(ServerName::Address(IpAddr::V6(address))) => format!("[{address}]"),
+            Some(name) => name.to_string(),
+            None => "localhost".to_owned(),
+        };
+        self.issuer
+            .clone()
+            .unwrap_or_else(|| format!("https://{}:{port}", name()))
+    }
+
     /// The configuration, if every value is within its bounds.
     pub fn checked(self) -> Result<Self, ConfigError> {
         if !(1_000..=100_000_000).contains(&self.keep_revisions) {
@@ -130,6 +146,22 @@ impl Config {
                 key: "deployment",
                 reason,
             });
+        }
+        if let Some(issuer) = &self.issuer {
+            let rest = issuer.strip_prefix("https://").unwrap_or_default();
+            if rest.is_empty()
+                || !rest
+                    .bytes()
+                    .all(|b| b.is_ascii_graphic() && !b"/?#@".contains(&b))
+            {
+                let reason = format!(
+                    "is '{issuer}'; it must be https:// and a name, with a port if need be, and no path"
+                );
+                return Err(ConfigError::Value {
+                    key: "issuer",
+                    reason,
+                });
+            }
         }
         self.settings
             .check()

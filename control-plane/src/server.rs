@@ -17,6 +17,7 @@ use crate::http::listen::{self, Bounds};
 use crate::http::{self, Control};
 use crate::identity::authority::adopt::{AdoptError, adopt as adopt_authority, publish};
 use crate::identity::authority::server::{self as tls, TlsError};
+use crate::identity::issuer::{Issuer, IssuerError};
 use crate::identity::master::{MasterKey, MasterKeyError};
 use crate::identity::password::Passwords;
 use crate::identity::sessions::{self, FollowError};
@@ -69,6 +70,9 @@ pub enum ServeError {
     /// The sessions are no longer in step with the store.
     #[error("the sessions can't be kept in step with the store")]
     Sessions(#[from] FollowError),
+    /// The keys of identity tokens can't be had.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
     /// The feed could not be begun.
     #[error("the feed could not be begun")]
     Feed(#[from] ReadError),
@@ -116,12 +120,15 @@ impl Server {
         let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
         let executor = Executor::new(store.clone(), config.settings.clone(), master.clone());
         adopt(&executor).await?;
+        let port = listener.local_addr().map_err(listen)?.port();
+        let issuer = Issuer::open(&executor, &master, config.issuer(port)).await?;
         let tokens = identity::open(&executor, &master).await?;
         let authority = Arc::new(adopt_authority(&executor, &master, &config.deployment).await?);
         publish(&authority, &config.state.join("ca.pem"))?;
         let tls = tls::config(authority.clone(), config.server_names())?;
         let (dispatcher, feed) = Dispatcher::new(&store, config.settings.access, master.clone()).await?;
         let control = Control {
+            issuer,
             seen: Seen::new(executor.now()),
             executor: Arc::new(executor),
             services: Arc::new(Services::default()),

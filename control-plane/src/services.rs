@@ -12,7 +12,7 @@ use crate::model::{
     Caller, Content, Env, ExecuteError, Executor, Operation, Problem, Role, ServiceModel, Stop, View,
 };
 use crate::store::Key;
-use crate::identity::instances as instance_sessions;
+use crate::identity::{instances as instance_sessions, issuer};
 use crate::{accounts, identity, instance_data, instances, settings};
 
 macro_rules! services {
@@ -97,6 +97,8 @@ services! {
     Identity: identity = identity;
     /// The sessions of instances.
     InstanceSessions: instance_sessions = instance_sessions;
+    /// Identity tokens and their keys.
+    Issuer: issuer = issuer;
 }
 
 fn erased<M: ServiceModel>(

@@ -35,6 +35,7 @@ use self::problem::Failure;
 use crate::identity::authority::Authority;
 pub use crate::identity::authority::peer;
 use crate::identity::guesses::Guesses;
+use crate::identity::issuer::Issuer;
 use crate::identity::master::MasterKey;
 use crate::identity::password::Passwords;
 use crate::identity::tokens::Tokens;
@@ -56,6 +57,8 @@ pub struct Control {
     pub administrator: Arc<AdministratorToken>,
     /// Makes and checks all other tokens, and knows all sessions.
     pub tokens: Tokens,
+    /// Makes identity tokens.
+    pub issuer: Issuer,
     /// The signed requests of the last minutes.
     pub seen: Seen,
     /// Hashes and checks passwords.
@@ -84,6 +87,7 @@ pub fn router(control: Control) -> Router {
         .merge(accounts::api::routes())
         .merge(identity::instances::api::routes())
         .merge(identity::api::routes())
+        .merge(identity::issuer::api::routes())
         .merge(feed_api::routes())
         .merge(openapi::routes())
         .fallback(problem::no_such_route)

@@ -16,6 +16,7 @@ pub mod authority;
 pub mod directory;
 pub mod guesses;
 pub mod instances;
+pub mod issuer;
 pub mod keys;
 pub mod master;
 pub mod model;

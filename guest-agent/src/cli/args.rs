@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use lexopt::{Arg, Parser, ValueExt as _};
 use moorline_shared::agent::DEFAULT_SOCKET;
+use moorline_shared::entry::ContentType;
 use moorline_shared::id::RoleName;
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 
@@ -24,15 +25,22 @@ Usage:
   moorline-agent get PATH        write an entry's bytes
   moorline-agent list [PREFIX]   name the entries below a prefix, or all
   moorline-agent watch [PREFIX]  write every change from now on
+  moorline-agent set PATH [VALUE]     give an entry this value, or what comes on standard input
+  moorline-agent append PATH [VALUE]  add this to the end of an entry's value
+  moorline-agent delete PATH          remove an entry
+  moorline-agent identity-token --audience NAME
+                                 write a token by which NAME knows this machine, a JSON Web Token
   moorline-agent credentials     name the credentials that this machine was given
   moorline-agent credentials ROLE [--format env|json|process]
                                  write a role's credentials: for a shell, for programs, or as a
                                  credential_process of the AWS SDKs [default: json]
   moorline-agent status          say who this machine is and how its agent fares
 
-For get, list and watch:
+For get, list, watch, set, append and delete:
   --instance ID        another instance's data, as far as its access lists allow
-  --json               as JSON: the entry, the listing, a line for each change, the status
+  --json               as JSON: the entry, the listing, a line for each change, what was done
+For set:
+  --content-type TYPE  what the value is, as in text/plain
 For get:
   --max-age MS         nothing older than this many milliseconds
 For list:
@@ -95,7 +103,42 @@ pub(super) enum What {
         role: RoleName,
         form: Form,
     },
+    /// A change of an entry.
+    Change {
+        path: EntryPath,
+        change: Change,
+    },
+    /// A token by which others know this machine.
+    IdentityToken {
+        audience: String,
+    },
     Status,
+}
+
+/// What becomes of an entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Set {
+        value: NewValue,
+        content_type: Option<ContentType>,
+    },
+    Append {
+        value: NewValue,
+    },
+    Delete,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum NewValue {
+    Said(String),
+    StandardInput,
+}
+
+impl From<Option<&str>> for NewValue {
+    fn from(word: Option<&str>) -> Self {
+        word.map_or(Self::StandardInput, |word| Self::Said(word.to_owned()))
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,12 +152,18 @@ pub(super) enum Format {
 pub(super) enum UsageError {
     #[error("{0}; see moorline-agent --help")]
     Line(#[from] lexopt::Error),
-    #[error("say what to do: run, get, list, watch, credentials or status; see moorline-agent --help")]
+    #[error(
+        "say what to do: run, get, list, watch, set, append, delete, credentials, identity-token or status; see moorline-agent --help"
+    )]
     NoCommand,
-    #[error("'{0}' is no command; there is run, get, list, watch, credentials and status")]
+    #[error(
+        "'{0}' is no command; there is run, get, list, watch, set, append, delete, credentials, identity-token and status"
+    )]
     Command(String),
-    #[error("get needs the path of an entry, as in: moorline-agent get net/hostname")]
-    NoPath,
+    #[error("{0} needs the path of an entry, as in: moorline-agent {0} net/hostname")]
+    NoPath(&'static str),
+    #[error("identity-token needs --audience: whom the token is for, as it calls itself")]
+    NoAudience,
     #[error("{option} '{text}' can't be: {why}; see moorline-agent --help")]
     Value {
         option: &'static str,
@@ -150,6 +199,8 @@ struct Given {
     json: bool,
     values: bool,
     form: Option<Form>,
+    audience: Option<String>,
+    content_type: Option<ContentType>,
     help: Option<&'static str>,
 }
 
@@ -172,7 +223,16 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
                 .only("get", &["--instance", "--json", "--max-age"])?
                 .ask(what))
         }
-        ["get"] => Err(UsageError::NoPath),
+        ["get"] => Err(UsageError::NoPath("get")),
+        ["set", ..] => change(&given, "set", &words[1..]).and_then(|what| given.asking("set", what)),
+        ["append", ..] => change(&given, "append", &words[1..]).and_then(|what| given.asking("append", what)),
+        ["delete", ..] => change(&given, "delete", &words[1..]).and_then(|what| given.asking("delete", what)),
+        ["identity-token"] => {
+            let audience = given.audience.clone().ok_or(UsageError::NoAudience)?;
+            Ok(given
+                .only("identity-token", &["--audience", "--json"])?
+                .ask(What::IdentityToken { audience }))
+        }
         ["list"] | ["list", _] if given.values && !given.json => Err(UsageError::ValuesWithoutJson),
         ["list"] | ["list", _] => {
             let what = What::List {
@@ -203,7 +263,7 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
         ["status"] => Ok(given.only("status", &["--json"])?.ask(What::Status)),
         [] => Err(UsageError::NoCommand),
         [
-            "run" | "get" | "list" | "watch" | "credentials" | "status",
+            "run" | "get" | "list" | "watch" | "credentials" | "identity-token" | "status",
             ..,
             extra,
         ] => Err(lexopt::Error::UnexpectedArgument(extra.into()).into()),
@@ -234,6 +294,8 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
             Arg::Long("after") => given.after = Some(value("--after", &mut parser)?),
             Arg::Long("max-age") => given.max_age_ms = Some(value("--max-age", &mut parser)?),
             Arg::Long("format") => given.form = Some(value("--format", &mut parser)?),
+            Arg::Long("audience") => given.audience = Some(parser.value()?.string()?),
+            Arg::Long("content-type") => given.content_type = Some(value("--content-type", &mut parser)?),
             Arg::Long("json") => given.json = true,
             Arg::Long("values") => given.values = true,
             Arg::Value(word) => given.words.push(word.string()?),
@@ -263,7 +325,36 @@ where
     OsString::from(text).parse().map_err(UsageError::from)
 }
 
+/// The change that the words behind the command's name say.
+fn change(given: &Given, command: &'static str, words: &[&str]) -> Result<What, UsageError> {
+    let (path, rest) = words.split_first().ok_or(UsageError::NoPath(command))?;
+    let most = usize::from(command != "delete");
+    if let Some(extra) = rest.get(most) {
+        return Err(lexopt::Error::UnexpectedArgument((*extra).into()).into());
+    }
+    let value = NewValue::from(rest.first().copied());
+    let change = match command {
+        "set" => Change::Set {
+            value,
+            content_type: given.content_type.clone(),
+        },
+        "append" => Change::Append { value },
+        _ => Change::Delete,
+    };
+    let path = parsed(path)?;
+    Ok(What::Change { path, change })
+}
+
 impl Given {
+    /// A change, with the options that it knows.
+    fn asking(self, command: &'static str, what: What) -> Result<Command, UsageError> {
+        let known: &[&str] = match command {
+            "set" => &["--instance", "--json", "--content-type"],
+            _ => &["--instance", "--json"],
+        };
+        Ok(self.only(command, known)?.ask(what))
+    }
+
     fn run(self) -> Result<Command, UsageError> {
         let given = self.only(
             "run",
@@ -318,6 +409,8 @@ impl Given {
             ("--json", self.json),
             ("--values", self.values),
             ("--format", self.form.is_some()),
+            ("--audience", self.audience.is_some()),
+            ("--content-type", self.content_type.is_some()),
         ];
         match present
             .into_iter()
@@ -344,7 +437,7 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
-    use super::{Command, Form, Format, Query, UsageError, What, parse};
+    use super::{Change, Command, Form, Format, NewValue, Query, UsageError, What, parse};
 
     fn line(line: &str) -> Result<Command, UsageError> {
         parse(line.split_whitespace().map(Into::into))
@@ -377,6 +470,27 @@ mod tests {
             ("unix:/h", 3)
         );
         assert!(matches!(line("moorline-agent list"), Ok(Command::Ask { .. })));
+        for (text, change) in [
+            (
+                "moorline-agent append a more",
+                Change::Append {
+                    value: NewValue::Said("more".into()),
+                },
+            ),
+            (
+                "moorline-agent append a",
+                Change::Append {
+                    value: NewValue::StandardInput,
+                },
+            ),
+            ("moorline-agent delete a", Change::Delete),
+        ] {
+            let Ok(Command::Ask { query, .. }) = line(text) else {
+                panic!("{text} was not taken")
+            };
+            let path = "a".parse().unwrap();
+            assert_eq!(query.what, What::Change { path, change }, "{text}");
+        }
         assert!(matches!(
             line("moorline-agent watch a --after 1.2"),
             Ok(Command::Ask { .. })
@@ -408,6 +522,14 @@ mod tests {
             ("moorline-agent", "say what to do"),
             ("moorline-agent fetch", "'fetch' is no command"),
             ("moorline-agent get", "path of an entry"),
+            ("moorline-agent set", "set needs the path of an entry"),
+            ("moorline-agent set a b c", "unexpected argument"),
+            ("moorline-agent delete a b", "unexpected argument"),
+            (
+                "moorline-agent append a --content-type x/y",
+                "append knows no option",
+            ),
+            ("moorline-agent identity-token", "needs --audience"),
             ("moorline-agent get a b", "unexpected argument"),
             ("moorline-agent get ../a", "segment"),
             ("moorline-agent get a --after 1.2", "get knows no option --after"),

@@ -1,21 +1,25 @@
 //! A client of the agent's socket: one connection, one request.
 
-use std::io;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Empty};
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, StatusCode};
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::session::IdentityToken;
+use moorline_shared::entry::MAX_VALUE_BYTES;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::args::{Format, Query, What};
+use super::args::{Change, Format, NewValue, Query, What};
 use super::show;
 
 /// How long an answer may take to begin. The agent itself gives the host half of that.
@@ -40,6 +44,8 @@ pub(super) enum ClientError {
     Form(#[from] super::credentials::FormError),
     #[error("can't write the answer: {0}")]
     Write(#[source] io::Error),
+    #[error("can't read the value from standard input: {0}")]
+    Read(#[source] io::Error),
     #[error("the watch ended: changes were lost; list, then watch again with --after {0}")]
     Resync(moorline_shared::Revision),
     #[error("the watch ended: the agent stopped or was restarted")]
@@ -72,7 +78,7 @@ impl ClientError {
 /// A connection to the daemon.
 pub(super) struct Client {
     socket: PathBuf,
-    sender: http1::SendRequest<Empty<Bytes>>,
+    sender: http1::SendRequest<Full<Bytes>>,
     /// Moves the bytes; it ends with the client.
     _connection: JoinSet<()>,
 }
@@ -99,7 +105,7 @@ impl Client {
 
     /// Asks and writes the answer to standard output.
     pub(super) async fn ask(&mut self, query: &Query) -> Result<(), ClientError> {
-        let response = self.send(&target(query)).await?;
+        let response = self.send(request(query)?).await?;
         if let What::Watch { .. } = query.what {
             return watch(response, query.format, &mut io::stdout()).await;
         }
@@ -108,6 +114,11 @@ impl Client {
             (What::Get { .. }, Format::Plain) => answer.to_vec(),
             (What::Role { form, .. }, _) => form.of(&serde_json::from_slice(&answer)?)?.into_bytes(),
             (_, Format::Json) => [&answer[..], b"\n"].concat(),
+            (What::Change { .. }, Format::Plain) => Vec::new(),
+            (What::IdentityToken { .. }, Format::Plain) => {
+                let given: IdentityToken = serde_json::from_slice(&answer)?;
+                format!("{}\n", given.token.expose()).into_bytes()
+            }
             (What::List { .. }, Format::Plain) => show::listing(&serde_json::from_slice(&answer)?),
             (What::Credentials, Format::Plain) => show::credentials(&serde_json::from_slice(&answer)?),
             (_, Format::Plain) => show::status(&serde_json::from_slice(&answer)?),
@@ -116,10 +127,7 @@ impl Client {
         write(&text, &mut io::stdout()).map(drop)
     }
 
-    async fn send(&mut self, target: &str) -> Result<Incoming, ClientError> {
-        // Paths, ids and revisions have no character that a target can't hold.
-        let request = Request::get(target).header("host", "agent").body(Empty::new());
-        let request = request.expect("a target made of checked parts");
+    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Incoming, ClientError> {
         let response = timeout(ANSWER_TIMEOUT, self.sender.send_request(request)).await;
         let response = response.map_err(|_| ClientError::Silent {
             socket: self.socket.clone(),
@@ -130,6 +138,40 @@ impl Client {
         }
         let body = response.into_body().collect().await?.to_bytes();
         Err(serde_json::from_slice(&body).map_or(ClientError::Unexplained(status), ClientError::Refused))
+    }
+}
+
+fn request(query: &Query) -> Result<Request<Full<Bytes>>, ClientError> {
+    let mut request = Request::builder().uri(target(query)).header("host", "agent");
+    let (method, value) = match &query.what {
+        What::Change { change, .. } => match change {
+            Change::Set { value, content_type } => {
+                if let Some(said) = content_type {
+                    request = request.header(CONTENT_TYPE, said.as_str());
+                }
+                (Method::PUT, Some(value))
+            }
+            Change::Append { value } => (Method::POST, Some(value)),
+            Change::Delete => (Method::DELETE, None),
+        },
+        _ => (Method::GET, None),
+    };
+    let body = value.map(bytes_of).transpose()?.unwrap_or_default();
+    let request = request.method(method).body(Full::new(body));
+    // Paths, ids and revisions have no character that a target can't hold.
+    Ok(request.expect("a target made of checked parts"))
+}
+
+fn bytes_of(value: &NewValue) -> Result<Bytes, ClientError> {
+    match value {
+        NewValue::Said(text) => Ok(Bytes::copy_from_slice(text.as_bytes())),
+        NewValue::StandardInput => {
+            let mut bytes = Vec::new();
+            // One more than an entry can have is refused by the agent, which says what the bound is.
+            let most = MAX_VALUE_BYTES as u64 + 1;
+            let read = io::stdin().lock().take(most).read_to_end(&mut bytes);
+            read.map(|_| bytes.into()).map_err(ClientError::Read)
+        }
     }
 }
 
@@ -154,6 +196,11 @@ fn target(query: &Query) -> String {
         What::Watch { prefix, after } => {
             let after = after.map_or_else(String::new, |after| format!("&after={after}"));
             format!("/v1{of}/watch?prefix={prefix}{after}")
+        }
+        What::Change { path, .. } => format!("/v1{of}/data/{path}"),
+        What::IdentityToken { audience } => {
+            let audience = utf8_percent_encode(audience, NON_ALPHANUMERIC);
+            format!("/v1/identity-token?audience={audience}")
         }
         What::Credentials => "/v1/credentials".to_owned(),
         What::Role { role, .. } => format!("/v1/credentials/{role}"),
@@ -256,7 +303,11 @@ mod tests {
         run(async {
             let rig = Rig::linked().await;
             let mut client = Client::connect(&rig.socket).await.unwrap();
-            let lines = client.send("/v1/watch").await.unwrap();
+            let watching = query(What::Watch {
+                prefix: Default::default(),
+                after: None,
+            });
+            let lines = client.send(super::request(&watching).unwrap()).await.unwrap();
             let (gone, mut out) = std::io::pipe().unwrap();
             drop(gone);
             super::watch(lines, Format::Plain, &mut out).await.unwrap();

@@ -173,6 +173,32 @@ fn a_value_can_add_no_line() {
     assert!(matches!(evil.base(&member), Err(BaseError::Unknown(_))));
 }
 
+#[test]
+fn the_example_of_the_document_is_signed_as_it_says() {
+    let digest = content_digest::write(&Digest::of(br#"{"value":"x"}"#));
+    let request = Request {
+        method: "PUT",
+        authority: "moorline",
+        target: "/v1/instances/i-0123456789abcdef0123456789abcdef/data/a",
+        fields: &[
+            ("idempotency-key", "k-1"),
+            ("if-match", "\"1.2\""),
+            ("content-digest", &digest),
+            ("moorline-token", "mli_AAAA"),
+        ],
+    };
+    let created = Seconds(1_800_000_000);
+    let input = guest_input(&request, created, "nonce-of-16-chars", "t-1", Algorithm::HmacSha256);
+    let base = request.base(&input).unwrap();
+    let document = include_str!("../../PROTOCOL.md");
+    assert!(document.contains(&format!("```text\n{base}\n```")), "{base}");
+    let key: Vec<u8> = (0..32).collect();
+    let mut hmac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+    hmac.update(base.as_bytes());
+    let [_, (name, value)] = fields(GUEST, &input, &hmac.finalize().into_bytes());
+    assert!(document.contains(&format!("`{name}: {value}`")), "{value}");
+}
+
 proptest! {
     #[test]
     fn what_is_written_is_read_again(nonce in "[ -~]{0,64}", created: i32, key_id in "[ -~]{0,40}") {

@@ -22,7 +22,7 @@ Standard input takes commands, an object a line, and its end ends the program:
     {"do": "mirror"}
     {"do": "redial"}
 
-A value comes out as its `length`, its `sha256`, and its `text` if it is short and UTF-8.
+Once SESSION came, what is relayed and changes something is signed. A value comes out as its `length`, its `sha256`, and its `text` if it is short and UTF-8.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import secrets
 import select
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from .encoding import Fields, Revision
 from .faults import Lost
 from .keys import Keys
 from .link import ENDS, Backoff, Connection, Lines, boot_id, now, serve
+from .proof import Signer
 from .session import Answered, Began, Denied, Dismissed, Event, Given, Guest, Session, Updated
 
 BUILD = "moorline-python/1"
@@ -54,12 +57,15 @@ class Driver:
         self.mirror = Mirror()
         self.keys = keys
         self._asked: dict[int, Any] = {}
+        self._authority = ""
+        self._signer: Signer | None = None
 
     def on_event(self, session: Session, event: Event) -> None:
         """Tells of an event."""
         match event:
             case Began(ack, applied, kept):
                 self.keys.believed()
+                self._authority = ack["authority"]
                 tell(
                     "session",
                     number=ack["session"],
@@ -79,6 +85,8 @@ class Driver:
             case Given(kind, fields):
                 if kind == "LINK_KEY":
                     self.keys.take(fields["key"])
+                if kind == "SESSION":
+                    self._signer = Signer(self._authority, fields)
                 role = {"role": fields["role"]} if kind == "CREDENTIAL" else {}
                 tell("given", kind=kind, **role)
             case Dismissed(reason):
@@ -115,7 +123,11 @@ class Driver:
                 stream = session.watch(instance, command["prefix"])
             case "relay":
                 body = command.get("body", "").encode()
-                stream = session.relay(command["method"], command["target"], command.get("headers", {}), body)
+                method, target, headers = command["method"], command["target"], command.get("headers", {})
+                if self._signer is not None and method != "GET":
+                    nonce = secrets.token_urlsafe(16)
+                    headers = self._signer.sign(method, target, headers, body, round(time.time()), nonce)
+                stream = session.relay(method, target, headers, body)
             case "cancel":
                 session.cancel(next(one for one, asked in self._asked.items() if asked == command["id"]))
                 return

@@ -39,6 +39,7 @@ use crate::{accounts, identity, instance_data, instances};
         instance_data::api::list_instance_data, instance_data::api::describe_instance_data,
         instance_data::api::get_instance_data_history, instance_data::api::watch_instance_data,
         identity::instances::api::create_instance_session, identity::instances::api::identify_instance,
+        identity::issuer::api::create_identity_token, identity::issuer::api::create_identity_token_for_host,
         accounts::api::list_operations, accounts::api::describe_operation,
         identity::api::users::create_user, identity::api::users::set_user_password,
         identity::api::users::modify_user, identity::api::users::delete_user, identity::api::users::describe_users,

@@ -29,7 +29,7 @@ use super::feed::Dispatcher;
 use super::feed::views::Views;
 use super::{Control, router};
 use crate::identity::authority::Authority;
-use crate::identity::{self, master::MasterKey, password::Passwords};
+use crate::identity::{self, issuer::Issuer, master::MasterKey, password::Passwords};
 use crate::model::Executor;
 use crate::services::Services;
 use crate::settings::Settings;
@@ -66,7 +66,11 @@ impl Api {
         let (dispatcher, feed) = Dispatcher::new(&store, access, master.clone()).await.unwrap();
         let executor = Executor::new(store.clone(), settings, master.clone());
         let tokens = identity::open(&executor, &master).await.unwrap();
+        let issuer = Issuer::open(&executor, &master, "https://moorline.test".to_owned())
+            .await
+            .unwrap();
         let control = Control {
+            issuer,
             seen: Seen::new(executor.now()),
             executor: Arc::new(executor),
             services: Arc::new(Services::default()),

@@ -229,6 +229,7 @@ impl World {
             AnyOp::Identity(op) => run!(identity::Model, op),
             AnyOp::Authority(op) => run!(crate::identity::authority::Model, op),
             AnyOp::InstanceSessions(op) => run!(identity::instances::Model, op),
+            AnyOp::Issuer(op) => run!(identity::issuer::Model, op),
         }
     }
 

@@ -79,6 +79,10 @@ impl Native {
             Route::Entry(owner, path) => self.describe(peer, self.other(owner), path, params).await,
             Route::Credentials => self.credentials(peer, params).await,
             Route::Role(name) => self.role(peer, name, params).await,
+            Route::IdentityToken => {
+                self.may_change(peer)?;
+                self.identity_token(params).await
+            }
             Route::Watch(owner) => self.watch(asker, self.other(owner), params).await,
         }
     }
@@ -95,7 +99,7 @@ impl Native {
     }
 
     /// The instance that is meant, by its id; the agent learns its own from the host.
-    fn whose(&self, owner: Owner) -> Result<moorline_shared::InstanceId, Problem> {
+    pub(super) fn whose(&self, owner: Owner) -> Result<moorline_shared::InstanceId, Problem> {
         match owner {
             Owner::Named(id) => Ok(id),
             Owner::Own => self

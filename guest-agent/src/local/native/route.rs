@@ -26,6 +26,8 @@ pub(super) enum Route<'a> {
     Credentials,
     /// The credentials of a role.
     Role(&'a str),
+    /// A token by which others know this instance.
+    IdentityToken,
 }
 
 impl<'a> Route<'a> {
@@ -46,6 +48,7 @@ impl<'a> Route<'a> {
             ("data", path) => Ok(Self::Data(owner, path)),
             ("entries", path) if !path.is_empty() => Ok(Self::Entry(owner, path)),
             ("credentials", "") if owner == Owner::Own => Ok(Self::Credentials),
+            ("identity-token", "") if owner == Owner::Own => Ok(Self::IdentityToken),
             ("credentials", role) if owner == Owner::Own => Ok(Self::Role(role)),
             ("watch", "") => Ok(Self::Watch(owner)),
             _ => Err(Problem::unknown_path()),
@@ -70,6 +73,7 @@ mod tests {
             ("/v1/entries/a".to_owned(), Route::Entry(Owner::Own, "a")),
             ("/v1/credentials".to_owned(), Route::Credentials),
             ("/v1/credentials/backup".to_owned(), Route::Role("backup")),
+            ("/v1/identity-token".to_owned(), Route::IdentityToken),
             ("/v1/watch".to_owned(), Route::Watch(Owner::Own)),
             (format!("/v1/instances/{id}/data/a"), Route::Data(named, "a")),
             (format!("/v1/instances/{id}/watch"), Route::Watch(named)),

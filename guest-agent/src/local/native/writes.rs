@@ -5,12 +5,13 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_MATCH, IF_NONE_MATCH, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use moorline_shared::api::data::{AppendEntry, Changed, PutEntry};
+use moorline_shared::api::session::CreateIdentityToken;
 use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
 use moorline_shared::entry::{ContentType, ContentTypeError, MAX_VALUE_BYTES, Value};
 use moorline_shared::link::body::{Relay, Relayed};
@@ -22,6 +23,7 @@ use super::Native;
 use super::answer::Outcome;
 use super::params::Params;
 use super::problem::Problem;
+use super::route::Owner;
 use crate::access::{Peer, User};
 use crate::local::body::Body;
 
@@ -85,6 +87,31 @@ impl Native {
         let relayed = relayed.map_err(Problem::unproven)?;
         self.until_mirrored(instance, &relayed).await;
         Ok(response(relayed))
+    }
+
+    /// `GET /v1/identity-token?audience=NAME`: asked for in the instance's name, as a change is.
+    pub(super) async fn identity_token(&self, mut params: Params<'_>) -> Outcome {
+        let audience = params.text("audience").map(std::borrow::Cow::into_owned);
+        params.finish()?;
+        let Some(audience) = audience else {
+            return Err(Problem::invalid(
+                "audience",
+                "say whom the token is for: ?audience=NAME",
+            ));
+        };
+        let body = json(&CreateIdentityToken { audience });
+        let relay = Relay {
+            method: Method::POST.to_string(),
+            target: format!("/v1/instances/{}/identity-token", self.whose(Owner::Own)?),
+            headers: vec![(CONTENT_TYPE.as_str().to_owned(), "application/json".to_owned())],
+            length: 0,
+            body: Value::from(body),
+        };
+        let relayed = self.backing.prover.relay(relay).await;
+        let mut response = response(relayed.map_err(Problem::unproven)?);
+        let uncached = HeaderValue::from_static("no-store");
+        response.headers_mut().insert(CACHE_CONTROL, uncached);
+        Ok(response)
     }
 
     async fn whole(&self, body: Incoming) -> Result<Bytes, Problem> {

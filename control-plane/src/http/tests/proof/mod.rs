@@ -1,6 +1,7 @@
 //! What instances change, with proof that it is them, and what is done without.
 
 mod attacks;
+mod identity_token;
 mod signing;
 
 use axum::http::{Method, StatusCode};
