@@ -46,6 +46,26 @@ impl Endpoint {
         }
     }
 
+    /// An endpoint for who has no token: a host, which is known by its certificate, or a machine that is to become one.
+    pub fn without_token(url: BaseUrl) -> Self {
+        Self {
+            url,
+            trust: Trust::Nobody,
+            identity: None,
+            token: None,
+            host: None,
+            on_behalf_of: None,
+            retries: Retries::NEVER,
+        }
+    }
+
+    /// The same, showing a certificate.
+    #[must_use]
+    pub fn identified(mut self, identity: Identity) -> Self {
+        self.identity = Some(identity);
+        self
+    }
+
     /// The same, knowing the control plane by its authority.
     #[must_use]
     pub fn trusting(mut self, trust: Trust) -> Self {

@@ -1,6 +1,6 @@
 //! Requests sent, answers read and bounded, and both sent again where that is safe.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,7 @@ use crate::endpoint::{Endpoint, Retries};
 use crate::error::{Asked, ClientError, Server};
 use crate::ndjson::Lines;
 use crate::stream::{EventStream, events};
-use crate::tls::{self, Trust};
+use crate::tls::{self, Identity, Trust};
 
 /// The longest answer that is read, in bytes. Streams have a bound for each line instead.
 pub const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
@@ -33,7 +33,7 @@ const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 /// The control plane, as one caller sees it. Cloning is cheap and shares the connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    wires: Arc<Wires>,
+    wires: Arc<RwLock<Arc<Wires>>>,
     on_behalf_of: Option<InstanceId>,
     retries: Retries,
 }
@@ -74,10 +74,27 @@ impl Client {
     pub fn new(endpoint: Endpoint) -> Result<Self, ClientError> {
         let (on_behalf_of, retries) = (endpoint.on_behalf_of, endpoint.retries);
         Ok(Self {
-            wires: Arc::new(Wires::new(endpoint)?),
+            wires: Arc::new(RwLock::new(Arc::new(Wires::new(endpoint)?))),
             on_behalf_of,
             retries,
         })
+    }
+
+    /// Has this client and all that were cloned from it show another certificate from the next request on. What is under
+    /// way ends on the connections that it began on.
+    ///
+    /// # Errors
+    /// [`ClientError::Request`] if the key and the certificate don't belong together; then nothing has changed.
+    pub fn identify(&self, identity: Identity) -> Result<(), ClientError> {
+        let mut endpoint = self.wires().endpoint.clone();
+        endpoint.identity = Some(identity);
+        let wires = Arc::new(Wires::new(endpoint)?);
+        *self.wires.write().unwrap_or_else(PoisonError::into_inner) = wires;
+        Ok(())
+    }
+
+    fn wires(&self) -> Arc<Wires> {
+        self.wires.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The same client, asking in the name of one of its host's instances.
@@ -91,13 +108,13 @@ impl Client {
 
     /// A request with one answer. `path` begins with a slash and needs no escaping.
     pub(crate) fn call(&self, method: Method, path: &str) -> Result<RequestBuilder, ClientError> {
-        let request = self.begin(&self.wires.calls, method, path)?;
+        let request = self.begin(&self.wires().calls, method, path)?;
         Ok(request.timeout(REQUEST_TIMEOUT))
     }
 
     /// A request that a stream answers.
     pub(crate) fn stream(&self, method: Method, path: &str) -> Result<RequestBuilder, ClientError> {
-        self.begin(&self.wires.streams, method, path)
+        self.begin(&self.wires().streams, method, path)
     }
 
     fn begin(
@@ -106,8 +123,9 @@ impl Client {
         method: Method,
         path: &str,
     ) -> Result<RequestBuilder, ClientError> {
-        let url = self.wires.endpoint.url.join(path);
-        let url = url.map_err(|error| ClientError::request(&self.wires.endpoint.url, error))?;
+        let wires = self.wires();
+        let url = wires.endpoint.url.join(path);
+        let url = url.map_err(|error| ClientError::request(&wires.endpoint.url, error))?;
         let request = client.request(method, url);
         Ok(match self.on_behalf_of {
             Some(instance) => request.header(ON_BEHALF_OF, instance.to_string()),
@@ -132,13 +150,13 @@ impl Client {
         while let Some(wait) = self.retries.wait(attempt) {
             // Bodies are bytes in memory, so a request can always be copied.
             let copy = request.try_clone().expect("a body in memory can be copied");
-            match exchange_once(&self.wires.calls, &asked, copy).await {
+            match exchange_once(&self.wires().calls, &asked, copy).await {
                 Err(error) if error.is_silence() => tokio::time::sleep(wait).await,
                 settled => return settled,
             }
             attempt += 1;
         }
-        exchange_once(&self.wires.calls, &asked, request).await
+        exchange_once(&self.wires().calls, &asked, request).await
     }
 
     /// Sends a request and gives the lines of its answer, as `lines` bounds them. It is sent once: whoever follows a stream has to begin
@@ -150,7 +168,7 @@ impl Client {
     ) -> Result<EventStream<T>, ClientError> {
         let request = self.built(request)?;
         let asked = asked(&request);
-        let sent = tokio::time::timeout(REQUEST_TIMEOUT, self.wires.streams.execute(request)).await;
+        let sent = tokio::time::timeout(REQUEST_TIMEOUT, self.wires().streams.execute(request)).await;
         let response = sent
             .map_err(|late| asked.lost(late))?
             .map_err(|error| asked.failed(error))?;
@@ -164,7 +182,7 @@ impl Client {
 
     fn built(&self, request: RequestBuilder) -> Result<Request, ClientError> {
         let request = request.build();
-        request.map_err(|error| ClientError::request(&self.wires.endpoint.url, error.without_url()))
+        request.map_err(|error| ClientError::request(&self.wires().endpoint.url, error.without_url()))
     }
 }
 

@@ -13,10 +13,11 @@ use crate::http::auth::administrator::{AdministratorToken, TokenError};
 use crate::http::auth::instance::Seen;
 use crate::http::feed::views::Views;
 use crate::http::feed::{DispatchError, Dispatcher};
-use crate::http::listen::{self, Bounds};
+use crate::http::listen::{self, Bounds, Secured};
 use crate::http::{self, Control};
 use crate::identity::authority::adopt::{AdoptError, adopt as adopt_authority, publish};
 use crate::identity::authority::server::{self as tls, TlsError};
+use crate::identity::enrolment::hosts::{self, Hosts};
 use crate::identity::issuer::{Issuer, IssuerError};
 use crate::identity::master::{MasterKey, MasterKeyError};
 use crate::identity::password::Passwords;
@@ -50,6 +51,9 @@ pub enum ServeError {
     /// There is no certificate authority.
     #[error(transparent)]
     Authority(#[from] AdoptError),
+    /// The hosts' certificates can't be followed.
+    #[error(transparent)]
+    Hosts(#[from] hosts::FollowError),
     /// TLS can't be spoken.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -125,6 +129,7 @@ impl Server {
         let tokens = identity::open(&executor, &master).await?;
         let authority = Arc::new(adopt_authority(&executor, &master, &config.deployment).await?);
         publish(&authority, &config.state.join("ca.pem"))?;
+        let hosts = Hosts::open(store.clone()).await?;
         let tls = tls::config(authority.clone(), config.server_names())?;
         let (dispatcher, feed) = Dispatcher::new(&store, config.settings.access, master.clone()).await?;
         let control = Control {
@@ -137,6 +142,7 @@ impl Server {
             passwords: Arc::new(Passwords::new(master.clone())),
             guesses: Arc::default(),
             authority,
+            hosts,
             feed,
             views: Views::new(store, config.settings.access, master.clone()),
             master,
@@ -170,8 +176,14 @@ impl Server {
         let outbox = outbox::run(executor.clone(), control.services.clone(), cancel.clone());
         let (known, ring) = (control.tokens.sessions().clone(), control.tokens.ring().clone());
         let sessions = sessions::follow::run(known, ring, cancel.clone());
+        let hosts = hosts::run(control.hosts.clone(), cancel.clone());
+        parts.spawn("hosts", async { hosts.await.map_err(ServeError::from) });
+        let secured = Secured {
+            tls: self.tls.into(),
+            hosts: control.hosts.clone(),
+        };
         let routes = http::router(control);
-        let server = listen::serve(self.listener, self.tls, routes, Bounds::default(), cancel.clone());
+        let server = listen::serve(self.listener, secured, routes, Bounds::default(), cancel.clone());
         parts.spawn("outbox", async {
             outbox.await;
             Ok(())

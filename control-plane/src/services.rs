@@ -4,7 +4,7 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::{InstanceId, OperationId, Principal};
 use serde::{Deserialize, Serialize};
 
-use crate::identity::authority;
+use crate::identity::{authority, enrolment, instances as instance_sessions, issuer};
 use crate::model::execute::Attempt;
 use crate::model::operation::Effect;
 use crate::model::sealing::Sealing;
@@ -12,7 +12,6 @@ use crate::model::{
     Caller, Content, Env, ExecuteError, Executor, Operation, Problem, Role, ServiceModel, Stop, View,
 };
 use crate::store::Key;
-use crate::identity::{instances as instance_sessions, issuer};
 use crate::{accounts, identity, instance_data, instances, settings};
 
 macro_rules! services {
@@ -91,6 +90,8 @@ services! {
     InstanceData: instance_data = instance_data;
     /// What vouches for hosts and for the control plane.
     Authority: authority = authority;
+    /// The certificates of hosts.
+    Enrolment: enrolment = enrolment;
     /// Operation records.
     Accounts: accounts = accounts;
     /// Who everybody is: sessions, and the keys of tokens.

@@ -29,6 +29,7 @@ pub struct Config {
     #[serde(default = "default_state_dir")]
     pub state_dir: PathBuf,
     /// The control plane.
+    #[serde(default)]
     pub control: ControlConfig,
     /// What the host gives to instances.
     pub capacity: CapacityConfig,
@@ -63,30 +64,18 @@ fn default_state_dir() -> PathBuf {
 }
 
 /// The table `[control]`.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct ControlConfig {
-    /// Where it is, such as `https://127.0.0.1:8471`.
+    /// Where it is, such as `https://control.example:8471`; where the host was enrolled if absent.
     #[serde(deserialize_with = "from_text")]
-    pub url: BaseUrl,
-    /// The file that holds the host's token.
-    pub token_file: PathBuf,
-    /// The file with the certificate that the control plane is known by; the `ca.pem` beside the token's file if absent.
-    pub ca_file: Option<PathBuf>,
-}
-
-impl ControlConfig {
-    /// The file with the certificate that the control plane is known by.
-    pub fn ca_file(&self) -> PathBuf {
-        let beside = || self.token_file.with_file_name("ca.pem");
-        self.ca_file.clone().unwrap_or_else(beside)
-    }
+    pub url: Option<BaseUrl>,
 }
 
 /// A value that has a `FromStr` of its own.
-fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<T, D::Error> {
+fn from_text<'de, D: Deserializer<'de>, T: FromStr<Err: Display>>(from: D) -> Result<Option<T>, D::Error> {
     let text = std::borrow::Cow::<str>::deserialize(from)?;
-    text.parse().map_err(serde::de::Error::custom)
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 /// The table `[capacity]`.
@@ -300,7 +289,6 @@ impl Config {
     /// Whether every number is within its bounds and every path absolute; [`Self::read`] has asked.
     pub fn check(&self) -> Result<(), ConfigError> {
         absolute("state_dir", &self.state_dir)?;
-        absolute("control.token_file", &self.control.token_file)?;
         self.capacity.check()?;
         self.sockets.check()?;
         self.link.check()?;
@@ -394,7 +382,7 @@ mod tests {
     use super::{Config, ConfigError, VsockUse};
     use std::error::Error as _;
 
-    const LEAST: &str = "host = 'h1'\nzone = 'z1'\n[control]\nurl = 'http://127.0.0.1:8471'\ntoken_file = '/t'\n\
+    const LEAST: &str = "host = 'h1'\nzone = 'z1'\n[control]\nurl = 'https://127.0.0.1:8471'\n\
         [capacity]\nvcpus = 4\nmemory_mib = 1024\n";
 
     fn read(text: &str) -> Result<Config, ConfigError> {
@@ -475,19 +463,15 @@ mod tests {
             let said = refused(more);
             assert!(said.contains(named), "{more}: {said}");
         }
-        let said = read(&LEAST.replace("http://", "ftp://")).unwrap_err();
+        let said = read(&LEAST.replace("https://", "ftp://")).unwrap_err();
         assert!(said.source().unwrap().to_string().contains("ftp"), "{said}");
     }
 
     #[test]
     fn paths_that_depend_on_where_the_daemon_is_started_are_refused() {
-        for (before, after, named) in [
-            ("'/t'", "'t'", "control.token_file is 't'"),
-            ("host =", "state_dir = 'state'\nhost =", "state_dir is 'state'"),
-        ] {
-            let said = read(&LEAST.replace(before, after)).unwrap_err().to_string();
-            assert!(said.contains(named), "{said}");
-        }
+        let relative = LEAST.replace("host =", "state_dir = 'state'\nhost =");
+        let said = read(&relative).unwrap_err().to_string();
+        assert!(said.contains("state_dir is 'state'"), "{said}");
         for (more, named) in [
             ("admin = 'a.sock'", "sockets.admin is 'a.sock'"),
             ("admin = '/s'\nregister = '/s'", "both /s"),

@@ -1,8 +1,7 @@
 //! All parts of the daemon as one process: made in the order in which they need each other, ended in the reverse.
 
-use std::path::PathBuf;
-
-use moorline_client::{Authority, AuthorityError, Client, ClientError, Endpoint, Token, TokenError, Trust};
+use moorline_client::{Client, ClientError, Endpoint, Trust};
+use moorline_shared::HostId;
 use moorline_shared::api::hosts::RegisterHost;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::mpsc;
@@ -12,6 +11,9 @@ use crate::admin::{self, Sockets};
 use crate::channel::{VsockError, VsockPort};
 use crate::config::{Config, VsockUse};
 use crate::credentials::{self, Credentials};
+use crate::identity::HostIdentity;
+use crate::identity::files::{self, Files};
+use crate::identity::renew::Renewal;
 use crate::link::{ShardError, Shards};
 use crate::parts::Parts;
 use crate::uplink::{Reports, Uplink};
@@ -34,6 +36,7 @@ pub struct Daemon {
     supervisor: Supervisor,
     uplink: Uplink,
     credentials: Credentials,
+    renewal: Renewal,
     services: admin::Services,
     changes: mpsc::Receiver<crate::uplink::SpecChange>,
 }
@@ -41,17 +44,20 @@ pub struct Daemon {
 /// Why the daemon doesn't start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The host's token can't be read.
-    #[error("the host has no token for the control plane: write it to {}, which control.token_file names", path.display())]
-    Token {
-        /// The file that should hold it.
-        path: PathBuf,
-        /// What is wrong.
-        source: TokenError,
+    /// The host has no identity.
+    #[error(transparent)]
+    Identity(#[from] files::FileError),
+    /// The machine is another host than its configuration says.
+    #[error(
+        "the configuration is of host {configured}, and this machine was enrolled as {enrolled}: correct 'host' in the \
+         configuration, or enrol the machine as {configured}"
+    )]
+    OtherHost {
+        /// What the configuration says.
+        configured: HostId,
+        /// What the enrolment says.
+        enrolled: HostId,
     },
-    /// The control plane's authority can't be read.
-    #[error("the host doesn't know whom to trust: control.ca_file names the control plane's ca.pem")]
-    Authority(#[from] AuthorityError),
     /// The HTTP library can't be set up.
     #[error("the control plane can't be called")]
     Client(#[from] ClientError),
@@ -87,10 +93,7 @@ impl Daemon {
     /// Binds and starts everything that can fail. Call it within a runtime with I/O and time.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         allow_descriptors();
-        let endpoint = Endpoint::new(config.control.url.clone(), token(config)?)
-            .trusting(trust(config)?)
-            .of_host(config.host.clone());
-        let client = Client::new(endpoint)?;
+        let (identity, client) = identity(config)?;
         let vsock = open_vsock(config.link.vsock)?;
         let (asks, asked) = mpsc::channel(QUESTIONS);
         let (specs, changes) = mpsc::channel(SPEC_CHANGES);
@@ -115,8 +118,15 @@ impl Daemon {
             credentials: given.clone(),
             control: client.clone(),
         };
+        let renewal = Renewal {
+            identity: identity.clone(),
+            host: config.host.clone(),
+            client: client.clone(),
+            files: Files::of(&config.state_dir),
+        };
         let uplink = Uplink {
             client,
+            identity,
             host: config.host.clone(),
             offer: offer(config),
             shards: handle.clone(),
@@ -131,6 +141,7 @@ impl Daemon {
             supervisor,
             uplink,
             credentials,
+            renewal,
             services,
             changes,
         })
@@ -143,6 +154,7 @@ impl Daemon {
     /// other parts are ended in good order then, so that the next daemon begins anew with all of them.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), RunError> {
         let mut parts = Parts::new(cancel.clone());
+        parts.add("the host's certificate", self.renewal.run(cancel.clone()));
         parts.add_fallible("the uplink", self.uplink.run(cancel.clone()));
         parts.add("the credentials", self.credentials.run(cancel.clone()));
         parts.add_fallible(
@@ -164,22 +176,24 @@ impl Daemon {
     }
 }
 
-/// The host's token for the control plane.
-pub fn token(config: &Config) -> Result<Token, StartError> {
-    let path = &config.control.token_file;
-    Token::read(path).map_err(|source| StartError::Token {
-        path: path.clone(),
-        source,
-    })
-}
-
-/// Whom the control plane is known by.
-fn trust(config: &Config) -> Result<Trust, AuthorityError> {
-    if config.control.url.is_secure() {
-        Authority::read(&config.control.ca_file()).map(Trust::Authority)
-    } else {
-        Ok(Trust::Nobody)
+/// By what the host is known, and the control plane's client that shows it.
+///
+/// # Errors
+/// [`StartError`] if the machine is not enrolled, or as another host than the configuration says.
+pub fn identity(config: &Config) -> Result<(HostIdentity, Client), StartError> {
+    let files = Files::of(&config.state_dir);
+    let enrolled = files.enrolment()?.host;
+    if enrolled != config.host {
+        let configured = config.host.clone();
+        return Err(StartError::OtherHost { configured, enrolled });
     }
+    let present = files.present()?;
+    let url = config.control.url.clone().map_or_else(|| files.url(), Ok)?;
+    let endpoint = Endpoint::without_token(url)
+        .trusting(Trust::Authority(files.authority()?))
+        .identified(present.shown());
+    let client = Client::new(endpoint)?;
+    Ok((HostIdentity::new(present), client))
 }
 
 /// Each guest takes two descriptors, and the system's first allowance is for a thousand.
@@ -222,16 +236,14 @@ mod tests {
 
     /// A daemon whose control plane is away.
     fn open(folder: &Path) -> Daemon {
-        let token = folder.join("token");
-        std::fs::write(&token, "no-token").unwrap();
+        crate::identity::tests::enrolled(&folder.join("state"), "h1");
         let text = format!(
             "host = 'h1'\nzone = 'z1'\nstate_dir = '{folder}/state'\n\
-             [control]\nurl = 'http://127.0.0.1:9'\ntoken_file = '{token}'\n\
+             [control]\nurl = 'https://127.0.0.1:9'\n\
              [capacity]\nvcpus = 1\nmemory_mib = 64\n\
              [sockets]\nregister = '{folder}/register.sock'\nadmin = '{folder}/admin.sock'\n\
              [link]\nshards = 2\nvsock = 'off'\n",
             folder = folder.display(),
-            token = token.display(),
         );
         let file = folder.join("host.toml");
         std::fs::write(&file, text).unwrap();

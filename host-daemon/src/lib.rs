@@ -21,6 +21,7 @@ pub mod config;
 pub mod cores;
 pub mod credentials;
 pub mod daemon;
+pub mod identity;
 pub mod link;
 mod parts;
 pub mod uplink;

@@ -1,13 +1,15 @@
 //! `moorline-host`: the host daemon. Options, logging, signals; everything else is the library.
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use moorline_host::config::Config;
 use moorline_host::cores;
 use moorline_host::daemon::{self, Daemon};
+use moorline_host::identity::enrol::enrol;
+use moorline_shared::enrolment::EnrolmentToken;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -15,14 +17,28 @@ use tracing_subscriber::EnvFilter;
 
 /// Keeps the data of each instance on this host and serves each instance what it may have, and nothing more.
 #[derive(Debug, Parser)]
-#[command(name = "moorline-host", version)]
+#[command(name = "moorline-host", version, args_conflicts_with_subcommands = true)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/moorline/host.toml")]
     config: PathBuf,
-    /// Reads the configuration and the token that it names, says whether they are good, and ends.
+    /// Reads the configuration and the host's identity, says whether they are good, and ends.
     #[arg(long)]
     check: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes this machine a host of the control plane that made the token.
+    Enroll {
+        /// What `moorline host enroll-token` printed; - to read it from the standard input.
+        token: String,
+        /// The folder of the daemon's state, as its configuration has it.
+        #[arg(long, value_name = "FOLDER", default_value = "/var/lib/moorline/host")]
+        state: PathBuf,
+    },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -35,18 +51,36 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     cores::write_none()?;
+    if let Some(Command::Enroll { token, state }) = options.command {
+        return enroll(&token, &state);
+    }
     let config = Config::read(&options.config)?;
     if options.check {
-        daemon::token(&config)?;
+        daemon::identity(&config)?;
         println!("the configuration is good");
         return Ok(());
     }
-    // Guests are served by the shards' own threads; everything else waits most of the time, and one thread is enough.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
-    runtime.block_on(serve(&config))
+    runtime()?.block_on(serve(&config))
+}
+
+/// Guests are served by the shards' own threads; everything else waits most of the time, and one thread is enough.
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().context("no runtime")
+}
+
+fn enroll(token: &str, state: &Path) -> anyhow::Result<()> {
+    let token: EnrolmentToken = match token {
+        "-" => std::io::read_to_string(std::io::stdin())?.trim().parse()?,
+        text => text.trim().parse()?,
+    };
+    let present = runtime()?.block_on(enrol(&token, state))?;
+    let (_, until) = present.validity();
+    println!(
+        "this machine is host {}; its first certificate is good until {until}",
+        token.host
+    );
+    Ok(())
 }
 
 async fn serve(config: &Config) -> anyhow::Result<()> {

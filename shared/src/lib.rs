@@ -19,6 +19,7 @@ pub mod agent;
 pub mod api;
 pub mod credential;
 pub mod digest;
+pub mod enrolment;
 pub mod entry;
 pub mod host;
 pub mod id;

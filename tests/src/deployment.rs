@@ -7,6 +7,7 @@
 //! them, those too that were only beginning. An [`External`] guest has no VM at all.
 
 mod control_plane;
+pub(crate) mod enrolment;
 mod external;
 mod machines;
 mod plan;
@@ -79,8 +80,11 @@ impl Deployment {
         let folder = state_folder()?;
         let port = plan.control_port.map_or_else(free_port, Ok)?;
         let control = ControlPlane::start_at(port, &plan.programs, folder.path()).await?;
-        let config = plan.host_config(folder.path(), control.url(), &control.token_file());
+        let config = plan.host_config(folder.path(), control.url());
         std::fs::write(host_toml(folder.path()), config).context("write the host's configuration")?;
+        control
+            .enrol_daemon(&host_name(), &folder.path().join("host"))
+            .await?;
         let mut deployment = Self {
             control,
             host: None,
@@ -104,6 +108,11 @@ impl Deployment {
     /// The control plane's API, as its administrator.
     pub fn client(&self) -> &Client {
         self.control.client()
+    }
+
+    /// The control plane's API, as the host that the daemon is.
+    pub fn client_of_host(&self) -> Result<Client> {
+        self.control.client_of_daemon(&self.folder.path().join("host"))
     }
 
     /// Where the control plane is.

@@ -4,6 +4,7 @@
 //! HTTP is told so.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -17,7 +18,6 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -29,6 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::auth::address::PeerAddress;
 use super::peer::HostCertificate;
+use crate::identity::authority::server::now;
+use crate::identity::enrolment::Hosts;
 
 /// After an accept that failed, such as for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -67,13 +69,13 @@ impl Default for Bounds {
 /// Answers until cancelled, then lets what is under way finish, and cuts it off after [`Bounds::drain`].
 pub async fn serve(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    secured: Secured,
     routes: Router,
     bounds: Bounds,
     cancel: CancellationToken,
 ) {
     let service = Service {
-        tls: tls.into(),
+        secured,
         routes,
         patience: bounds.head,
         cancel: cancel.clone(),
@@ -124,10 +126,47 @@ fn was_its_own(error: &io::Error) -> bool {
     )
 }
 
+/// How connections are made, and which of them have to end.
+#[derive(Clone)]
+pub struct Secured {
+    /// The handshake.
+    pub tls: TlsAcceptor,
+    /// The hosts that may have connections.
+    pub hosts: Hosts,
+}
+
+impl fmt::Debug for Secured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secured({:?})", self.hosts)
+    }
+}
+
+impl Secured {
+    /// Waits until a connection that showed this certificate may go on no longer: the host has lost it, or it has ended
+    /// meanwhile. One that had ended before is there for its renewal.
+    async fn over(&self, shown: Option<&HostCertificate>) {
+        let Some(shown) = shown else {
+            return std::future::pending().await;
+        };
+        let left = now().millis_until(shown.not_after);
+        let expired = async {
+            if left == 0 {
+                std::future::pending::<()>().await;
+            }
+            sleep(Duration::from_millis(left)).await;
+        };
+        // Cancel-safe: nothing is done in either.
+        tokio::select! {
+            () = self.hosts.over(&shown.host).cancelled_owned() => (),
+            () = expired => (),
+        }
+    }
+}
+
 /// What every connection is served with.
 #[derive(Clone)]
 struct Service {
-    tls: TlsAcceptor,
+    secured: Secured,
     routes: Router,
     patience: Duration,
     cancel: CancellationToken,
@@ -159,7 +198,7 @@ impl Service {
             let _ = refuse_plain(&mut stream).await;
             return None;
         }
-        let secured = self.tls.accept(stream).await;
+        let secured = self.secured.tls.accept(stream).await;
         secured
             .inspect_err(|error| tracing::debug!(%error, "a caller's handshake failed"))
             .ok()
@@ -192,6 +231,10 @@ impl Service {
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = silent => return,
+            () = self.secured.over(peer.as_ref()) => {
+                tracing::info!(host = ?peer.as_ref().map(|peer| &peer.host), "a host's connection is cut");
+                return;
+            }
             () = self.cancel.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

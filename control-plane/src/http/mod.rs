@@ -34,6 +34,7 @@ use self::feed::views::Views;
 use self::problem::Failure;
 use crate::identity::authority::Authority;
 pub use crate::identity::authority::peer;
+use crate::identity::enrolment::{self, Hosts};
 use crate::identity::guesses::Guesses;
 use crate::identity::issuer::Issuer;
 use crate::identity::master::MasterKey;
@@ -69,6 +70,8 @@ pub struct Control {
     pub master: Arc<MasterKey>,
     /// What vouches for hosts and for this control plane.
     pub authority: Arc<Authority>,
+    /// By which certificates hosts are known.
+    pub hosts: Hosts,
     /// The feed to hosts.
     pub feed: FeedHandle,
     /// What readers may see.
@@ -88,6 +91,7 @@ pub fn router(control: Control) -> Router {
         .merge(identity::instances::api::routes())
         .merge(identity::api::routes())
         .merge(identity::issuer::api::routes())
+        .merge(enrolment::api::routes())
         .merge(feed_api::routes())
         .merge(openapi::routes())
         .fallback(problem::no_such_route)

@@ -7,13 +7,15 @@
 //! does, and [`records`] what is kept. Beside it, in memory and in step with the store: all [`sessions`], and the ring of
 //! [`keys`]. [`tokens`] makes tokens and checks them with these two, and everything that takes a token asks there.
 //!
-//! Hosts are known by certificates of the deployment's own [`authority`], and so is the control plane.
+//! Hosts are known by certificates of the deployment's own [`authority`], and so is the control plane; [`enrolment`] is how
+//! they come by them.
 //!
 //! What has to be kept secret for long is sealed with the [`master`] key, which is a [`secret_file`].
 
 pub mod api;
 pub mod authority;
 pub mod directory;
+pub mod enrolment;
 pub mod guesses;
 pub mod instances;
 pub mod issuer;

@@ -24,10 +24,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::causes::Causes;
 use crate::credentials;
+use crate::identity::HostIdentity;
 use crate::link::{Ask, ShardsHandle};
 use crate::parts::{PartError, Parts};
 use backoff::Backoff;
 use feed::Feed;
+use questions::Signing;
 pub use reports::Reports;
 
 /// What the feed says about the VMs of this host, in order.
@@ -46,6 +48,8 @@ pub enum SpecChange {
 pub struct Uplink {
     /// Who this host is, to the control plane.
     pub client: Client,
+    /// What it signs with that it passes guests' requests on.
+    pub identity: HostIdentity,
     /// Its name.
     pub host: HostId,
     /// What it says of itself.
@@ -69,7 +73,10 @@ impl Uplink {
         let cancel = cancel.child_token();
         let mut parts = Parts::new(cancel.clone());
         let asking = questions::answer(
-            self.client.clone(),
+            Signing {
+                client: self.client.clone(),
+                identity: self.identity,
+            },
             self.shards.clone(),
             self.asks,
             interests,

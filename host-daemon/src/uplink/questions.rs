@@ -7,12 +7,14 @@ use std::collections::HashMap;
 use moorline_client::{Client, ClientError, GuestRequest};
 use moorline_shared::api::data::{Entry, ListQuery};
 use moorline_shared::link::body::{Code, Listed, Relay};
+use moorline_shared::signature::Seconds;
 use moorline_shared::{EntryPath, InstanceId, PathPrefix};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::interests::InterestChange;
+use crate::identity::HostIdentity;
 use crate::link::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply, ShardsHandle};
 use turns::Turns;
 
@@ -23,9 +25,22 @@ const PAGE: u32 = 1_000;
 /// The most pages of a listing: an instance has at most 1,024 entries.
 const MAX_PAGES: usize = 2;
 
+/// The control plane, and what the host signs with that it passes on there.
+#[derive(Clone, Debug)]
+pub(super) struct Signing {
+    pub(super) client: Client,
+    pub(super) identity: HostIdentity,
+}
+
+/// The system's time in seconds, as signatures have it.
+fn now() -> Seconds {
+    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Seconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
 /// Answers until it is cancelled or nobody asks any more. What is being asked then is let go.
 pub(super) async fn answer(
-    client: Client,
+    control: Signing,
     shards: ShardsHandle,
     mut asks: mpsc::Receiver<Ask>,
     interests: mpsc::UnboundedSender<InterestChange>,
@@ -38,7 +53,7 @@ pub(super) async fn answer(
     };
     loop {
         while let Some(ask) = asking.turns.next() {
-            asking.begin(&client, &shards, ask);
+            asking.begin(&control, &shards, ask);
         }
         // Cancel-safe: a question that wasn't taken stays in the channel, an ended task stays in the set.
         let ask = tokio::select! {
@@ -70,9 +85,12 @@ struct Asking {
 }
 
 impl Asking {
-    fn begin(&mut self, client: &Client, shards: &ShardsHandle, ask: Ask) {
+    fn begin(&mut self, control: &Signing, shards: &ShardsHandle, ask: Ask) {
         let reader = ask.reader;
-        let client = client.on_behalf_of(reader);
+        let control = Signing {
+            client: control.client.on_behalf_of(reader),
+            identity: control.identity.clone(),
+        };
         let promise = Promise {
             shards: shards.clone(),
             shard: ask.shard,
@@ -80,7 +98,7 @@ impl Asking {
             to: Whom::of(&ask.question),
         };
         let task = self.tasks.spawn(async move {
-            if let Some(answer) = ask_one(&client, reader, ask.question).await {
+            if let Some(answer) = ask_one(&control, reader, ask.question).await {
                 promise.keep(answer);
             }
         });
@@ -152,7 +170,8 @@ impl Drop for Promise {
     }
 }
 
-async fn ask_one(client: &Client, reader: InstanceId, question: Question) -> Option<Answer> {
+async fn ask_one(control: &Signing, reader: InstanceId, question: Question) -> Option<Answer> {
+    let client = &control.client;
     Some(match question {
         Question::Entry(key) => {
             let entry = entry(client, key.instance, &key.path).await;
@@ -163,7 +182,7 @@ async fn ask_one(client: &Client, reader: InstanceId, question: Question) -> Opt
             prefix,
             asker,
         } => Answer::Page(asker, page(client, instance, prefix).await),
-        Question::Relay { relay, asker } => Answer::Relayed(asker, pass_on(client, reader, relay).await),
+        Question::Relay { relay, asker } => Answer::Relayed(asker, pass_on(control, reader, relay).await),
         Question::Interest { .. } => return None,
     })
 }
@@ -209,11 +228,13 @@ fn listed(entry: Entry) -> PageEntry {
     }
 }
 
-async fn pass_on(client: &Client, reader: InstanceId, relay: Relay) -> Result<Reply, Refusal> {
+async fn pass_on(control: &Signing, reader: InstanceId, relay: Relay) -> Result<Reply, Refusal> {
     let request = GuestRequest::new(&relay.method, &relay.target, &relay.headers);
     let request = request.map_err(|refused| Refusal::new(Code::Invalid, refused.to_string()))?;
     let body = relay.body.bytes().clone();
-    let reply = client.relay(reader, &request, body).await;
+    let present = control.identity.present();
+    let request = request.countersigned(now(), present.key_id(), |base| present.sign(base));
+    let reply = control.client.relay(reader, &request, body).await;
     let reply = reply.map_err(|error| refusal(&error))?;
     Ok(Reply {
         status: reply.status,

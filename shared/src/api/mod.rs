@@ -5,6 +5,7 @@
 //! doesn't know, so that a misspelt field is never taken for an absent one.
 
 pub mod data;
+pub mod enrolment;
 pub mod feed;
 pub mod hosts;
 pub mod identity;

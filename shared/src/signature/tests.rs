@@ -188,7 +188,13 @@ fn the_example_of_the_document_is_signed_as_it_says() {
         ],
     };
     let created = Seconds(1_800_000_000);
-    let input = guest_input(&request, created, "nonce-of-16-chars", "t-1", Algorithm::HmacSha256);
+    let input = guest_input(
+        &request,
+        created,
+        "nonce-of-16-chars",
+        "t-1",
+        Algorithm::HmacSha256,
+    );
     let base = request.base(&input).unwrap();
     let document = include_str!("../../PROTOCOL.md");
     assert!(document.contains(&format!("```text\n{base}\n```")), "{base}");

@@ -2,7 +2,8 @@
 
 use super::SERVER_CORE;
 use super::programs::{Programs, pinned};
-use crate::process::{Running, tied};
+use crate::deployment::enrolment::enrol;
+use crate::process::{Running, finish, tied};
 use crate::wait;
 use anyhow::{Context as _, Result, bail, ensure};
 use moorline_client::{Authority, BaseUrl, Client, Endpoint, HostSocket, Token, Trust, fresh_key};
@@ -139,16 +140,36 @@ impl ControlPlane {
         Ok(instances)
     }
 
+    async fn as_host(&self, host: &HostId) -> Result<Client> {
+        let mut endpoint = endpoint(self.address, &self.state)?;
+        endpoint.token = None;
+        enrol(&self.client, endpoint, host).await
+    }
+
+    /// Makes the daemon that keeps its state in this folder the host.
+    async fn enrol_daemon(&self, programs: &Programs, state: &Path) -> Result<()> {
+        let folder = self.state.display();
+        let mut command = tied(programs.path("moorline"));
+        command
+            .env("MOORLINE_URL", format!("https://{}", self.address))
+            .env("MOORLINE_TOKEN_FILE", format!("{folder}/admin.token"))
+            .args(["host", "enroll-token", HOST]);
+        let token = finish(&mut command).await?;
+        let mut command = tied(programs.path("moorline-host"));
+        command.args(["enroll", token.trim(), "--state"]).arg(state);
+        finish(&mut command).await.map(drop)
+    }
+
     /// Only a host says what it offers, so this speaks for it.
     async fn offer(&self, host: &HostId) -> Result<()> {
-        let endpoint = endpoint(self.address, &self.state)?.of_host(host.clone());
         let offer = RegisterHost {
             zone: "zone-2".parse()?,
             vcpus: 1,
             memory_mib: 128,
             images: Vec::new(),
         };
-        Client::new(endpoint)?
+        self.as_host(host)
+            .await?
             .register_host(host, &offer, &fresh_key())
             .await?;
         Ok(())
@@ -221,6 +242,7 @@ impl Host {
         fs::create_dir_all(folder.join("vm")).context("make a folder for guests' sockets")?;
         fs::write(folder.join("host.toml"), config(control, folder))
             .context("write the host's configuration")?;
+        control.enrol_daemon(programs, &folder.join("host")).await?;
         let mut command = pinned(SERVER_CORE, &programs.path("moorline-host"));
         command
             .arg("--config")
@@ -250,14 +272,13 @@ fn config(control: &ControlPlane, folder: &Path) -> String {
     let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
     format!(
         "host = {HOST:?}\nzone = \"zone-1\"\nstate_dir = {}\n\
-         [control]\nurl = \"https://{}\"\ntoken_file = {}\n\
+         [control]\nurl = \"https://{}\"\n\
          [capacity]\nvcpus = 1\nmemory_mib = 128\n\
          [sockets]\nregister = {}\nadmin = {}\n\
          [link]\nvsock = \"off\"\n\
          [external]\ndirectories = [{}]\n",
         quoted(folder.join("host")),
         control.address,
-        quoted(control.state.join("admin.token")),
         quoted(folder.join("register.sock")),
         quoted(folder.join("admin.sock")),
         quoted(folder.join("vm")),

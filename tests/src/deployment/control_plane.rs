@@ -1,6 +1,6 @@
 //! A control plane as a process, which a test can kill, start again on the same state and port, and freeze.
 
-use super::{PATIENCE, Programs, next_log};
+use super::{PATIENCE, Programs, enrolment, next_log};
 use crate::process::{Frozen, Running, tied};
 use crate::wait;
 use anyhow::{Context, Result, bail};
@@ -46,12 +46,31 @@ impl ControlPlane {
         &self.client
     }
 
-    /// The API, as one of the hosts.
-    pub fn client_of_host(&self, host: HostId) -> Result<Client> {
+    /// Makes a host that the test speaks for, and gives the API as that host.
+    pub async fn enrol(&self, host: &HostId) -> Result<Client> {
+        enrolment::enrol(&self.client, self.endpoint()?, host).await
+    }
+
+    /// The API, as the host whose daemon keeps its state in this folder.
+    pub fn client_of_daemon(&self, state: &Path) -> Result<Client> {
+        let identity = enrolment::of_daemon(state)?;
+        Ok(Client::new(self.endpoint()?.identified(identity))?)
+    }
+
+    /// Makes the daemon that keeps its state in this folder the host, as its operator would.
+    pub async fn enrol_daemon(&self, host: &HostId, state: &Path) -> Result<()> {
+        let mut command = self.cli();
+        command.args(["host", "enroll-token", host.as_str()]);
+        let token = crate::process::finish(&mut command).await?;
+        let mut command = tied(self.programs.path("moorline-host"));
+        command.args(["enroll", token.trim(), "--state"]).arg(state);
+        crate::process::finish(&mut command).await.map(drop)
+    }
+
+    /// The API, as nobody yet.
+    fn endpoint(&self) -> Result<Endpoint> {
         let url: BaseUrl = self.url.parse().context("the control plane's address")?;
-        let token = Token::read(&self.token_file()).context("the administrator's token")?;
-        let endpoint = Endpoint::new(url, token).trusting(trust(&self.folder)?);
-        Ok(Client::new(endpoint.of_host(host))?)
+        Ok(Endpoint::without_token(url).trusting(trust(&self.folder)?))
     }
 
     /// Where it is.

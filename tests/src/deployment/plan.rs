@@ -82,11 +82,10 @@ impl Plan {
 
     /// The host's configuration: what the README's has, in folders of this deployment, with the lab's channel in
     /// guests.
-    pub(super) fn host_config(&self, folder: &Path, url: &str, token_file: &Path) -> String {
+    pub(super) fn host_config(&self, folder: &Path, url: &str) -> String {
         let url = self.control_url.as_deref().unwrap_or(url);
         let mut toml = Toml::new();
         add(&mut toml, "control", format!("url = {url:?}"));
-        add(&mut toml, "control", path("token_file", token_file));
         add(&mut toml, "capacity", "vcpus = 64\nmemory_mib = 16384");
         for socket in ["register", "admin"] {
             add(

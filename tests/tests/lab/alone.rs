@@ -7,7 +7,7 @@ use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
 use moorline_shared::api::data::{Changed, PutEntry, SetAccess};
 use moorline_shared::api::hosts::RegisterHost;
 use moorline_shared::api::instances::RegisterInstance;
-use moorline_shared::{EntryPath, InstanceId};
+use moorline_shared::{EntryPath, HostId, InstanceId};
 use std::collections::{BTreeMap, BTreeSet};
 use tempfile::TempDir;
 
@@ -34,14 +34,14 @@ impl Alone {
 
     /// Registers a host, and answers with the API as that host. It boots images named `busybox`.
     pub(crate) async fn host(&self, name: &str) -> Result<Client> {
-        let host = name.parse()?;
+        let host: HostId = name.parse()?;
         let offer = RegisterHost {
             zone: "zone-1".parse()?,
             vcpus: 64,
             memory_mib: 65_536,
             images: vec!["busybox".parse()?],
         };
-        let client = self.control.client_of_host(name.parse()?)?;
+        let client = self.control.enrol(&host).await?;
         client.register_host(&host, &offer, &fresh_key()).await?;
         Ok(client)
     }

@@ -48,8 +48,12 @@ async fn a_host_by_the_book_knows_its_guests_by_their_cids() -> Result<()> {
     let host = Host(Guest::boot(&seats, tools, options).await?);
     println!("the host was up after {:.1?}", host.0.boot_time());
     let begun = Instant::now();
-    host.sh("systemd-sysusers && systemctl enable --now moorline-control moorline-host")
+    host.sh("systemd-sysusers && systemctl enable --now moorline-control")
         .await?;
+    host.wait_for("moorline host list").await?;
+    host.sh("moorline host enroll-token host-1 | moorline-host enroll -")
+        .await?;
+    host.sh("systemctl enable --now moorline-host").await?;
     host.wait_for("moorline host list | grep host-1").await?;
     println!("its daemons after {:.1?}", begun.elapsed());
 

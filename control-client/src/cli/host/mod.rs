@@ -1,6 +1,7 @@
 //! `moorline host`: the hosts as the control plane knows them, and the daemon of this one by its sockets.
 
 mod attach;
+mod enrol;
 mod status;
 
 use clap::Subcommand;
@@ -22,6 +23,10 @@ pub(super) enum HostCommand {
     /// List the hosts, with what they offer and what is used of it.
     #[command(visible_alias = "ls")]
     List,
+    /// Print a token that makes a machine a host, once.
+    EnrollToken(enrol::EnrollTokenArgs),
+    /// Refuse a host from now on, on the connections that it has too.
+    Revoke(enrol::RevokeArgs),
     /// Tell this machine's host daemon of a VM that somebody else runs, before the VM starts.
     Attach(attach::AttachArgs),
     /// Tell this machine's host daemon to serve a VM no longer; its instance's data stay.
@@ -50,6 +55,8 @@ pub(super) async fn run(
     };
     match command {
         HostCommand::List => list(&mut local).await,
+        HostCommand::EnrollToken(args) => enrol::token(args, &mut local).await,
+        HostCommand::Revoke(args) => enrol::revoke(args, &mut local).await,
         HostCommand::Attach(args) => attach::attach(args, &mut local).await,
         HostCommand::Detach(args) => attach::detach(args, &mut local).await,
         HostCommand::Status(args) => status::run(args, &mut local).await,

@@ -7,6 +7,7 @@
 pub mod address;
 pub mod administrator;
 pub mod bearer;
+mod host;
 pub mod instance;
 
 use std::fmt::Display;
@@ -22,7 +23,7 @@ use super::problem::Failure;
 use crate::model::Caller;
 
 /// The ways, in the order in which they are tried.
-const WAYS: &[Way] = &[instance::look, bearer::look, administrator::look];
+const WAYS: &[Way] = &[instance::look, bearer::look, administrator::look, host::look];
 
 /// Looks whether a request says by one of the ways who makes it.
 type Way = fn(&Control, &Parts) -> Said;

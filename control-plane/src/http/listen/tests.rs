@@ -9,6 +9,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::identity::authority::{Authority, server as tls};
+use crate::store::Store;
 
 use super::*;
 
@@ -34,7 +35,13 @@ async fn socket(bounds: Bounds) -> Socket {
     let authority = Arc::new(Authority::make("test", now).unwrap().0);
     let tls = tls::config(authority.clone(), vec!["127.0.0.1".parse().unwrap()]).unwrap();
     let mut tasks = JoinSet::new();
-    tasks.spawn(serve(listener, tls.into(), routes, bounds, cancel.clone()));
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open_sqlite(folder.path().join("store.db"), &Default::default()).unwrap();
+    let secured = Secured {
+        tls: Arc::new(tls).into(),
+        hosts: Hosts::open(store).await.unwrap(),
+    };
+    tasks.spawn(serve(listener, secured, routes, bounds, cancel.clone()));
     Socket {
         address,
         authority: authority.certificate().clone(),

@@ -10,9 +10,9 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 use super::examples;
 
 const DESCRIPTION: &str = "The master copy of all instances' data and the services around it.\n\n\
-    A request carries an access token, which `LogIn` gives to users, or the deployment's own. With the header \
-    `moorline-host` it is made by that host, and with \
-    `moorline-instance` besides by that instance, which must be on that host. What an instance changes it signs itself \
+    A request carries an access token, which `LogIn` gives to users, or the deployment's own; or it comes \
+    over a connection that shows the certificate of a host. With the header `moorline-instance` it is that instance's, \
+    which must be on that host. What an instance changes it signs itself \
     (RFC 9421; `shared/PROTOCOL.md` says how), and its host signs that: `moorline-token`, `content-digest`, \
     `signature-input`, `signature`. Every change leaves an operation record, \
     whose id is in the answer; a refused one does too. A change may be sent again under the same `idempotency-key` \

@@ -38,6 +38,7 @@ pub(super) fn of(operation: &str) -> Option<Value> {
         "RegisterHost" => {
             json!({"zone": "zone-1", "vcpus": 16, "memory_mib": 65536, "images": ["debian-13"]})
         }
+        "CreateEnrolmentToken" => json!({"digest": "5d".repeat(32), "ttl": 3600}),
         "ReportInstanceState" => {
             json!({"instance": INSTANCE, "state": "running", "incarnation": 1, "reboots": 0})
         }
@@ -70,7 +71,7 @@ pub(super) fn problem(status: StatusCode) -> Option<Value> {
 
 #[cfg(test)]
 mod tests {
-    use moorline_shared::api::{ProblemDetails, data, hosts, identity, instances};
+    use moorline_shared::api::{ProblemDetails, data, enrolment, hosts, identity, instances};
     use serde::de::DeserializeOwned;
 
     use super::*;
@@ -98,6 +99,7 @@ mod tests {
         is::<identity::RefreshTokens>(of("RefreshTokens"));
         is::<identity::CreateToken>(of("CreateToken"));
         is::<hosts::RegisterHost>(of("RegisterHost"));
+        is::<enrolment::CreateEnrolmentToken>(of("CreateEnrolmentToken"));
         is::<hosts::ReportState>(of("ReportInstanceState"));
         is::<ProblemDetails>(problem(StatusCode::UNPROCESSABLE_ENTITY));
         is::<ProblemDetails>(problem(StatusCode::PRECONDITION_FAILED));

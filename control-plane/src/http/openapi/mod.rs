@@ -15,7 +15,8 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use self::complete::Complete;
 use super::{Control, feed_api};
-use crate::{accounts, identity, instance_data, instances};
+use crate::identity::{self, enrolment};
+use crate::{accounts, instance_data, instances};
 
 /// The document.
 #[derive(Debug, OpenApi)]
@@ -40,6 +41,8 @@ use crate::{accounts, identity, instance_data, instances};
         instance_data::api::get_instance_data_history, instance_data::api::watch_instance_data,
         identity::instances::api::create_instance_session, identity::instances::api::identify_instance,
         identity::issuer::api::create_identity_token, identity::issuer::api::create_identity_token_for_host,
+        enrolment::api::create_enrolment_token, enrolment::api::enrol_host,
+        enrolment::api::renew_host_certificate, enrolment::api::revoke_host,
         accounts::api::list_operations, accounts::api::describe_operation,
         identity::api::users::create_user, identity::api::users::set_user_password,
         identity::api::users::modify_user, identity::api::users::delete_user, identity::api::users::describe_users,
@@ -75,6 +78,11 @@ impl utoipa::Modify for Bearer {
                 .build(),
         );
         components.add_security_scheme("token", bearer);
+        let host = SecurityScheme::MutualTls {
+            description: Some("A host's certificate, which the control plane issued.".to_owned()),
+            extensions: None,
+        };
+        components.add_security_scheme("host", host);
     }
 }
 

@@ -29,6 +29,7 @@ use super::feed::Dispatcher;
 use super::feed::views::Views;
 use super::{Control, router};
 use crate::identity::authority::Authority;
+use crate::identity::enrolment::Hosts;
 use crate::identity::{self, issuer::Issuer, master::MasterKey, password::Passwords};
 use crate::model::Executor;
 use crate::services::Services;
@@ -79,6 +80,7 @@ impl Api {
             passwords: Arc::new(Passwords::new(master.clone())),
             guesses: Arc::default(),
             authority: Arc::new(authority()),
+            hosts: Hosts::open(store.clone()).await.unwrap(),
             feed,
             views: Views::new(store.clone(), access, master.clone()),
             master,

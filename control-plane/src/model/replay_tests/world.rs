@@ -227,6 +227,7 @@ impl World {
             AnyOp::InstanceData(op) => run!(instance_data::Model, op),
             AnyOp::Accounts(op) => run!(accounts::Model, op),
             AnyOp::Identity(op) => run!(identity::Model, op),
+            AnyOp::Enrolment(op) => run!(crate::identity::enrolment::Model, op),
             AnyOp::Authority(op) => run!(crate::identity::authority::Model, op),
             AnyOp::InstanceSessions(op) => run!(identity::instances::Model, op),
             AnyOp::Issuer(op) => run!(identity::issuer::Model, op),

@@ -112,6 +112,7 @@ impl World {
         let (specs, specs_rx) = mpsc::channel(64);
         let uplink = Uplink {
             client: Client::new(endpoint).unwrap(),
+            identity: crate::identity::tests::identity(),
             host,
             offer: RegisterHost {
                 zone: "z1".parse().unwrap(),

@@ -74,7 +74,7 @@ async fn has_all(deployment: &Deployment, id: InstanceId) -> Option<()> {
 
 /// Reads a snapshot of everything as the host, and says if a line of it is too long or a view isn't whole.
 async fn bounded_snapshot(deployment: &Deployment) -> Result<()> {
-    let client = deployment.control().client_of_host(host_name())?;
+    let client = deployment.client_of_host()?;
     let mut feed = client.open_feed(&host_name(), &OpenFeed::default()).await?;
     let mut values = 0;
     loop {
