@@ -12,7 +12,7 @@ use tokio::time::timeout;
 const PATIENCE: Duration = Duration::from_mins(4);
 
 /// What must be seen, in this order, and nothing beside it.
-const STEPS: [&str; 15] = [
+const STEPS: [&str; 21] = [
     "control plane and host daemon serve, and the host has registered",
     "two instances are reported running",
     "both guests are up and their agents have their data",
@@ -22,6 +22,12 @@ const STEPS: [&str; 15] = [
     "a user's change to 'salut' is in guest A's watch",
     "guest A reads the entry of guest B whose access list names A",
     "guest A doesn't get B's other entry, nor learns that there is one",
+    "guest A has the credentials of its role 'app'",
+    "guest A changes its own data",
+    "guest A changes the entry of guest B whose access list lets it",
+    "guest A can't change B's other entry, and nothing has changed",
+    "an ordinary user's process in guest A can't change anything",
+    "nor does the host take it for the guest: an agent of its own gets nothing",
     "the host daemon is killed; guest A still reads what it mirrored",
     "the host daemon is back, and guest A has caught up with the change made meanwhile",
     "both guests ran on: the same boot, the same incarnation",

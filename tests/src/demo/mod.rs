@@ -1,9 +1,12 @@
-//! The main job, shown: two real guests without a NIC get their data and see changes the moment they commit.
+//! The main job, shown: two real guests without a NIC get their data and see changes the moment they commit, and
+//! [`trust`] shows who may do what.
 //!
 //! Each step is something that was observed, with how long it took; a step that isn't observed ends the demo with an
 //! error. The same steps are an integration test.
 
-use crate::deployment::{Deployment, IMAGE, PATIENCE, Programs, STOP};
+mod trust;
+
+use crate::deployment::{Deployment, IMAGE, PATIENCE, Plan, Programs, STOP, state_folder};
 use crate::guest::{Control, Lines, Seats, seats};
 use crate::image::Busybox;
 use crate::setup::{self, tools};
@@ -16,6 +19,7 @@ use moorline_shared::api::instances::{InstanceIds, InstanceState, RunInstances};
 use moorline_shared::{EntryPath, InstanceId};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 /// What became of a step, for whoever watches.
 #[derive(Clone, Debug)]
@@ -59,6 +63,8 @@ pub struct Scene {
     a: Actor,
     b: Actor,
     _seats: Seats,
+    /// Where the source of the role's credentials lies.
+    _source: TempDir,
 }
 
 /// A guest, as the demo knows it.
@@ -75,6 +81,10 @@ pub async fn run() -> Result<Vec<Step>> {
     scene.read_own(&mut show).await?;
     scene.see_a_change(&mut show).await?;
     scene.read_anothers(&mut show).await?;
+    scene.have_credentials(&mut show).await?;
+    scene.change_own(&mut show).await?;
+    scene.change_anothers(&mut show).await?;
+    scene.refuse_the_unprivileged(&mut show).await?;
     scene.restart_the_host(&mut show).await?;
     scene.stop_and_terminate(&mut show).await?;
     Ok(show.steps)
@@ -101,7 +111,12 @@ impl Scene {
         let image = Busybox::new().agent(agent).build(tools).await?;
         let programs = Programs::build().await?;
         let begun = Instant::now();
-        let deployment = Deployment::start(tools, programs, &image).await?;
+        let source = state_folder()?;
+        let deployment = Plan::new(programs)
+            .machines(tools, &image)
+            .host(trust::ROLE_TABLE, trust::source(source.path())?)
+            .start()
+            .await?;
         show.seen(
             "control plane and host daemon serve, and the host has registered",
             begun.elapsed(),
@@ -126,6 +141,7 @@ impl Scene {
             a,
             b,
             _seats: seats,
+            _source: source,
         })
     }
 
@@ -328,7 +344,7 @@ fn request() -> RunInstances {
         zone: None,
         name: Some("demo".into()),
         tags: Vec::new(),
-        roles: BTreeSet::new(),
+        roles: BTreeSet::from([trust::ROLE.parse().expect("this is a name")]),
         data,
     }
 }
