@@ -21,32 +21,46 @@ const BUDGET_BYTES: usize = 16 * MAX_BODY_BYTES;
 /// What the budget is counted in, in bytes.
 const UNIT: usize = 1024;
 
+/// The longest body of a request that anybody may make, in bytes.
+pub const MAX_STRANGERS_BODY_BYTES: usize = 16 * 1024;
+
 /// The memory that bodies may take together.
 #[derive(Clone, Debug)]
-pub struct Budget(Arc<Semaphore>);
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self::of(BUDGET_BYTES)
-    }
+pub struct Budget {
+    room: Arc<Semaphore>,
+    most: usize,
 }
 
 impl Budget {
-    fn of(bytes: usize) -> Self {
-        Self(Arc::new(Semaphore::new(bytes / UNIT)))
+    /// For requests whose caller is known before their body is read.
+    pub fn of_callers() -> Self {
+        Self::of(BUDGET_BYTES, MAX_BODY_BYTES)
+    }
+
+    /// For requests that anybody may make. Whoever takes all of this keeps nobody from the rest.
+    pub fn of_strangers() -> Self {
+        Self::of(512 * MAX_STRANGERS_BODY_BYTES, MAX_STRANGERS_BODY_BYTES)
+    }
+
+    /// So many bytes, and the most of each body.
+    fn of(bytes: usize, most: usize) -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(bytes / UNIT)),
+            most,
+        }
     }
 
     /// Has a request wait until there is room for its body, which it keeps until it is answered.
     ///
     /// Nobody waits for ever: a body must come in [`PATIENCE`], and one whose caller is unknown is not read.
     pub async fn admit(State(budget): State<Self>, request: Request, next: Next) -> Response {
-        let most = MAX_BODY_BYTES as u64;
+        let most = budget.most as u64;
         let length = request.body().size_hint().upper().unwrap_or(most).min(most);
         let units = u32::try_from(length.div_ceil(UNIT as u64)).unwrap_or(u32::MAX);
         // The semaphore is never closed, and without a body there is nothing to wait for.
         let _room = match units {
             0 => None,
-            units => budget.0.acquire_many_owned(units).await.ok(),
+            units => budget.room.acquire_many_owned(units).await.ok(),
         };
         next.run(request).await
     }
@@ -82,7 +96,7 @@ mod tests {
 
     fn routes(budget: usize) -> Router {
         let answer = async |Json(text): Json<String>| text;
-        let budget = from_fn_with_state(Budget::of(budget), Budget::admit);
+        let budget = from_fn_with_state(Budget::of(budget, MAX_BODY_BYTES), Budget::admit);
         Router::new().route("/", post(answer)).layer(budget)
     }
 

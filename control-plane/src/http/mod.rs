@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::auth::administrator::AdministratorToken;
 use self::auth::instance::Seen;
-use self::bodies::Budget;
+use self::bodies::{Budget, MAX_STRANGERS_BODY_BYTES};
 use self::feed::FeedHandle;
 use self::feed::views::Views;
 use self::problem::Failure;
@@ -98,8 +98,17 @@ pub fn router(control: Control) -> Router {
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY_BYTES))
         .layer(from_fn_with_state(control.clone(), auth::instance::admit))
-        .layer(from_fn_with_state(Budget::default(), Budget::admit))
+        .layer(from_fn_with_state(Budget::of_callers(), Budget::admit))
+        .merge(strangers())
+        .layer(from_fn_with_state(control.clone(), auth::lease::hold))
         .with_state(control)
+}
+
+/// What anybody may ask, with a budget of its own.
+fn strangers() -> Router<Control> {
+    identity::api::strangers_routes()
+        .layer(DefaultBodyLimit::max(MAX_STRANGERS_BODY_BYTES))
+        .layer(from_fn_with_state(Budget::of_strangers(), Budget::admit))
 }
 
 impl Control {

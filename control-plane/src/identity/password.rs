@@ -23,8 +23,8 @@ const WAITING: usize = 64;
 #[derive(Debug)]
 pub struct Passwords {
     master: Arc<MasterKey>,
-    turns: Semaphore,
-    seats: Semaphore,
+    turns: Arc<Semaphore>,
+    seats: Arc<Semaphore>,
 }
 
 /// Why a password is not hashed or checked.
@@ -56,8 +56,8 @@ impl Passwords {
     pub fn new(master: Arc<MasterKey>) -> Self {
         Self {
             master,
-            turns: Semaphore::new(AT_ONCE),
-            seats: Semaphore::new(AT_ONCE + WAITING),
+            turns: Arc::new(Semaphore::new(AT_ONCE)),
+            seats: Arc::new(Semaphore::new(AT_ONCE + WAITING)),
         }
     }
 
@@ -110,16 +110,22 @@ impl Passwords {
         Ok(Zeroizing::new(text.to_owned()))
     }
 
-    /// Does `work` on a thread that may block, when it is its turn.
+    /// Does `work` on a thread that may block, when it is its turn. What was begun is finished, whoever still waits for
+    /// it, and has its turn and its seat until then.
     async fn work<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
-        let _seat = self.seats.try_acquire().map_err(|_| PasswordError::Busy)?;
-        let _turn = self.turns.acquire().await.map_err(|_| PasswordError::Busy)?;
-        tokio::task::spawn_blocking(work)
-            .await
-            .map_err(|_| PasswordError::Hash)
+        let seat = Arc::clone(&self.seats).try_acquire_owned();
+        let seat = seat.map_err(|_| PasswordError::Busy)?;
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| PasswordError::Busy)?;
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop((turn, seat));
+            done
+        });
+        working.await.map_err(|_| PasswordError::Hash)
     }
 }
 
@@ -179,6 +185,21 @@ mod tests {
             let refused = passwords.hash(&ann, secret(short)).await;
             assert!(matches!(refused, Err(PasswordError::Bounds)));
         }
+    }
+
+    #[tokio::test]
+    async fn whoever_hangs_up_keeps_their_seat_until_the_work_is_done() {
+        let passwords = Passwords::new(Arc::new(MasterKey::new(&[7; 32].into())));
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let mut working = Box::pin(passwords.work(move || wait.recv()));
+        // Polled once, it has a seat and is begun; then nobody waits for it any more.
+        assert!(futures_util::poll!(working.as_mut()).is_pending());
+        drop(working);
+        assert_eq!(passwords.seats.available_permits(), AT_ONCE + WAITING - 1);
+        assert_eq!(passwords.turns.available_permits(), AT_ONCE - 1);
+        done.send(()).unwrap();
+        let all = u32::try_from(AT_ONCE + WAITING).unwrap();
+        let _free = passwords.seats.acquire_many(all).await.unwrap();
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! The bearer of an access token: a user, or a program with a user's token.
 
+use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use moorline_shared::{Principal, Timestamp};
 
 use super::{Said, bearer};
 use crate::http::Control;
 use crate::http::problem::Failure;
-use crate::identity::token::Kind;
+use crate::identity::rules::login::ACCESS_SECONDS;
+use crate::identity::token::{Grant, Kind, SessionId};
 use crate::identity::tokens::{Known, TokenRefusal};
 use crate::model::Caller;
 
@@ -29,7 +31,26 @@ fn caller(control: &Control, token: &str) -> Result<Caller, Failure> {
     let now = control.executor.now();
     let known = control.tokens.validate(token, &KINDS, now);
     let known = known.map_err(|refusal| refused(&refusal, now))?;
+    if !gives_access(&known, now) {
+        return Err(not_good(now));
+    }
     member(control, known).ok_or_else(|| not_good(now))
+}
+
+/// A token that can be exchanged too lives as long as its session, and is shown with requests no longer than any other.
+fn gives_access(known: &Known, now: Timestamp) -> bool {
+    known.bundle.kind == Kind::Access || now < known.bundle.issued.plus_seconds(ACCESS_SECONDS)
+}
+
+/// The session that the request's token is of, if it is of one.
+pub(super) fn session(control: &Control, headers: &HeaderMap) -> Option<(SessionId, Grant, Caller)> {
+    let token = bearer(headers).filter(|token| is_ours(token))?;
+    let known = control
+        .tokens
+        .validate(token, &KINDS, control.executor.now())
+        .ok()?;
+    let (session, grant) = (known.bundle.session, known.bundle.grant);
+    Some((session, grant, member(control, known)?))
 }
 
 /// What somebody may do is found when they do it: a token says who they are, and nothing of their rights.

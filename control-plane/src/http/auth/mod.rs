@@ -9,6 +9,7 @@ pub mod administrator;
 pub mod bearer;
 mod host;
 pub mod instance;
+pub mod lease;
 
 use std::fmt::Display;
 use std::str::FromStr;

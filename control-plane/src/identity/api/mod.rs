@@ -39,13 +39,9 @@ pub fn routes() -> Router<Control> {
             "/v1/groups/{group}/members/{member}",
             put(groups::add_group_member).delete(groups::remove_group_member),
         )
-        .route(
-            "/v1/sessions",
-            post(sessions::log_in).get(sessions::describe_sessions),
-        )
+        .route("/v1/sessions", get(sessions::describe_sessions))
         .route("/v1/sessions/{session}", delete(sessions::end_session))
         .route("/v1/tokens", post(sessions::create_token))
-        .route("/v1/tokens/refresh", post(sessions::refresh_tokens))
         .route(
             "/v1/token-keys",
             post(keys::stage_token_key).get(keys::describe_token_keys),
@@ -54,6 +50,13 @@ pub fn routes() -> Router<Control> {
         .route("/v1/token-keys/{key}/promote", post(keys::promote_token_key))
         .route("/v1/token-keys/{key}/retire", post(keys::retire_token_key))
         .route("/v1/whoami", get(users::who_am_i))
+}
+
+/// The routes by which somebody becomes known: until then anybody may ask.
+pub fn strangers_routes() -> Router<Control> {
+    Router::new()
+        .route("/v1/sessions", post(sessions::log_in))
+        .route("/v1/tokens/refresh", post(sessions::refresh_tokens))
 }
 
 impl Control {

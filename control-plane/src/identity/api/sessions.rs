@@ -149,12 +149,13 @@ fn tokens(
         ),
         TokenForm::Combined => (mint(Kind::AccessAndRefresh, u32::MAX)?, None),
     };
+    let access_expires_at = access.expires_at.min(now.plus_seconds(ACCESS_SECONDS));
     Ok(Tokens {
         session: session.id.to_string(),
         principal: session.principal.clone(),
         account: session.account.clone(),
-        access_expires_at: access.expires_at,
-        access_expires_in_seconds: now.millis_until(access.expires_at) / 1_000,
+        access_expires_at,
+        access_expires_in_seconds: now.millis_until(access_expires_at) / 1_000,
         access_token: secret(&access.token),
         refresh_token: refresh.map(|refresh| secret(&refresh.token)),
         session_expires_at: session.expires_at,
