@@ -13,7 +13,8 @@ use bytes::BytesMut;
 use moorline_shared::entry::MAX_VALUE_BYTES;
 use moorline_shared::link::body::{
     Applied, Beat, Begin, Busy, Challenge, Code, Commit, Credential, Credit, Ended, Found, Get, GoAway,
-    Hello, HelloAck, Item, LinkKey, List, Listing, Refused, Relay, Relayed, Secrets, Session, Standing, Watch,
+    Hello, HelloAck, Item, LinkKey, List, Listing, Refused, Relay, Relayed, Secrets, Session, Standing,
+    Watch,
 };
 use moorline_shared::link::frame::{HEADER_BYTES, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, put_header};
 use moorline_shared::link::proof::proof;

@@ -146,8 +146,8 @@ mod tests {
         SecretKey::from([n; 32])
     }
 
-    fn made(n: u8) -> Option<[u8; 32]> {
-        Some(proof(&key(n), &NONCE))
+    fn made(n: u8) -> [u8; 32] {
+        proof(&key(n), &NONCE)
     }
 
     fn keys(folder: &Path) -> LinkKeys {
@@ -164,12 +164,12 @@ mod tests {
         let first = keys(folder.path());
         assert_eq!(first.proof(&NONCE), None);
         first.take(key(1));
-        assert_eq!(first.proof(&NONCE), made(1));
-        assert_eq!(keys(folder.path()).proof(&NONCE), made(1));
+        assert_eq!(first.proof(&NONCE), Some(made(1)));
+        assert_eq!(keys(folder.path()).proof(&NONCE), Some(made(1)));
         let mode = |path: &str| folder.path().join(path).metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!((mode("agent"), mode("agent/link-key")), (0o700, 0o600));
         first.take(key(2));
-        assert_eq!(keys(folder.path()).proof(&NONCE), made(2));
+        assert_eq!(keys(folder.path()).proof(&NONCE), Some(made(2)));
     }
 
     #[test]
@@ -180,13 +180,13 @@ mod tests {
         keys.denied();
         assert_eq!(keys.proof(&NONCE), None);
         keys.denied();
-        assert_eq!(keys.proof(&NONCE), made(1));
+        assert_eq!(keys.proof(&NONCE), Some(made(1)));
         keys.denied();
         keys.believed();
-        assert_eq!(keys.proof(&NONCE), made(1));
+        assert_eq!(keys.proof(&NONCE), Some(made(1)));
         keys.denied();
         keys.take(key(2));
-        assert_eq!(keys.proof(&NONCE), made(2));
+        assert_eq!(keys.proof(&NONCE), Some(made(2)));
     }
 
     #[test]
@@ -196,11 +196,11 @@ mod tests {
         keys.take(key(1));
         for n in [2, 3] {
             std::fs::write(&passed_in, [n; 32]).unwrap();
-            assert_eq!(keys.proof(&NONCE), made(n));
+            assert_eq!(keys.proof(&NONCE), Some(made(n)));
         }
         for length in [0, 31, 33] {
             std::fs::write(&passed_in, vec![4; length]).unwrap();
-            assert_eq!(keys.proof(&NONCE), made(1), "{length} bytes are no key");
+            assert_eq!(keys.proof(&NONCE), Some(made(1)), "{length} bytes are no key");
         }
     }
 
@@ -210,6 +210,6 @@ mod tests {
         std::fs::write(folder.path().join("agent"), "no folder").unwrap();
         let keys = keys(folder.path());
         keys.take(key(1));
-        assert_eq!(keys.proof(&NONCE), made(1));
+        assert_eq!(keys.proof(&NONCE), Some(made(1)));
     }
 }

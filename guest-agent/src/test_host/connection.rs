@@ -301,9 +301,9 @@ impl Connection {
         self.sent = hello.applied.filter(|_| same).map(|revision| revision.n);
         self.welcome = true;
         state.hellos.push(hello);
-        let gives = state.gives.clone();
+        let all = state.gives.clone();
         drop(state);
-        for give in &gives {
+        for give in &all {
             self.give(give);
         }
     }

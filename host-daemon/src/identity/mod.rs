@@ -11,6 +11,7 @@ pub mod renew;
 pub(crate) mod tests;
 
 use std::fmt;
+use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use moorline_shared::Timestamp;
@@ -74,22 +75,22 @@ impl Present {
                 .and_then(Timestamp::from_millis)
                 .ok_or(IdentityError::Certificate)
         };
-        let serial = parsed
-            .raw_serial()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let serial = parsed.raw_serial().iter().fold(String::new(), |mut text, byte| {
+            // Writing to a string can't fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        });
         let (from, until) = (
             at(parsed.validity().not_before)?,
             at(parsed.validity().not_after)?,
         );
         Ok(Self {
+            certificate,
+            key,
+            signing,
             serial,
             from,
             until,
-            signing,
-            key,
-            certificate,
         })
     }
 

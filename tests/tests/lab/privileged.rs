@@ -137,9 +137,9 @@ async fn a_user_in_a_guest_that_was_given_its_key_gets_nothing() -> Result<()> {
     let denied = "moorline-agent status | grep 'no proof'";
     guest.wait_for(denied, PATIENCE).await?;
     ensure!(session(&deployment, id).await.is_none(), "somebody speaks for it");
-    let last = begin_another_life(&deployment, &again).await?;
+    let third = begin_another_life(&deployment, &again).await?;
     tries_everything(&deployment, id, guest.control(), FROM_THE_HOST).await?;
-    ensure!(last.incarnation > again.incarnation && again.incarnation > external.incarnation);
+    ensure!(third.incarnation > again.incarnation && again.incarnation > external.incarnation);
     Ok(())
 }
 

@@ -75,7 +75,7 @@ fn held(
     });
     let pieces = body.into_data_stream().map(Some).chain(stream::iter([None]));
     let pieces = pieces.map(Some);
-    let looks = looks.map(|_| None);
+    let looks = looks.map(|()| None);
     stream::select(pieces, looks)
         .take_while(move |_| std::future::ready(lease.stands()))
         .scan((), |(), turn| {

@@ -95,7 +95,7 @@ fn enrol(v: &mut View<'_>, env: &Env, host: &HostId, token: Digest, key: &HostKe
     let found = v.get::<EnrolmentTokenRecord>(&token)?;
     let Some(mut token) = found
         .filter(|token| token.host == *host)
-        .map(|token| token.into_inner())
+        .map(crate::model::view::Kept::into_inner)
     else {
         return refuse(Refusal::UnknownToken(host.clone()));
     };

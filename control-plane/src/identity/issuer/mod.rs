@@ -1,4 +1,4 @@
-//! Identity tokens: the control plane's word for who an instance is, which any relying party of OpenID Connect can check
+//! Identity tokens: the control plane's word for who an instance is, which any relying party of `OpenID` Connect can check
 //! by itself.
 //!
 //! A token is a JSON Web Token, signed with ES256 and good for a quarter of an hour, for one audience. Whoever gets one

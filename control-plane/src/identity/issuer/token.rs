@@ -10,14 +10,14 @@ use super::model::Subject;
 
 /// The claims of a token that is made at `now`.
 pub(super) fn claims(issuer: &str, subject: &Subject, audience: &str, id: &str, now: Timestamp) -> Json {
-    let issued = now.millis().div_euclid(1_000);
+    let at = now.millis().div_euclid(1_000);
     let mut claims = json!({
         "iss": issuer,
         "sub": Principal::Instance(subject.instance).to_string(),
         "aud": audience,
-        "iat": issued,
-        "nbf": issued,
-        "exp": issued + i64::from(TOKEN_SECONDS),
+        "iat": at,
+        "nbf": at,
+        "exp": at + i64::from(TOKEN_SECONDS),
         "jti": id,
         "account": subject.account,
         "instance": subject.instance,

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use moorline_shared::Revision;
 use moorline_shared::agent::{Identity, LinkState, LinkStatus};
-use moorline_shared::link::body::{Code, Found, Get, Item, List, Listing, Refused, Relay, Relayed, Secrets, Watch};
+use moorline_shared::link::body::{
+    Code, Found, Get, Item, List, Listing, Refused, Relay, Relayed, Secrets, Watch,
+};
 use moorline_shared::link::session::{AskError, Guest};
 use moorline_shared::link::{Kind, Moment, StreamId};
 use tokio::sync::{Notify, mpsc, oneshot};

@@ -1,4 +1,4 @@
-//! How a session begins: HELLO is judged, and answered by HELLO_ACK or by GOAWAY.
+//! How a session begins: HELLO is judged, and answered by `HELLO_ACK` or by GOAWAY.
 
 use std::sync::Arc;
 
@@ -33,7 +33,7 @@ impl Conn {
             Verdict::Wait => self.stage = Stage::Waiting(Box::new(hello)),
             Verdict::Deny(denial) => self.deny(denial, desk),
             Verdict::Busy => {
-                self.send_away("the host can't record who has the link key now", 1_000, desk.now)
+                self.send_away("the host can't record who has the link key now", 1_000, desk.now);
             }
         }
         Ok(Progress::Nothing)

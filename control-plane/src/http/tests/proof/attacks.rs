@@ -38,7 +38,7 @@ async fn what_is_changed_on_the_way_is_refused() {
         }),
         ("no digest", |m| m.remove(CONTENT_DIGEST)),
         ("another key of idempotency", |m| {
-            m.change("idempotency-key", |_| random())
+            m.change("idempotency-key", |_| random());
         }),
         ("a condition more", |m| m.add("if-match", "\"1.1\"")),
         ("no token", |m| m.remove(TOKEN)),
@@ -46,7 +46,7 @@ async fn what_is_changed_on_the_way_is_refused() {
         ("a later time", |m| {
             m.change(SIGNATURE_INPUT, |input| {
                 input.replacen("created=1", "created=2", 1)
-            })
+            });
         }),
         ("the labels exchanged", |m| {
             m.change(SIGNATURE, |value| {
@@ -57,12 +57,12 @@ async fn what_is_changed_on_the_way_is_refused() {
             });
         }),
         ("a truncated signature", |m| {
-            m.change(SIGNATURE, |value| value.replacen("=:", "=:AAAA", 1))
+            m.change(SIGNATURE, |value| value.replacen("=:", "=:AAAA", 1));
         }),
         ("a label twice", |m| m.add(SIGNATURE, &m.field(SIGNATURE))),
         ("a third label", |m| m.add(SIGNATURE, "other=:AAAA:")),
         ("cut off", |m| {
-            m.change(SIGNATURE_INPUT, |input| input[..input.len() / 2].to_owned())
+            m.change(SIGNATURE_INPUT, |input| input[..input.len() / 2].to_owned());
         }),
     ];
     let world = World::new().await;

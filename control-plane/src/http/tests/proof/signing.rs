@@ -167,12 +167,11 @@ impl<'a> Draft<'a> {
             )
         });
         let base = request.base(&input).unwrap();
-        let signature = match self.own {
-            Some(own) => own.sign(base.as_bytes()).as_ref().to_vec(),
-            None => {
-                let key = hmac::Key::new(hmac::HMAC_SHA256, &self.guest.shared);
-                hmac::sign(&key, base.as_bytes()).as_ref().to_vec()
-            }
+        let signature = if let Some(own) = self.own {
+            own.sign(base.as_bytes()).as_ref().to_vec()
+        } else {
+            let key = hmac::Key::new(hmac::HMAC_SHA256, &self.guest.shared);
+            hmac::sign(&key, base.as_bytes()).as_ref().to_vec()
         };
         fields.extend(signature::fields(GUEST, &input, &signature));
         let mut message = Message {
