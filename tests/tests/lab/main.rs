@@ -10,6 +10,7 @@ mod debian;
 mod demo;
 mod guests;
 mod hostile_link;
+mod identity_token;
 mod imds;
 mod leftovers;
 mod nested;

@@ -1,5 +1,7 @@
-//! The metadata service of the agent: who may ask it, in network namespaces of this machine.
+//! The metadata service of the agent: who may ask it, in network namespaces of this machine, and what real clients find in
+//! a real guest.
 
+mod guest;
 mod namespaces;
 
 use anyhow::{Context, Result, ensure};
