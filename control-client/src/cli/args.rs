@@ -62,7 +62,7 @@ pub(super) enum Command {
     /// List the hosts, and attach VMs to the daemon of this one.
     #[command(subcommand, visible_alias = "hosts")]
     Host(host::HostCommand),
-    /// Log in as a user; later commands act as they, until the session ends.
+    /// Log in as a user; later commands act as that user, until the session ends.
     Login(login::LoginArgs),
     /// End the session that `login` began.
     Logout,

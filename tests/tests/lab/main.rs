@@ -17,5 +17,6 @@ mod nested;
 mod privileged;
 mod processes;
 mod python;
+mod signer;
 mod talker;
 mod vm;

@@ -1,9 +1,12 @@
 //! A guest made of the session core on a real socket: it says what it is told to say, and keeps what it is pushed.
 
+use crate::signer;
 use anyhow::{Context, Result, bail, ensure};
 use moorline_lab_load::disk;
 use moorline_shared::api::data::PutEntry;
-use moorline_shared::link::body::{Code, Found, Get, Hello, HelloAck, Item, Refused, Relay, Relayed, Watch};
+use moorline_shared::link::body::{
+    Code, Found, Get, Hello, HelloAck, Item, Refused, Relay, Relayed, Session, Watch,
+};
 use moorline_shared::link::proof::proof;
 use moorline_shared::link::session::{Guest, GuestEvent};
 use moorline_shared::link::{KindSet, Moment, StreamId};
@@ -34,6 +37,10 @@ pub(crate) struct Talker {
     begun: Instant,
     input: Vec<u8>,
     events: VecDeque<GuestEvent>,
+    /// The deployment, as HELLO_ACK named it.
+    authority: String,
+    /// What it signs with, as soon as its host has given it.
+    session: Option<Session>,
     /// What was pushed to its mirror.
     pub(crate) mirror: Mirror,
 }
@@ -136,6 +143,8 @@ impl Talker {
             begun: Instant::now(),
             input: Vec::new(),
             events: VecDeque::new(),
+            authority: String::new(),
+            session: None,
             mirror: Mirror::default(),
         };
         match talker.next().await? {
@@ -149,6 +158,7 @@ impl Talker {
         }
         match talker.next().await? {
             Some(GuestEvent::Ready(ack)) => {
+                talker.authority.clone_from(&ack.authority);
                 if !proves {
                     talker.until_keyed().await?;
                 }
@@ -267,7 +277,8 @@ impl Talker {
                     self.mirror.apply(from, to, items)?;
                     self.core.applied(stream, to, now);
                 }
-                Some(GuestEvent::Standing(_) | GuestEvent::Session(_) | GuestEvent::Credential(_)) => {}
+                Some(GuestEvent::Session(session)) => self.session = Some(session),
+                Some(GuestEvent::Standing(_) | GuestEvent::Credential(_)) => {}
                 Some(GuestEvent::LinkKey(given)) => disk::keep_link_key(&self.path, &given.key)?,
                 event => self.events.extend(event),
             }
@@ -341,17 +352,34 @@ impl Talker {
         self.flush().await
     }
 
-    /// Has the host pass a change of one of its own entries on.
-    pub(crate) fn put(&mut self, id: InstanceId, path: &str, value: &str) -> Result<StreamId> {
+    /// Has the host pass a change on, signed with what the host gave it for that.
+    pub(crate) async fn put(&mut self, id: InstanceId, path: &str, value: &str) -> Result<StreamId> {
         let body = serde_json::to_vec(&PutEntry::value(value.into()))?;
+        let target = format!("/v1/instances/{id}/data/{path}");
+        let session = self.session().await?;
+        let mut headers = signer::signed(&session, &self.authority, "PUT", &target, &body)?;
+        headers.push(("content-type".into(), "application/json".into()));
         let relay = Relay {
             method: "PUT".into(),
-            target: format!("/v1/instances/{id}/data/{path}"),
-            headers: vec![("content-type".into(), "application/json".into())],
+            target,
+            headers,
             length: 0,
             body: bytes::Bytes::from(body).into(),
         };
         self.pass_on(relay)
+    }
+
+    /// What it signs with; waits until its host has given it.
+    pub(crate) async fn session(&mut self) -> Result<Session> {
+        let given = async {
+            loop {
+                if let Some(session) = &self.session {
+                    return Ok(session.clone());
+                }
+                ensure!(self.exchange().await?, "the host hung up and gave no token");
+            }
+        };
+        timeout(PATIENCE, given).await.context("the host gave no token")?
     }
 
     /// Has the host pass a request on.

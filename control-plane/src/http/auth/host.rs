@@ -1,11 +1,13 @@
 //! A host, by the certificate that its connection shows; and with the header `moorline-instance` one of its instances,
-//! which the rules accept only on that host.
+//! which the rules accept only on that host. An instance that is named so may read; what it changes, it [signs].
 //!
 //! That the certificate was made here was checked when the connection was made. Whether it still counts is asked at every
 //! request, since a connection may be older than a revocation.
+//!
+//! [signs]: super::instance
 
-use axum::http::StatusCode;
 use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
 use moorline_shared::Principal;
 use moorline_shared::api::ON_BEHALF_OF;
 
@@ -31,6 +33,7 @@ fn caller(shown: &HostCertificate, parts: &Parts) -> Result<Caller, Failure> {
     let host = shown.host.clone();
     let (principal, via) = match named(&parts.headers, ON_BEHALF_OF)? {
         None => (Principal::Host(host), None),
+        Some(_) if parts.method != Method::GET => return Err(unsigned()),
         Some(instance) => (Principal::Instance(instance), Some(host)),
     };
     Ok(Caller {
@@ -39,6 +42,15 @@ fn caller(shown: &HostCertificate, parts: &Parts) -> Result<Caller, Failure> {
         role: Role::Member,
         via,
     })
+}
+
+fn unsigned() -> Failure {
+    Failure::new(
+        "unproven",
+        StatusCode::UNAUTHORIZED,
+        "The instance did not sign this",
+        "a host's word is enough for what its instances read; what they change, they sign themselves",
+    )
 }
 
 fn refused(shown: &HostCertificate, why: NotGood) -> Failure {

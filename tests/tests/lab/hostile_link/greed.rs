@@ -210,7 +210,7 @@ async fn row_22_a_guest_that_disappears_in_the_midst_of_everything_leaves_nothin
         for n in 0..60 {
             let (mut talker, _) = Talker::dial(&guest.socket()).await?;
             talker.watch(None, "")?;
-            talker.put(guest.id, "half", &large)?;
+            talker.put(guest.id, "half", &large).await?;
             talker.ask_get(None, "large")?;
             talker.ask_get(Some(trial.honest.id), "name")?;
             if n % 2 == 0 {

@@ -214,7 +214,7 @@ async fn row_14_a_relay_is_made_in_the_guests_own_name_only() -> Result<()> {
             }
         }
         // In its own name it is asked, and what it may not know of isn't there for it.
-        let stream = talker.put(other, "name", "taken over")?;
+        let stream = talker.put(other, "name", "taken over").await?;
         let relayed = talker.relayed(stream).await?;
         ensure!(relayed.status == 404 || relayed.status == 403, "{relayed:?}");
         Ok(())

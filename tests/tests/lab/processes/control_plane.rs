@@ -24,9 +24,10 @@ async fn guests_go_on_reading_while_the_control_plane_stands_still() -> Result<(
     );
     let agent = Agent::start(&deployment, "a", a.socket()).await?;
     let mut talker = Talker::begin(&b.socket()).await?;
+    talker.session().await?;
     let frozen = deployment.control().freeze()?;
     // A change that waits for the control plane holds up nobody, not even its own guest.
-    let change = talker.put(b.id, "own", "changed")?;
+    let change = talker.put(b.id, "own", "changed").await?;
     let begun = Instant::now();
     loop {
         let found = timeout(PROMPTLY, talker.get("name"))
@@ -94,7 +95,7 @@ async fn a_host_takes_up_its_feed_when_the_control_plane_comes_back() -> Result<
                 .text()
                 .is_some_and(|text| text.starts_with('a'))
         );
-        let change = talker.put(b.id, "own", "changed")?;
+        let change = talker.put(b.id, "own", "changed").await?;
         let refused = talker.event_of(change).await?;
         ensure!(
             matches!(refused, GuestEvent::Refused(..)),
