@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use moorline_shared::InstanceId;
 use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::Moment;
+use moorline_shared::{InstanceId, Revision};
 
 use super::view::View;
 use super::{Effects, Touched, Wanted, What};
@@ -19,6 +19,8 @@ pub(super) struct Foreign(BTreeMap<InstanceId, Slot>);
 struct Slot {
     view: Option<View>,
     used: Moment,
+    /// The latest change of the instance that the reader was told of by the control plane itself.
+    told: Option<Revision>,
 }
 
 impl Foreign {
@@ -42,10 +44,21 @@ impl Foreign {
         self.0.contains_key(instance)
     }
 
+    /// The view, unless it is of a time before what its reader was told: what somebody sees never goes back.
     pub(super) fn read(&mut self, instance: &InstanceId, now: Moment) -> Option<&View> {
         let slot = self.0.get_mut(instance)?;
         slot.used = now;
-        slot.view.as_ref()
+        let told = slot.told;
+        slot.view
+            .as_ref()
+            .filter(|view| told.is_none_or(|told| view.revision() >= told))
+    }
+
+    /// The reader was told of a change at `revision` that the view may not show yet.
+    pub(super) fn told(&mut self, instance: &InstanceId, revision: Revision) {
+        if let Some(slot) = self.0.get_mut(instance) {
+            slot.told = slot.told.max(Some(revision));
+        }
     }
 
     /// Where the view belongs, if it was asked for.
@@ -86,6 +99,7 @@ impl Foreign {
         let slot = Slot {
             view: None,
             used: now,
+            told: None,
         };
         self.0.insert(id.instance, slot);
         Some(Wanted::New(dropped))

@@ -117,7 +117,16 @@ impl Cache {
         }
     }
 
-    /// What a reader may see of another instance, marked as used at `now`.
+    /// A reader was told by the control plane itself of a change of another instance. Until the view shows it, the view
+    /// isn't read any more.
+    pub fn told(&mut self, id: &ViewId, revision: Revision) {
+        if let Some(known) = self.instances.get_mut(&id.reader) {
+            known.foreign.told(&id.instance, revision);
+        }
+    }
+
+    /// What a reader may see of another instance, marked as used at `now`; `None` while it is not here, or is of a time
+    /// before what the reader was [told](Self::told).
     pub fn read_foreign(&mut self, id: &ViewId, now: Moment) -> Option<&View> {
         self.instances
             .get_mut(&id.reader)?

@@ -290,7 +290,9 @@ impl Conn {
                 } else {
                     self.refuse(asker.stream, &no_entry(&entry.path), desk);
                 }
-                self.keep_view(Some(instance), desk);
+                if self.keep_view(Some(instance), desk) {
+                    desk.cache.told(&self.view_id(Some(instance)), entry.revision);
+                }
             }
         }
     }
@@ -314,13 +316,18 @@ impl Conn {
     fn send_page(&mut self, stream: StreamId, list: &List, page: Page, desk: &mut Desk) {
         let after = list.after.as_ref();
         let shown = self.shown();
+        let latest = page.entries.iter().map(|entry| entry.listed.revision).max();
         let rest = page.entries.into_iter().filter(|entry| {
             let named = shown == Shown::All || !entry.secret;
             named && after.is_none_or(|after| entry.listed.path > *after)
         });
         let listing = listing(page.revision, JUST_NOW, rest);
         send_listing(&mut self.core, stream, &listing, desk.now);
-        self.keep_view(list.instance, desk);
+        if self.keep_view(list.instance, desk)
+            && let Some(latest) = latest
+        {
+            desk.cache.told(&self.view_id(list.instance), latest);
+        }
     }
 
     fn begin_watch(&mut self, stream: StreamId, watch: Watch, desk: &mut Desk) {

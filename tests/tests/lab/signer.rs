@@ -44,7 +44,8 @@ pub(crate) fn signed(
         Algorithm::HmacSha256,
     );
     let base = request.base(&input).context("what is signed")?;
-    let mut key = Hmac::<Sha256>::new_from_slice(session.key.expose()).context("the key")?;
+    let mut key = Hmac::<Sha256>::new_from_slice(session.key.expose())
+        .map_err(|_| anyhow::anyhow!("HMAC takes keys of any length"))?;
     key.update(base.as_bytes());
     let signature = signature::fields(GUEST, &input, &key.finalize().into_bytes());
     let all = own.into_iter().chain(signature);

@@ -37,7 +37,7 @@ pub(crate) struct Talker {
     begun: Instant,
     input: Vec<u8>,
     events: VecDeque<GuestEvent>,
-    /// The deployment, as HELLO_ACK named it.
+    /// The deployment, as the host named it.
     authority: String,
     /// What it signs with, as soon as its host has given it.
     session: Option<Session>,

@@ -91,6 +91,24 @@ fn acquainted(world: &mut World) -> Agent {
 }
 
 #[test]
+fn a_view_that_lags_behind_what_the_reader_was_told_is_not_shown() {
+    let mut world = World::new();
+    let mut agent = acquainted(&mut world);
+    world.apply(4, vec![view(1, 2, 4, &[])]);
+    // The reader knows of a change at 5, so the view at 4, which has nothing, is the past.
+    let list = List {
+        instance: Some(id(2)),
+        prefix: PathPrefix::ALL,
+        after: None,
+    };
+    agent.ask_list(&list);
+    assert!(matches!(world.asked().question, Question::Page { .. }));
+    world.apply(5, vec![view(1, 2, 5, &[("shared", "0")])]);
+    let stream = agent.ask_get(Some(id(2)), "shared");
+    assert_eq!(&agent.answer(stream).unwrap().value[..], b"0");
+}
+
+#[test]
 fn the_control_plane_decides_and_then_the_feed_keeps_the_view() {
     let mut world = World::new();
     let mut agent = acquainted(&mut world);
