@@ -173,6 +173,8 @@ fn add_helper(archive: &mut Archive, helper: &Path) -> Result<()> {
         include_bytes!("lab-guest.service"),
     );
     archive.link(&format!("files/{HELPER_WANTED}"), &format!("/{HELPER_UNIT}"));
+    // The helper runs what the guest's ordinary user runs in that user's home.
+    archive.file("files/home/user/.hushlogin", 0o644, b"");
     Ok(())
 }
 
