@@ -21,6 +21,7 @@ pub mod config;
 pub mod cores;
 pub mod credentials;
 pub mod daemon;
+mod durable;
 pub mod identity;
 pub mod link;
 mod parts;

@@ -19,6 +19,7 @@ mod login;
 mod name;
 mod operation;
 mod out;
+mod private_file;
 mod profile;
 mod table;
 mod token;

@@ -8,9 +8,9 @@
 //! | `ca.pem` | The certificate that the control plane is known by. |
 //! | `enrolment.json` | Which host this is, and where the control plane is. |
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{ErrorKind, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use moorline_client::{Authority, AuthorityError, BaseUrl};
@@ -23,6 +23,7 @@ use zeroize::Zeroizing;
 
 use super::key::{self, KeyError};
 use super::{IdentityError, Present};
+use crate::durable;
 
 const IDENTITY: &str = "identity.pem";
 const AUTHORITY: &str = "ca.pem";
@@ -197,23 +198,10 @@ impl Files {
         made.map_err(failed(&self.folder, "made"))
     }
 
-    /// Whenever the machine fails, the file is there as it was or as it is to be.
     fn write(&self, name: &str, text: &str) -> Result<(), FileError> {
-        let (path, aside) = (self.path(name), self.path(&format!("{name}.new")));
-        let write = || {
-            let mut options = OpenOptions::new();
-            let mut file = options
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&aside)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&aside, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(failed(&path, "written"))
+        let path = self.path(name);
+        let written = durable::replace(&path, |file| file.write_all(text.as_bytes()));
+        written.map_err(failed(&path, "written"))
     }
 }
 

@@ -1,13 +1,14 @@
 //! A JSON document on disk that is replaced in one step, and set aside under another name when it can't be read.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use moorline_shared::InstanceId;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::durable;
 
 /// Larger than any document kept here; what is larger is not one.
 const MAX_BYTES: u64 = 64 * 1024;
@@ -163,15 +164,8 @@ fn set_aside(path: &Path, why: String) -> FileError {
 }
 
 fn replace<T: Serialize>(path: &Path, document: &T) -> io::Result<()> {
-    let beside = path.with_added_extension("new");
-    let mut file = File::create(&beside)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    serde_json::to_writer_pretty(&mut file, document)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
+    durable::replace(path, |file| {
+        serde_json::to_writer_pretty(&mut *file, document)?;
+        file.write_all(b"\n")
+    })
 }

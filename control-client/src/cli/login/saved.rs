@@ -3,9 +3,9 @@
 //! Whoever refreshes a login holds the lock of its file: of two shells the second finds what the first got, where showing
 //! the same refresh token twice would end both.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use moorline_shared::api::identity::{RefreshTokens, Tokens};
@@ -14,6 +14,7 @@ use moorline_shared::{Digest, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::Failure;
+use crate::cli::private_file;
 use crate::cli::table::now;
 use crate::endpoint::Endpoint;
 use crate::token::Token;
@@ -107,9 +108,7 @@ impl LoginFile {
             path: self.0.clone(),
             source,
         })?;
-        self.folder()
-            .and_then(|()| replace(&self.0, &text))
-            .map_err(|source| self.failed(source))
+        private_file::replace(&self.0, &text).map_err(|source| self.failed(source))
     }
 
     /// Forgets the login.
@@ -151,7 +150,7 @@ impl LoginFile {
     /// Held until it is dropped. Blocks while another command holds it.
     pub(in crate::cli) fn lock(&self) -> Result<File, LoginError> {
         let open = || {
-            self.folder()?;
+            private_file::make_folder_of(&self.0)?;
             let path = self.0.with_extension("lock");
             let mut options = OpenOptions::new();
             let file = options
@@ -166,28 +165,12 @@ impl LoginFile {
         open().map_err(|source| self.failed(source))
     }
 
-    fn folder(&self) -> io::Result<()> {
-        let folder = self.0.parent().unwrap_or(Path::new(""));
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)
-    }
-
     fn failed(&self, source: io::Error) -> LoginError {
         LoginError::File {
             path: self.0.clone(),
             source,
         }
     }
-}
-
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension(format!("new.{}", std::process::id()));
-    // One that is there is left of a command that did not come to its end.
-    let _ = fs::remove_file(&fresh);
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create_new(true).mode(0o600).open(&fresh)?;
-    file.write_all(text)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

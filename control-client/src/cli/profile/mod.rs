@@ -5,12 +5,12 @@ pub(super) mod command;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::cli::private_file;
 
 /// The name of a profile: 1 to 63 of `A-Z a-z 0-9 . _ -`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -195,7 +195,7 @@ impl Profiles {
     fn save(&self) -> Result<(), ProfileError> {
         let path = self.path.as_deref().ok_or(ProfileError::Nowhere)?;
         let text = toml::to_string(&self.contents).map_err(ProfileError::Unwritable)?;
-        replace(path, &text).map_err(|source| ProfileError::Write {
+        private_file::replace(path, text.as_bytes()).map_err(|source| ProfileError::Write {
             path: path.to_owned(),
             source,
         })
@@ -213,27 +213,6 @@ fn parse(path: &Path, text: &str) -> Result<Contents, ProfileError> {
             message: error.message().to_owned(),
         }
     })
-}
-
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    }
-    let mut fresh = path.as_os_str().to_owned();
-    fresh.push(format!(".{}", std::process::id()));
-    let fresh = PathBuf::from(fresh);
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&fresh)?;
-    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
-    let replaced = written.and_then(|()| fs::rename(&fresh, path));
-    if replaced.is_err() {
-        // What matters is why it failed; a file that is left over is in nobody's way.
-        let _ = fs::remove_file(&fresh);
-    }
-    replaced
 }
 
 #[cfg(test)]
