@@ -6,8 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 use moorline_shared::api::{HOST, ON_BEHALF_OF};
 use moorline_shared::{Digest, Principal};
 
@@ -57,7 +57,7 @@ impl AdministratorToken {
 
 /// The caller, if the request shows the deployment's token.
 pub(super) fn look(control: &Control, parts: &Parts) -> Said {
-    match bearer(&parts.headers) {
+    match parts.headers.get(header::AUTHORIZATION).and_then(bearer) {
         Some(token) if control.administrator.admits(token) => caller(&parts.headers).into(),
         _ => Said::Nothing,
     }

@@ -1,7 +1,7 @@
 //! The bearer of an access token: a user, or a program with a user's token.
 
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, header};
 use moorline_shared::{Principal, Timestamp};
 
 use super::{Said, bearer};
@@ -17,40 +17,35 @@ const KINDS: [Kind; 2] = [Kind::Access, Kind::AccessAndRefresh];
 
 /// The caller, if the request shows a token of ours.
 pub(super) fn look(control: &Control, parts: &Parts) -> Said {
-    match bearer(&parts.headers) {
-        Some(token) if is_ours(token) => caller(control, token).into(),
-        _ => Said::Nothing,
+    let shown = parts.headers.get(header::AUTHORIZATION).and_then(token);
+    match shown {
+        Some(token) => session(control, token).map(|(_, _, caller)| caller).into(),
+        None => Said::Nothing,
     }
 }
 
-fn is_ours(token: &str) -> bool {
-    Kind::strip(token).is_some_and(|(kind, _)| kind != Kind::Instance)
+/// The token of ours that the `Authorization` header shows, if it is of a kind that is shown here.
+pub(super) fn token(shown: &HeaderValue) -> Option<&str> {
+    let is_ours = |token: &&str| Kind::strip(token).is_some_and(|(kind, _)| kind != Kind::Instance);
+    bearer(shown).filter(is_ours)
 }
 
-fn caller(control: &Control, token: &str) -> Result<Caller, Failure> {
+/// Whose token it is, and the session and grant that it falls with.
+pub(super) fn session(control: &Control, token: &str) -> Result<(SessionId, Grant, Caller), Failure> {
     let now = control.executor.now();
     let known = control.tokens.validate(token, &KINDS, now);
     let known = known.map_err(|refusal| refused(&refusal, now))?;
     if !gives_access(&known, now) {
         return Err(not_good(now));
     }
-    member(control, known).ok_or_else(|| not_good(now))
+    let (session, grant) = (known.bundle.session, known.bundle.grant);
+    let caller = member(control, known).ok_or_else(|| not_good(now))?;
+    Ok((session, grant, caller))
 }
 
 /// A token that can be exchanged too lives as long as its session, and is shown with requests no longer than any other.
 fn gives_access(known: &Known, now: Timestamp) -> bool {
     known.bundle.kind == Kind::Access || now < known.bundle.issued.plus_seconds(ACCESS_SECONDS)
-}
-
-/// The session that the request's token is of, if it is of one.
-pub(super) fn session(control: &Control, headers: &HeaderMap) -> Option<(SessionId, Grant, Caller)> {
-    let token = bearer(headers).filter(|token| is_ours(token))?;
-    let known = control
-        .tokens
-        .validate(token, &KINDS, control.executor.now())
-        .ok()?;
-    let (session, grant) = (known.bundle.session, known.bundle.grant);
-    Some((session, grant, member(control, known)?))
 }
 
 /// What somebody may do is found when they do it: a token says who they are, and nothing of their rights.

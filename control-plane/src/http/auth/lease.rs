@@ -5,21 +5,22 @@
 
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, BodyDataStream};
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use axum::middleware::Next;
-use axum::response::Response;
-use futures_util::StreamExt as _;
-use futures_util::stream;
-use tokio::time::interval;
+use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use moorline_shared::Principal;
+use tokio::time::{Interval, interval};
 
 use super::bearer;
 use crate::http::Control;
+use crate::http::problem::Failure;
 use crate::identity::sessions::Standing;
 use crate::identity::token::{Grant, SessionId};
 use crate::model::Caller;
-use moorline_shared::Principal;
 
 /// How often it is looked whether a silent answer may go on.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -33,6 +34,16 @@ struct Lease {
 }
 
 impl Lease {
+    fn of(control: Control, token: &str) -> Result<Self, Failure> {
+        let (session, grant, caller) = bearer::session(&control, token)?;
+        Ok(Self {
+            control,
+            session,
+            grant,
+            caller,
+        })
+    }
+
     fn stands(&self) -> bool {
         let sessions = self.control.tokens.sessions();
         let now = self.control.executor.now();
@@ -45,46 +56,53 @@ impl Lease {
     }
 }
 
-/// Ends an answer that is a stream of lines once its caller's session does.
-pub async fn hold(State(control): State<Control>, request: Request, next: Next) -> Response {
-    let known = bearer::session(&control, request.headers());
-    let response = next.run(request).await;
-    let goes_on = response.headers().get(CONTENT_TYPE);
-    match known {
-        Some((session, grant, caller)) if goes_on.is_some_and(|kind| kind == "application/x-ndjson") => {
-            let lease = Lease {
-                control,
-                session,
-                grant,
-                caller,
+/// An answer that goes on, with what it depends on.
+struct Held {
+    lease: Lease,
+    pieces: BodyDataStream,
+    looks: Interval,
+}
+
+impl Held {
+    /// The next piece, as long as the lease stands.
+    async fn next(mut self) -> Option<(Result<Bytes, axum::Error>, Self)> {
+        loop {
+            // Cancel-safe: a piece that wasn't taken stays in the body, and a look that wasn't taken comes again.
+            let piece = tokio::select! {
+                piece = self.pieces.next() => Some(piece?),
+                _ = self.looks.tick() => None,
             };
-            response.map(|body| Body::from_stream(held(lease, body)))
+            if !self.lease.stands() {
+                return None;
+            }
+            if let Some(piece) = piece {
+                return Some((piece, self));
+            }
         }
-        _ => response,
     }
 }
 
-/// The body's pieces, as long as the lease stands.
-fn held(
-    lease: Lease,
-    body: Body,
-) -> impl futures_util::Stream<Item = Result<axum::body::Bytes, axum::Error>> {
-    let looks = stream::unfold(interval(LOOK_EVERY), |mut interval| async {
-        interval.tick().await;
-        Some(((), interval))
-    });
-    let pieces = body.into_data_stream().map(Some).chain(stream::iter([None]));
-    let pieces = pieces.map(Some);
-    let looks = looks.map(|()| None);
-    stream::select(pieces, looks)
-        .take_while(move |_| std::future::ready(lease.stands()))
-        .scan((), |(), turn| {
-            std::future::ready(match turn {
-                // The body's end is the answer's.
-                Some(None) => None,
-                Some(Some(piece)) => Some(Some(piece)),
-                None => Some(None),
-            })
-        })
-        .filter_map(std::future::ready)
+/// Ends an answer that is a stream of lines once its caller's session does.
+pub async fn hold(State(control): State<Control>, request: Request, next: Next) -> Response {
+    let shown = request.headers().get(AUTHORIZATION).cloned();
+    let response = next.run(request).await;
+    let kind = response.headers().get(CONTENT_TYPE);
+    // Who asked is looked at once more for what goes on alone: all other answers are given by now.
+    if kind.is_none_or(|kind| kind != "application/x-ndjson") {
+        return response;
+    }
+    match shown.as_ref().and_then(bearer::token) {
+        None => response,
+        Some(token) => match Lease::of(control, token) {
+            Ok(lease) => response.map(|body| {
+                let held = Held {
+                    lease,
+                    pieces: body.into_data_stream(),
+                    looks: interval(LOOK_EVERY),
+                };
+                Body::from_stream(stream::unfold(held, Held::next))
+            }),
+            Err(failure) => failure.into_response(),
+        },
+    }
 }

@@ -16,7 +16,7 @@ use std::str::FromStr;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue};
 use moorline_shared::Timestamp;
 
 use super::Control;
@@ -65,13 +65,9 @@ fn caller(control: &Control, parts: &Parts) -> Result<Caller, Failure> {
     Err(unknown(control.executor.now()))
 }
 
-/// The token of an `Authorization: Bearer` header (RFC 6750).
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, token) = headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
+/// The token in the value of an `Authorization: Bearer` header (RFC 6750).
+fn bearer(shown: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = shown.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }
 

@@ -1,7 +1,13 @@
 //! Users who log in, and what becomes of their tokens.
 
-use axum::http::{Method, StatusCode};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Method, Request, StatusCode};
+use http_body_util::BodyExt as _;
 use serde_json::{Value as Json, json};
+use tokio::time::timeout;
+use tower::ServiceExt as _;
 
 use super::{Api, Reply};
 
@@ -360,6 +366,29 @@ async fn keys_are_rotated_while_people_are_logged_in() {
     let stages: Vec<_> = keys.as_array().unwrap().iter().map(|key| &key["stage"]).collect();
     assert_eq!(stages, ["destroyed", "primary"]);
     assert!(!keys.to_string().contains("sealed"));
+}
+
+#[tokio::test]
+async fn a_watch_ends_with_the_session_that_began_it() {
+    let api = Api::new().await;
+    let id = api.with_instances(1).await.remove(0);
+    api.user("ann", "administrator").await;
+    let ann = api.tokens("ann").await;
+    let token = ann["access_token"].as_str().unwrap();
+    let request = Request::get(format!("/v1/instances/{id}/watch"))
+        .header("authorization", format!("Bearer {token}"))
+        .body(Body::empty())
+        .unwrap();
+    let response = api.router.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut watch = response.into_body();
+    let first = watch.frame().await.expect("the watch has begun");
+    assert!(first.is_ok(), "{first:?}");
+    let session = format!("/v1/sessions/{}", ann["session"].as_str().unwrap());
+    let ended = api.json(Method::DELETE, &session, &[], Json::Null).await;
+    assert_eq!(ended.status, StatusCode::OK, "{ended:?}");
+    let rest = timeout(Duration::from_secs(20), watch.collect()).await;
+    assert!(rest.is_ok(), "the watch goes on");
 }
 
 /// Everything that the control plane keeps, in one text: rows, records, and the files as they are on the disk.
