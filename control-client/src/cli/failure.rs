@@ -223,7 +223,7 @@ fn advice(error: &ClientError, key: &IdempotencyKey) -> String {
     if let Some(operation) = error.problem().and_then(|problem| problem.operation) {
         let _ = writeln!(text, "  record: moorline operation show {operation}");
     }
-    if matches!(error.problem(), Some(problem) if problem.status == 401) {
+    if matches!(error.problem(), Some(problem) if problem.kind == "unauthenticated") {
         text += "  try: see which token is sent with 'moorline profile show'\n";
     }
     if error.may_have_happened() {

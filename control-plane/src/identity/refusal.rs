@@ -62,7 +62,7 @@ pub enum Refusal {
     #[error("there is no user {0}; `moorline user list` shows those that there are")]
     UnknownUser(UserName),
     /// The name is taken.
-    #[error("the name {0} is taken; choose another")]
+    #[error("there is a user {0} already; choose another name")]
     UserTwice(UserName),
     /// There is no such group.
     #[error("there is no group {0}; `moorline group list` shows those that there are")]
@@ -156,7 +156,7 @@ impl Problem for Refusal {
             Self::NoSuchMember(_) | Self::NotAMember { .. } => {
                 ("member-not-found", "No such member", 404, Some("member"))
             }
-            Self::NoLogin { .. } => ("unauthenticated", "Not logged in", 401, None),
+            Self::NoLogin { .. } => ("login-failed", "Not logged in", 401, None),
             Self::InvalidGrant => ("invalid-grant", "The refresh token is not good", 401, None),
             Self::TokenName => (
                 "invalid-request",
