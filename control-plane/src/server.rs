@@ -51,9 +51,9 @@ pub enum ServeError {
     /// There is no certificate authority.
     #[error(transparent)]
     Authority(#[from] AdoptError),
-    /// The hosts' certificates can't be followed.
-    #[error(transparent)]
-    Hosts(#[from] hosts::FollowError),
+    /// The hosts' certificates are no longer in step with the store.
+    #[error("the certificates of hosts can't be kept in step with the store")]
+    Hosts(#[from] crate::store::follow::FollowError),
     /// TLS can't be spoken.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -44,10 +44,10 @@ pub use refusal::Refusal;
 
 use self::keys::{KeyError, Ring};
 use self::master::MasterKey;
-use self::sessions::follow::Follower;
 use self::sessions::{FollowError, Sessions};
 use self::tokens::Tokens;
 use crate::model::Executor;
+use crate::store::follow::Follower;
 
 /// Why identities can't be had.
 #[derive(Debug, thiserror::Error)]

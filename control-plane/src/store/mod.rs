@@ -6,7 +6,8 @@
 //! transactions. The same transactions in the same order make the same store, byte for byte ([`Store::dump`]).
 //!
 //! * [`key`]: names, and spans of them. [`transaction`]: guards and writes, and their bounds.
-//! * [`watch`]: batches of changes. [`error`]: one enum per operation.
+//! * [`watch`]: batches of changes. [`follow`]: something in memory that is kept in step by them.
+//! * [`error`]: one enum per operation.
 //! * [`sqlite`]: the embedded backend; one thread commits groups of transactions with one fsync each.
 //! * `conformance`: what any backend must do, as tests.
 //!
@@ -17,6 +18,7 @@
 //! revisions can be compacted.
 
 pub mod error;
+pub mod follow;
 pub mod key;
 pub mod sqlite;
 pub mod transaction;

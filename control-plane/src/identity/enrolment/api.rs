@@ -13,7 +13,6 @@ use moorline_shared::api::enrolment::{
 use moorline_shared::enrolment::EnrolmentToken;
 use moorline_shared::{HostId, Principal, Ttl};
 
-use super::hosts::FollowError;
 use super::model::Model;
 use super::operations::{Op, Reply};
 use super::records::{Certificate, EnrolmentTokenRecord};
@@ -25,6 +24,7 @@ use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};
 use crate::identity::authority::issue::{IssueError, pem};
 use crate::model::{Caller, Done, Problem as _, Record as _, Role};
+use crate::store::follow::FollowError;
 
 /// The routes.
 pub fn routes() -> Router<Control> {

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use moorline_shared::{HostId, Timestamp};
-use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::records::{Certificate, HostIdentity, Standing};
 use crate::identity::authority::peer::HostCertificate;
-use crate::store::{Event, Range, ReadError, Store, Watch, WatchError};
+use crate::store::follow::{FollowError, Follower, Image};
+use crate::store::{Event, Store};
 
 /// For how long after a renewal the certificate before is good too, in milliseconds: what was on its way arrives, and a
 /// host that didn't hear the answer goes on until it does.
@@ -25,11 +25,8 @@ pub struct Hosts(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    store: Store,
     known: RwLock<HashMap<HostId, Known>>,
-    /// Whoever has it takes the next transaction.
-    watch: Mutex<Option<Watch>>,
-    position: watch::Sender<u64>,
+    follower: Follower,
 }
 
 #[derive(Debug)]
@@ -61,17 +58,6 @@ pub enum NotGood {
     Expired(Timestamp),
 }
 
-/// The hosts can't be kept in step with the store.
-#[derive(Debug, thiserror::Error)]
-pub enum FollowError {
-    /// The store ended, or can't be watched.
-    #[error("the certificates of hosts can't be followed")]
-    Watch(#[from] WatchError),
-    /// The store can't be read.
-    #[error("the certificates of hosts can't be read")]
-    Read(#[from] ReadError),
-}
-
 impl Known {
     /// The certificate that is shown, if it is one that counts at `now` or would if it had not expired.
     fn counts(&self, generation: u64, serial: &str, now: Timestamp) -> bool {
@@ -90,14 +76,13 @@ impl Known {
 impl Hosts {
     /// All hosts that the store has now.
     pub async fn open(store: Store) -> Result<Self, FollowError> {
+        let head = store.head().await?;
         let shared = Shared {
-            store,
             known: RwLock::default(),
-            watch: Mutex::new(None),
-            position: watch::Sender::new(0),
+            follower: Follower::new(store),
         };
         let hosts = Self(Arc::new(shared));
-        hosts.next().await?;
+        hosts.reach(head).await?;
         Ok(hosts)
     }
 
@@ -148,55 +133,7 @@ impl Hosts {
 
     /// Waits until the transaction `n` is taken in. Cancel-safe.
     pub async fn reach(&self, n: u64) -> Result<(), FollowError> {
-        let mut position = self.0.position.subscribe();
-        while *position.borrow_and_update() < n {
-            // Cancel-safe: see next.
-            tokio::select! {
-                followed = self.next() => followed?,
-                _ = position.changed() => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes in what the next transaction changed, waiting for it if there is none yet. Cancel-safe: what was taken from
-    /// the watch is taken in before anything else is waited for.
-    async fn next(&self) -> Result<(), FollowError> {
-        let mut watch = self.0.watch.lock().await;
-        let Some(following) = watch.as_mut() else {
-            *watch = Some(self.begin().await?);
-            return Ok(());
-        };
-        match following.next().await {
-            Ok(batch) => {
-                batch.events.iter().for_each(|event| self.apply(event));
-                self.0.position.send_replace(batch.n);
-            }
-            // It is all read anew, as at the start.
-            Err(WatchError::Compacted { .. }) => *watch = None,
-            Err(error) => return Err(error.into()),
-        }
-        Ok(())
-    }
-
-    async fn begin(&self) -> Result<Watch, FollowError> {
-        let store = &self.0.store;
-        let at = store.head().await?;
-        let watch = store.watch(at).await?;
-        let mut range = Range::prefix("host-identity/");
-        loop {
-            let page = store.range(at, &range).await?;
-            for (key, kept) in page.entries {
-                let value = Some(kept);
-                self.apply(&Event { key, value });
-            }
-            match page.next {
-                Some(next) => range = range.resume_at(next),
-                None => break,
-            }
-        }
-        self.0.position.send_replace(at);
-        Ok(watch)
+        self.0.follower.reach(n, self).await
     }
 
     fn apply(&self, event: &Event) {
@@ -241,16 +178,23 @@ impl Hosts {
     }
 }
 
+impl Image for Hosts {
+    type Error = FollowError;
+    const PREFIXES: &'static [&'static str] = &["host-identity/"];
+
+    /// A host that is still there goes on as it was when it is read anew, so that its connections do.
+    fn clear(&self) {}
+
+    fn take<'e>(&self, events: impl Iterator<Item = &'e Event>) -> Result<(), FollowError> {
+        events.for_each(|event| self.apply(event));
+        Ok(())
+    }
+}
+
 /// Keeps the hosts in step until cancelled.
 ///
 /// # Errors
 /// [`FollowError`] if the store ended or can't be read: without it nothing that is revoked would be known here.
 pub async fn run(hosts: Hosts, cancel: CancellationToken) -> Result<(), FollowError> {
-    loop {
-        tokio::select! {
-            // Both arms are cancel-safe: see Hosts::next.
-            () = cancel.cancelled() => return Ok(()),
-            followed = hosts.next() => followed?,
-        }
-    }
+    hosts.0.follower.run(&hosts, cancel).await
 }

@@ -1,101 +1,48 @@
-//! Keeps the sessions and the key ring in step with the store.
+//! What the sessions and the key ring are made of: they are kept in step together, since a token needs both.
 
 use std::sync::Arc;
 
-use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::{FollowError, Sessions};
 use crate::identity::keys::Ring;
 use crate::identity::records::{SessionRecord, TokenKeyRecord};
 use crate::model::Record;
-use crate::store::{Batch, Event, Range, ReadError, Store, Watch, WatchError};
+use crate::store::Event;
+use crate::store::follow::Image;
 
-/// Where the sessions are in the order of the store's transactions. Whoever has the lock takes the next one.
-#[derive(Debug)]
-pub struct Follower {
-    store: Store,
-    watch: Mutex<Option<Watch>>,
+/// The sessions, and the ring that opens their tokens.
+pub(super) struct Known<'a> {
+    pub(super) sessions: &'a Sessions,
+    pub(super) ring: &'a Ring,
 }
 
-impl Follower {
-    /// Nothing is read yet.
-    pub(in crate::identity) fn new(store: Store) -> Self {
-        Self {
-            store,
-            watch: Mutex::new(None),
-        }
+impl Image for Known<'_> {
+    type Error = FollowError;
+    const PREFIXES: &'static [&'static str] = &["session/", "user/", "token-key/"];
+
+    fn clear(&self) {
+        self.sessions.clear();
+        self.ring.clear();
     }
 
-    /// Takes in what the next transaction changed, waiting for it if there is none yet. Cancel-safe: what was taken from
-    /// the watch is taken in before anything else is waited for.
-    pub(super) async fn next(&self, sessions: &Sessions, ring: &Ring) -> Result<(), FollowError> {
-        let mut watch = self.watch.lock().await;
-        let Some(following) = watch.as_mut() else {
-            *watch = Some(self.begin(sessions, ring).await?);
-            return Ok(());
-        };
-        match following.next().await {
-            Ok(batch) => apply(&batch, sessions, ring)?,
-            // It is all read anew, as at the start.
-            Err(WatchError::Compacted { .. }) => *watch = None,
-            Err(error) => return Err(error.into()),
+    fn take<'e>(&self, events: impl Iterator<Item = &'e Event>) -> Result<(), FollowError> {
+        let mut keys_changed = false;
+        for event in events {
+            match event.key.as_bytes() {
+                key if key.starts_with(b"session/") => apply_session(event, self.sessions),
+                key if key.starts_with(b"user/") => self.sessions.members.apply(event),
+                _ => {
+                    apply_key(event, self.ring);
+                    keys_changed = true;
+                }
+            }
+        }
+        if keys_changed {
+            self.ring.renew()?;
         }
         Ok(())
     }
-
-    async fn begin(&self, sessions: &Sessions, ring: &Ring) -> Result<Watch, FollowError> {
-        let at = self.store.head().await?;
-        let watch = self.store.watch(at).await?;
-        sessions.clear();
-        self.each("session/", at, |event| apply_session(event, sessions))
-            .await?;
-        self.each("user/", at, |event| sessions.members.apply(event))
-            .await?;
-        ring.clear();
-        self.each("token-key/", at, |event| apply_key(event, ring))
-            .await?;
-        ring.renew()?;
-        sessions.reached(at);
-        Ok(watch)
-    }
-
-    async fn each(&self, prefix: &str, at: u64, take: impl Fn(&Event)) -> Result<(), ReadError> {
-        let mut range = Range::prefix(prefix);
-        loop {
-            let page = self.store.range(at, &range).await?;
-            for (key, kept) in page.entries {
-                take(&Event {
-                    key,
-                    value: Some(kept),
-                });
-            }
-            match page.next {
-                Some(next) => range = range.resume_at(next),
-                None => return Ok(()),
-            }
-        }
-    }
-}
-
-fn apply(batch: &Batch, sessions: &Sessions, ring: &Ring) -> Result<(), FollowError> {
-    let mut keys_changed = false;
-    for event in batch.events.iter() {
-        match event.key.as_bytes() {
-            key if key.starts_with(b"session/") => apply_session(event, sessions),
-            key if key.starts_with(b"user/") => sessions.members.apply(event),
-            key if key.starts_with(b"token-key/") => {
-                apply_key(event, ring);
-                keys_changed = true;
-            }
-            _ => {}
-        }
-    }
-    if keys_changed {
-        ring.renew()?;
-    }
-    sessions.reached(batch.n);
-    Ok(())
 }
 
 fn apply_session(event: &Event, sessions: &Sessions) {
@@ -137,11 +84,9 @@ fn apply_key(event: &Event, ring: &Ring) {
 /// # Errors
 /// [`FollowError`] if the store ended or can't be read: without it nothing that is revoked would be known here.
 pub async fn run(sessions: Arc<Sessions>, ring: Ring, cancel: CancellationToken) -> Result<(), FollowError> {
-    loop {
-        tokio::select! {
-            // Both arms are cancel-safe: see Follower::next.
-            () = cancel.cancelled() => return Ok(()),
-            followed = sessions.follower.next(&sessions, &ring) => followed?,
-        }
-    }
+    let known = Known {
+        sessions: &sessions,
+        ring: &ring,
+    };
+    sessions.follower.run(&known, cancel).await
 }

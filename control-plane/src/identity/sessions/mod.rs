@@ -10,17 +10,16 @@ mod members;
 mod shards;
 
 use moorline_shared::{AccountId, Principal, Timestamp, UserName};
-use tokio::sync::watch;
 
 use self::entry::Entry;
-use self::follow::Follower;
+use self::follow::Known;
 use self::members::Members;
 use self::shards::Shards;
 use super::keys::Ring;
 use super::records::{InstancePart, SessionRecord};
 use super::token::{Grant, SessionId};
 use crate::model::Role;
-use crate::store::{ReadError, WatchError};
+use crate::store::follow::{self as store, Follower};
 
 /// Every session that there is.
 #[derive(Debug)]
@@ -28,7 +27,6 @@ pub struct Sessions {
     entries: Shards<Entry>,
     members: Members,
     follower: Follower,
-    position: watch::Sender<u64>,
 }
 
 /// Whether a session stands.
@@ -49,12 +47,9 @@ pub enum Standing {
 /// The sessions can't be kept in step with the store.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
-    /// The store ended, or can't be watched.
+    /// The store ended, or can't be watched or read.
     #[error(transparent)]
-    Watch(#[from] WatchError),
-    /// The store can't be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
+    Store(#[from] store::FollowError),
     /// A key can't be had.
     #[error(transparent)]
     Key(#[from] super::keys::KeyError),
@@ -67,7 +62,6 @@ impl Sessions {
             entries: Shards::default(),
             members: Members::default(),
             follower,
-            position: watch::Sender::new(0),
         }
     }
 
@@ -121,7 +115,7 @@ impl Sessions {
 
     /// Up to which transaction of the store they are in step.
     pub fn position(&self) -> u64 {
-        *self.position.borrow()
+        self.follower.position()
     }
 
     /// Waits until they are in step with transaction `n`, which was committed. Cancel-safe.
@@ -129,15 +123,8 @@ impl Sessions {
     /// # Errors
     /// [`FollowError`] if the store ended or can't be read.
     pub async fn reach(&self, n: u64, ring: &Ring) -> Result<(), FollowError> {
-        let mut position = self.position.subscribe();
-        while *position.borrow_and_update() < n {
-            tokio::select! {
-                // Both arms are cancel-safe: whoever follows keeps what it took, and a position is never missed.
-                _ = position.changed() => {}
-                followed = self.follower.next(self, ring) => followed?,
-            }
-        }
-        Ok(())
+        let known = Known { sessions: self, ring };
+        self.follower.reach(n, &known).await
     }
 
     pub(super) fn put(&self, record: &SessionRecord) {
@@ -151,9 +138,5 @@ impl Sessions {
     fn clear(&self) {
         self.entries.clear();
         self.members.clear();
-    }
-
-    fn reached(&self, n: u64) {
-        self.position.send_replace(n);
     }
 }
