@@ -36,6 +36,9 @@ pub struct Settings {
     /// Within how many seconds an instance must have used the token that its host was given for it; otherwise its
     /// session is over.
     pub identify_within: Ttl,
+    /// For how many seconds a host's certificate is good, 5 to 2,592,000 (30 days). The host asks for the next one at a
+    /// third of it.
+    pub host_certificates: Ttl,
     /// The bounds of an instance's data.
     pub limits: Limits,
     /// Whether access lists count.
@@ -122,6 +125,7 @@ impl Default for Settings {
             keep_changes: 100,
             keep_refused_reads: Ttl::try_from(7 * 86_400).expect("a week is a validity period"),
             identify_within: Ttl::try_from(600).expect("ten minutes are a validity period"),
+            host_certificates: Ttl::try_from(7 * 86_400).expect("a week is a validity period"),
             limits: Limits::default(),
             access: AccessControl::default(),
             refusals: Refusals::default(),
@@ -145,6 +149,12 @@ impl Settings {
             most.instance_bytes,
         )?;
         bound("settings.keep_changes", u64::from(self.keep_changes), MAX_CHANGES)?;
+        let life = self.host_certificates.seconds();
+        if !CERTIFICATE_SECONDS.contains(&life) {
+            let (least, most) = (CERTIFICATE_SECONDS.start(), CERTIFICATE_SECONDS.end());
+            let reason = format!("is {life} seconds; it must be {least} to {most}");
+            return Err(("settings.host_certificates", reason));
+        }
         let (data, history) = (self.keep_terminated, self.keep_terminated_history);
         if history < data {
             let (data, history) = (data.seconds(), history.seconds());
@@ -162,6 +172,8 @@ impl Settings {
     }
 }
 
+/// For how short and how long a host's certificate can be good, in seconds.
+const CERTIFICATE_SECONDS: std::ops::RangeInclusive<u32> = 5..=30 * 86_400;
 /// The most changes that a deployment can keep of an entry.
 const MAX_CHANGES: u64 = 1_000;
 

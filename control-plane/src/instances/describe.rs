@@ -1,10 +1,13 @@
 //! Instances and hosts as administrators see them.
 
+use std::collections::BTreeMap;
+
 use moorline_shared::Principal;
 
 use super::checks::{Step, administered, administrator};
 use super::operations::{Describe, Reply};
 use super::records::{HostRecord, InstanceRecord};
+use crate::identity::enrolment::records::HostIdentity;
 use crate::model::{Env, Page, Record, Role, View};
 
 /// Looks through a page of all instances; a page may show fewer than asked for, and says where the next begins.
@@ -48,11 +51,12 @@ pub(super) fn hosts(v: &mut View<'_>, env: &Env) -> Step<Reply> {
         administrator(env)?;
     }
     let hosts = v.scan::<HostRecord>(&(), &Page::ALL)?;
-    Ok(Reply::Hosts(
-        hosts
-            .into_iter()
-            .map(|host| (host.revision, host))
-            .map(|(r, h)| h.into_inner().shown(r))
-            .collect(),
-    ))
+    let identities = v.scan::<HostIdentity>(&(), &Page::ALL)?;
+    let identities: BTreeMap<_, _> = identities.iter().map(|known| (&known.host, &**known)).collect();
+    let shown = hosts.into_iter().map(|host| {
+        let identity = identities.get(&host.id).copied();
+        let revision = host.revision;
+        host.into_inner().shown(revision, identity)
+    });
+    Ok(Reply::Hosts(shown.collect()))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use moorline_shared::api::hosts::HostStanding;
 use moorline_shared::api::instances::{Desired, Driver, InstanceState};
 use moorline_shared::id::{ImageName, ZoneName};
 use moorline_shared::{HostId, InstanceId, Principal};
@@ -14,6 +15,7 @@ use super::placement::{Need, place};
 use super::provider_data;
 use super::records::{HostRecord, InstanceRecord};
 use super::refusal::{Place, Refusal, in_data, in_data_at};
+use crate::identity::enrolment::records::HostIdentity;
 use crate::instance_data::rules::{self, Data};
 use crate::model::{Env, Kept, Page, View};
 use crate::settings::InstanceType;
@@ -33,6 +35,9 @@ pub(super) fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
         .collect();
     check_place(&hosts, run)?;
     check_image(&hosts, &run.image)?;
+    if let Some(host) = &run.host {
+        check_standing(v, host)?;
+    }
     let (mut instances, mut used) = (Vec::new(), BTreeMap::new());
     for nth in 1..=run.count {
         let need = Need {
@@ -42,7 +47,7 @@ pub(super) fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
             host: run.host.as_ref(),
             zone: run.zone.as_ref(),
         };
-        let Some(host) = place(&mut hosts, &need) else {
+        let Some(host) = place_where_served(v, &mut hosts, &need)? else {
             return no_room(run, nth, size);
         };
         host.take(size.vcpus, size.memory_mib);
@@ -80,6 +85,38 @@ fn foresee<'h>(
         all = rules::foresee_changes(v, instance.id, provider.chain(customer)).and(all);
     }
     Ok(all?)
+}
+
+/// The host with room that the instance goes to. One that is refused would never learn of it.
+fn place_where_served<'h>(
+    v: &mut View<'_>,
+    hosts: &'h mut Vec<HostRecord>,
+    need: &Need<'_>,
+) -> Step<Option<&'h mut HostRecord>> {
+    while let Some(best) = place(hosts, need).map(|host| host.id.clone()) {
+        if standing(v, &best)?.is_none() {
+            return Ok(place(hosts, need));
+        }
+        hosts.retain(|host| host.id != best);
+    }
+    Ok(None)
+}
+
+/// How a host stands that is refused.
+fn standing(v: &mut View<'_>, host: &HostId) -> Step<Option<HostStanding>> {
+    let identity = v.get::<HostIdentity>(host)?;
+    let standing = identity.map(|identity| identity.standing);
+    Ok(standing.filter(|standing| *standing != HostStanding::Enrolled))
+}
+
+fn check_standing(v: &mut View<'_>, host: &HostId) -> Step<()> {
+    match standing(v, host)? {
+        None => Ok(()),
+        Some(standing) => refuse(Refusal::HostRefused {
+            host: host.clone(),
+            standing,
+        }),
+    }
 }
 
 /// Whether there is such a host, and such a zone, and the host is in the zone.

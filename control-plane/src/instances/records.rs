@@ -9,6 +9,7 @@ use moorline_shared::id::{ImageName, RoleName, TypeName, ZoneName};
 use moorline_shared::{AccountId, HostId, InstanceId, Revision, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::enrolment::records::HostIdentity;
 use crate::model::record::{Record, key};
 use crate::store::Key;
 
@@ -133,8 +134,8 @@ pub struct HostRecord {
 }
 
 impl HostRecord {
-    /// The host as administrators see it.
-    pub fn shown(self, revision: Option<Revision>) -> Host {
+    /// The host as administrators see it, with what it is known by.
+    pub fn shown(self, revision: Option<Revision>, identity: Option<&HostIdentity>) -> Host {
         Host {
             id: self.id,
             offer: self.offer,
@@ -142,6 +143,8 @@ impl HostRecord {
             used_memory_mib: self.used_memory_mib,
             instances: self.instances,
             created_at: self.created_at,
+            standing: identity.map(|identity| identity.standing),
+            standing_since: identity.map(|identity| identity.since),
             revision: revision.unwrap_or_default(),
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::hosts::HostStanding;
 use moorline_shared::id::{ImageName, TypeName, ZoneName};
 use moorline_shared::{EntryPath, HostId, InstanceId, Principal};
 
@@ -60,6 +61,14 @@ pub enum Refusal {
     /// The host doesn't exist.
     #[error("there is no host {0}; `moorline host list` shows those that have registered")]
     UnknownHost(HostId),
+    /// The host is refused itself, so that nothing can begin there.
+    #[error("host {host} is {}; 'moorline host enroll-token {host}' makes a token to enrol it again", word(*.standing))]
+    HostRefused {
+        /// Which host.
+        host: HostId,
+        /// How it stands.
+        standing: HostStanding,
+    },
     /// The type doesn't exist.
     #[error("there is no instance type {name}; there are: {known}")]
     UnknownType {
@@ -258,6 +267,7 @@ impl Problem for Refusal {
         let (kind, title, status, field) = match self {
             Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, Some("instance")),
             Self::UnknownHost(_) => ("host-not-found", "No such host", 422, Some("host")),
+            Self::HostRefused { .. } => ("host-refused", "The host is refused", 409, Some("host")),
             Self::UnknownType { .. } => ("type-not-found", "No such instance type", 422, Some("type")),
             Self::UnknownImage { .. } => ("image-not-found", "No such image", 422, Some("image")),
             Self::NoRoom { place, .. } => ("no-room", "No host has room", 409, Some(place.field())),
@@ -302,6 +312,15 @@ impl Problem for Refusal {
             field: field.map(Into::into),
             operation: None,
         }
+    }
+}
+
+/// How a host stands, in a word.
+const fn word(standing: HostStanding) -> &'static str {
+    match standing {
+        HostStanding::Enrolled => "enrolled",
+        HostStanding::Revoked => "revoked",
+        HostStanding::Cloned => "cloned: two machines used its certificate",
     }
 }
 

@@ -27,6 +27,19 @@ pub struct RegisterHost {
     pub images: Vec<ImageName>,
 }
 
+/// Whether a host's certificates count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum HostStanding {
+    /// They do: the host is served.
+    Enrolled,
+    /// An operator said that they don't. The host is refused until it is enrolled again.
+    Revoked,
+    /// Two machines used one. Both are refused until one of them is enrolled again.
+    Cloned,
+}
+
 /// A host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -44,6 +57,12 @@ pub struct Host {
     pub instances: u32,
     /// When it first registered.
     pub created_at: Timestamp,
+    /// Whether its certificates count; absent for a host that was never enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing: Option<HostStanding>,
+    /// From when on they do or don't; absent for a host that was never enrolled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standing_since: Option<Timestamp>,
     /// When its record last changed.
     pub revision: Revision,
 }

@@ -5,8 +5,8 @@ mod enrol;
 mod status;
 
 use clap::Subcommand;
-use moorline_shared::InstanceId;
-use moorline_shared::api::hosts::HostPage;
+use moorline_shared::api::hosts::{Host, HostPage, HostStanding};
+use moorline_shared::{InstanceId, Timestamp};
 
 use super::Session;
 use super::args::ConnectionArgs;
@@ -14,7 +14,7 @@ use super::connection::{self, Environment};
 use super::failure::Failure;
 use super::instance::id_or_uuid;
 use super::out::Out;
-use super::table::Table;
+use super::table::{Table, age, now};
 use crate::terms::fresh_key;
 use crate::transport::Client;
 
@@ -84,15 +84,24 @@ impl Local<'_> {
 async fn list(local: &mut Local<'_>) -> Result<(), Failure> {
     let session = local.session().await?;
     let page = session.client.describe_hosts().await?;
-    session.out.show(&page, table)
+    session.out.show(&page, |page| table(page, now()))
 }
 
-fn table(page: &HostPage) -> String {
-    let mut table = Table::new(["NAME", "ZONE", "INSTANCES", "VCPUS", "MEMORY MIB", "IMAGES"]);
+fn table(page: &HostPage, now: Timestamp) -> String {
+    let mut table = Table::new([
+        "NAME",
+        "STATE",
+        "ZONE",
+        "INSTANCES",
+        "VCPUS",
+        "MEMORY MIB",
+        "IMAGES",
+    ]);
     for host in &page.hosts {
         let images: Vec<_> = host.offer.images.iter().map(ToString::to_string).collect();
         table.row([
             host.id.to_string(),
+            standing(host, now),
             host.offer.zone.to_string(),
             host.instances.to_string(),
             format!("{} of {}", host.used_vcpus, host.offer.vcpus),
@@ -103,6 +112,17 @@ fn table(page: &HostPage) -> String {
     table.to_string()
 }
 
+/// Whether the host is served, and if not, since when.
+fn standing(host: &Host, now: Timestamp) -> String {
+    let since = host.standing_since.map(|since| age(since, now)).unwrap_or_default();
+    match host.standing {
+        None => "never enrolled".to_owned(),
+        Some(HostStanding::Enrolled) => "enrolled".to_owned(),
+        Some(HostStanding::Revoked) => format!("revoked {since} ago"),
+        Some(HostStanding::Cloned) => format!("cloned {since} ago"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::table;
@@ -110,11 +130,17 @@ mod tests {
 
     #[test]
     fn hosts_are_shown_with_what_is_used_of_them() {
-        let page = json!({"revision": "1.2", "hosts": [{
-            "id": "h1", "zone": "z1", "vcpus": 8, "memory_mib": 4096, "images": ["debian-13", "busybox"],
-            "used_vcpus": 3, "used_memory_mib": 1024, "instances": 2,
-            "created_at": "2026-01-31T12:00:00Z", "revision": "1.1",
-        }]});
-        insta::assert_snapshot!(table(&serde_json::from_value(page).unwrap()));
+        let host = |id: &str, standing: &str| {
+            json!({
+                "id": id, "zone": "z1", "vcpus": 8, "memory_mib": 4096, "images": ["debian-13", "busybox"],
+                "used_vcpus": 3, "used_memory_mib": 1024, "instances": 2,
+                "created_at": "2026-01-31T12:00:00Z", "revision": "1.1",
+                "standing": standing, "standing_since": "2026-01-31T12:00:00Z",
+            })
+        };
+        let hosts = [host("h1", "enrolled"), host("h2", "revoked"), host("h3", "cloned")];
+        let page = serde_json::from_value(json!({"revision": "1.2", "hosts": hosts})).unwrap();
+        let now = "2026-01-31T12:05:00Z".parse().unwrap();
+        insta::assert_snapshot!(table(&page, now));
     }
 }

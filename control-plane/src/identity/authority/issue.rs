@@ -19,8 +19,10 @@ use zeroize::Zeroizing;
 const AUTHORITY_DAYS: i64 = 3_650;
 /// For how long a server certificate is good. It is made anew long before.
 pub(super) const SERVER_DAYS: i64 = 30;
-/// How much earlier than now a certificate begins, since not every clock is right.
+/// How much earlier than now a certificate begins at most, since not every clock is right.
 const EARLIER_MS: i64 = 3_600_000;
+/// The part of its life that one begins earlier at most, so that who renews in good time doesn't do so at once.
+const EARLIER_PART: i64 = 24;
 pub(super) const DAY_MS: i64 = 86_400_000;
 
 /// The attribute that holds the generation in a host's certificate: `dnQualifier` of X.520, which tells apart what has
@@ -233,7 +235,7 @@ fn begun(now: Timestamp, millis: i64) -> Result<CertificateParams, IssueError> {
         return Err(IssueError::Clock(now));
     }
     let mut params = CertificateParams::default();
-    params.not_before = at(now.millis() - EARLIER_MS)?;
+    params.not_before = at(now.millis() - EARLIER_MS.min(millis / EARLIER_PART))?;
     params.not_after = at(last)?;
     Ok(params)
 }

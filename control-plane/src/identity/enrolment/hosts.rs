@@ -91,7 +91,7 @@ impl Hosts {
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         let known = known.get(&shown.host).ok_or(NotGood::Unknown)?;
         match known.identity.standing {
-            Standing::Good => {}
+            Standing::Enrolled => {}
             Standing::Revoked => return Err(NotGood::Revoked),
             Standing::Cloned => return Err(NotGood::Cloned),
         }
@@ -125,7 +125,7 @@ impl Hosts {
             .into_iter()
             .flatten()
             .find(|one| one.serial.to_string() == serial)?;
-        let counts = identity.standing == Standing::Good
+        let counts = identity.standing == Standing::Enrolled
             && now < found.until
             && known.counts(found.generation, serial, now);
         counts.then(|| found.public_key.point().to_vec())
@@ -165,7 +165,7 @@ impl Hosts {
             return;
         };
         let goes_on = |before: &Known| {
-            identity.standing == Standing::Good && before.identity.enrolled_at == identity.enrolled_at
+            identity.standing == Standing::Enrolled && before.identity.enrolled_at == identity.enrolled_at
         };
         let over = match before {
             Some(before) if goes_on(&before) => before.over,

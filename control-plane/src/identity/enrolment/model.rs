@@ -8,8 +8,6 @@ use super::records::{Certificate, Digits, EnrolmentTokenRecord, HostIdentity, Ho
 use super::refusal::{Refusal, refuse};
 use crate::model::{Env, Intent, Role, ServiceModel, Stop, View};
 
-/// For how long a host's certificate is good, in seconds: a week. The host asks for the next one at a third of it.
-pub const CERTIFICATE_SECONDS: u32 = 7 * 86_400;
 /// For how long a token is remembered that is no longer good, in seconds, so that who comes late is told so.
 const REMEMBER_SECONDS: u32 = 7 * 86_400;
 
@@ -102,7 +100,7 @@ fn enrol(v: &mut View<'_>, env: &Env, host: &HostId, token: Digest, key: &HostKe
     let before = v.get::<HostIdentity>(host)?;
     if let Some(used) = &token.used {
         let again =
-            before.filter(|host| host.standing == Standing::Good && host.certificate.public_key == *key);
+            before.filter(|host| host.standing == Standing::Enrolled && host.certificate.public_key == *key);
         return match again {
             // The answer was lost, and who asks has the key that it was for.
             Some(host) if used == key => Ok(Reply::Issued(host.into_inner().certificate)),
@@ -120,7 +118,8 @@ fn enrol(v: &mut View<'_>, env: &Env, host: &HostId, token: Digest, key: &HostKe
     let certificate = next(env, generation, key);
     v.put(&HostIdentity {
         host: host.clone(),
-        standing: Standing::Good,
+        standing: Standing::Enrolled,
+        since: env.now,
         first: certificate.generation,
         certificate: certificate.clone(),
         previous: None,
@@ -135,7 +134,7 @@ fn renew(v: &mut View<'_>, env: &Env, host: &HostId, shown: &Shown<'_>, key: &Ho
     };
     let mut identity = identity.into_inner();
     match identity.standing {
-        Standing::Good => {}
+        Standing::Enrolled => {}
         Standing::Revoked => return refuse(Refusal::Revoked(host.clone())),
         Standing::Cloned => return refuse(Refusal::Cloned(host.clone())),
     }
@@ -150,8 +149,7 @@ fn renew(v: &mut View<'_>, env: &Env, host: &HostId, shown: &Shown<'_>, key: &Ho
     }
     // A later one was issued by what a backup has brought back to before.
     if !shown.is(present) && shown.generation <= present.generation {
-        identity.standing = Standing::Cloned;
-        v.put(&identity);
+        v.put(&identity.stands(Standing::Cloned, env.now));
         return Ok(Reply::Cloned);
     }
     let certificate = next(env, present.generation.max(shown.generation), key);
@@ -171,7 +169,7 @@ fn next(env: &Env, generation: u64, key: &HostKey) -> Certificate {
         generation: generation.saturating_add(1),
         public_key: key.clone(),
         from: env.now,
-        until: env.now.plus_seconds(CERTIFICATE_SECONDS),
+        until: env.now.plus_seconds(env.settings.host_certificates.seconds()),
     }
 }
 
@@ -180,10 +178,8 @@ fn revoke(v: &mut View<'_>, env: &Env, host: &HostId) -> Step<Reply> {
     let Some(identity) = v.get::<HostIdentity>(host)? else {
         return refuse(Refusal::NotEnrolled(host.clone()));
     };
-    let mut identity = identity.into_inner();
     if identity.standing != Standing::Revoked {
-        identity.standing = Standing::Revoked;
-        v.put(&identity);
+        v.put(&identity.into_inner().stands(Standing::Revoked, env.now));
     }
     Ok(Reply::Done)
 }

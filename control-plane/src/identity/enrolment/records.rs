@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+pub use moorline_shared::api::hosts::HostStanding as Standing;
 use moorline_shared::{Digest, HostId, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -103,18 +104,6 @@ impl<'de> Deserialize<'de> for Digits {
     }
 }
 
-/// Whether a host's certificates count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Standing {
-    /// They do.
-    Good,
-    /// An operator said that they don't.
-    Revoked,
-    /// Two machines use one.
-    Cloned,
-}
-
 /// By which certificate a host is known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostIdentity {
@@ -122,6 +111,8 @@ pub struct HostIdentity {
     pub host: HostId,
     /// Whether it is known by it.
     pub standing: Standing,
+    /// From when on it has this standing.
+    pub since: Timestamp,
     /// The present certificate.
     pub certificate: Certificate,
     /// The generation of the first certificate of this enrolment. Those of earlier ones count no more.
@@ -131,6 +122,18 @@ pub struct HostIdentity {
     pub previous: Option<Certificate>,
     /// When it was enrolled last.
     pub enrolled_at: Timestamp,
+}
+
+impl HostIdentity {
+    /// The same host with another standing from `now` on.
+    #[must_use]
+    pub fn stands(self, standing: Standing, now: Timestamp) -> Self {
+        Self {
+            standing,
+            since: now,
+            ..self
+        }
+    }
 }
 
 impl Record for HostIdentity {
