@@ -3,18 +3,21 @@
 //!
 //! A [`Plan`] says what there is to be and starts it. Both daemons ([`Programs`]) are built as cargo builds them for
 //! their own tests, listen on sockets that nobody else uses, and die with the lab. Either can be killed and started
-//! again, and the [`ControlPlane`] frozen. VMs outlive their daemon by design, so dropping a deployment finds and ends
+//! again, and the [`ControlPlane`] frozen. A [`Further`] host is beside the one that every deployment has. VMs outlive their daemon by design, so dropping a deployment finds and ends
 //! them, those too that were only beginning. An [`External`] guest has no VM at all.
 
 mod control_plane;
 pub(crate) mod enrolment;
 mod external;
+mod further;
 mod machines;
 mod plan;
 mod programs;
 
 pub use control_plane::{ControlPlane, free_port};
 pub use external::External;
+use external::register_at;
+pub use further::Further;
 pub use plan::{Plan, STOP};
 pub use programs::Programs;
 
@@ -42,7 +45,7 @@ pub const IMAGE: &str = "busybox";
 pub struct Deployment {
     control: ControlPlane,
     host: Option<Running>,
-    programs: Programs,
+    plan: Plan,
     folder: TempDir,
 }
 
@@ -79,8 +82,9 @@ impl Deployment {
     async fn begin(plan: Plan) -> Result<Self> {
         let folder = state_folder()?;
         let port = plan.control_port.map_or_else(free_port, Ok)?;
-        let control = ControlPlane::start_at(port, &plan.programs, folder.path()).await?;
-        let config = plan.host_config(folder.path(), control.url());
+        let settings = plan.control_settings.clone();
+        let control = ControlPlane::start_at(port, &plan.programs, folder.path(), settings).await?;
+        let config = plan.host_config(&host_name(), folder.path(), control.url());
         std::fs::write(host_toml(folder.path()), config).context("write the host's configuration")?;
         control
             .enrol_daemon(&host_name(), &folder.path().join("host"))
@@ -88,7 +92,7 @@ impl Deployment {
         let mut deployment = Self {
             control,
             host: None,
-            programs: plan.programs,
+            plan,
             folder,
         };
         deployment.start_host().await?;
@@ -127,7 +131,7 @@ impl Deployment {
 
     /// Our programs.
     pub fn programs(&self) -> &Programs {
-        &self.programs
+        &self.plan.programs
     }
 
     /// A command of the `moorline` command line, as its administrator.
@@ -137,7 +141,7 @@ impl Deployment {
 
     /// Starts the host daemon without waiting for anything.
     pub fn launch_host(&mut self) -> Result<()> {
-        let mut command = tied(self.programs.path("moorline-host"));
+        let mut command = tied(self.plan.programs.path("moorline-host"));
         command.arg("--config").arg(host_toml(self.folder.path()));
         let log = next_log(self.folder.path(), "host");
         self.host = Some(Running::start("moorline-host", &mut command, log)?);

@@ -4,7 +4,7 @@ use super::{PATIENCE, Programs, enrolment, next_log};
 use crate::process::{Frozen, Running, tied};
 use crate::wait;
 use anyhow::{Context, Result, bail};
-use moorline_client::{Authority, BaseUrl, Client, Endpoint, Token, Trust};
+use moorline_client::{Authority, BaseUrl, Client, Endpoint, Identity, Token, Trust};
 use moorline_shared::HostId;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ pub struct ControlPlane {
     programs: Programs,
     folder: PathBuf,
     port: u16,
+    settings: Vec<String>,
     url: String,
     process: Option<Running>,
     client: Client,
@@ -23,18 +24,24 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts one that keeps its state beneath `folder` and listens on a port of its own, and waits until it answers.
     pub async fn start(programs: &Programs, folder: &Path) -> Result<Self> {
-        Self::start_at(free_port()?, programs, folder).await
+        Self::start_at(free_port()?, programs, folder, Vec::new()).await
     }
 
-    /// The same, on this port.
-    pub async fn start_at(port: u16, programs: &Programs, folder: &Path) -> Result<Self> {
+    /// The same, on this port and with these lines for settings.
+    pub async fn start_at(
+        port: u16,
+        programs: &Programs,
+        folder: &Path,
+        settings: Vec<String>,
+    ) -> Result<Self> {
         let url = format!("https://127.0.0.1:{port}");
-        let process = start(programs, folder, port)?;
+        let process = start(programs, folder, port, &settings)?;
         let client = client(&url, folder).await.with_context(|| process.last_words())?;
         Ok(Self {
             programs: programs.clone(),
             folder: folder.to_owned(),
             port,
+            settings,
             url,
             process: Some(process),
             client,
@@ -51,10 +58,19 @@ impl ControlPlane {
         enrolment::enrol(&self.client, self.endpoint()?, host).await
     }
 
+    /// Makes a host that the test speaks for, and gives what it is known by.
+    pub async fn identity(&self, host: &HostId) -> Result<Identity> {
+        enrolment::identity(&self.client, self.endpoint()?, host).await
+    }
+
+    /// The API, as whoever is known by this.
+    pub fn client_as(&self, identity: Identity) -> Result<Client> {
+        Ok(Client::new(self.endpoint()?.identified(identity))?)
+    }
+
     /// The API, as the host whose daemon keeps its state in this folder.
     pub fn client_of_daemon(&self, state: &Path) -> Result<Client> {
-        let identity = enrolment::of_daemon(state)?;
-        Ok(Client::new(self.endpoint()?.identified(identity))?)
+        self.client_as(enrolment::of_daemon(state)?)
     }
 
     /// Makes the daemon that keeps its state in this folder the host, as its operator would.
@@ -118,7 +134,7 @@ impl ControlPlane {
 
     /// Starts it again on what it left, and waits until it answers.
     pub async fn restart(&mut self) -> Result<()> {
-        let process = start(&self.programs, &self.folder, self.port)?;
+        let process = start(&self.programs, &self.folder, self.port, &self.settings)?;
         let answers = async || self.client.describe_hosts().await.ok();
         wait::until("the control plane to answer again", PATIENCE, answers)
             .await
@@ -149,9 +165,14 @@ pub fn free_port() -> Result<u16> {
     Ok(listener.local_addr().context("find a free port")?.port())
 }
 
-fn start(programs: &Programs, folder: &Path, port: u16) -> Result<Running> {
+fn start(programs: &Programs, folder: &Path, port: u16, settings: &[String]) -> Result<Running> {
+    let config = folder.join("control.toml");
+    let text = format!("[settings]\n{}\n", settings.join("\n"));
+    std::fs::write(&config, text).context("write the control plane's configuration")?;
     let mut command = tied(programs.path("moorline-control"));
     command
+        .arg("--config")
+        .arg(config)
         .arg("--state")
         .arg(folder.join("control"))
         .args(["--listen", &format!("127.0.0.1:{port}")]);

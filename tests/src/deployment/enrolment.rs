@@ -15,6 +15,12 @@ use std::path::Path;
 
 /// Enrols a host with what the administrator may, and gives the API as that host.
 pub(crate) async fn enrol(administrator: &Client, nobody: Endpoint, host: &HostId) -> Result<Client> {
+    let identity = identity(administrator, nobody.clone(), host).await?;
+    Ok(Client::new(nobody.identified(identity))?)
+}
+
+/// Enrols a host, and gives what it is known by.
+pub(crate) async fn identity(administrator: &Client, nobody: Endpoint, host: &HostId) -> Result<Identity> {
     let secret = token(administrator, host).await?;
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let request = CertificateParams::default().serialize_request(&key)?;
@@ -26,8 +32,7 @@ pub(crate) async fn enrol(administrator: &Client, nobody: Endpoint, host: &HostI
     let issued = client.enrol_host(host, &body, &fresh_key()).await?;
     let certificate = CertificateDer::from_pem_slice(issued.certificate.as_bytes())?;
     let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    client.identify(Identity::new(certificate, key))?;
-    Ok(client)
+    Ok(Identity::new(certificate, key))
 }
 
 /// Has the control plane take a secret for this host.

@@ -69,26 +69,8 @@ impl Deployment {
         name: &str,
         data: BTreeMap<EntryPath, PutEntry>,
     ) -> Result<External> {
-        let device = external_folder(self.folder())?.join(name);
-        let body = Register {
-            instance,
-            name: Some(name.to_owned()),
-            tags: Vec::new(),
-            roles: BTreeSet::new(),
-            data,
-            channel: Channel::Hybrid {
-                path: device.clone(),
-                device: None,
-            },
-            supervision: Supervision::Unsupervised,
-        };
-        let registered = self.register_socket()?.register(&body).await;
-        let registered = registered.with_context(|| self.last_words())?;
-        Ok(External {
-            id: registered.instance,
-            incarnation: registered.incarnation,
-            device,
-        })
+        let registered = register_at(self.folder(), instance, name, data).await;
+        registered.with_context(|| self.last_words())
     }
 
     /// What the host daemon knows of an instance's guest, if it answers and knows anything.
@@ -96,6 +78,35 @@ impl Deployment {
         let status = self.admin_socket().ok()?.instance_status(id).await;
         status.ok()?.guest
     }
+}
+
+/// Registers a VM with the daemon whose sockets lie in this folder.
+pub(super) async fn register_at(
+    folder: &Path,
+    instance: Option<InstanceId>,
+    name: &str,
+    data: BTreeMap<EntryPath, PutEntry>,
+) -> Result<External> {
+    let device = external_folder(folder)?.join(name);
+    let body = Register {
+        instance,
+        name: Some(name.to_owned()),
+        tags: Vec::new(),
+        roles: BTreeSet::new(),
+        data,
+        channel: Channel::Hybrid {
+            path: device.clone(),
+            device: None,
+        },
+        supervision: Supervision::Unsupervised,
+    };
+    let socket = HostSocket::new(&folder.join("register.sock"))?;
+    let registered = socket.register(&body).await?;
+    Ok(External {
+        id: registered.instance,
+        incarnation: registered.incarnation,
+        device,
+    })
 }
 
 /// The folder that the host's configuration lets sockets lie in, for its owner alone, as the daemon asks.

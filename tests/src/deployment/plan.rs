@@ -1,9 +1,10 @@
 //! What a deployment consists of, and the host's configuration that is made of it.
 
-use super::{Deployment, IMAGE, Programs, host_name};
+use super::{Deployment, IMAGE, Programs};
 use crate::image::Image;
 use crate::setup::Tools;
 use anyhow::Result;
+use moorline_shared::HostId;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ pub struct Plan {
     machines: Option<Machines>,
     pub(super) control_port: Option<u16>,
     control_url: Option<String>,
+    pub(super) control_settings: Vec<String>,
     lines: Vec<(&'static str, String)>,
 }
 
@@ -40,6 +42,7 @@ impl Plan {
             machines: None,
             control_port: None,
             control_url: None,
+            control_settings: Vec::new(),
             lines: Vec::new(),
         }
     }
@@ -68,6 +71,13 @@ impl Plan {
         self
     }
 
+    /// Adds a line to the control plane's settings, such as `identify_within = 5`.
+    #[must_use]
+    pub fn control_setting(mut self, line: impl Into<String>) -> Self {
+        self.control_settings.push(line.into());
+        self
+    }
+
     /// The host dials the control plane there instead of directly.
     #[must_use]
     pub fn control_by_way_of(mut self, url: impl Into<String>) -> Self {
@@ -80,9 +90,9 @@ impl Plan {
         Deployment::begin(self).await
     }
 
-    /// The host's configuration: what the README's has, in folders of this deployment, with the lab's channel in
-    /// guests.
-    pub(super) fn host_config(&self, folder: &Path, url: &str) -> String {
+    /// A host's configuration: what the README's has, with everything it keeps in this folder, and with the lab's channel
+    /// in guests.
+    pub(super) fn host_config(&self, host: &HostId, folder: &Path, url: &str) -> String {
         let url = self.control_url.as_deref().unwrap_or(url);
         let mut toml = Toml::new();
         add(&mut toml, "control", format!("url = {url:?}"));
@@ -107,7 +117,7 @@ impl Plan {
         for (table, line) in &self.lines {
             add(&mut toml, table, line);
         }
-        let mut text = format!("host = \"{}\"\nzone = \"zone-1\"\n", host_name());
+        let mut text = format!("host = \"{host}\"\nzone = \"zone-1\"\n");
         let _ = writeln!(text, "{}", path("state_dir", &folder.join("host")));
         for (table, lines) in toml {
             let _ = writeln!(text, "[{table}]\n{}", lines.join("\n"));

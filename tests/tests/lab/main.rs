@@ -5,6 +5,7 @@ mod access;
 mod agent;
 mod alone;
 mod api;
+mod attacks;
 mod cutter;
 mod debian;
 mod demo;
