@@ -114,7 +114,10 @@ fn table(page: &HostPage, now: Timestamp) -> String {
 
 /// Whether the host is served, and if not, since when.
 fn standing(host: &Host, now: Timestamp) -> String {
-    let since = host.standing_since.map(|since| age(since, now)).unwrap_or_default();
+    let since = host
+        .standing_since
+        .map(|since| age(since, now))
+        .unwrap_or_default();
     match host.standing {
         None => "never enrolled".to_owned(),
         Some(HostStanding::Enrolled) => "enrolled".to_owned(),
@@ -138,7 +141,11 @@ mod tests {
                 "standing": standing, "standing_since": "2026-01-31T12:00:00Z",
             })
         };
-        let hosts = [host("h1", "enrolled"), host("h2", "revoked"), host("h3", "cloned")];
+        let hosts = [
+            host("h1", "enrolled"),
+            host("h2", "revoked"),
+            host("h3", "cloned"),
+        ];
         let page = serde_json::from_value(json!({"revision": "1.2", "hosts": hosts})).unwrap();
         let now = "2026-01-31T12:05:00Z".parse().unwrap();
         insta::assert_snapshot!(table(&page, now));
