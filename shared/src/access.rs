@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::id::{IdError, InstanceId, ServiceName, UserName, serde_as_text};
+use crate::id::{GroupName, IdError, InstanceId, ServiceName, UserName, serde_as_text};
 
 /// What may be done with an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -137,7 +137,8 @@ impl<'de> Deserialize<'de> for Rights {
     }
 }
 
-/// Whom a clause speaks of: `owner`, `account`, `user:NAME`, `instance:ID`, `tag:KEY=VALUE` or `service:NAME` as text.
+/// Whom a clause speaks of: `owner`, `account`, `user:NAME`, `instance:ID`, `group:NAME`, `tag:KEY=VALUE` or
+/// `service:NAME` as text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Subject {
     /// The instance that the entry belongs to.
@@ -148,6 +149,8 @@ pub enum Subject {
     User(UserName),
     /// One instance, of whatever account.
     Instance(InstanceId),
+    /// Every user and every instance in a group of the entry's account.
+    Group(GroupName),
     /// Every instance of the entry's account that carries the tag.
     Tag(Tag),
     /// One service of the control plane.
@@ -161,6 +164,7 @@ impl fmt::Display for Subject {
             Self::Account => f.write_str("account"),
             Self::User(name) => write!(f, "user:{name}"),
             Self::Instance(id) => write!(f, "instance:{id}"),
+            Self::Group(name) => write!(f, "group:{name}"),
             Self::Tag(tag) => write!(f, "tag:{tag}"),
             Self::Service(name) => write!(f, "service:{name}"),
         }
@@ -176,6 +180,7 @@ impl FromStr for Subject {
             None if text == "account" => Ok(Self::Account),
             Some(("user", name)) => Ok(Self::User(name.parse()?)),
             Some(("instance", id)) => Ok(Self::Instance(id.parse()?)),
+            Some(("group", name)) => Ok(Self::Group(name.parse()?)),
             Some(("tag", tag)) => Ok(Self::Tag(tag.parse()?)),
             Some(("service", name)) => Ok(Self::Service(name.parse()?)),
             _ => Err(AccessError::Subject(text.chars().take(64).collect())),
@@ -283,7 +288,8 @@ pub enum AccessError {
     Right(String),
     /// Not a subject.
     #[error(
-        "'{0}' is not a subject: write owner, account, user:NAME, instance:ID, tag:KEY=VALUE or service:NAME"
+        "'{0}' is not a subject: write owner, account, user:NAME, instance:ID, group:NAME, tag:KEY=VALUE or \
+         service:NAME"
     )]
     Subject(String),
     /// Not a tag.
@@ -311,6 +317,10 @@ mod tests {
         assert_eq!(clause.rights, [Right::Append, Right::Read].into_iter().collect());
         assert!(matches!(&clause.subject, Subject::Tag(tag) if tag.key() == "role" && tag.value() == "web"));
         assert!(Rights::ALL.iter().eq(Right::ALL));
+        let group: Subject = "group:operators".parse().unwrap();
+        assert!(matches!(&group, Subject::Group(name) if name.as_str() == "operators"));
+        assert_eq!(group.to_string(), "group:operators");
+        assert!("group:".parse::<Subject>().is_err());
     }
 
     #[test]

@@ -14,7 +14,12 @@ const EXAMPLES: &str = "\
 Examples:
   moorline group create operators
   moorline group add operators user:ann
-  moorline group list";
+  moorline group add operators instance:i-...
+  moorline data access set web config/greeting --grant group:operators=read,update
+  moorline group list
+
+Whoever is taken into a group has at once what access clauses give to it, and loses it at once on leaving. The name of a
+group that was removed is not given again: clauses may still name it.";
 
 #[derive(Debug, Subcommand)]
 #[command(after_help = EXAMPLES)]

@@ -1,4 +1,9 @@
 //! What the store keeps of users and groups: the directory `local`.
+//!
+//! Access clauses name users and groups, so a name is never given twice: whoever came to it later would have what was
+//! meant for another. A [`FormerRecord`] stays for each that was removed.
+
+use std::collections::BTreeSet;
 
 use moorline_shared::api::identity::{AccountRole, User, UserState};
 use moorline_shared::entry::Value;
@@ -164,6 +169,24 @@ impl From<&MemberRecord> for MembershipRecord {
     }
 }
 
+impl MembershipRecord {
+    /// The place that the key `membership/REST` is of.
+    pub fn named(rest: &str) -> Option<Self> {
+        let mut segments = rest.split('/');
+        let mut next = || segments.next();
+        Some(Self {
+            member: next()?.parse().ok()?,
+            account: next()?.parse().ok()?,
+            group: next()?.parse().ok()?,
+        })
+    }
+
+    /// What the keys of all instances' places begin with.
+    pub fn of_instances() -> String {
+        format!("{}/instance:", Self::KIND)
+    }
+}
+
 impl Record for MembershipRecord {
     const KIND: &'static str = "membership";
     const FENCED: bool = true;
@@ -181,5 +204,56 @@ impl Record for MembershipRecord {
 
     fn prefix(of: &Principal) -> String {
         format!("membership/{of}/")
+    }
+}
+
+/// The groups of `account` among these places in groups. No other account's groups count there.
+pub fn groups_in(
+    account: &AccountId,
+    places: impl IntoIterator<Item = MembershipRecord>,
+) -> BTreeSet<GroupName> {
+    let here = places.into_iter().filter(|place| place.account == *account);
+    here.map(|place| place.group).collect()
+}
+
+/// A name that was a user's or a group's, and that nobody is given any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FormerRecord {
+    /// The name.
+    pub name: Former,
+    /// When whoever had it was removed.
+    pub removed_at: Timestamp,
+}
+
+/// Who had a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Former {
+    /// A user.
+    User(UserName),
+    /// A group of an account.
+    Group(AccountId, GroupName),
+}
+
+impl Record for FormerRecord {
+    const KIND: &'static str = "former";
+    const FENCED: bool = false;
+    const SCOPE_SEGMENTS: usize = 0;
+    type Id = Former;
+    type Collection = ();
+
+    fn key(name: &Former) -> Key {
+        match name {
+            Former::User(name) => key(format!("former/user/{name}").as_bytes()),
+            Former::Group(account, name) => key(format!("former/group/{account}/{name}").as_bytes()),
+        }
+    }
+
+    fn own_key(&self) -> Key {
+        Self::key(&self.name)
+    }
+
+    fn prefix((): &()) -> String {
+        "former/".to_owned()
     }
 }

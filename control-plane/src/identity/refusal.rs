@@ -7,7 +7,8 @@ use moorline_shared::api::identity::MAX_TOKEN_SECONDS;
 use moorline_shared::id::GroupName;
 use moorline_shared::{Principal, Timestamp, UserName};
 
-use super::rules::groups::{MAX_GROUPS, MAX_MEMBERS};
+use super::directory::Former;
+use super::rules::groups::{MAX_GROUPS, MAX_MEMBERS, MAX_MEMBERSHIPS};
 use super::rules::sessions::MAX_SESSIONS;
 use super::token::{KeyId, SessionId};
 use crate::model::{Caller, Problem, Stop};
@@ -73,6 +74,12 @@ pub enum Refusal {
     /// There are too many.
     #[error("the account has {MAX_GROUPS} groups, which is the most; delete one first")]
     TooManyGroups,
+    /// The name was somebody's who is no more.
+    #[error("{}; access clauses may still name it, so it is not given again: choose another name", Formerly(.0))]
+    NameOfFormer(Former),
+    /// Somebody is in too many groups.
+    #[error("{0} is in {MAX_MEMBERSHIPS} groups, which is the most; take it out of one first")]
+    TooManyMemberships(Principal),
     /// There are too many.
     #[error("group {0} has {MAX_MEMBERS} members, which is the most; take one out first")]
     TooManyMembers(GroupName),
@@ -106,6 +113,18 @@ pub enum Refusal {
     /// A token's life is out of bounds.
     #[error("ttl is {0}; it must be 1 to {MAX_TOKEN_SECONDS} seconds")]
     TokenLifetime(u32),
+}
+
+/// Says whose a name was.
+struct Formerly<'a>(&'a Former);
+
+impl fmt::Display for Formerly<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Former::User(name) => write!(f, "there was a user {name} before"),
+            Former::Group(_, name) => write!(f, "there was a group {name} before"),
+        }
+    }
 }
 
 /// Why somebody was not logged in. They are not told.
@@ -152,6 +171,13 @@ impl Problem for Refusal {
             Self::UserTwice(_) => ("user-exists", "The name is taken", 409, Some("user")),
             Self::UnknownGroup(_) => ("group-not-found", "No such group", 404, Some("group")),
             Self::GroupTwice(_) => ("group-exists", "The name is taken", 409, Some("group")),
+            Self::NameOfFormer(Former::User(_)) => {
+                ("name-retired", "The name was given before", 409, Some("user"))
+            }
+            Self::NameOfFormer(Former::Group(..)) => {
+                ("name-retired", "The name was given before", 409, Some("group"))
+            }
+            Self::TooManyMemberships(_) => ("quota", "Too many", 409, Some("member")),
             Self::TooManyGroups | Self::TooManyMembers(_) => ("quota", "Too many", 409, Some("group")),
             Self::NoSuchMember(_) | Self::NotAMember { .. } => {
                 ("member-not-found", "No such member", 404, Some("member"))

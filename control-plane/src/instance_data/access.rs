@@ -1,7 +1,10 @@
 //! Who may do what with an entry: the one function that decides, and what it knows of the asker.
 
+use std::collections::BTreeSet;
+
 use moorline_shared::access::{AccessList, Right, Rights, Subject, Tag};
 use moorline_shared::entry::{Origin, Visibility};
+use moorline_shared::id::GroupName;
 use moorline_shared::{AccountId, InstanceId, Principal};
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,9 @@ pub struct Asker {
     pub role: Role,
     /// Its tags, where it is an instance.
     pub tags: Vec<Tag>,
+    /// The groups of its account that it is in.
+    #[serde(default)]
+    pub groups: BTreeSet<GroupName>,
 }
 
 /// The instance whose entry is asked for.
@@ -52,6 +58,7 @@ impl Asker {
             (Subject::Account, _) => same_account,
             (Subject::User(name), Principal::User(user)) => name == user && same_account,
             (Subject::Instance(id), Principal::Instance(instance)) => id == instance,
+            (Subject::Group(name), _) => same_account && self.groups.contains(name),
             (Subject::Tag(tag), Principal::Instance(_)) => same_account && self.tags.contains(tag),
             (Subject::Service(name), Principal::Service(service)) => name == service,
             _ => false,
@@ -164,15 +171,19 @@ mod tests {
         let accounts = prop::sample::select(vec!["a", "b"]);
         let roles = prop::sample::select(vec![Role::Administrator, Role::Member]);
         let tags = prop::collection::vec(prop::sample::select(vec!["k=1", "k=2"]), 0..2);
-        (principals(), accounts, roles, tags).prop_map(|(principal, account, role, tags)| Asker {
-            role: if matches!(principal, Principal::Instance(_)) {
-                Role::Member
-            } else {
-                role
-            },
-            principal,
-            account: account.parse().unwrap(),
-            tags: tags.into_iter().map(|tag| tag.parse().unwrap()).collect(),
+        let groups = prop::collection::btree_set(prop::sample::select(vec!["ops", "web"]), 0..2);
+        (principals(), accounts, roles, tags, groups).prop_map(|(principal, account, role, tags, groups)| {
+            Asker {
+                role: if matches!(principal, Principal::Instance(_)) {
+                    Role::Member
+                } else {
+                    role
+                },
+                principal,
+                account: account.parse().unwrap(),
+                tags: tags.into_iter().map(|tag| tag.parse().unwrap()).collect(),
+                groups: groups.into_iter().map(|group| group.parse().unwrap()).collect(),
+            }
         })
     }
 
@@ -182,6 +193,7 @@ mod tests {
             "account",
             "user:ann",
             "instance:",
+            "group:ops",
             "tag:k=1",
             "service:volumes",
         ];
@@ -246,6 +258,20 @@ mod tests {
                 prop_assert_eq!(rights, Rights::NONE);
                 prop_assert!(!may_know(rights, &asker, owner, &entry));
             }
+        }
+
+        #[test]
+        fn a_group_gives_its_rights_to_those_in_it_and_to_nobody_else(asker in askers(), entry in entries()) {
+            let account = "a".parse().unwrap();
+            let owner = Owner { instance: instance(0), account: &account };
+            let decide = |asker: &Asker, entry: &EntryRecord| rights(asker, owner, entry, AccessControl::Enforced);
+            let ops = Clause { subject: "group:ops".parse().unwrap(), rights: Rights::only(Right::Read) };
+            let clauses: Vec<_> = entry.access.clauses().iter().cloned().chain([ops]).collect();
+            let shared = EntryRecord { access: clauses.try_into().unwrap(), ..entry.clone() };
+            prop_assume!(!entry.access.is_default());
+            let (before, after) = (decide(&asker, &entry), decide(&asker, &shared));
+            let in_it = asker.account == account && asker.groups.iter().any(|group| group.as_str() == "ops");
+            prop_assert_eq!(after, if in_it { before.or(Rights::only(Right::Read)) } else { before });
         }
 
         #[test]

@@ -19,6 +19,7 @@ use super::records::EntryRecord;
 use super::show::shown;
 use crate::http::Control;
 use crate::http::problem::Failure;
+use crate::identity::directory::MembershipRecord;
 use crate::instances::records::InstanceRecord;
 use crate::model::content::LongValue;
 use crate::model::sealing::open;
@@ -248,9 +249,14 @@ impl Watching {
         Ok(found.into_iter().next().flatten())
     }
 
-    /// A watcher whose own record changed is judged anew. If its tags are others after it, so are the entries that it
-    /// may read, of which no event tells.
+    /// A watcher whose own record changed is judged anew. If its tags or its groups are others after it, so are the
+    /// entries that it may read, of which no event tells.
     async fn follow_asker(&mut self, batch: &Batch) -> Result<(), Untold> {
+        let places = MembershipRecord::prefix(&self.caller.principal);
+        let of_groups = |event: &Event| event.key.as_bytes().starts_with(places.as_bytes());
+        if batch.events.iter().any(of_groups) {
+            return Err(Untold::Anew);
+        }
         let Principal::Instance(id) = &self.caller.principal else {
             return Ok(());
         };

@@ -1,11 +1,13 @@
 //! What becomes of a terminated instance: its data are purged, and at last it is forgotten.
 
-use moorline_shared::{InstanceId, Timestamp};
+use moorline_shared::{InstanceId, Principal, Timestamp};
 
 use super::checks::Step;
 use super::operations::{Op, Reply};
 use super::records::InstanceRecord;
 use super::refusal::in_data;
+use crate::identity::directory::MembershipRecord;
+use crate::identity::rules::groups::leave_all;
 use crate::instance_data;
 use crate::instance_data::rules::{Data, Progress};
 use crate::model::{Env, Intent, View};
@@ -41,7 +43,11 @@ pub(super) fn forget(v: &mut View<'_>, env: &Env, id: InstanceId) -> Step<Reply>
     }
     let mut data = Data::open(v, env, id, "ForgetInstance").map_err(in_data)?;
     match data.forget().map_err(in_data)? {
-        Progress::Done => v.delete::<InstanceRecord>(&id),
+        Progress::Done => {
+            leave_all(v, &Principal::Instance(id))?;
+            v.delete_fence::<MembershipRecord>(&Principal::Instance(id));
+            v.delete::<InstanceRecord>(&id);
+        }
         Progress::Partly => submit(v, env.now, Op::ForgetInstance { instance: id }.into()),
     }
     Ok(Reply::Recorded)

@@ -1,8 +1,8 @@
 //! What hosts say: what they offer, and what they saw happen to their instances.
 
-use moorline_shared::HostId;
 use moorline_shared::api::hosts::{MAX_HOST_MEMORY_MIB, MAX_HOST_VCPUS, RegisterHost, ReportState};
 use moorline_shared::api::instances::InstanceState;
+use moorline_shared::{HostId, Principal};
 
 use super::checks::{Step, bound, count, refuse, speaks_for};
 use super::lifecycle::Report;
@@ -10,6 +10,7 @@ use super::operations::Reply;
 use super::records::{HostRecord, InstanceRecord};
 use super::refusal::Refusal;
 use super::{end, lifecycle};
+use crate::identity::rules::groups::leave_all;
 use crate::model::{Env, View};
 
 /// The most images that a host offers.
@@ -89,13 +90,14 @@ pub(super) fn report_state(v: &mut View<'_>, env: &Env, host: &HostId, report: &
     Ok(Reply::Recorded)
 }
 
-/// Gives the room of a terminated instance back, and has what is kept of it removed after a while.
+/// Gives the room of a terminated instance back, takes it out of its groups, and has what is kept of it removed after a while.
 fn ended(v: &mut View<'_>, env: &Env, instance: &InstanceRecord) -> Step<()> {
     if let Some(host) = v.get::<HostRecord>(&instance.host)? {
         let mut host = host.into_inner();
         host.give_back(instance.vcpus, instance.memory_mib);
         v.put(&host);
     }
+    leave_all(v, &Principal::Instance(instance.id))?;
     end::later(v, env, instance.id);
     Ok(())
 }

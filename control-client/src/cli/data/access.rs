@@ -20,9 +20,10 @@ const SET_EXAMPLES: &str = "\
 Examples:
   moorline data access set db port --grant instance:web=read --grant owner=read
   moorline data access set db log --grant tag:role=web=read,append
+  moorline data access set db config/url --grant group:operators=read,update
   moorline data access set db port --default
 
-A SUBJECT is owner, account, user:NAME, instance:INSTANCE, tag:KEY=VALUE or service:NAME.
+A SUBJECT is owner, account, user:NAME, instance:INSTANCE, group:NAME, tag:KEY=VALUE or service:NAME.
 A RIGHT is read, update, append, delete, administer, or all.";
 
 #[derive(Debug, Subcommand)]

@@ -10,7 +10,7 @@ use moorline_shared::{HostId, InstanceId, Revision};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::index::{Change, Index, PerHost, Told, changes, spec};
+use super::index::{Change, Index, PerHost, Place, Told, changes, spec};
 use super::queue::Queue;
 use super::touched::Touched;
 use super::views::Views;
@@ -147,12 +147,13 @@ impl Scene {
         let at = store.head().await?;
         let watch = store.watch(at).await?;
         let (mut index, mut revisions) = (Index::new(control), HashMap::new());
-        for (record, revision) in Views::new(store.clone(), control, master.clone())
-            .instances(at)
-            .await?
-        {
+        let views = Views::new(store.clone(), control, master.clone());
+        for (record, revision) in views.instances(at).await? {
             revisions.insert(record.id, revision);
             index.load(record);
+        }
+        for (instance, group) in views.instances_in_groups(at).await? {
+            index.load_membership(instance, group, Place::In);
         }
         Ok(Self {
             at,
@@ -263,7 +264,7 @@ impl Dispatcher {
             match change {
                 Change::Instance(record, revision) => drop(self.revisions.insert(record.id, *revision)),
                 Change::InstanceForgotten(id) => drop(self.revisions.remove(id)),
-                Change::Entry(..) | Change::EntryGone(..) => {}
+                Change::Entry(..) | Change::EntryGone(..) | Change::Membership(..) => {}
             }
         }
         self.touched.note(batch.n, &changes);

@@ -6,8 +6,10 @@ use moorline_shared::access::Right;
 use moorline_shared::api::feed::{FeedEntry, FeedItem, InstanceSpec, ViewId};
 use moorline_shared::api::instances::InstanceState;
 use moorline_shared::entry::Value;
+use moorline_shared::id::GroupName;
 use moorline_shared::{EntryPath, HostId, InstanceId, Principal, Revision};
 
+use crate::identity::directory::MembershipRecord;
 use crate::identity::master::MasterKey;
 use crate::instance_data::access::{Asker, Owner, rights};
 use crate::instance_data::records::EntryRecord;
@@ -29,16 +31,28 @@ pub enum Change {
     Entry(EntryRecord, Revision, Option<Value>),
     /// An entry is gone.
     EntryGone(InstanceId, EntryPath),
+    /// An instance came into a group, or left it.
+    Membership(MembershipRecord, InstanceId, Place),
+}
+
+/// Whether somebody is in a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// They are.
+    In,
+    /// They are not.
+    Out,
 }
 
 impl Change {
-    /// Instances come first: an entry of a new instance concerns the host that the instance is on. Those that are no
-    /// longer kept go last: their entries went with them.
+    /// Instances come first: an entry of a new instance concerns the host that the instance is on. Groups come before
+    /// entries, which they decide who reads. Those that are no longer kept go last: their entries went with them.
     const fn turn(&self) -> u8 {
         match self {
             Self::Instance(..) => 0,
-            Self::Entry(..) | Self::EntryGone(..) => 1,
-            Self::InstanceForgotten(_) => 2,
+            Self::Membership(..) => 1,
+            Self::Entry(..) | Self::EntryGone(..) => 2,
+            Self::InstanceForgotten(_) => 3,
         }
     }
 }
@@ -86,6 +100,14 @@ fn change(epoch: u64, event: &Event, long: &HashMap<LongId, Value>, master: &Mas
             let (instance, path) = rest.split_once('/')?;
             Some(Change::EntryGone(instance.parse().ok()?, path.parse().ok()?))
         }
+        (("membership", rest), kept) => {
+            let place = if kept.is_some() { Place::In } else { Place::Out };
+            let membership = MembershipRecord::named(rest)?;
+            match membership.member {
+                Principal::Instance(instance) => Some(Change::Membership(membership, instance, place)),
+                _ => None,
+            }
+        }
         _ => None,
     }
 }
@@ -108,6 +130,7 @@ pub struct Index {
     instances: HashMap<InstanceId, InstanceRecord>,
     by_host: HashMap<HostId, BTreeSet<InstanceId>>,
     readers: HashMap<InstanceId, BTreeSet<InstanceId>>,
+    groups: HashMap<InstanceId, BTreeSet<GroupName>>,
     control: AccessControl,
 }
 
@@ -168,6 +191,18 @@ impl Index {
         self.instances.insert(record.id, record);
     }
 
+    /// Takes an instance's place in a group in without telling anybody. A group and its members are of one account.
+    pub fn load_membership(&mut self, instance: InstanceId, group: GroupName, place: Place) {
+        let groups = self.groups.entry(instance).or_default();
+        match place {
+            Place::In => drop(groups.insert(group)),
+            Place::Out => drop(groups.remove(&group)),
+        }
+        if groups.is_empty() {
+            self.groups.remove(&instance);
+        }
+    }
+
     /// Takes the changes of one transaction in, and says who is told what.
     pub fn apply(&mut self, mut changes: Vec<Change>) -> PerHost {
         let mut told = PerHost::new();
@@ -177,6 +212,10 @@ impl Index {
                 Change::Instance(record, revision) => self.apply_instance(record, revision, &mut told),
                 Change::Entry(record, revision, value) => {
                     self.apply_entry(&record, revision, value.as_ref(), &mut told);
+                }
+                Change::Membership(membership, instance, place) => {
+                    self.load_membership(instance, membership.group, place);
+                    self.reread(instance, &mut told);
                 }
                 Change::InstanceForgotten(id) => self.forget(id),
                 Change::EntryGone(instance, path) => {
@@ -200,6 +239,7 @@ impl Index {
                 self.by_host.remove(&record.host);
             }
         }
+        self.groups.remove(&id);
         self.readers.remove(&id);
         self.readers.retain(|_, readers| {
             readers.remove(&id);
@@ -218,13 +258,23 @@ impl Index {
         told.entry(record.host.clone())
             .or_default()
             .push(Told::Item(item));
-        if tags_changed {
-            let read: Vec<_> = self.read_by(record.id).collect();
-            told.entry(record.host.clone())
-                .or_default()
-                .extend(read.into_iter().map(Told::Reread));
-        }
+        let id = record.id;
         self.load(record);
+        if tags_changed {
+            self.reread(id, told);
+        }
+    }
+
+    /// Has everything read anew that a reader sees, because it has other rights than before. One that has ended is not
+    /// on its host any more.
+    fn reread(&self, reader: InstanceId, told: &mut PerHost) {
+        let Some(record) = self.instances.get(&reader) else {
+            return;
+        };
+        if record.state != InstanceState::Terminated {
+            let views = self.read_by(reader).map(Told::Reread);
+            told.entry(record.host.clone()).or_default().extend(views);
+        }
     }
 
     /// The views of a reader: of itself and of those it reads.
@@ -286,28 +336,29 @@ impl Index {
         ) else {
             return false;
         };
-        may_read(reader, owner, entry, self.control)
+        let groups = self.groups.get(&view.reader).cloned().unwrap_or_default();
+        may_read(&asker(reader, groups), owner, entry, self.control)
     }
 }
 
-/// Whether an instance may read an entry: the same decision as an operation's.
-pub fn may_read(
-    reader: &InstanceRecord,
-    owner: &InstanceRecord,
-    entry: &EntryRecord,
-    control: AccessControl,
-) -> bool {
-    let asker = Asker {
+/// An instance as decisions take it.
+pub fn asker(reader: &InstanceRecord, groups: BTreeSet<GroupName>) -> Asker {
+    Asker {
         principal: Principal::Instance(reader.id),
         account: reader.account.clone(),
         role: Role::Member,
         tags: reader.tags.clone(),
-    };
+        groups,
+    }
+}
+
+/// Whether an instance may read an entry: the same decision as an operation's.
+pub fn may_read(reader: &Asker, owner: &InstanceRecord, entry: &EntryRecord, control: AccessControl) -> bool {
     let owner = Owner {
         instance: owner.id,
         account: &owner.account,
     };
-    rights(&asker, owner, entry, control).has(Right::Read)
+    rights(reader, owner, entry, control).has(Right::Read)
 }
 
 /// An entry as hosts keep it.

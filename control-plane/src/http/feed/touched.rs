@@ -1,4 +1,4 @@
-//! When each instance was last touched: by a change of itself or of one of its entries.
+//! When each instance was last touched: by a change of itself, of one of its entries or of its groups.
 
 use std::collections::HashMap;
 
@@ -6,6 +6,7 @@ use moorline_shared::InstanceId;
 use moorline_shared::api::feed::ViewId;
 
 use super::index::Change;
+use crate::identity::directory::MembershipRecord;
 use crate::instance_data::records::EntryRecord;
 use crate::instances::records::InstanceRecord;
 use crate::model::Record;
@@ -19,7 +20,7 @@ pub struct Touched(HashMap<InstanceId, u64>);
 
 impl Touched {
     /// Reads from the store what holds at revision `at`: when each instance's record was put, and when the fence of its
-    /// entries was, which every change of an entry puts.
+    /// entries was, which every change of an entry puts, and that of its places in groups.
     pub async fn read(store: &Store, at: u64) -> Result<Self, ReadError> {
         let mut touched = Self::default();
         touched
@@ -27,6 +28,8 @@ impl Touched {
             .await?;
         let fences = fence(format!("{}/", EntryRecord::KIND).as_bytes());
         touched.read_all(store, at, fences.as_bytes()).await?;
+        let places = fence(MembershipRecord::of_instances().as_bytes());
+        touched.read_all(store, at, places.as_bytes()).await?;
         Ok(touched)
     }
 
@@ -52,7 +55,7 @@ impl Touched {
             match change {
                 Change::Instance(record, _) => self.at(record.id, n),
                 Change::Entry(record, ..) => self.at(record.instance, n),
-                Change::EntryGone(instance, _) => self.at(*instance, n),
+                Change::EntryGone(instance, _) | Change::Membership(_, instance, _) => self.at(*instance, n),
                 // Its entries went with it, in the same transaction.
                 Change::InstanceForgotten(_) => {}
             }

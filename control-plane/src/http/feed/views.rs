@@ -5,10 +5,13 @@ use std::sync::Arc;
 use moorline_shared::api::feed::{View, ViewEntry, ViewId};
 use moorline_shared::api::instances::Instance;
 use moorline_shared::entry::Value;
-use moorline_shared::{EntryPath, InstanceId, Revision};
+use moorline_shared::id::GroupName;
+use moorline_shared::{EntryPath, InstanceId, Principal, Revision};
 
-use super::index::{may_read, shown};
+use super::index::{asker, may_read, shown};
+use crate::identity::directory::{MembershipRecord, groups_in};
 use crate::identity::master::MasterKey;
+use crate::instance_data::access::Asker;
 use crate::instance_data::records::EntryRecord;
 use crate::instances::records::InstanceRecord;
 use crate::model::Record;
@@ -40,7 +43,7 @@ impl Views {
         let revision = Revision::new(self.store.epoch(), at);
         let mut entries = Vec::new();
         if let (Some(reader), Some(owner)) = (
-            self.instance(at, view.reader).await?,
+            self.asker(at, view.reader).await?,
             self.instance(at, view.instance).await?,
         ) {
             for (key, kept) in self.all(at, &EntryRecord::prefix(&view.instance)).await? {
@@ -65,7 +68,7 @@ impl Views {
     /// Whether the view shows this entry at revision `at`.
     pub async fn shows(&self, at: u64, view: ViewId, path: &EntryPath) -> Result<bool, ReadError> {
         let (Some(reader), Some(owner)) = (
-            self.instance(at, view.reader).await?,
+            self.asker(at, view.reader).await?,
             self.instance(at, view.instance).await?,
         ) else {
             return Ok(false);
@@ -77,6 +80,28 @@ impl Views {
         };
         let record: EntryRecord = decode(&key, &kept)?;
         Ok(may_read(&reader, &owner, &record, self.control))
+    }
+
+    /// A reader as decisions take it, at revision `at`; `None` if it doesn't exist.
+    async fn asker(&self, at: u64, id: InstanceId) -> Result<Option<Asker>, ReadError> {
+        let Some(reader) = self.instance(at, id).await? else {
+            return Ok(None);
+        };
+        let places = MembershipRecord::prefix(&Principal::Instance(id));
+        let places: Vec<MembershipRecord> = decode_all(&self.all(at, &places).await?)?;
+        let groups = groups_in(&reader.account, places);
+        Ok(Some(asker(&reader, groups)))
+    }
+
+    /// Every instance that is in a group, with the group, at revision `at`.
+    pub async fn instances_in_groups(&self, at: u64) -> Result<Vec<(InstanceId, GroupName)>, ReadError> {
+        let places = self.all(at, &MembershipRecord::of_instances()).await?;
+        let places: Vec<MembershipRecord> = decode_all(&places)?;
+        let of_instance = |place: MembershipRecord| match place.member {
+            Principal::Instance(instance) => Some((instance, place.group)),
+            _ => None,
+        };
+        Ok(places.into_iter().filter_map(of_instance).collect())
     }
 
     /// An instance's record at revision `at`.
@@ -151,6 +176,10 @@ impl Views {
             }
         }
     }
+}
+
+fn decode_all<T: Record>(found: &[(Key, Versioned)]) -> Result<Vec<T>, ReadError> {
+    found.iter().map(|(key, kept)| decode(key, kept)).collect()
 }
 
 /// A record that can't be read is never left out: its reader would take it for removed.

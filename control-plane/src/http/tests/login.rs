@@ -20,20 +20,20 @@ impl Api {
         assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
     }
 
-    async fn log_in(&self, name: &str, password: &str) -> Reply {
+    pub(super) async fn log_in(&self, name: &str, password: &str) -> Reply {
         let body = json!({"user": name, "password": password});
         self.json(Method::POST, "/v1/sessions", &[], body).await
     }
 
     /// The tokens of a user who has just logged in.
-    async fn tokens(&self, name: &str) -> Json {
+    pub(super) async fn tokens(&self, name: &str) -> Json {
         let reply = self.log_in(name, PASSWORD).await;
         assert_eq!(reply.status, StatusCode::CREATED, "{reply:?}");
         reply.body
     }
 
     /// A request with this token.
-    async fn by(&self, token: &Json, method: Method, target: &str, body: Json) -> Reply {
+    pub(super) async fn by(&self, token: &Json, method: Method, target: &str, body: Json) -> Reply {
         let bearer = format!("Bearer {}", token.as_str().unwrap());
         self.json(method, target, &[("authorization", &bearer)], body)
             .await
@@ -295,45 +295,6 @@ async fn sessions_are_listed_and_ended_by_whose_they_are_and_by_administrators()
         .json(Method::POST, "/v1/tokens", &[], json!({"name": "x"}))
         .await;
     assert_eq!(by_deployment.status, StatusCode::FORBIDDEN);
-}
-
-#[tokio::test]
-async fn groups_have_members_who_leave_with_their_end() {
-    let api = Api::new().await;
-    api.user("ann", "member").await;
-    let instance = api.with_instances(1).await.remove(0);
-    let made = api
-        .json(Method::POST, "/v1/groups", &[], json!({"group": "ops"}))
-        .await;
-    assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
-    for (member, status) in [
-        ("user:ann".to_owned(), StatusCode::OK),
-        (format!("instance:{instance}"), StatusCode::OK),
-        ("user:ann".to_owned(), StatusCode::OK),
-        ("user:nobody".to_owned(), StatusCode::NOT_FOUND),
-        ("host:h1".to_owned(), StatusCode::NOT_FOUND),
-    ] {
-        let target = format!("/v1/groups/ops/members/{member}");
-        let added = api.json(Method::PUT, &target, &[], Json::Null).await;
-        assert_eq!(added.status, status, "{member}: {added:?}");
-    }
-    let members = async || api.get("/v1/groups").await.body["groups"][0]["members"].clone();
-    assert_eq!(
-        members().await,
-        json!([format!("instance:{instance}"), "user:ann"])
-    );
-    api.json(Method::DELETE, "/v1/users/ann", &[], Json::Null).await;
-    assert_eq!(members().await, json!([format!("instance:{instance}")]));
-    let deleted = api.json(Method::DELETE, "/v1/groups/ops", &[], Json::Null).await;
-    assert_eq!(deleted.status, StatusCode::OK);
-    assert_eq!(api.get("/v1/groups").await.body["groups"], json!([]));
-    let rows = api.store.dump(api.store.head().await.unwrap()).await.unwrap();
-    let left = rows.iter().filter(|(key, _)| key.to_string().contains("member"));
-    assert!(
-        left.clone().all(|(key, _)| key.to_string().starts_with("fence/")),
-        "{:?}",
-        left.count()
-    );
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ mod conforms;
 mod damage;
 mod data;
 mod document;
+mod groups;
 mod history;
 mod instances;
 mod login;

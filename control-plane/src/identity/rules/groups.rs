@@ -5,16 +5,20 @@ use moorline_shared::id::GroupName;
 use moorline_shared::{AccountId, Principal};
 
 use super::{Step, by_administrator};
-use crate::identity::directory::{GroupRecord, MemberRecord, MembershipRecord, UserRecord};
+use crate::identity::directory::{
+    Former, FormerRecord, GroupRecord, MemberRecord, MembershipRecord, UserRecord,
+};
 use crate::identity::operations::Reply;
 use crate::identity::refusal::{Refusal, refuse};
 use crate::instances::records::InstanceRecord;
-use crate::model::{Env, Kept, Page, View};
+use crate::model::{Env, Kept, Load, Page, View};
 
-/// The most groups of an account, and the most members of a group: what one transaction can remove.
+/// The most groups of an account.
 pub const MAX_GROUPS: usize = 1_000;
-/// The most members of a group.
-pub const MAX_MEMBERS: usize = 1_000;
+/// The most members of a group: as many as one transaction can take out, which takes five operations and guards for each.
+pub const MAX_MEMBERS: usize = 500;
+/// The most groups that somebody is in. One transaction takes them out of all, and every decision about them reads these.
+pub const MAX_MEMBERSHIPS: usize = 100;
 
 /// Makes a group in the caller's account.
 pub fn create(v: &mut View<'_>, env: &Env, name: &GroupName) -> Step<Reply> {
@@ -23,6 +27,7 @@ pub fn create(v: &mut View<'_>, env: &Env, name: &GroupName) -> Step<Reply> {
     if v.get::<GroupRecord>(&(account.clone(), name.clone()))?.is_some() {
         return refuse(Refusal::GroupTwice(name.clone()));
     }
+    never_before(v, Former::Group(account.clone(), name.clone()))?;
     if v.scan::<GroupRecord>(account, &Page::ALL)?.len() >= MAX_GROUPS {
         return refuse(Refusal::TooManyGroups);
     }
@@ -42,7 +47,20 @@ pub fn delete(v: &mut View<'_>, env: &Env, name: &GroupName) -> Step<Reply> {
         remove_both(v, &member)?;
     }
     v.delete::<GroupRecord>(&id);
+    let (account, group) = id;
+    v.put(&FormerRecord {
+        name: Former::Group(account, group),
+        removed_at: env.now,
+    });
     Ok(Reply::Done)
+}
+
+/// Refuses a name that somebody had: clauses that name them would come to mean whoever has it next.
+pub fn never_before(v: &mut View<'_>, name: Former) -> Step<()> {
+    match v.get::<FormerRecord>(&name)? {
+        Some(_) => refuse(Refusal::NameOfFormer(name)),
+        None => Ok(()),
+    }
 }
 
 /// Takes a user or an instance of the account into a group. One that is in it already stays in it.
@@ -61,6 +79,9 @@ pub fn add(v: &mut View<'_>, env: &Env, name: &GroupName, member: &Principal) ->
     };
     let (own, other) = ids(&record);
     if v.get::<MemberRecord>(&own)?.is_none() {
+        if v.scan::<MembershipRecord>(member, &Page::ALL)?.len() >= MAX_MEMBERSHIPS {
+            return refuse(Refusal::TooManyMemberships(member.clone()));
+        }
         v.get::<MembershipRecord>(&other)?;
         v.put(&record);
         v.put(&MembershipRecord::from(&record));
@@ -109,7 +130,7 @@ pub fn describe(v: &mut View<'_>, env: &Env) -> Step<Reply> {
 }
 
 /// Takes somebody out of every group, as when they are no more.
-pub fn leave_all(v: &mut View<'_>, member: &Principal) -> Step<()> {
+pub fn leave_all(v: &mut View<'_>, member: &Principal) -> Result<(), Load> {
     for place in v.scan::<MembershipRecord>(member, &Page::ALL)? {
         let place = place.into_inner();
         let record = MemberRecord {
@@ -122,7 +143,7 @@ pub fn leave_all(v: &mut View<'_>, member: &Principal) -> Step<()> {
     Ok(())
 }
 
-fn remove_both(v: &mut View<'_>, record: &MemberRecord) -> Step<()> {
+fn remove_both(v: &mut View<'_>, record: &MemberRecord) -> Result<(), Load> {
     let (own, other) = ids(record);
     v.get::<MemberRecord>(&own)?;
     v.get::<MembershipRecord>(&other)?;
@@ -159,7 +180,7 @@ fn is_of_account(v: &mut View<'_>, account: &AccountId, member: &Principal) -> S
             .is_some_and(|user| user.account == *account),
         Principal::Instance(id) => {
             let instance = v.get::<InstanceRecord>(id)?;
-            instance.is_some_and(|instance| instance.account == *account)
+            instance.is_some_and(|instance| instance.account == *account && !instance.has_ended())
         }
         Principal::Host(_) | Principal::Service(_) => false,
     };

@@ -4,10 +4,10 @@ use moorline_shared::api::identity::{AccountRole, ModifyUser, UserState};
 use moorline_shared::entry::Value;
 use moorline_shared::{Digest, UserName};
 
-use super::groups::leave_all;
+use super::groups::{leave_all, never_before};
 use super::sessions::end_all;
 use super::{Step, allow, by_administrator};
-use crate::identity::directory::UserRecord;
+use crate::identity::directory::{Former, FormerRecord, UserRecord};
 use crate::identity::operations::Reply;
 use crate::identity::refusal::{Refusal, refuse};
 use crate::model::{Env, Kept, Page, Role, View};
@@ -29,6 +29,7 @@ pub fn create(
     if name.as_str() == RESERVED || v.get::<UserRecord>(name)?.is_some() {
         return refuse(Refusal::UserTwice(name.clone()));
     }
+    never_before(v, Former::User(name.clone()))?;
     v.put(&UserRecord {
         name: name.clone(),
         account: env.caller.account.clone(),
@@ -94,6 +95,10 @@ pub fn delete(v: &mut View<'_>, env: &Env, name: &UserName) -> Step<Reply> {
     end_all(v, env, &principal)?;
     leave_all(v, &principal)?;
     v.delete::<UserRecord>(name);
+    v.put(&FormerRecord {
+        name: Former::User(name.clone()),
+        removed_at: env.now,
+    });
     Ok(Reply::Done)
 }
 

@@ -1,5 +1,6 @@
 //! Sessions, tokens and keys on a real store.
 
+mod groups;
 mod keys;
 mod sessions;
 

@@ -21,6 +21,7 @@ pub use self::retention::Progress;
 use super::access::{self, Asker, Owner};
 use super::records::{EntryRecord, Usage};
 use super::refusal::{Giver, Refusal, Told};
+use crate::identity::directory::{MembershipRecord, groups_in};
 use crate::instances::records::InstanceRecord;
 use crate::model::content::{LongValue, Secrecy};
 use crate::model::{Content, Env, Kept, Load, Page, Record as _, Role, Stop, View};
@@ -76,7 +77,8 @@ impl NewValue {
 /// What an operation on instances' data comes to.
 pub(super) type Step<T> = Result<T, Stop<Refusal>>;
 
-/// Whoever asks, as the decision needs it: an instance with its tags, and only through the host it is on.
+/// Whoever asks, as the decision needs it: with their groups, and an instance with its tags and only through the host
+/// it is on.
 pub fn asker(v: &mut View<'_>, env: &Env) -> Step<Asker> {
     let caller = &env.caller;
     let mut asker = Asker {
@@ -84,7 +86,10 @@ pub fn asker(v: &mut View<'_>, env: &Env) -> Step<Asker> {
         account: caller.account.clone(),
         role: caller.role,
         tags: Vec::new(),
+        groups: BTreeSet::new(),
     };
+    // Both are asked for before either ends the step, so that one more step has both.
+    let memberships = v.scan::<MembershipRecord>(&caller.principal, &Page::ALL);
     if let Principal::Instance(id) = &caller.principal {
         let found = v.get::<InstanceRecord>(id)?;
         let here =
@@ -95,6 +100,7 @@ pub fn asker(v: &mut View<'_>, env: &Env) -> Step<Asker> {
         asker.account = instance.account.clone();
         asker.tags.clone_from(&instance.tags);
     }
+    asker.groups = groups_in(&asker.account, memberships?.into_iter().map(Kept::into_inner));
     Ok(asker)
 }
 
@@ -115,8 +121,10 @@ pub struct Data<'d, 'v> {
 impl<'d, 'v> Data<'d, 'v> {
     /// The data of `instance` for the caller. An unknown instance and one the caller may not know are the same.
     pub fn open(v: &'d mut View<'v>, env: &'d Env, instance: InstanceId, api: &'static str) -> Step<Self> {
+        // All is asked for before any of it ends the step, so that one more step has all.
+        let found = v.get::<InstanceRecord>(&instance);
         let asker = asker(v, env)?;
-        let Some(instance) = v.get::<InstanceRecord>(&instance)? else {
+        let Some(instance) = found? else {
             return Err(Stop::Refused(Refusal::UnknownInstance(instance)));
         };
         let foreign = asker.account != instance.account && matches!(asker.principal, Principal::User(_));
@@ -146,6 +154,7 @@ impl<'d, 'v> Data<'d, 'v> {
             account,
             role: Role::Administrator,
             tags: Vec::new(),
+            groups: BTreeSet::new(),
         };
         Ok(Self {
             v,

@@ -10,7 +10,8 @@ use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
 use moorline_shared::api::feed::{FeedMessage, MAX_LINE_BYTES, OpenFeed, ViewId};
 use moorline_shared::api::hosts::{RegisterHost, ReportState};
 use moorline_shared::api::instances::{InstanceState, ModifyInstance};
-use moorline_shared::{EntryPath, HostId, InstanceId, OperationId};
+use moorline_shared::id::GroupName;
+use moorline_shared::{EntryPath, HostId, InstanceId, OperationId, Principal};
 use proptest::prelude::*;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -28,7 +29,7 @@ use crate::instances::operations::{Run, With};
 use crate::model::{Attempt, Caller, Executor, Role};
 use crate::settings::{AccessControl, Settings};
 use crate::store::Store;
-use crate::{instance_data, instances};
+use crate::{identity, instance_data, instances};
 
 /// What happens.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ enum Event {
     Delete { instance: usize, path: u8 },
     Access { instance: usize, path: u8, subject: u8 },
     Tag { instance: usize, tag: u8 },
+    Join { instance: usize, group: u8 },
+    Leave { instance: usize, group: u8 },
     End { instance: usize },
     Want { reader: usize, instance: usize },
     Unwant { nth: usize },
@@ -54,8 +57,10 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         8 => (one(), 0u8..4, prop::bool::weighted(0.2)).prop_map(|(instance, path, long)| Event::Put { instance, path, long }),
         4 => one().prop_map(|instance| Event::Pair { instance }),
         3 => (one(), 0u8..4).prop_map(|(instance, path)| Event::Delete { instance, path }),
-        4 => (one(), 0u8..4, 0u8..4).prop_map(|(instance, path, subject)| Event::Access { instance, path, subject }),
+        4 => (one(), 0u8..4, 0u8..5).prop_map(|(instance, path, subject)| Event::Access { instance, path, subject }),
         2 => (one(), 0u8..2).prop_map(|(instance, tag)| Event::Tag { instance, tag }),
+        2 => (one(), 0u8..2).prop_map(|(instance, group)| Event::Join { instance, group }),
+        1 => (one(), 0u8..2).prop_map(|(instance, group)| Event::Leave { instance, group }),
         1 => one().prop_map(|instance| Event::End { instance }),
         3 => (one(), one()).prop_map(|(reader, instance)| Event::Want { reader, instance }),
         1 => one().prop_map(|nth| Event::Unwant { nth }),
@@ -144,6 +149,9 @@ impl World {
                 caller("host:h1", Role::Member),
             )
             .await;
+        for group in [0, 1].map(group_of) {
+            world.identify(identity::Op::CreateGroup { group }).await;
+        }
         world.run_instance().await;
         world.run_instance().await;
         world
@@ -171,6 +179,17 @@ impl World {
                 .execute(&instance_data::Model, Attempt::new(op, caller, id))
                 .await,
         );
+    }
+
+    /// Changes groups as the administrator; to leave one that nobody is in is refused.
+    async fn identify(&mut self, op: identity::Op) {
+        self.ids += 1;
+        let caller = caller("user:admin", Role::Administrator);
+        let id = OperationId::derive(&caller.principal, &format!("k{}", self.ids).parse().unwrap());
+        let done = self
+            .executor
+            .execute(&identity::Model, Attempt::new(op, caller, id));
+        drop(done.await);
     }
 
     async fn run_instance(&mut self) {
@@ -261,6 +280,18 @@ impl World {
                 };
                 self.run(op, caller("user:admin", Role::Administrator)).await;
             }
+            Event::Join { instance, group } => {
+                let member = Principal::Instance(self.instance(instance));
+                let group = group_of(group);
+                self.identify(identity::Op::AddGroupMember { group, member })
+                    .await;
+            }
+            Event::Leave { instance, group } => {
+                let member = Principal::Instance(self.instance(instance));
+                let group = group_of(group);
+                self.identify(identity::Op::RemoveGroupMember { group, member })
+                    .await;
+            }
             Event::End { instance } => self.end(instance).await,
             Event::Want { reader, instance } => self.want(reader, instance).await,
             Event::Unwant { nth } => self.unwant(nth).await,
@@ -278,6 +309,7 @@ impl World {
             0 => Subject::Owner,
             1 => Subject::Account,
             2 => "tag:k=1".parse().unwrap(),
+            3 => "group:g1".parse().unwrap(),
             _ => Subject::Instance(self.instances[0]),
         };
         vec![Clause {
@@ -441,6 +473,10 @@ impl World {
             }
         }
     }
+}
+
+fn group_of(n: u8) -> GroupName {
+    format!("g{n}").parse().unwrap()
 }
 
 fn path_of(n: u8) -> EntryPath {
