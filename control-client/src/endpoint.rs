@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use moorline_shared::{HostId, InstanceId};
+use moorline_shared::InstanceId;
 use reqwest::Url;
 
 use crate::tls::{Identity, Trust};
@@ -22,8 +22,6 @@ pub struct Endpoint {
     pub identity: Option<Identity>,
     /// What the caller shows there; absent where a control plane asks for nothing.
     pub token: Option<Token>,
-    /// Which host calls, if a host daemon does.
-    pub host: Option<HostId>,
     /// In whose name every call is made, if not in the caller's own. A host names one of its instances here; for
     /// single calls there is [`crate::Client::on_behalf_of`].
     pub on_behalf_of: Option<InstanceId>,
@@ -32,7 +30,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// An endpoint for a user: no host, nobody else's name, no retries. Over `https` it has to be told
+    /// An endpoint for a user: nobody else's name, no retries. Over `https` it has to be told
     /// [whom to trust](Self::trusting).
     pub fn new(url: BaseUrl, token: Token) -> Self {
         Self {
@@ -40,7 +38,6 @@ impl Endpoint {
             trust: Trust::Nobody,
             identity: None,
             token: Some(token),
-            host: None,
             on_behalf_of: None,
             retries: Retries::NEVER,
         }
@@ -53,7 +50,6 @@ impl Endpoint {
             trust: Trust::Nobody,
             identity: None,
             token: None,
-            host: None,
             on_behalf_of: None,
             retries: Retries::NEVER,
         }
@@ -70,13 +66,6 @@ impl Endpoint {
     #[must_use]
     pub fn trusting(mut self, trust: Trust) -> Self {
         self.trust = trust;
-        self
-    }
-
-    /// The same for a host daemon.
-    #[must_use]
-    pub fn of_host(mut self, host: HostId) -> Self {
-        self.host = Some(host);
         self
     }
 

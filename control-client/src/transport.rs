@@ -4,9 +4,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode, header};
 use moorline_shared::InstanceId;
-use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails};
+use moorline_shared::api::{ON_BEHALF_OF, ProblemDetails};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
@@ -265,10 +265,6 @@ fn standing_headers(endpoint: &Endpoint) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Some(token) = &endpoint.token {
         headers.insert(header::AUTHORIZATION, token.header());
-    }
-    if let Some(host) = &endpoint.host {
-        let name = HeaderValue::from_str(host.as_str()).expect("a host's name is ASCII");
-        headers.insert(HeaderName::from_static(HOST), name);
     }
     headers
 }

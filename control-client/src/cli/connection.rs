@@ -176,7 +176,6 @@ impl<'a> Place<'a> {
             trust: self.trust()?,
             identity: None,
             token: None,
-            host: None,
             on_behalf_of: None,
             retries: Retries::INTERACTIVE,
         })

@@ -94,7 +94,7 @@ impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
         let (kind, title, status, field) = match self {
             Self::Unknown(_) => ("operation-not-found", "No such operation", 404, Some("operation")),
-            Self::NotAdministrator(caller) => ("access-denied", "Not allowed", 403, Some(caller.header())),
+            Self::NotAdministrator(caller) => ("access-denied", "Not allowed", 403, caller.header()),
             Self::Cursor => (
                 "invalid-cursor",
                 "The cursor is not well formed",

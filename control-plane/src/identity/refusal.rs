@@ -159,7 +159,7 @@ pub(super) fn refuse<T>(refusal: Refusal) -> Result<T, Stop<Refusal>> {
 impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
         let (kind, title, status, field) = match self {
-            Self::Denied { caller, .. } => ("access-denied", "Not allowed", 403, Some(caller.header())),
+            Self::Denied { caller, .. } => ("access-denied", "Not allowed", 403, caller.header()),
             Self::UnknownSession(_) => ("session-not-found", "No such session", 404, Some("session")),
             Self::TooManySessions(_) => ("too-many-sessions", "Too many sessions", 409, None),
             Self::UnknownKey(_) => ("key-not-found", "No such key", 404, Some("key")),

@@ -204,7 +204,7 @@ pub enum Refusal {
     NotAdministrator(Caller),
     /// The caller is not the host it speaks for.
     #[error(
-        "{caller} may not speak for host {host}: only the host itself does, with the header moorline-host"
+        "{caller} may not speak for host {host}: only the host itself does, by its certificate"
     )]
     NotTheHost {
         /// Who asks.
@@ -288,7 +288,7 @@ impl Problem for Refusal {
                 409,
                 Some("instance"),
             ),
-            Self::NotAdministrator(caller) => ("access-denied", "Not allowed", 403, Some(caller.header())),
+            Self::NotAdministrator(caller) => ("access-denied", "Not allowed", 403, caller.header()),
             Self::NotTheHost { .. } => ("access-denied", "Not allowed", 403, Some("host")),
             Self::NotHere { .. } => (
                 "not-on-host",

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use moorline_shared::api::{HOST, ON_BEHALF_OF, ProblemDetails};
+use moorline_shared::api::{ON_BEHALF_OF, ProblemDetails};
 use moorline_shared::{AccountId, HostId, InstanceId, OperationId, Principal, Timestamp};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -118,12 +118,12 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// The header by which a request says that it is made by this caller.
-    pub const fn header(&self) -> &'static str {
+    /// The header by which a request says that it is made by this caller; a host is known by its connection.
+    pub const fn header(&self) -> Option<&'static str> {
         match self.principal {
-            Principal::Host(_) => HOST,
-            Principal::Instance(_) => ON_BEHALF_OF,
-            Principal::User(_) | Principal::Service(_) => "authorization",
+            Principal::Host(_) => None,
+            Principal::Instance(_) => Some(ON_BEHALF_OF),
+            Principal::User(_) | Principal::Service(_) => Some("authorization"),
         }
     }
 }

@@ -20,8 +20,6 @@ pub use problem::ProblemDetails;
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// The header by which a host says for which of its instances a request is made.
 pub const ON_BEHALF_OF: &str = "moorline-instance";
-/// The header by which a host says who it is.
-pub const HOST: &str = "moorline-host";
 /// The header that names the operation's record in the reply to a change.
 pub const OPERATION: &str = "moorline-operation";
 /// The header that names the revision at which a change was committed or a read was made.

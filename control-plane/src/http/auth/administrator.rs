@@ -1,17 +1,17 @@
 //! The bearer of the deployment's own token, who can do everything: it is there before any user is, and when no user
 //! can come in any more.
 //!
-//! The token is made when the store is made. With the header `moorline-host` its bearer is that host, and with
-//! `moorline-instance` too it is that instance, which the rules accept only on that host.
+//! The token is made when the store is made. It is a user's, and speaks for no host and for no instance: these have
+//! certificates and signatures of their own.
 
 use std::path::{Path, PathBuf};
 
+use axum::http::header;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
-use moorline_shared::api::{HOST, ON_BEHALF_OF};
+use moorline_shared::api::ON_BEHALF_OF;
 use moorline_shared::{Digest, Principal};
 
-use super::{Said, bearer, named};
+use super::{Said, bearer};
 use crate::http::Control;
 use crate::http::problem::Failure;
 use crate::identity::secret_file::{self, SecretFileError};
@@ -58,32 +58,20 @@ impl AdministratorToken {
 /// The caller, if the request shows the deployment's token.
 pub(super) fn look(control: &Control, parts: &Parts) -> Said {
     match parts.headers.get(header::AUTHORIZATION).and_then(bearer) {
-        Some(token) if control.administrator.admits(token) => caller(&parts.headers).into(),
+        Some(token) if control.administrator.admits(token) => caller(parts).into(),
         _ => Said::Nothing,
     }
 }
 
-fn caller(headers: &HeaderMap) -> Result<Caller, Failure> {
-    let (host, instance) = (named(headers, HOST)?, named(headers, ON_BEHALF_OF)?);
-    let (principal, role, via) = match (host, instance) {
-        (None, None) => (administrator(), Role::Administrator, None),
-        (Some(host), None) => (Principal::Host(host), Role::Member, None),
-        (Some(host), Some(instance)) => (Principal::Instance(instance), Role::Member, Some(host)),
-        (None, Some(_)) => {
-            return Err(Failure::header(
-                HOST,
-                "only a host speaks for an instance: name the host too",
-            ));
-        }
-    };
+fn caller(parts: &Parts) -> Result<Caller, Failure> {
+    if parts.headers.contains_key(ON_BEHALF_OF) {
+        let detail = "only a host speaks for an instance, by its certificate";
+        return Err(Failure::header(ON_BEHALF_OF, detail));
+    }
     Ok(Caller {
-        principal,
+        principal: Principal::User("admin".parse().expect("this is a name")),
         account: "default".parse().expect("this is a name"),
-        role,
-        via,
+        role: Role::Administrator,
+        via: None,
     })
-}
-
-fn administrator() -> Principal {
-    Principal::User("admin".parse().expect("this is a name"))
 }

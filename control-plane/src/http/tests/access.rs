@@ -1,10 +1,10 @@
 //! Who comes in, who may do what, and how much a refusal says.
 
-use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
 use serde_json::json;
 
-use super::{Api, as_guest};
+use super::Api;
+use super::signing::Draft;
 use crate::settings::{Refusals, Settings};
 
 #[tokio::test]
@@ -15,11 +15,7 @@ async fn who_reads_what_is_decided_by_the_access_list_and_not_by_whose_it_is() {
     let target = format!("/v1/instances/{b}/data/shared");
     api.json(Method::PUT, &target, &[], json!({"value": "for whom?"}))
         .await;
-    let read = async |who: &str| {
-        api.send(Method::GET, &target, &as_guest(who), Body::empty())
-            .await
-            .status
-    };
+    let read = async |who: &str| api.as_guest(who, &target).await.status;
     assert_eq!(
         (read(b).await, read(a).await),
         (StatusCode::OK, StatusCode::NOT_FOUND)
@@ -35,26 +31,21 @@ async fn who_reads_what_is_decided_by_the_access_list_and_not_by_whose_it_is() {
         (StatusCode::NOT_FOUND, StatusCode::OK),
         "withheld from its own instance"
     );
-    let put = api
-        .json(Method::PUT, &target, &as_guest(a), json!({"value": "mine"}))
-        .await;
+    let guest = api.guest(a).await;
+    let change = async |method: Method, value: &str| {
+        let body = json!({ "value": value }).to_string();
+        let draft = Draft::new(&guest, method, &target, &body);
+        draft.passed_on_by(api.host()).send(&api).await
+    };
+    let put = change(Method::PUT, "mine").await;
     assert_eq!(
         (put.status, put.body["type"].as_str()),
         (StatusCode::FORBIDDEN, Some("access-denied"))
     );
     assert!(put.body["detail"].as_str().unwrap().contains("update"), "{put:?}");
-    let append = api
-        .json(Method::POST, &target, &as_guest(a), json!({"value": "!"}))
-        .await;
-    assert_eq!(append.status, StatusCode::OK);
-    let by_host = api
-        .send(
-            Method::GET,
-            &target,
-            &[("moorline-host", "h2"), ("moorline-instance", a)],
-            Body::empty(),
-        )
-        .await;
+    assert_eq!(change(Method::POST, "!").await.status, StatusCode::OK);
+    let h2 = api.enrol("h2").await;
+    let by_host = api.as_guest_of(&h2, a, &target).await;
     assert_eq!(by_host.body["type"], "not-on-host");
 }
 
@@ -80,14 +71,7 @@ async fn a_listing_never_names_what_a_read_denies() {
         clauses,
     )
     .await;
-    let listed = api
-        .send(
-            Method::GET,
-            &format!("/v1/instances/{b}/data"),
-            &as_guest(a),
-            Body::empty(),
-        )
-        .await;
+    let listed = api.as_guest(a, &format!("/v1/instances/{b}/data")).await;
     let paths: Vec<_> = listed.body["entries"]
         .as_array()
         .unwrap()
@@ -95,14 +79,7 @@ async fn a_listing_never_names_what_a_read_denies() {
         .map(|e| e["path"].as_str().unwrap())
         .collect();
     assert_eq!(paths, ["open"]);
-    let described = api
-        .send(
-            Method::GET,
-            &format!("/v1/instances/{b}/describe"),
-            &as_guest(a),
-            Body::empty(),
-        )
-        .await;
+    let described = api.as_guest(a, &format!("/v1/instances/{b}/describe")).await;
     let named = described.body["entries"].as_array().unwrap();
     let closed = named
         .iter()
@@ -124,9 +101,9 @@ async fn how_much_a_refusal_says_is_the_deployments_choice_and_the_record_says_a
         .await;
         let id = api.with_instances(1).await.remove(0);
         let target = format!("/v1/instances/{id}/data/meta/vcpus");
-        let refused = api
-            .json(Method::PUT, &target, &as_guest(&id), json!({"value": "64"}))
-            .await;
+        let guest = api.guest(&id).await;
+        let draft = Draft::new(&guest, Method::PUT, &target, r#"{"value": "64"}"#);
+        let refused = draft.passed_on_by(api.host()).send(&api).await;
         assert_eq!(refused.body["type"], kind);
         assert!(
             !refused.body["detail"].as_str().unwrap().contains("right to"),
@@ -164,19 +141,19 @@ async fn a_guest_that_asks_in_vain_for_ever_leaves_few_records_and_each_refused_
     let api = Api::new().await;
     let ids = api.with_instances(2).await;
     let (a, b) = (ids[0].as_str(), ids[1].as_str());
-    let (target, guest) = (format!("/v1/instances/{b}/data/x"), as_guest(a));
+    let target = format!("/v1/instances/{b}/data/x");
     let mut recorded = 0;
     for _ in 0..60 {
-        let read = api.send(Method::GET, &target, &guest, Body::empty()).await;
+        let read = api.as_guest(a, &target).await;
         assert_eq!(read.status, StatusCode::NOT_FOUND);
         recorded += usize::from(read.body["operation"].is_string());
     }
     // One more in each second that this takes.
     assert!((20..50).contains(&recorded), "{recorded} records");
+    let guest = api.guest(a).await;
     for _ in 0..30 {
-        let write = api
-            .json(Method::PUT, &target, &guest, json!({"value": "mine"}))
-            .await;
+        let draft = Draft::new(&guest, Method::PUT, &target, r#"{"value": "mine"}"#);
+        let write = draft.passed_on_by(api.host()).send(&api).await;
         assert!(write.body["operation"].is_string(), "{write:?}");
     }
 }

@@ -15,11 +15,10 @@ static DOCUMENT: LazyLock<Json> =
     LazyLock::new(|| serde_json::from_str(&openapi::document()).expect("the document is JSON"));
 
 /// Headers that every operation takes.
-const EVERYWHERE: [&str; 8] = [
+const EVERYWHERE: [&str; 7] = [
     "authorization",
     "content-digest",
     "content-type",
-    "moorline-host",
     "moorline-instance",
     "moorline-token",
     "signature",

@@ -1,8 +1,7 @@
 //! What is damaged in the store: an error that names the key, never an answer.
 
-use axum::body::Body;
 use axum::http::{Method, StatusCode};
-use serde_json::json;
+use serde_json::{Value as Json, json};
 
 use super::{Api, Reply};
 use crate::store::{Key, Range, Transaction, Write};
@@ -31,7 +30,7 @@ pub(super) fn assert_broken(reply: &Reply, key: &Key) {
 
 async fn view(api: &Api, id: &str) -> Reply {
     let target = format!("/v1/hosts/h1/views/{id}/{id}");
-    api.send(Method::GET, &target, &[("moorline-host", "h1")], Body::empty())
+    api.by_host(api.host(), Method::GET, &target, &[], Json::Null)
         .await
 }
 

@@ -1,10 +1,9 @@
 //! Groups: who is in them, what that gives, and that nobody comes to what was meant for another.
 
-use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use serde_json::{Value as Json, json};
 
-use super::{Api, Reply, as_guest};
+use super::{Api, Reply};
 
 impl Api {
     async fn group(&self, name: &str) -> Reply {
@@ -87,9 +86,7 @@ async fn users_and_instances_have_what_their_group_has_while_they_are_in_it() {
         let user = api
             .by(&ann["access_token"], Method::GET, &target, Json::Null)
             .await;
-        let guest = api
-            .send(Method::GET, &target, &as_guest(guest), Body::empty())
-            .await;
+        let guest = api.as_guest(guest, &target).await;
         (user.status.as_u16(), guest.status.as_u16())
     };
     assert_eq!(reads().await, (404, 404));
@@ -154,12 +151,7 @@ async fn an_instance_that_ends_leaves_its_groups() {
         .await;
     let report = json!({"instance": id, "state": "terminated", "incarnation": 1, "reboots": 0});
     let reported = api
-        .json(
-            Method::POST,
-            "/v1/hosts/h1/reports",
-            &[("moorline-host", "h1")],
-            report,
-        )
+        .by_host(api.host(), Method::POST, "/v1/hosts/h1/reports", &[], report)
         .await;
     assert_eq!(reported.status, StatusCode::OK, "{reported:?}");
     assert_eq!(

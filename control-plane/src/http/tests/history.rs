@@ -4,13 +4,16 @@ use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use serde_json::json;
 
-use super::{Api, Reply, as_guest};
+use super::{Api, Reply};
 
 impl Api {
-    async fn history(&self, id: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
-        let target = format!("/v1/instances/{id}/history/{path}");
-        self.send(Method::GET, &target, headers, Body::empty()).await
+    async fn history(&self, id: &str, path: &str) -> Reply {
+        self.get(&history_of(id, path)).await
     }
+}
+
+fn history_of(id: &str, path: &str) -> String {
+    format!("/v1/instances/{id}/history/{path}")
 }
 
 #[tokio::test]
@@ -29,17 +32,14 @@ async fn the_past_of_a_removed_entry_is_for_whoever_could_read_it() {
         assert_eq!(put.status, StatusCode::OK, "{put:?}");
         let gone = api.send(Method::DELETE, &target, &[], Body::empty()).await;
         assert_eq!(gone.status, StatusCode::OK, "{gone:?}");
-        let told = api.history(own, path, &[]).await;
+        let told = api.history(own, path).await;
         assert_eq!(told.body["changes"][0]["from"], "one", "{told:?}");
         assert_eq!(told.body["changes"][0]["api"], "DeleteInstanceData", "{told:?}");
     }
-    let seen = async |path: &str, who: &str| api.history(own, path, &as_guest(who)).await.status;
+    let seen = async |path: &str, who: &str| api.as_guest(who, &history_of(own, path)).await.status;
     assert_eq!(seen("open", own).await, StatusCode::OK);
     assert_eq!(seen("open", other).await, StatusCode::NOT_FOUND);
     assert_eq!(seen("given", own).await, StatusCode::NOT_FOUND);
     assert_eq!(seen("given", other).await, StatusCode::OK);
-    assert_eq!(
-        api.history(own, "never", &[]).await.body["type"],
-        "entry-not-found"
-    );
+    assert_eq!(api.history(own, "never").await.body["type"], "entry-not-found");
 }

@@ -3,22 +3,22 @@
 use axum::http::{Method, StatusCode};
 use serde_json::{Value as Json, json};
 
+use super::host::Host;
 use super::{Api, Reply};
 
 impl Api {
-    async fn register_host(&self, headers: &[(&str, &str)], change: &Json) -> Reply {
+    async fn register_host(&self, host: &Host, headers: &[(&str, &str)], change: &Json) -> Reply {
         let mut offer = json!({"zone": "z", "vcpus": 64, "memory_mib": 65536, "images": ["busybox"]});
         for (field, value) in change.as_object().into_iter().flatten() {
             offer[field] = value.clone();
         }
-        let headers = [&[("moorline-host", "h1")], headers].concat();
-        self.json(Method::PUT, "/v1/hosts/h1", &headers, offer).await
+        self.by_host(host, Method::PUT, "/v1/hosts/h1", headers, offer)
+            .await
     }
 
     async fn report(&self, id: &str, state: &str, incarnation: u64) -> Reply {
         let report = json!({"instance": id, "state": state, "incarnation": incarnation, "reboots": 0});
-        let host = [("moorline-host", "h1")];
-        self.json(Method::POST, "/v1/hosts/h1/reports", &host, report)
+        self.by_host(self.host(), Method::POST, "/v1/hosts/h1/reports", &[], report)
             .await
     }
 
@@ -36,11 +36,12 @@ impl Api {
 #[tokio::test]
 async fn a_host_offers_no_more_than_hosts_have() {
     let api = Api::new().await;
+    let host = api.enrol("h1").await;
     for (field, value, most) in [
         ("vcpus", u64::from(u32::MAX), "0 to 65536"),
         ("memory_mib", u64::MAX, "0 to 67108864"),
     ] {
-        let refused = api.register_host(&[], &json!({field: value})).await;
+        let refused = api.register_host(&host, &[], &json!({field: value})).await;
         assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{refused:?}");
         assert_eq!(refused.body["field"], field, "{refused:?}");
         assert!(
@@ -54,8 +55,9 @@ async fn a_host_offers_no_more_than_hosts_have() {
 async fn a_request_sent_again_after_its_revision_is_gone_is_answered() {
     let api = Api::new().await;
     let key = [("idempotency-key", "k-1")];
-    let host = api.register_host(&key, &json!({})).await;
-    assert_eq!(host.status, StatusCode::OK, "{host:?}");
+    let host = api.enrol("h1").await;
+    let registered = api.register_host(&host, &key, &json!({})).await;
+    assert_eq!(registered.status, StatusCode::OK, "{registered:?}");
     let key = [("idempotency-key", "k-2")];
     let run = json!({"image": "busybox", "type": "micro"});
     let first = api.json(Method::POST, "/v1/instances", &key, run.clone()).await;
@@ -65,9 +67,11 @@ async fn a_request_sent_again_after_its_revision_is_gone_is_answered() {
     api.json(Method::POST, "/v1/instances/stop", &[], stop).await;
     api.store.compact(api.store.head().await.unwrap()).await.unwrap();
 
-    let host = api.register_host(&[("idempotency-key", "k-1")], &json!({})).await;
+    let registered = api
+        .register_host(&host, &[("idempotency-key", "k-1")], &json!({}))
+        .await;
     assert_eq!(
-        (host.status, host.body["id"].as_str()),
+        (registered.status, registered.body["id"].as_str()),
         (StatusCode::OK, Some("h1"))
     );
     let again = api.json(Method::POST, "/v1/instances", &key, run).await;
@@ -143,15 +147,19 @@ async fn nothing_is_written_to_a_terminated_instance() {
 async fn a_host_with_instances_stays_in_its_zone() {
     let api = Api::new().await;
     assert_eq!(
-        api.register_host(&[], &json!({"zone": "a"})).await.status,
+        api.register_host(api.host(), &[], &json!({"zone": "a"}))
+            .await
+            .status,
         StatusCode::OK
     );
     assert_eq!(
-        api.register_host(&[], &json!({"zone": "z"})).await.status,
+        api.register_host(api.host(), &[], &json!({"zone": "z"}))
+            .await
+            .status,
         StatusCode::OK
     );
     api.with_instances(1).await;
-    let refused = api.register_host(&[], &json!({"zone": "a"})).await;
+    let refused = api.register_host(api.host(), &[], &json!({"zone": "a"})).await;
     assert_eq!(
         (refused.status, refused.body["field"].as_str()),
         (StatusCode::CONFLICT, Some("zone")),
@@ -162,7 +170,7 @@ async fn a_host_with_instances_stays_in_its_zone() {
 #[tokio::test]
 async fn where_there_is_no_room_is_said_of_what_was_asked_for() {
     let api = Api::new().await;
-    api.register_host(&[], &json!({"vcpus": 1})).await;
+    api.register_host(api.host(), &[], &json!({"vcpus": 1})).await;
     for (place, field) in [
         (json!({}), "type"),
         (json!({"zone": "z"}), "zone"),
@@ -185,7 +193,7 @@ async fn where_there_is_no_room_is_said_of_what_was_asked_for() {
 #[tokio::test]
 async fn roles_are_given_shown_and_changed() {
     let api = Api::new().await;
-    api.register_host(&[], &json!({})).await;
+    api.register_host(api.host(), &[], &json!({})).await;
     let run = json!({"image": "busybox", "type": "micro", "roles": ["mail", "backup", "mail"]});
     let made = api.json(Method::POST, "/v1/instances", &[], run).await;
     let instance = &made.body["instances"][0];

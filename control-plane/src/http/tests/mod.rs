@@ -7,14 +7,16 @@ mod data;
 mod document;
 mod groups;
 mod history;
+mod host;
 mod instances;
 mod login;
 mod problems;
 mod proof;
 mod secrets;
+mod signing;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
@@ -24,6 +26,7 @@ use serde_json::{Value as Json, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
+use self::host::Host;
 use super::auth::administrator::AdministratorToken;
 use super::auth::instance::Seen;
 use super::feed::Dispatcher;
@@ -43,6 +46,7 @@ struct Api {
     store: Store,
     dispatcher: Option<Dispatcher>,
     folder: tempfile::TempDir,
+    host: OnceLock<Host>,
 }
 
 /// What came back.
@@ -95,6 +99,7 @@ impl Api {
             store,
             dispatcher: Some(dispatcher),
             folder,
+            host: OnceLock::new(),
         }
     }
 
@@ -107,7 +112,12 @@ impl Api {
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(body).unwrap();
+        self.exchange(request.body(body).unwrap()).await
+    }
+
+    /// What comes back of a request that says by itself who makes it.
+    async fn exchange(&self, request: Request<Body>) -> Reply {
+        let (method, target) = (request.method().clone(), request.uri().to_string());
         let sent = request.headers().clone();
         let response = self.router.clone().oneshot(request).await.unwrap();
         let (head, body) = response.into_parts();
@@ -117,7 +127,7 @@ impl Api {
             headers: head.headers,
             body: serde_json::from_slice(&bytes).unwrap_or_default(),
         };
-        conforms::check(&method, target, &sent, &reply);
+        conforms::check(&method, &target, &sent, &reply);
         reply
     }
 
@@ -130,13 +140,18 @@ impl Api {
         self.send(Method::GET, target, &[], Body::empty()).await
     }
 
+    /// The host that instances are on.
+    fn host(&self) -> &Host {
+        self.host.get().expect("there are instances")
+    }
+
     /// A host and instances on it.
     async fn with_instances(&self, count: u32) -> Vec<String> {
+        let host = self.enrol("h1").await;
         let offer = json!({"zone": "z", "vcpus": 64, "memory_mib": 65536, "images": ["busybox"]});
-        let host = self
-            .json(Method::PUT, "/v1/hosts/h1", &[("moorline-host", "h1")], offer)
-            .await;
-        assert_eq!(host.status, StatusCode::OK, "{host:?}");
+        let registered = self.by_host(&host, Method::PUT, "/v1/hosts/h1", &[], offer).await;
+        assert_eq!(registered.status, StatusCode::OK, "{registered:?}");
+        self.host.set(host).ok().expect("there is one host");
         let run = json!({"image": "busybox", "type": "micro", "count": count, "name": "web"});
         let made = self.json(Method::POST, "/v1/instances", &[], run).await;
         assert_eq!(made.status, StatusCode::CREATED, "{made:?}");
@@ -155,9 +170,4 @@ fn authority() -> Authority {
 pub(in crate::http) fn now() -> Timestamp {
     let since = std::time::UNIX_EPOCH.elapsed().unwrap();
     Timestamp::from_millis(i64::try_from(since.as_millis()).unwrap()).unwrap()
-}
-
-/// As a guest on host `h1`.
-fn as_guest(id: &str) -> [(&str, &str); 2] {
-    [("moorline-host", "h1"), ("moorline-instance", id)]
 }

@@ -1,11 +1,10 @@
 //! Secret entries over the API: shown to who may read them, and never taken from where they don't belong.
 
-use axum::body::Body;
 use axum::http::{Method, StatusCode};
 use serde_json::{Value as Json, json};
 
 use super::damage::{assert_broken, key, spoil};
-use super::{Api, Reply, as_guest};
+use super::{Api, Reply};
 use crate::instance_data::records::EntryRecord;
 use crate::model::content::{Content, LongValue};
 use crate::model::record::Record;
@@ -66,15 +65,19 @@ async fn a_secret_is_shown_to_who_may_read_it() {
     let before = api.put_secret(own, "db/password", "hunter1").await;
     api.put_secret(own, "db/password", "hunter2").await;
     let target = format!("/v1/instances/{own}/data/db/password");
-    for headers in [&[][..], &as_guest(own)] {
-        let got = api.send(Method::GET, &target, headers, Body::empty()).await;
+    for reader in [None, Some(own)] {
+        let get = async |target: &str| match reader {
+            Some(guest) => api.as_guest(guest, target).await,
+            None => api.get(target).await,
+        };
+        let got = get(&target).await;
         assert_eq!(
             (&got.body["value"], &got.body["secret"]),
             (&json!("hunter2"), &json!(true))
         );
         assert_eq!(got.body["length"], 7);
         let listing = format!("/v1/instances/{own}/data?values=true");
-        let listing = api.send(Method::GET, &listing, headers, Body::empty()).await;
+        let listing = get(&listing).await;
         let shown = listed(&listing, "db/password");
         assert_eq!(
             (&shown["value"], &shown["secret"]),
@@ -82,7 +85,7 @@ async fn a_secret_is_shown_to_who_may_read_it() {
         );
         assert_eq!(listed(&listing, "meta/instance-id").get("secret"), None);
         let history = format!("/v1/instances/{own}/history/db/password");
-        let history = api.send(Method::GET, &history, headers, Body::empty()).await;
+        let history = get(&history).await;
         let newest = &history.body["changes"][0];
         assert_eq!(
             (&newest["from"], &newest["to"]),
@@ -90,16 +93,14 @@ async fn a_secret_is_shown_to_who_may_read_it() {
         );
         let after = before.body["revision"].as_str().unwrap();
         let watch = format!("/v1/instances/{own}/watch?after={after}&wait_seconds=1");
-        let watched = api.send(Method::GET, &watch, headers, Body::empty()).await;
+        let watched = get(&watch).await;
         let entry = &watched.body["changes"][0]["entry"];
         assert_eq!(
             (&entry["value"], &entry["secret"]),
             (&json!("hunter2"), &json!(true))
         );
     }
-    let hidden = api
-        .send(Method::GET, &target, &as_guest(other), Body::empty())
-        .await;
+    let hidden = api.as_guest(other, &target).await;
     assert_eq!(hidden.status, StatusCode::NOT_FOUND, "{hidden:?}");
 }
 
@@ -109,8 +110,9 @@ async fn a_host_is_told_which_entries_of_a_view_are_secret() {
     let id = &api.with_instances(1).await[0];
     api.put_secret(id, "db/password", "hunter2").await;
     let target = format!("/v1/hosts/h1/views/{id}/{id}");
-    let host = [("moorline-host", "h1")];
-    let view = api.send(Method::GET, &target, &host, Body::empty()).await;
+    let view = api
+        .by_host(api.host(), Method::GET, &target, &[], Json::Null)
+        .await;
     let secrets: Vec<_> = view.body["entries"]
         .as_array()
         .unwrap()
@@ -164,8 +166,8 @@ async fn a_sealed_value_that_was_moved_does_not_open() {
     for target in [&entry, &listing] {
         assert_broken(&api.get(target).await, &moved);
     }
-    let host = [("moorline-host", "h1")];
-    assert_broken(&api.send(Method::GET, &view, &host, Body::empty()).await, &moved);
+    let view = api.by_host(api.host(), Method::GET, &view, &[], Json::Null).await;
+    assert_broken(&view, &moved);
     let left_out = api.get(&format!("/v1/instances/{to}/data")).await;
     assert_eq!(
         left_out.status,

@@ -5,14 +5,17 @@ use axum::http::Method;
 use moorline_shared::api::data::{EntryChange, WatchEvent};
 use serde_json::json;
 
+use super::Api;
 use super::damage::{key, spoil};
-use super::{Api, as_guest};
 use crate::store::Write;
 
-/// What the watcher of `id` is told first after revision `after`.
-async fn first(api: &Api, id: &str, headers: &[(&str, &str)], after: &str) -> WatchEvent {
+/// What a guest, or an administrator, who watches `id` is told first after revision `after`.
+async fn first(api: &Api, id: &str, guest: Option<&str>, after: &str) -> WatchEvent {
     let target = format!("/v1/instances/{id}/watch?after={after}&wait_seconds=1");
-    let reply = api.send(Method::GET, &target, headers, Body::empty()).await;
+    let reply = match guest {
+        Some(guest) => api.as_guest(guest, &target).await,
+        None => api.get(&target).await,
+    };
     serde_json::from_value(reply.body).unwrap()
 }
 
@@ -42,11 +45,11 @@ fn assert_gone(event: &WatchEvent, path: &str) {
 async fn a_watcher_hears_nothing_of_an_entry_that_it_never_could_read() {
     let api = Api::new().await;
     let ids = api.with_instances(2).await;
-    let (own, guest) = (&ids[0], as_guest(&ids[1]));
+    let (own, guest) = (&ids[0], Some(ids[1].as_str()));
     let begin = put(&api, own, "known", &["owner"]).await;
     let secret = put(&api, own, "secret-name", &["owner"]).await;
     put(&api, own, "secret-name", &["account"]).await;
-    let given = first(&api, own, &guest, &secret).await;
+    let given = first(&api, own, guest, &secret).await;
     assert!(matches!(given, WatchEvent::Changes { .. }), "{given:?}");
     let target = format!("/v1/instances/{own}/data/known");
     let put = api
@@ -54,10 +57,10 @@ async fn a_watcher_hears_nothing_of_an_entry_that_it_never_could_read() {
         .await;
     let changed = put.body["revision"].as_str().unwrap();
     api.send(Method::DELETE, &target, &[], Body::empty()).await;
-    let after_all = first(&api, own, &guest, changed).await;
+    let after_all = first(&api, own, guest, changed).await;
     assert!(matches!(after_all, WatchEvent::Bookmark { .. }), "{after_all:?}");
     // The first thing that the guest hears of is what it was given: nothing of what came before.
-    let heard = first(&api, own, &guest, &begin).await;
+    let heard = first(&api, own, guest, &begin).await;
     assert_eq!(heard, given);
 }
 
@@ -65,28 +68,28 @@ async fn a_watcher_hears_nothing_of_an_entry_that_it_never_could_read() {
 async fn a_watcher_hears_of_a_withdrawal_and_of_a_removal() {
     let api = Api::new().await;
     let ids = api.with_instances(2).await;
-    let (own, guest) = (&ids[0], as_guest(&ids[1]));
+    let (own, guest) = (&ids[0], Some(ids[1].as_str()));
     let given = put(&api, own, "shared", &["account"]).await;
     put(&api, own, "shared", &["owner"]).await;
-    assert_gone(&first(&api, own, &guest, &given).await, "shared");
+    assert_gone(&first(&api, own, guest, &given).await, "shared");
     let again = put(&api, own, "shared", &["account"]).await;
     let target = format!("/v1/instances/{own}/data/shared");
     api.send(Method::DELETE, &target, &[], Body::empty()).await;
-    assert_gone(&first(&api, own, &guest, &again).await, "shared");
+    assert_gone(&first(&api, own, guest, &again).await, "shared");
 }
 
 #[tokio::test]
 async fn a_watcher_whose_tags_change_reads_anew() {
     let api = Api::new().await;
     let ids = api.with_instances(2).await;
-    let (own, guest) = (&ids[0], as_guest(&ids[1]));
+    let (own, guest) = (&ids[0], Some(ids[1].as_str()));
     let begin = put(&api, own, "x", &["owner"]).await;
     let target = format!("/v1/instances/{}", ids[1]);
     let tagged = api
         .json(Method::PATCH, &target, &[], json!({"tags": ["role=web"]}))
         .await;
     assert!(tagged.status.is_success(), "{tagged:?}");
-    let event = first(&api, own, &guest, &begin).await;
+    let event = first(&api, own, guest, &begin).await;
     assert!(matches!(event, WatchEvent::Resync { .. }), "{event:?}");
 }
 
@@ -98,6 +101,6 @@ async fn a_change_that_cannot_be_read_is_not_told_as_a_deletion() {
     let begin = put(&api, id, "x", &["owner"]).await;
     let entry = key(&api, &format!("entry/{id}/x")).await;
     spoil(&api, Write::Put(entry, "{".into())).await;
-    let event = first(&api, id, &[], &begin).await;
+    let event = first(&api, id, None, &begin).await;
     assert!(matches!(event, WatchEvent::Resync { .. }), "{event:?}");
 }

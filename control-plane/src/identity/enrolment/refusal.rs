@@ -57,7 +57,7 @@ pub(super) fn refuse<T>(refusal: Refusal) -> Result<T, Stop<Refusal>> {
 impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
         let (kind, title, status, field) = match self {
-            Self::Denied(caller) => ("access-denied", "Not allowed", 403, Some(caller.header())),
+            Self::Denied(caller) => ("access-denied", "Not allowed", 403, caller.header()),
             Self::TooLong(_) => ("out-of-bounds", "A number is out of bounds", 422, Some("ttl")),
             Self::TokenTwice => ("token-exists", "There is such a token", 409, Some("digest")),
             Self::UnknownToken(_) => ("enrolment-token-unknown", "No such token", 403, Some("secret")),

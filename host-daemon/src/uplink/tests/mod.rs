@@ -105,7 +105,7 @@ impl World {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let host: HostId = "h1".parse().unwrap();
-        let endpoint = Endpoint::new(url.parse().unwrap(), "token".parse().unwrap()).of_host(host.clone());
+        let endpoint = Endpoint::new(url.parse().unwrap(), "token".parse().unwrap());
         let (asks, asked) = mpsc::channel(64);
         let shards = Shards::start(&LinkConfig::default(), &CacheConfig::default(), None, &asks).unwrap();
         let (report, reported) = Reports::channel();

@@ -152,13 +152,11 @@ async fn row_14_a_relay_is_made_in_the_guests_own_name_only() -> Result<()> {
     let guest = trial.guest("evil").await?;
     let (own, other) = (guest.id, trial.honest.id);
     let target = format!("/v1/instances/{other}/data/name");
-    let host = || ("moorline-host".to_owned(), "host-1".to_owned());
     let name = || ("moorline-instance".to_owned(), other.to_string());
     let attack = async {
         let mut talker = Talker::begin(&guest.socket()).await?;
         for (method, target, headers) in [
             ("PUT", target.clone(), vec![name()]),
-            ("PUT", target.clone(), vec![host(), name()]),
             (
                 "PUT",
                 target.clone(),

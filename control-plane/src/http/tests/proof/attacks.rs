@@ -4,8 +4,8 @@ use axum::http::StatusCode;
 use moorline_shared::signature::{CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT, TOKEN};
 use serde_json::json;
 
-use super::signing::{Draft, Guest, Host, Message, present, random, without};
-use super::{World, session};
+use super::super::signing::{Draft, Guest, Message, present, random, without};
+use super::World;
 
 async fn refused(world: &World, message: Message, why: &str) {
     let reply = message.send(&world.api).await;
@@ -67,11 +67,11 @@ async fn what_is_changed_on_the_way_is_refused() {
     ];
     let world = World::new().await;
     for (why, change) in changes {
-        let mut message = world.guest.put("good").passed_on_by(&world.host);
+        let mut message = world.guest.put("good").passed_on_by(world.api.host());
         change(&mut message);
         refused(&world, message, why).await;
     }
-    let mut moved = world.guest.put("good").passed_on_by(&world.host);
+    let mut moved = world.guest.put("good").passed_on_by(world.api.host());
     moved.method = axum::http::Method::POST;
     refused(&world, moved, "another method").await;
     let reasons = world.reasons().await;
@@ -86,7 +86,7 @@ async fn what_is_changed_on_the_way_is_refused() {
 #[tokio::test]
 async fn every_bit_of_a_signature_counts() {
     let world = World::new().await;
-    let good = world.guest.put("good").passed_on_by(&world.host);
+    let good = world.guest.put("good").passed_on_by(world.api.host());
     for name in [SIGNATURE, SIGNATURE_INPUT, TOKEN] {
         let length = good.field(name).len();
         for at in (0..length).step_by(7) {
@@ -127,7 +127,7 @@ async fn what_is_signed_badly_is_refused() {
     ];
     let world = World::new().await;
     for (why, change) in changes {
-        let message = world.guest.put("bad").with(change).passed_on_by(&world.host);
+        let message = world.guest.put("bad").with(change).passed_on_by(world.api.host());
         refused(&world, message, why).await;
     }
     for component in [
@@ -139,7 +139,7 @@ async fn what_is_signed_badly_is_refused() {
         "moorline-token",
     ] {
         let bare = |draft: &mut Draft<'_>| draft.input = Some(without(draft, component));
-        let message = world.guest.put("bad").with(bare).passed_on_by(&world.host);
+        let message = world.guest.put("bad").with(bare).passed_on_by(world.api.host());
         refused(&world, message, component).await;
     }
 }
@@ -147,7 +147,7 @@ async fn what_is_signed_badly_is_refused() {
 #[tokio::test]
 async fn a_request_is_taken_once() {
     let world = World::new().await;
-    let message = world.guest.put("once").passed_on_by(&world.host);
+    let message = world.guest.put("once").passed_on_by(world.api.host());
     assert_eq!(message.clone().send(&world.api).await.status, StatusCode::OK);
     let replayed = message.clone().send(&world.api).await;
     assert_eq!(replayed.status, StatusCode::UNAUTHORIZED);
@@ -155,7 +155,7 @@ async fn a_request_is_taken_once() {
     again
         .fields
         .retain(|(name, value)| !name.starts_with("signature") || value.starts_with("guest="));
-    again.countersign(&world.host, present());
+    again.countersign(world.api.host(), present());
     let replayed = again.send(&world.api).await;
     assert_eq!(
         replayed.status,
@@ -183,15 +183,15 @@ async fn a_host_can_not_forge_for_its_guest() {
     };
     refused(
         &world,
-        forged.put("x").passed_on_by(&world.host),
+        forged.put("x").passed_on_by(world.api.host()),
         "without the key",
     )
     .await;
-    world.guest.identify(&world.api, &world.host).await;
+    world.guest.identify(&world.api, world.api.host()).await;
     let shared = world.guest.put("x").with(|draft| draft.own = None);
     refused(
         &world,
-        shared.passed_on_by(&world.host),
+        shared.passed_on_by(world.api.host()),
         "with the shared key, for one that identified",
     )
     .await;
@@ -201,11 +201,12 @@ async fn a_host_can_not_forge_for_its_guest() {
         Draft::new(&world.guest, axum::http::Method::POST, &target, &key).with(|draft| draft.own = None);
     refused(
         &world,
-        replace.passed_on_by(&world.host),
+        replace.passed_on_by(world.api.host()),
         "another key in its place",
     )
     .await;
-    let own = Draft::new(&world.guest, axum::http::Method::POST, &target, &key).passed_on_by(&world.host);
+    let own =
+        Draft::new(&world.guest, axum::http::Method::POST, &target, &key).passed_on_by(world.api.host());
     let replaced = own.send(&world.api).await;
     assert_eq!(
         replaced.body["type"], "already-identified",
@@ -221,16 +222,11 @@ async fn a_host_can_not_forge_for_its_guest() {
 #[tokio::test]
 async fn only_the_host_that_has_the_instance_passes_its_requests_on() {
     let world = World::new().await;
-    let second = Host::new("h2");
+    let second = world.api.enrol("h2").await;
     let offer = json!({"zone": "z", "vcpus": 1, "memory_mib": 1, "images": ["busybox"]});
     world
         .api
-        .json(
-            axum::http::Method::PUT,
-            "/v1/hosts/h2",
-            &[("moorline-host", "h2")],
-            offer,
-        )
+        .by_host(&second, axum::http::Method::PUT, "/v1/hosts/h2", &[], offer)
         .await;
     refused(
         &world,
@@ -238,16 +234,16 @@ async fn only_the_host_that_has_the_instance_passes_its_requests_on() {
         "by a second host",
     )
     .await;
-    let under_its_name = world.guest.put("x").signed_by_host(&second, &world.host);
+    let under_its_name = world.guest.put("x").signed_by_host(&second, world.api.host());
     refused(&world, under_its_name, "signed by a second host").await;
-    let stolen = world.guest.put("x").signed_by_host(&world.host, &second);
+    let stolen = world.guest.put("x").signed_by_host(world.api.host(), &second);
     refused(&world, stolen, "signed by the first, sent by the second").await;
-    let mut late = world.guest.put("x").passed_on_by(&world.host);
+    let mut late = world.guest.put("x").passed_on_by(world.api.host());
     late.fields
         .retain(|(name, value)| !name.starts_with("signature") || value.starts_with("guest="));
-    late.countersign(&world.host, present() - 120);
+    late.countersign(world.api.host(), present() - 120);
     refused(&world, late, "by the host long ago").await;
-    let mut alone = world.guest.put("x").passed_on_by(&world.host);
+    let mut alone = world.guest.put("x").passed_on_by(world.api.host());
     alone.fields.retain(|(_, value)| !value.starts_with("host="));
     refused(&world, alone, "not signed by the host").await;
     let reasons = world.reasons().await;
@@ -262,19 +258,23 @@ async fn only_the_host_that_has_the_instance_passes_its_requests_on() {
 #[tokio::test]
 async fn one_instance_is_not_another() {
     let world = World::new().await;
-    let given = session(&world.api, "h1", &world.other, json!({"incarnation": 1})).await;
-    let other = Guest::of(&world.other, &given.body);
+    let other = world.api.guest(&world.other).await;
     let theirs = world.guest.put("x").with(|draft| {
         draft.token.clone_from(&other.token);
         draft.token_id.clone_from(&other.token_id);
     });
-    refused(&world, theirs.passed_on_by(&world.host), "with another's token").await;
-    let mut named = other.put("x").passed_on_by(&world.host);
+    refused(
+        &world,
+        theirs.passed_on_by(world.api.host()),
+        "with another's token",
+    )
+    .await;
+    let mut named = other.put("x").passed_on_by(world.api.host());
     named.instance.clone_from(&world.guest.id);
     refused(&world, named, "passed on in another's name").await;
     let target = format!("/v1/instances/{}/data/own", world.guest.id);
     let foreign = Draft::new(&other, axum::http::Method::PUT, &target, r#"{"value": "x"}"#);
-    let denied = foreign.passed_on_by(&world.host).send(&world.api).await;
+    let denied = foreign.passed_on_by(world.api.host()).send(&world.api).await;
     assert_eq!(
         denied.status,
         StatusCode::NOT_FOUND,
@@ -291,6 +291,6 @@ async fn an_access_token_is_no_instances() {
             .guest
             .put("x")
             .with(|draft| token.clone_into(&mut draft.token));
-        refused(&world, message.passed_on_by(&world.host), token).await;
+        refused(&world, message.passed_on_by(world.api.host()), token).await;
     }
 }

@@ -6,8 +6,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use serde_json::{Value as Json, json};
 
+use super::super::signing::Draft;
 use super::World;
-use super::signing::Draft;
 
 fn decoded(part: &str) -> Vec<u8> {
     URL_SAFE_NO_PAD.decode(part).unwrap()
@@ -43,7 +43,7 @@ async fn an_instance_and_its_host_have_tokens_that_the_published_keys_check() {
     let world = World::new().await;
     let target = format!("/v1/instances/{}/identity-token", world.guest.id);
     let body = json!({"audience": "sts.example"}).to_string();
-    let ask = || Draft::new(&world.guest, Method::POST, &target, &body).passed_on_by(&world.host);
+    let ask = || Draft::new(&world.guest, Method::POST, &target, &body).passed_on_by(world.api.host());
     let before = world.api.store.head().await.unwrap();
     let (first, second) = (ask().send(&world.api).await, ask().send(&world.api).await);
     assert_eq!(first.status, StatusCode::OK, "{first:?}");
@@ -52,7 +52,7 @@ async fn an_instance_and_its_host_have_tokens_that_the_published_keys_check() {
     let asked = json!({"audience": "sts.example"});
     let third = world
         .api
-        .json(Method::POST, &by_host, &[("moorline-host", "h1")], asked)
+        .by_host(world.api.host(), Method::POST, &by_host, &[], asked)
         .await;
     assert_eq!(world.api.store.head().await.unwrap(), before, "nothing is kept");
     for given in [first, second, third] {
@@ -73,7 +73,7 @@ async fn nobody_has_a_token_for_another() {
     let body = json!({"audience": "a"});
     let other = format!("/v1/instances/{}/identity-token", world.other);
     let foreign = Draft::new(&world.guest, Method::POST, &other, &body.to_string());
-    let refused = foreign.passed_on_by(&world.host).send(&world.api).await;
+    let refused = foreign.passed_on_by(world.api.host()).send(&world.api).await;
     assert_eq!(refused.status, StatusCode::NOT_FOUND, "{refused:?}");
     let own = format!("/v1/instances/{}/identity-token", world.guest.id);
     let unsigned = world.api.json(Method::POST, &own, &[], body.clone()).await;
@@ -83,16 +83,20 @@ async fn nobody_has_a_token_for_another() {
         "an administrator is no instance"
     );
     let by_host = format!("/v1/hosts/h2/instances/{}/identity-token", world.guest.id);
-    for (name, status) in [("h1", StatusCode::FORBIDDEN), ("h2", StatusCode::NOT_FOUND)] {
+    let h2 = world.api.enrol("h2").await;
+    for (host, status) in [
+        (world.api.host(), StatusCode::FORBIDDEN),
+        (&h2, StatusCode::NOT_FOUND),
+    ] {
         let reply = world
             .api
-            .json(Method::POST, &by_host, &[("moorline-host", name)], body.clone())
+            .by_host(host, Method::POST, &by_host, &[], body.clone())
             .await;
         assert_eq!(reply.status, status, "{reply:?}");
     }
     for audience in ["", "a b", &"a".repeat(257)] {
         let body = json!({ "audience": audience }).to_string();
-        let reply = Draft::new(&world.guest, Method::POST, &own, &body).passed_on_by(&world.host);
+        let reply = Draft::new(&world.guest, Method::POST, &own, &body).passed_on_by(world.api.host());
         assert_eq!(reply.send(&world.api).await.body["field"], "audience");
     }
 }

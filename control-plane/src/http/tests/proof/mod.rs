@@ -2,18 +2,16 @@
 
 mod attacks;
 mod identity_token;
-mod signing;
 
 use axum::http::{Method, StatusCode};
 use serde_json::{Value as Json, json};
 
-use super::{Api, Reply};
-use signing::{Draft, Guest, Host};
+use super::Api;
+use super::signing::{Draft, Guest};
 
 /// Two instances on a host, the first of which has its session.
 struct World {
     api: Api,
-    host: Host,
     guest: Guest,
     other: String,
 }
@@ -22,12 +20,9 @@ impl World {
     async fn new() -> Self {
         let api = Api::new().await;
         let ids = api.with_instances(2).await;
-        let given = session(&api, "h1", &ids[0], json!({"incarnation": 1})).await;
-        assert_eq!(given.status, StatusCode::OK, "{given:?}");
         Self {
-            guest: Guest::of(&ids[0], &given.body),
+            guest: api.guest(&ids[0]).await,
             other: ids[1].clone(),
-            host: Host::new("h1"),
             api,
         }
     }
@@ -46,21 +41,10 @@ impl World {
     }
 }
 
-async fn session(api: &Api, host: &str, instance: &str, asked: Json) -> Reply {
-    let target = format!("/v1/hosts/{host}/instances/{instance}/session");
-    api.json(Method::POST, &target, &[("moorline-host", host)], asked)
-        .await
-}
-
 async fn report(api: &Api, instance: &str, incarnation: u64) {
     let report = json!({"instance": instance, "state": "running", "incarnation": incarnation, "reboots": 0});
     let reply = api
-        .json(
-            Method::POST,
-            "/v1/hosts/h1/reports",
-            &[("moorline-host", "h1")],
-            report,
-        )
+        .by_host(api.host(), Method::POST, "/v1/hosts/h1/reports", &[], report)
         .await;
     assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
 }
@@ -71,17 +55,17 @@ async fn an_instance_changes_its_data_by_its_signature() {
     let put = world
         .guest
         .put("shared")
-        .passed_on_by(&world.host)
+        .passed_on_by(world.api.host())
         .send(&world.api)
         .await;
     assert_eq!(put.status, StatusCode::OK, "{put:?}");
     assert_eq!(world.value().await, "shared");
-    let identified = world.guest.identify(&world.api, &world.host).await;
+    let identified = world.guest.identify(&world.api, world.api.host()).await;
     assert_eq!(identified.status, StatusCode::OK, "{identified:?}");
     let put = world
         .guest
         .put("own")
-        .passed_on_by(&world.host)
+        .passed_on_by(world.api.host())
         .send(&world.api)
         .await;
     assert_eq!(put.status, StatusCode::OK, "{put:?}");
@@ -89,7 +73,7 @@ async fn an_instance_changes_its_data_by_its_signature() {
     let conditional = world.guest.put("never").with(|draft| {
         draft.fields.push(("if-none-match", "*".to_owned()));
     });
-    let refused = conditional.passed_on_by(&world.host).send(&world.api).await;
+    let refused = conditional.passed_on_by(world.api.host()).send(&world.api).await;
     assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED);
     let record = world
         .api
@@ -114,16 +98,16 @@ async fn what_is_asked_again_is_done_once() {
     let begun = world
         .guest
         .put("b")
-        .passed_on_by(&world.host)
+        .passed_on_by(world.api.host())
         .send(&world.api)
         .await;
     assert_eq!(begun.status, StatusCode::OK, "{begun:?}");
-    let first = append("a").passed_on_by(&world.host).send(&world.api).await;
-    let again = append("a").passed_on_by(&world.host).send(&world.api).await;
+    let first = append("a").passed_on_by(world.api.host()).send(&world.api).await;
+    let again = append("a").passed_on_by(world.api.host()).send(&world.api).await;
     assert_eq!(first.status, StatusCode::OK, "{first:?}");
     assert_eq!(first.body, again.body, "it is signed anew, and the same change");
     assert_eq!(world.value().await, "ba");
-    let other = append("b").passed_on_by(&world.host).send(&world.api).await;
+    let other = append("b").passed_on_by(world.api.host()).send(&world.api).await;
     assert_eq!(other.body["type"], "idempotency-key-reused");
 }
 
@@ -131,7 +115,11 @@ async fn what_is_asked_again_is_done_once() {
 async fn a_further_token_is_of_the_same_session_and_leaves_nothing_behind() {
     let world = World::new().await;
     let before = world.api.store.head().await.unwrap();
-    let ask = || session(&world.api, "h1", &world.guest.id, json!({"incarnation": 1}));
+    let ask = || {
+        world
+            .api
+            .session(world.api.host(), &world.guest.id, json!({"incarnation": 1}))
+    };
     let (second, third) = (ask().await, ask().await);
     assert_eq!(
         world.api.store.head().await.unwrap(),
@@ -144,7 +132,7 @@ async fn a_further_token_is_of_the_same_session_and_leaves_nothing_behind() {
     for given in [second, third] {
         let put = Guest::of(&world.guest.id, &given.body)
             .put("x")
-            .passed_on_by(&world.host);
+            .passed_on_by(world.api.host());
         assert_eq!(put.send(&world.api).await.status, StatusCode::OK);
     }
 }
@@ -153,19 +141,21 @@ async fn a_further_token_is_of_the_same_session_and_leaves_nothing_behind() {
 async fn only_the_instances_host_is_given_its_session() {
     let world = World::new().await;
     let offer = json!({"zone": "z", "vcpus": 1, "memory_mib": 1, "images": ["busybox"]});
+    let h2 = world.api.enrol("h2").await;
     world
         .api
-        .json(Method::PUT, "/v1/hosts/h2", &[("moorline-host", "h2")], offer)
+        .by_host(&h2, Method::PUT, "/v1/hosts/h2", &[], offer)
         .await;
     let asked = json!({"incarnation": 1});
-    let elsewhere = session(&world.api, "h2", &world.guest.id, asked.clone()).await;
+    let elsewhere = world.api.session(&h2, &world.guest.id, asked.clone()).await;
     assert_eq!(elsewhere.status, StatusCode::NOT_FOUND);
     let target = format!("/v1/hosts/h1/instances/{}/session", world.guest.id);
-    for headers in [&[("moorline-host", "h2")][..], &[]] {
-        let other = world
-            .api
-            .json(Method::POST, &target, headers, asked.clone())
-            .await;
+    let by_h2 = world
+        .api
+        .by_host(&h2, Method::POST, &target, &[], asked.clone())
+        .await;
+    let by_administrator = world.api.json(Method::POST, &target, &[], asked).await;
+    for other in [by_h2, by_administrator] {
         assert_eq!(other.status, StatusCode::FORBIDDEN);
     }
 }
@@ -174,25 +164,39 @@ async fn only_the_instances_host_is_given_its_session() {
 async fn a_later_life_ends_the_session_of_an_earlier_one() {
     let world = World::new().await;
     report(&world.api, &world.guest.id, 1).await;
-    let later = session(&world.api, "h1", &world.guest.id, json!({"incarnation": 2})).await;
+    let later = world
+        .api
+        .session(world.api.host(), &world.guest.id, json!({"incarnation": 2}))
+        .await;
     assert_eq!(later.status, StatusCode::OK, "{later:?}");
     let old = world
         .guest
         .put("old")
-        .passed_on_by(&world.host)
+        .passed_on_by(world.api.host())
         .send(&world.api)
         .await;
     assert_eq!(old.status, StatusCode::UNAUTHORIZED);
     let new = Guest::of(&world.guest.id, &later.body);
-    let put = new.put("new").passed_on_by(&world.host).send(&world.api).await;
+    let put = new
+        .put("new")
+        .passed_on_by(world.api.host())
+        .send(&world.api)
+        .await;
     assert_eq!(put.status, StatusCode::OK, "{put:?}");
-    let earlier = session(&world.api, "h1", &world.guest.id, json!({"incarnation": 1})).await;
+    let earlier = world
+        .api
+        .session(world.api.host(), &world.guest.id, json!({"incarnation": 1}))
+        .await;
     assert_eq!(
         (earlier.status, &earlier.body["type"]),
         (StatusCode::CONFLICT, &json!("incarnation-over"))
     );
     report(&world.api, &world.guest.id, 3).await;
-    let put = new.put("newer").passed_on_by(&world.host).send(&world.api).await;
+    let put = new
+        .put("newer")
+        .passed_on_by(world.api.host())
+        .send(&world.api)
+        .await;
     assert_eq!(put.status, StatusCode::UNAUTHORIZED, "a later life has begun");
     assert!(
         world
@@ -206,10 +210,13 @@ async fn a_later_life_ends_the_session_of_an_earlier_one() {
 #[tokio::test]
 async fn a_copy_of_a_guest_loses_its_session_when_the_host_asks_for_another() {
     let mut world = World::new().await;
-    world.guest.identify(&world.api, &world.host).await;
+    world.guest.identify(&world.api, world.api.host()).await;
     let asked = json!({"incarnation": 1, "instead_of": world.guest.session});
-    let fresh = session(&world.api, "h1", &world.guest.id, asked.clone()).await;
-    let again = session(&world.api, "h1", &world.guest.id, asked).await;
+    let fresh = world
+        .api
+        .session(world.api.host(), &world.guest.id, asked.clone())
+        .await;
+    let again = world.api.session(world.api.host(), &world.guest.id, asked).await;
     assert_ne!(fresh.body["session"], world.guest.session.as_str());
     assert_eq!(
         again.body["session"], fresh.body["session"],
@@ -218,13 +225,20 @@ async fn a_copy_of_a_guest_loses_its_session_when_the_host_asks_for_another() {
     let old = world
         .guest
         .put("copy")
-        .passed_on_by(&world.host)
+        .passed_on_by(world.api.host())
         .send(&world.api)
         .await;
     assert_eq!(old.status, StatusCode::UNAUTHORIZED);
     let mut new = Guest::of(&world.guest.id, &fresh.body);
-    assert_eq!(new.identify(&world.api, &world.host).await.status, StatusCode::OK);
-    let put = new.put("new").passed_on_by(&world.host).send(&world.api).await;
+    assert_eq!(
+        new.identify(&world.api, world.api.host()).await.status,
+        StatusCode::OK
+    );
+    let put = new
+        .put("new")
+        .passed_on_by(world.api.host())
+        .send(&world.api)
+        .await;
     assert_eq!(put.status, StatusCode::OK, "{put:?}");
 }
 
@@ -236,18 +250,18 @@ async fn a_session_that_is_not_used_in_its_window_is_over() {
     };
     let api = Api::with(settings).await;
     let id = api.with_instances(1).await.remove(0);
-    let ask = || session(&api, "h1", &id, json!({"incarnation": 1}));
-    let (host, given) = (Host::new("h1"), ask().await);
+    let ask = || api.session(api.host(), &id, json!({"incarnation": 1}));
+    let (host, given) = (api.host(), ask().await);
     assert!(given.body["identify_within_seconds"].as_u64().unwrap() <= 1);
     let guest = Guest::of(&id, &given.body);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while guest.put("x").passed_on_by(&host).send(&api).await.status == StatusCode::OK {
+    while guest.put("x").passed_on_by(host).send(&api).await.status == StatusCode::OK {
         assert!(std::time::Instant::now() < deadline, "the session goes on");
     }
     let next = ask().await;
     assert_ne!(next.body["session"], given.body["session"]);
     let mut guest = Guest::of(&id, &next.body);
-    assert_eq!(guest.identify(&api, &host).await.status, StatusCode::OK);
+    assert_eq!(guest.identify(&api, host).await.status, StatusCode::OK);
     let further = ask().await;
     assert_eq!(further.body["session"], next.body["session"]);
     assert!(further.body.get("identify_within_seconds").is_none());

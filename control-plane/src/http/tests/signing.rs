@@ -1,42 +1,35 @@
 //! A guest and a host that sign, well or badly.
 
 use axum::body::Body;
-use axum::http::{Method, Request};
+use axum::http::{Method, Request, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http_body_util::BodyExt as _;
+use moorline_shared::Digest;
 use moorline_shared::signature::{
     self, Algorithm, CONTENT_DIGEST, GUEST, HOST, Input, Parameter, Request as Signed, SIGNATURE, Seconds,
     TOKEN, content_digest, guest_input, host_input,
 };
-use moorline_shared::{Digest, HostId, Timestamp};
 use ring::hmac;
 use ring::rand::SystemRandom;
-use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use serde_json::{Value as Json, json};
-use tower::ServiceExt as _;
 
-use super::super::{Api, Reply, conforms};
+use super::host::Host;
+use super::{Api, Reply};
 use crate::http::peer::HostCertificate;
 
-pub(super) struct Host {
-    pub(super) name: HostId,
-    pub(super) key: EcdsaKeyPair,
-}
-
-impl Host {
-    pub(super) fn new(name: &str) -> Self {
-        let random = SystemRandom::new();
-        let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-        let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, key.as_ref(), &random).unwrap();
-        Self {
-            name: name.parse().unwrap(),
-            key,
-        }
+impl Api {
+    /// Asks for the session of an instance, as its host does.
+    pub(super) async fn session(&self, host: &Host, instance: &str, asked: Json) -> Reply {
+        let target = format!("/v1/hosts/{}/instances/{instance}/session", host.name);
+        self.by_host(host, Method::POST, &target, &[], asked).await
     }
 
-    fn id(&self) -> String {
-        format!("serial-of-{}", self.name)
+    /// An instance in its first life, with its session.
+    pub(super) async fn guest(&self, id: &str) -> Guest {
+        let given = self.session(self.host(), id, json!({"incarnation": 1})).await;
+        assert_eq!(given.status, StatusCode::OK, "{given:?}");
+        Guest::of(id, &given.body)
     }
 }
 
@@ -183,14 +176,7 @@ impl<'a> Draft<'a> {
                 .map(|(name, value)| (name.to_owned(), value))
                 .collect(),
             body: self.body,
-            host: sender.name.to_string(),
-            certificate: HostCertificate {
-                host: sender.name.clone(),
-                serial: sender.id(),
-                not_after: Timestamp::from_millis((present() + 60) * 1_000).unwrap(),
-                generation: 1,
-                public_key: sender.key.public_key().as_ref().to_vec(),
-            },
+            certificate: sender.certificate.clone(),
         };
         message.countersign(signer, present());
         message
@@ -205,7 +191,6 @@ pub(super) struct Message {
     pub(super) target: String,
     pub(super) fields: Vec<(String, String)>,
     pub(super) body: String,
-    pub(super) host: String,
     certificate: HostCertificate,
 }
 
@@ -218,7 +203,7 @@ impl Message {
             target: "",
             fields: &[(SIGNATURE, &guest)],
         };
-        let input = host_input(Seconds(created), &host.id());
+        let input = host_input(Seconds(created), &host.certificate.serial);
         let base = signed.base(&input).unwrap();
         let signature = host.key.sign(&SystemRandom::new(), base.as_bytes()).unwrap();
         let added = signature::fields(HOST, &input, signature.as_ref());
@@ -249,25 +234,12 @@ impl Message {
         let mut request = Request::builder()
             .method(&self.method)
             .uri(&self.target)
-            .header("authorization", format!("Bearer {}", api.token))
-            .header("moorline-host", &self.host)
             .header("moorline-instance", &self.instance)
             .extension(self.certificate);
         for (name, value) in &self.fields {
             request = request.header(name, value);
         }
-        let request = request.body(Body::from(self.body)).unwrap();
-        let sent = request.headers().clone();
-        let response = api.router.clone().oneshot(request).await.unwrap();
-        let (head, body) = response.into_parts();
-        let bytes = body.collect().await.unwrap().to_bytes();
-        let reply = Reply {
-            status: head.status,
-            headers: head.headers,
-            body: serde_json::from_slice(&bytes).unwrap_or_default(),
-        };
-        conforms::check(&self.method, &self.target, &sent, &reply);
-        reply
+        api.exchange(request.body(Body::from(self.body)).unwrap()).await
     }
 }
 
