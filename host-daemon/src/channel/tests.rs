@@ -5,7 +5,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 use super::{Accepted, ChannelError, Cids, ExpectedPeer, HybridListener, PreparedListener};
-use crate::vm::process::{Identity, Process};
+use crate::vm::process::Identity;
 use moorline_shared::InstanceId;
 
 fn set_mode(path: &Path, mode: u32) {
@@ -93,8 +93,7 @@ async fn only_the_expected_process_is_the_guest() {
     let directory = directory();
     let device = directory.path().join("vm");
     let user = rustix::process::geteuid().as_raw();
-    let own = Process::with_id(i32::try_from(std::process::id()).unwrap());
-    let own = own.unwrap().unwrap().identity();
+    let own = Identity::own();
     let (another, reused) = (
         Identity {
             pid: own.pid + 1,

@@ -1,7 +1,8 @@
 //! A JSON document on disk that is replaced in one step, and set aside under another name when it can't be read.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use moorline_shared::InstanceId;
@@ -48,6 +49,13 @@ pub(super) fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::
         path: path.to_owned(),
         source,
     }
+}
+
+/// Makes a folder of documents where it is missing. Others get through it to what is theirs in there, and can't list it.
+pub(super) fn folder(path: PathBuf) -> Result<PathBuf, FileError> {
+    fs::create_dir_all(&path).map_err(failed("create", &path))?;
+    fs::set_permissions(&path, Permissions::from_mode(0o711)).map_err(failed("set the mode of", &path))?;
+    Ok(path)
 }
 
 /// The document, if there is a file. One that isn't a `T`, or that `check` finds wrong, is set aside: it is an error

@@ -34,6 +34,15 @@ impl Identity {
     }
 }
 
+#[cfg(test)]
+impl Identity {
+    /// The process that tests run in. Must be called within a runtime.
+    pub(crate) fn own() -> Self {
+        let id = std::process::id().try_into().unwrap();
+        Process::with_id(id).unwrap().unwrap().identity()
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

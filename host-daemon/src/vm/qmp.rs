@@ -1,20 +1,25 @@
 //! A small client of QEMU's machine protocol, over a unix socket.
 //!
 //! The guest may have got hold of its QEMU, so QEMU is not trusted: a line has a bound, every exchange a
-//! deadline, and whatever comes unasked is either an [`Event`] or passed over. After any error the connection is
+//! deadline, and whatever comes unasked is either an [`Event`] or passed over. It names its own socket, so who listens there
+//! is looked at before anything is said. After any error the connection is
 //! of no more use; drop it and make another, QEMU takes one at a time.
 //! (QEMU's `docs/interop/qmp-spec.rst` is the specification.)
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::fs::{CWD, Mode, OFlags};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
+
+use super::process::Identity;
 
 /// Longer than any line of the exchanges made here; a longer one ends the connection.
 const MAX_LINE: usize = 64 * 1024;
@@ -67,6 +72,12 @@ pub enum QmpError {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// What has the socket's name is another process's.
+    #[error("{} is not listened on by the VM's QEMU", path.display())]
+    Stranger {
+        /// Which socket.
+        path: PathBuf,
     },
     /// QEMU closed the connection.
     #[error("QEMU closed its socket {}", path.display())]
@@ -147,13 +158,17 @@ impl Second {
 }
 
 impl Qmp {
-    /// Connects and agrees on the protocol. Fails at the latest after ten seconds; cancel-safe.
-    pub async fn connect(path: &Path) -> Result<Self, QmpError> {
-        let stream = UnixStream::connect(path).await.map_err(|source| QmpError::Io {
+    /// Connects to this QEMU and agrees on the protocol. Fails at the latest after ten seconds; cancel-safe.
+    pub async fn connect(path: &Path, vmm: Identity) -> Result<Self, QmpError> {
+        let (stream, listener) = dial(path).await.map_err(|source| QmpError::Io {
             what: "connect to",
             path: path.to_owned(),
             source,
         })?;
+        if listener != Some(vmm.pid) || !vmm.is_there() {
+            let path = path.to_owned();
+            return Err(QmpError::Stranger { path });
+        }
         let mut qmp = Self {
             stream,
             path: path.to_owned(),
@@ -280,6 +295,20 @@ impl Qmp {
             why: why.to_owned(),
         }
     }
+}
+
+/// A connection to the socket of this name, and the id of the process that began to listen there.
+///
+/// The socket's folder is the VMM's user's, and the daemon can go where that can't: a link to another VM's socket is not
+/// followed.
+async fn dial(path: &Path) -> io::Result<(UnixStream, Option<i32>)> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let socket = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    // An address takes no descriptor; this path is the same.
+    let held = format!("/proc/self/fd/{}", socket.as_raw_fd());
+    let stream = UnixStream::connect(held).await?;
+    let listener = stream.peer_cred()?.pid();
+    Ok((stream, listener))
 }
 
 fn event_of(line: Line) -> Option<Event> {

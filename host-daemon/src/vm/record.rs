@@ -139,10 +139,10 @@ pub enum Reach {
 }
 
 impl Records {
-    /// The folder `vms` beneath the daemon's state folder; created where it is missing.
+    /// The folder `vms` beneath the daemon's state folder; created where it is missing. The VMs' users get through it and
+    /// can't list it.
     pub fn open(state: &Path) -> Result<Self, FileError> {
-        let folder = state.join("vms");
-        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        let folder = file::folder(state.join("vms"))?;
         Ok(Self { folder })
     }
 
@@ -349,6 +349,7 @@ mod tests {
         let record = Record::new(INSTANCE, 1, 0, Life::Beginning);
         records.keep(record).await.unwrap();
         let mode = |path: std::path::PathBuf| path.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(records.folder.clone()), 0o711);
         assert_eq!(mode(records.folder(INSTANCE)), 0o700);
         assert_eq!(mode(records.run_folder(INSTANCE)), 0o700);
         assert_eq!(mode(records.folder(INSTANCE).join("vm.json")), 0o600);

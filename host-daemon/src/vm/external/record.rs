@@ -81,8 +81,7 @@ pub(super) struct Registrations {
 impl Registrations {
     /// The folder `external` beneath the daemon's state folder; created where it is missing.
     pub(super) fn open(state: &Path) -> Result<Self, FileError> {
-        let folder = state.join("external");
-        fs::create_dir_all(&folder).map_err(failed("create", &folder))?;
+        let folder = file::folder(state.join("external"))?;
         Ok(Self { folder })
     }
 

@@ -323,7 +323,8 @@ impl Qemu {
         let mut vmm = launch
             .start(machine.arguments(), stdin)
             .map_err(cannot("start QEMU"))?;
-        let answers = async || again(&socket).await.ok();
+        let identity = vmm.identity();
+        let answers = async || again(&socket, identity).await.ok();
         let (qmp, _) = come_up("QEMU", &mut vmm, &log, answers).await?;
         Ok((vmm, qmp))
     }

@@ -1,12 +1,12 @@
 //! A VM that runs: its processes and the conversation with its QEMU.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use crate::vm::process::{Exit, Process};
+use crate::vm::process::{Exit, Identity, Process};
 use crate::vm::qmp::{Event, Qmp, QmpError, RunState};
 
 /// Between two tries to get a lost conversation back.
@@ -58,6 +58,7 @@ impl Device {
 impl Vm {
     /// The next thing that happens. Cancel-safe: what was begun and not finished is begun anew.
     pub(in crate::vm) async fn event(&mut self) -> VmEvent {
+        let vmm = self.vmm.identity();
         // Cancel-safe: ends are remembered by the processes, and unread bytes by the conversation.
         tokio::select! {
             biased;
@@ -66,7 +67,7 @@ impl Vm {
                 self.device = Device::Lost;
                 VmEvent::DeviceEnded(ending)
             }
-            event = heard(&mut self.qmp, &self.socket) => match event {
+            event = heard(&mut self.qmp, &self.socket, vmm) => match event {
                 Event::Shutdown { reason } => VmEvent::GuestEnded { reason },
                 other => VmEvent::Noted(other),
             },
@@ -118,7 +119,7 @@ impl Vm {
 
     async fn qmp(&mut self) -> Result<&mut Qmp, QmpError> {
         if self.qmp.is_none() {
-            self.qmp = Some(Qmp::connect(&self.socket).await?);
+            self.qmp = Some(Qmp::connect(&self.socket, self.vmm.identity()).await?);
         }
         // Just made sure of; an absent one would be the closed one.
         self.qmp.as_mut().ok_or_else(|| QmpError::Closed {
@@ -129,14 +130,14 @@ impl Vm {
 
 /// The next event, over a new conversation whenever the old one breaks. QEMU says only once that the guest ended, so
 /// a new conversation begins with asking.
-async fn heard(qmp: &mut Option<Qmp>, socket: &std::path::Path) -> Event {
+async fn heard(qmp: &mut Option<Qmp>, socket: &Path, vmm: Identity) -> Event {
     loop {
         let failed = match qmp {
             Some(qmp) => match qmp.event().await {
                 Ok(event) => return event,
                 Err(error) => error,
             },
-            None => match again(socket).await {
+            None => match again(socket, vmm).await {
                 Ok((fresh, state)) => {
                     *qmp = Some(fresh);
                     if state == RunState::Shutdown {
@@ -155,8 +156,8 @@ async fn heard(qmp: &mut Option<Qmp>, socket: &std::path::Path) -> Event {
 }
 
 /// A new conversation, and what the VM is doing.
-pub(super) async fn again(socket: &std::path::Path) -> Result<(Qmp, RunState), QmpError> {
-    let mut qmp = Qmp::connect(socket).await?;
+pub(super) async fn again(socket: &Path, vmm: Identity) -> Result<(Qmp, RunState), QmpError> {
+    let mut qmp = Qmp::connect(socket, vmm).await?;
     let state = qmp.status().await?;
     Ok((qmp, state))
 }
@@ -164,11 +165,36 @@ pub(super) async fn again(socket: &std::path::Path) -> Result<(Qmp, RunState), Q
 #[cfg(test)]
 mod tests {
     use super::{Device, Vm};
-    use crate::vm::process::Process;
+    use crate::vm::process::{Identity, Process};
     use crate::vm::qmp::QmpError;
-    use std::process::{Command, Stdio};
+    use std::io::ErrorKind;
+    use std::path::PathBuf;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
     use tokio::net::UnixListener;
+
+    /// A VM whose VMM is this process, which listens where its QEMU would.
+    fn vm(socket: PathBuf) -> Vm {
+        let vmm = Process::find(Identity::own()).unwrap().unwrap();
+        Vm {
+            vmm,
+            device: Device::Kernel,
+            socket,
+            qmp: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_to_another_vms_socket_leads_nowhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let [socket, other] = ["a", "b"].map(|vm| folder.path().join(vm));
+        let listener = std::os::unix::net::UnixListener::bind(&other).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        std::os::unix::fs::symlink(&other, &socket).unwrap();
+        let refused = vm(socket).power_down().await.unwrap_err();
+        assert!(matches!(refused, QmpError::Io { .. }), "{refused}");
+        let nobody = listener.accept().unwrap_err();
+        assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+    }
 
     /// Greets, and answers commands by `answer` until the other side hangs up.
     async fn converse(listener: &UnixListener, answer: impl Fn(&str, u64) -> String) {
@@ -191,13 +217,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("qmp.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let vmm = Process::spawn(Command::new("cat").stdin(Stdio::piped())).unwrap();
-        let mut vm = Vm {
-            vmm,
-            device: Device::Kernel,
-            socket,
-            qmp: None,
-        };
+        let mut vm = vm(socket);
         let done = |id| format!("{{\"return\": {{}}, \"id\": {id}}}\r\n");
         let qemu = async {
             converse(&listener, |command, id| match command {
@@ -211,8 +231,6 @@ mod tests {
             let broke = vm.power_down().await.unwrap_err();
             assert!(matches!(broke, QmpError::Protocol { .. }), "{broke}");
             vm.power_down().await.unwrap();
-            vm.kill().unwrap();
-            vm.vmm.ended().await;
             vm.qmp = None;
         };
         tokio::join!(qemu, asking);

@@ -1,7 +1,9 @@
 use super::{Event, Qmp, QmpError, RunState};
+use crate::vm::process::{Identity, Process};
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
 const GREETING: &str =
@@ -45,6 +47,14 @@ impl Fake {
         }
     }
 
+    /// What whoever connects says until it hangs up, although it is greeted.
+    async fn heard(&self) -> String {
+        let mut stream = self.say(format!("{GREETING}\r\n")).await;
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        said
+    }
+
     /// Says `lines` to whoever connects and then holds the connection.
     async fn say(&self, lines: String) -> UnixStream {
         let (mut stream, _) = self.listener.accept().await.unwrap();
@@ -75,7 +85,7 @@ async fn commands_are_answered_and_events_in_between_are_kept() {
         _ => done(id),
     });
     let client = async {
-        let mut qmp = Qmp::connect(&fake.path).await.unwrap();
+        let mut qmp = Qmp::connect(&fake.path, Identity::own()).await.unwrap();
         assert_eq!(qmp.status().await.unwrap(), RunState::Alive);
         qmp.power_down().await.unwrap();
         assert_eq!(qmp.event().await.unwrap(), Event::PowerDown);
@@ -95,7 +105,7 @@ async fn a_guest_that_ended_is_seen_by_a_later_conversation() {
         _ => done(id),
     });
     let client = async {
-        let mut qmp = Qmp::connect(&fake.path).await.unwrap();
+        let mut qmp = Qmp::connect(&fake.path, Identity::own()).await.unwrap();
         assert_eq!(qmp.status().await.unwrap(), RunState::Shutdown);
     };
     tokio::join!(server, client);
@@ -104,7 +114,7 @@ async fn a_guest_that_ended_is_seen_by_a_later_conversation() {
 /// What a client makes of a QEMU that says this and nothing else.
 async fn error_for(lines: String) -> QmpError {
     let fake = Fake::new();
-    let (held, error) = tokio::join!(fake.say(lines), Qmp::connect(&fake.path));
+    let (held, error) = tokio::join!(fake.say(lines), Qmp::connect(&fake.path, Identity::own()));
     drop(held);
     error.unwrap_err()
 }
@@ -126,7 +136,7 @@ async fn a_qemu_that_does_not_stop_talking_is_hung_up_on() {
     let fake = Fake::new();
     let server = fake.serve(|_, id| done(id) + &"{\"event\": \"UNHEARD_OF\"}\n".repeat(100_000));
     let client = async {
-        let mut qmp = Qmp::connect(&fake.path).await.unwrap();
+        let mut qmp = Qmp::connect(&fake.path, Identity::own()).await.unwrap();
         let error = qmp.event().await.unwrap_err();
         assert!(error.to_string().contains("doesn't stop"), "{error}");
     };
@@ -154,7 +164,17 @@ async fn a_closed_socket_is_an_error_and_not_an_event() {
         BufReader::new(&mut stream).read_line(&mut line).await.unwrap();
         stream.write_all(done(1).as_bytes()).await.unwrap();
     };
-    let ((), qmp) = tokio::join!(server, Qmp::connect(&fake.path));
+    let ((), qmp) = tokio::join!(server, Qmp::connect(&fake.path, Identity::own()));
     let error = qmp.unwrap().event().await.unwrap_err();
     assert!(matches!(error, QmpError::Closed { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_socket_of_another_process_hears_nothing() {
+    let fake = Fake::new();
+    let other = Process::spawn(Command::new("cat").stdin(Stdio::piped())).unwrap();
+    let (said, refused) = tokio::join!(fake.heard(), Qmp::connect(&fake.path, other.identity()));
+    assert!(matches!(refused, Err(QmpError::Stranger { .. })), "{refused:?}");
+    assert_eq!(said, "");
+    other.kill().unwrap();
 }
