@@ -40,6 +40,14 @@ pub enum FileError {
         /// What is wrong with it.
         why: String,
     },
+    /// The file is not what it should be, and what it may hold is nobody's to look at.
+    #[error("{} can't be used ({why}) and was removed", path.display())]
+    Removed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
 }
 
 /// Gives an error of the file system its context.
@@ -64,18 +72,34 @@ pub(super) fn load<T: DeserializeOwned>(
     path: &Path,
     check: impl FnOnce(&T) -> Result<(), String>,
 ) -> Result<Option<T>, FileError> {
+    load_or(path, check, set_aside)
+}
+
+/// The same for a document that is a secret: one that can't be used is removed, since nobody would ever remove a copy.
+pub(super) fn load_secret<T: DeserializeOwned>(
+    path: &Path,
+    check: impl FnOnce(&T) -> Result<(), String>,
+) -> Result<Option<T>, FileError> {
+    load_or(path, check, remove_damaged)
+}
+
+fn load_or<T: DeserializeOwned>(
+    path: &Path,
+    check: impl FnOnce(&T) -> Result<(), String>,
+    damaged: impl FnOnce(&Path, String) -> FileError,
+) -> Result<Option<T>, FileError> {
     let text = match read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            return Err(set_aside(path, error.to_string()));
+            return Err(damaged(path, error.to_string()));
         }
         Err(error) => return Err(failed("read", path)(error)),
     };
     let parsed = serde_json::from_str(&text).map_err(|error| error.to_string());
     match parsed.and_then(|document| check(&document).map(|()| document)) {
         Ok(document) => Ok(Some(document)),
-        Err(why) => Err(set_aside(path, why)),
+        Err(why) => Err(damaged(path, why)),
     }
 }
 
@@ -168,6 +192,16 @@ fn set_aside(path: &Path, why: String) -> FileError {
             why,
         },
         Err(source) => failed("set aside", path)(source),
+    }
+}
+
+fn remove_damaged(path: &Path, why: String) -> FileError {
+    match fs::remove_file(path) {
+        Ok(()) => FileError::Removed {
+            path: path.to_owned(),
+            why,
+        },
+        Err(source) => failed("remove", path)(source),
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) async fn keep(
 }
 
 /// The key that the guest has in this life; `None` if it was given none. One of another life is none. A file that can't
-/// be read is set aside and is an error once.
+/// be read is removed and is an error once.
 pub(super) fn load(
     path: &Path,
     instance: InstanceId,
@@ -57,7 +57,7 @@ pub(super) fn load(
 ) -> Result<Option<SecretKey>, FileError> {
     let version = VERSION;
     let expected = Head { version, instance };
-    let given = file::load(path, |given: &GivenKey| {
+    let given = file::load_secret(path, |given: &GivenKey| {
         expected.check(Head {
             version: given.version,
             instance: given.instance,
@@ -87,5 +87,6 @@ mod tests {
         assert_eq!(load(&path, instance, 3).unwrap(), Some(key));
         assert_eq!(load(&path, instance, 4).unwrap(), None);
         load(&path, other, 3).unwrap_err();
+        assert!(!path.exists(), "a key that is of no use is not kept");
     }
 }

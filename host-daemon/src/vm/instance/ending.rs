@@ -4,7 +4,7 @@ use moorline_shared::InstanceId;
 use moorline_shared::api::instances::InstanceState;
 use tokio::time::Instant;
 
-use super::{State, Task};
+use super::{State, Task, Trouble};
 use crate::causes::Causes;
 use crate::vm::plan::StopStep;
 use crate::vm::qemu::vm::{Vm, VmEvent};
@@ -91,9 +91,7 @@ impl Task {
         if let Err(error) = vm.clear().await {
             tracing::error!(instance = %self.instance, %error, "can't end the vsock device of a VM that ended");
         }
-        if let Err(error) = self.tools.records.discard_link_key(self.instance).await {
-            tracing::error!(instance = %self.instance, error = %Causes(&error), "can't remove the link key of a life that ended");
-        }
+        self.discard_link_key().await;
         if let Life::Ended { how, reason } = &life {
             let reason = reason.clone();
             self.state = State::Ended { how: *how, reason };
@@ -109,7 +107,7 @@ impl Task {
         if let State::Running { trouble, .. } = &mut self.state {
             let reason = format!("its vsock device {how}; the guest can't reach this host before a reboot");
             tracing::warn!(instance = %self.instance, incarnation = self.incarnation, %reason);
-            *trouble = Some(reason);
+            *trouble = Some(Trouble::Lost(reason));
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::causes::Causes;
+use crate::channel::ChannelSpec;
 use crate::link::ShardsHandle;
 use crate::uplink::Reports;
 use crate::vm::config::VmConfig;
@@ -30,7 +31,7 @@ use crate::vm::table::Table;
 
 /// The longest pause between two tries to start a VM.
 const LONGEST_PAUSE: Duration = Duration::from_mins(5);
-/// Between two tries to find a VM again.
+/// Between two tries to find a VM again, or to bind the channel of one that was found.
 const BETWEEN_RECALLS: Duration = Duration::from_secs(5);
 
 /// What all instances' tasks share.
@@ -88,7 +89,7 @@ enum State {
     Running {
         vm: Vm,
         /// What is wrong with it although it runs.
-        trouble: Option<String>,
+        trouble: Option<Trouble>,
     },
     Ending {
         vm: Vm,
@@ -97,6 +98,27 @@ enum State {
         /// Why, if nobody asked for it.
         by_guest: Option<String>,
     },
+}
+
+/// Why the guest of a VM that runs can't reach this host.
+#[derive(Debug)]
+enum Trouble {
+    /// Its vsock device or its link key is gone; only another life has others.
+    Lost(String),
+    /// Its channel can't be bound, which is tried again.
+    Unbound {
+        channel: ChannelSpec,
+        again: Instant,
+        reason: String,
+    },
+}
+
+impl Trouble {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Lost(reason) | Self::Unbound { reason, .. } => reason,
+        }
+    }
 }
 
 /// Whether the task goes on.
@@ -149,13 +171,14 @@ impl Task {
     }
 
     async fn round(&mut self, cancel: &CancellationToken) -> Round {
+        self.bind_if_due().await;
         let wanted = self.wanted.borrow_and_update().clone();
         if let Wanted::Spec(spec) = &wanted {
             self.incarnation = self.incarnation.max(spec.incarnation);
         }
         let patience = self.tools.config.patience();
         match (next(wanted.want(), self.observed(), patience), &wanted) {
-            (Action::Wait, _) => return self.rest(&wanted, None, cancel).await,
+            (Action::Wait, _) => return self.rest(&wanted, self.next_try(), cancel).await,
             (Action::WaitFor(left), _) => return self.rest(&wanted, Some(left), cancel).await,
             (Action::Start, Wanted::Spec(spec)) => return self.start_in_turn(spec, cancel).await,
             // Nothing else than a specification asks for a start.
@@ -295,6 +318,13 @@ impl Task {
             .await;
         if let Err(error) = self.tools.qemu.clear(self.instance).await {
             tracing::error!(instance = %self.instance, %error, "can't end what was started for its VM");
+        }
+        self.discard_link_key().await;
+    }
+
+    async fn discard_link_key(&self) {
+        if let Err(error) = self.tools.records.discard_link_key(self.instance).await {
+            tracing::error!(instance = %self.instance, error = %Causes(&error), "can't remove the link key of a life that ended");
         }
     }
 

@@ -1,6 +1,10 @@
 //! How a task begins: with what an earlier daemon left.
 
-use super::{State, Task};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{BETWEEN_RECALLS, State, Task, Trouble};
 use crate::causes::Causes;
 use crate::channel::ChannelSpec;
 use crate::link::BeginError;
@@ -47,18 +51,66 @@ impl Task {
             return self.missed(processes).await;
         };
         let trouble = match adopted.channel {
-            Some(channel) => {
-                self.begin_again(channel).await?;
-                None
-            }
-            None => Some(
+            Some(channel) => self.bind(channel).await,
+            None => Some(Trouble::Lost(
                 "its vsock device or its link key is gone; the guest can't reach this host before a reboot"
                     .to_owned(),
-            ),
+            )),
         };
+        if let Some(trouble) = &trouble {
+            tracing::error!(instance = %self.instance, incarnation = self.incarnation, reason = trouble.reason());
+        }
         tracing::info!(instance = %self.instance, incarnation = self.incarnation, "found the VM again");
         let vm = adopted.vm;
         Ok(State::Running { vm, trouble })
+    }
+
+    /// Binds the channel of a VM that was found again, or says what is wrong with that. It is no reason to let go of the
+    /// VM: what is in the way may be of the guest's making, and who wants to stop it must be able to.
+    async fn bind(&self, channel: ChannelSpec) -> Option<Trouble> {
+        let error = self.begin_again(channel.clone()).await.err()?;
+        let reason = format!(
+            "the guest can't reach this host, its channel can't be bound: {}",
+            Causes(&error)
+        );
+        let again = Instant::now() + BETWEEN_RECALLS;
+        Some(Trouble::Unbound {
+            channel,
+            again,
+            reason,
+        })
+    }
+
+    /// Tries again to bind a channel that couldn't be, once it is time.
+    pub(super) async fn bind_if_due(&mut self) {
+        let State::Running {
+            trouble: Some(Trouble::Unbound { channel, again, .. }),
+            ..
+        } = &self.state
+        else {
+            return;
+        };
+        if *again > Instant::now() {
+            return;
+        }
+        let now = self.bind(channel.clone()).await;
+        if now.is_none() {
+            tracing::info!(instance = %self.instance, incarnation = self.incarnation, "the guest's channel is bound again");
+        }
+        if let State::Running { trouble, .. } = &mut self.state {
+            *trouble = now;
+        }
+    }
+
+    /// How long until [`Self::bind_if_due`] has something to do.
+    pub(super) fn next_try(&self) -> Option<Duration> {
+        match &self.state {
+            State::Running {
+                trouble: Some(Trouble::Unbound { again, .. }),
+                ..
+            } => Some(again.saturating_duration_since(Instant::now())),
+            _ => None,
+        }
     }
 
     /// Binds the channel of a life that goes on; it is bound still where not the daemon ended, but only a task of it.
@@ -75,6 +127,7 @@ impl Task {
     async fn missed(&self, processes: &Processes) -> Result<State, StartError> {
         // Looked at first: nothing outlives its boot, and after one there may be hundreds of VMs to be looked for.
         if another_boot(processes)? {
+            self.discard_link_key().await;
             self.keep(Life::Off).await;
             return Ok(State::Off);
         }

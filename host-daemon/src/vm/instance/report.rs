@@ -21,7 +21,10 @@ impl Task {
                 reason,
             }
             | State::Failed { reason, .. } => (InstanceState::Failed, Some(reason.clone())),
-            State::Running { trouble, .. } => (InstanceState::Running, trouble.clone()),
+            State::Running { trouble, .. } => {
+                let reason = trouble.as_ref().map(|trouble| trouble.reason().to_owned());
+                (InstanceState::Running, reason)
+            }
             // Not a state to report: the control plane asked for it, or hears the reason at the end.
             State::Ending { .. } => return,
         };

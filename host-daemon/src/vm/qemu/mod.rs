@@ -439,7 +439,8 @@ impl Qemu {
         Ok(Some(Adopted { vm, channel }))
     }
 
-    /// Ends everything that was ever started for the instance and still runs.
+    /// Ends everything that was ever started for the instance and still runs, and takes away the key that may lie there for
+    /// its QEMU.
     pub(super) async fn clear(&self, instance: InstanceId) -> io::Result<()> {
         let logs = [self.qemu_log(instance), self.device_log(instance)];
         let one_at_a_time = self.looking.lock().await;
@@ -449,7 +450,7 @@ impl Qemu {
             process.kill()?;
             process.ended().await;
         }
-        Ok(())
+        remove_if_there(&command::link_key(&self.records.run_folder(instance)))
     }
 }
 
