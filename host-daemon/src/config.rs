@@ -15,7 +15,7 @@ use moorline_shared::link::session::DEFAULT_LIMITS;
 use serde::{Deserialize, Deserializer};
 
 use crate::credentials::{self, Roles};
-use crate::vm::config::{self as machines, ExternalConfig, Images, QemuConfig, VmConfig};
+use crate::vm::config::{self as machines, ExternalConfig, Images, QemuConfig, VmConfig, VsockDevice};
 
 /// Everything the daemon is told. A key that is not here is refused.
 #[derive(Clone, Debug, Deserialize)]
@@ -263,6 +263,11 @@ pub enum ConfigError {
         /// The place.
         path: PathBuf,
     },
+    /// The VMs' guests would come over `AF_VSOCK`, where the daemon doesn't listen.
+    #[error(
+        "qemu.vsock is \"vhost\" and link.vsock is \"off\": let link.vsock be \"on\", or qemu.vsock \"vhost-user\""
+    )]
+    NobodyListens,
     /// Something about a role can't be.
     #[error(transparent)]
     Roles(#[from] credentials::ConfigError),
@@ -294,6 +299,9 @@ impl Config {
         self.link.check()?;
         self.cache.check()?;
         credentials::config::check(&self.roles)?;
+        if self.link.vsock == VsockUse::Off && self.qemu.vsock == VsockDevice::Vhost {
+            return Err(ConfigError::NobodyListens);
+        }
         Ok(self.machines().check()?)
     }
 
@@ -459,6 +467,10 @@ mod tests {
             ("[link]\nshards = 0", "shards"),
             ("[link]\nvsock = 'yes'", "`auto`"),
             ("[chache]\n", "`chache`"),
+            (
+                "[link]\nvsock = 'off'\n[qemu]\nvsock = 'vhost'",
+                "link.vsock is \"off\"",
+            ),
         ] {
             let said = refused(more);
             assert!(said.contains(named), "{more}: {said}");

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admin::{self, Sockets};
+use crate::causes::Causes;
 use crate::channel::{VsockError, VsockPort};
 use crate::config::{Config, VsockUse};
 use crate::credentials::{self, Credentials};
@@ -17,6 +18,7 @@ use crate::identity::renew::Renewal;
 use crate::link::{ShardError, Shards};
 use crate::parts::Parts;
 use crate::uplink::{Reports, Uplink};
+use crate::vm::record::{Lock, Records};
 use crate::vm::{FileError, Supervisor};
 
 pub use crate::parts::PartError;
@@ -39,6 +41,8 @@ pub struct Daemon {
     renewal: Renewal,
     services: admin::Services,
     changes: mpsc::Receiver<crate::uplink::SpecChange>,
+    /// Held to the very end: the next daemon begins with what this one has let go of, the guests' port included.
+    lock: Lock,
 }
 
 /// Why the daemon doesn't start.
@@ -93,6 +97,7 @@ impl Daemon {
     /// Binds and starts everything that can fail. Call it within a runtime with I/O and time.
     pub fn open(config: &Config) -> Result<Self, StartError> {
         allow_descriptors();
+        let lock = Records::open(&config.state_dir)?.lock()?;
         let (identity, client) = identity(config)?;
         let vsock = open_vsock(config.link.vsock)?;
         let (asks, asked) = mpsc::channel(QUESTIONS);
@@ -144,6 +149,7 @@ impl Daemon {
             renewal,
             services,
             changes,
+            lock,
         })
     }
 
@@ -171,7 +177,9 @@ impl Daemon {
         });
         let ran = parts.run().await;
         // What a shard died of explains what the other parts died of, not the other way round.
-        self.shards.drain(RECONNECT_MS)?;
+        let drained = self.shards.drain(RECONNECT_MS);
+        drop(self.lock);
+        drained?;
         Ok(ran?)
     }
 }
@@ -209,9 +217,13 @@ fn open_vsock(wanted: VsockUse) -> Result<Option<VsockPort>, VsockError> {
     match wanted {
         VsockUse::Off => Ok(None),
         VsockUse::On => VsockPort::open().map(Some),
-        VsockUse::Auto => Ok(VsockPort::open()
-            .inspect_err(|error| tracing::info!(%error, "no guest can come over AF_VSOCK"))
-            .ok()),
+        VsockUse::Auto => match VsockPort::open() {
+            Err(error) if error.is_lack() => {
+                tracing::info!(error = %Causes(&error), "no guest can come over AF_VSOCK");
+                Ok(None)
+            }
+            opened => opened.map(Some),
+        },
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use moorline_shared::InstanceId;
 use moorline_shared::link::PORT;
+use rustix::io::Errno;
 use vsock::{VMADDR_CID_ANY, VsockListener};
 
 use super::ChannelError;
@@ -63,8 +64,19 @@ impl Cids {
 
 /// The daemon can't listen.
 #[derive(Debug, thiserror::Error)]
-#[error("can't listen on AF_VSOCK port {PORT}: load vhost_vsock, or set link.vsock to \"off\"")]
+#[error(
+    "can't listen on AF_VSOCK port {PORT}: load vhost_vsock and end whoever has the port, or set link.vsock to \"off\""
+)]
 pub struct VsockError(#[source] std::io::Error);
+
+impl VsockError {
+    /// Whether this process can't have `AF_VSOCK` at all: the kernel lacks it, or a container keeps it from its processes.
+    /// Anything else passes, or is somebody's mistake.
+    pub fn is_lack(&self) -> bool {
+        let errno = Errno::from_io_error(&self.0);
+        matches!(errno, Some(Errno::AFNOSUPPORT | Errno::NODEV | Errno::PERM))
+    }
+}
 
 /// The port, listening.
 #[derive(Debug)]
@@ -120,7 +132,19 @@ impl AsFd for VsockPort {
 
 #[cfg(test)]
 mod tests {
-    use super::is_a_guests_root;
+    use super::{VsockError, is_a_guests_root};
+    use rustix::io::Errno;
+
+    #[test]
+    fn a_port_that_another_daemon_has_is_no_lack() {
+        let failed = |errno: Errno| VsockError(errno.into());
+        for lacking in [Errno::AFNOSUPPORT, Errno::NODEV, Errno::PERM] {
+            assert!(failed(lacking).is_lack(), "{lacking}");
+        }
+        for other in [Errno::ADDRINUSE, Errno::ACCESS, Errno::MFILE, Errno::NOMEM] {
+            assert!(!failed(other).is_lack(), "{other}");
+        }
+    }
 
     #[test]
     fn only_privileged_ports_of_guests_are_looked_at() {

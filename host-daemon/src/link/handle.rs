@@ -46,6 +46,15 @@ struct Inner {
     feed: Arc<FeedClock>,
 }
 
+/// Whether anybody listens for guests that come over `AF_VSOCK`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortState {
+    /// A shard does.
+    Listening,
+    /// Nobody does, and a guest with a CID can't be served.
+    Closed,
+}
+
 /// The life that ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended(pub u64);
@@ -224,6 +233,14 @@ impl ShardsHandle {
     /// How far behind the control plane the host may be; the uplink keeps it.
     pub fn feed_clock(&self) -> &FeedClock {
         &self.0.feed
+    }
+
+    /// Whether guests can come over `AF_VSOCK`.
+    pub fn vsock(&self) -> PortState {
+        match self.0.cids {
+            Some(_) => PortState::Listening,
+            None => PortState::Closed,
+        }
     }
 
     fn index(&self, instance: &InstanceId) -> usize {

@@ -41,4 +41,6 @@ pub use ask::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, R
 pub use clock::{FeedClock, Standing, now, time};
 pub use grants::{Grant, Notice, RoleGrant, SessionGrant};
 pub use guest::{Conversation, GuestStatus, Requests};
-pub use handle::{BeginError, Ended, Ending, FeedEffects, ShardError, Shards, ShardsHandle, StartError};
+pub use handle::{
+    BeginError, Ended, Ending, FeedEffects, PortState, ShardError, Shards, ShardsHandle, StartError,
+};

@@ -80,7 +80,7 @@ pub enum Accel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum VsockDevice {
-    /// The kernel's where `/dev/vhost-vsock` opens, else a process.
+    /// The kernel's where `/dev/vhost-vsock` opens and the daemon listens on `AF_VSOCK`, else a process.
     #[default]
     Auto,
     /// The kernel's, with a CID that the daemon leases for each life.

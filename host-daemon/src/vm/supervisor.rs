@@ -20,7 +20,7 @@ use super::file::FileError;
 use super::instance::{Task, Tools, Wanted};
 use super::plan::Want;
 use super::qemu::Qemu;
-use super::record::{Lock, Records};
+use super::record::Records;
 use super::table::Table;
 use crate::link::ShardsHandle;
 use crate::parts::{PartError, Parts};
@@ -48,7 +48,6 @@ struct Instances {
     owners: HashMap<Id, InstanceId>,
     cancel: CancellationToken,
     external: External,
-    _lock: Lock,
 }
 
 /// When a task begins.
@@ -59,9 +58,10 @@ enum Begin {
 }
 
 impl Supervisor {
-    /// A supervisor that keeps its records beneath the daemon's state folder. Nothing is done before [`Self::run`].
+    /// A supervisor that keeps its records beneath the daemon's state folder, which the caller keeps every other daemon away
+    /// from ([`Records::lock`]). Nothing is done before [`Self::run`].
     ///
-    /// Fails when the folders can't be made, or another daemon works there.
+    /// Fails when the folders can't be made.
     pub fn new(
         tables: &Tables,
         state: &Path,
@@ -77,8 +77,7 @@ impl Supervisor {
             table.clone(),
         )?;
         let records = Records::open(state)?;
-        let lock = records.lock()?;
-        let qemu = Qemu::new(tables.qemu.clone(), tables.images.clone(), records.clone());
+        let qemu = Qemu::new(tables, records.clone(), shards.vsock());
         let starts = Semaphore::new(tables.vm.starts_at_once as usize);
         let tools = Arc::new(Tools {
             qemu,
@@ -89,7 +88,7 @@ impl Supervisor {
             config: tables.vm.clone(),
             starts,
         });
-        let instances = Instances::new(tools, external, lock);
+        let instances = Instances::new(tools, external);
         Ok(Self { instances, registrar })
     }
 
@@ -125,7 +124,7 @@ impl Supervisor {
 }
 
 impl Instances {
-    fn new(tools: Arc<Tools>, external: External, lock: Lock) -> Self {
+    fn new(tools: Arc<Tools>, external: External) -> Self {
         Self {
             tools,
             wanted: BTreeMap::new(),
@@ -133,7 +132,6 @@ impl Instances {
             owners: HashMap::new(),
             cancel: CancellationToken::new(),
             external,
-            _lock: lock,
         }
     }
 

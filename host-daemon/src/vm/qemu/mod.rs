@@ -29,13 +29,13 @@ use self::command::{Engine, Machine};
 use self::launch::{Launch, last_line};
 use self::vm::{Device, Vm, again};
 use self::vsock::Cids;
-use super::config::{Image, Images, QemuConfig, VsockDevice};
+use super::config::{Image, Images, QemuConfig, Tables};
 use super::link_key;
 use super::process::{Process, boot_id, writing_to};
 use super::qmp::Qmp;
 use super::record::{Processes, Reach, Records, Vsock};
 use crate::channel::{ChannelSpec, ExpectedPeer};
-use crate::link::Admission;
+use crate::link::{Admission, PortState};
 
 pub use self::error::StartError;
 use self::error::cannot;
@@ -61,6 +61,7 @@ pub struct Qemu {
     config: QemuConfig,
     images: Images,
     records: Records,
+    port: PortState,
     engine: OnceCell<Engine>,
     cids: Cids,
     users: std::sync::Mutex<()>,
@@ -135,13 +136,15 @@ pub(super) struct Adopted {
 }
 
 impl Qemu {
-    /// A driver for these images; it keeps what it has to in `records`.
-    pub fn new(config: QemuConfig, images: Images, records: Records) -> Self {
-        let cids = Cids::from(config.first_cid);
+    /// A driver for the images of `tables`; it keeps what it has to in `records`. Where nobody listens on `port`, it gives
+    /// no guest the kernel's device by itself.
+    pub fn new(tables: &Tables, records: Records, port: PortState) -> Self {
+        let cids = Cids::from(tables.qemu.first_cid);
         Self {
-            config,
-            images,
+            config: tables.qemu.clone(),
+            images: tables.images.clone(),
             records,
+            port,
             engine: OnceCell::new(),
             cids,
             users: std::sync::Mutex::default(),
@@ -182,22 +185,20 @@ impl Qemu {
     /// Prepares the guest's vsock. Cancelled or failed, it may leave a process, which [`Self::clear`] ends.
     pub(super) async fn vsock(&self, instance: InstanceId, incarnation: u64) -> Result<Ready, StartError> {
         let folder = self.records.run_folder(instance);
-        let kernels = match self.config.vsock {
-            VsockDevice::Vhost => true,
-            VsockDevice::VhostUser => false,
-            VsockDevice::Auto => vsock::kernel_has_it(),
-        };
-        let way = if kernels {
-            let vsock::Lease { cid, device } = self.cids.lease()?;
-            Way::Kernel { cid, device }
-        } else {
-            let key = link_key::fresh().map_err(cannot("make a link key"))?;
-            // Kept first: the guest has it from its first instruction on.
-            self.records
-                .keep_link_key(instance, incarnation, key.clone())
-                .await?;
-            let process = self.start_device(instance, &folder).await?;
-            Way::Process { process, key }
+        let way = match vsock::choose(self.config.vsock, self.port, vsock::kernels()) {
+            vsock::Choice::Kernels => {
+                let vsock::Lease { cid, device } = self.cids.lease()?;
+                Way::Kernel { cid, device }
+            }
+            vsock::Choice::Process => {
+                let key = link_key::fresh().map_err(cannot("make a link key"))?;
+                // Kept first: the guest has it from its first instruction on.
+                self.records
+                    .keep_link_key(instance, incarnation, key.clone())
+                    .await?;
+                let process = self.start_device(instance, &folder).await?;
+                Way::Process { process, key }
+            }
         };
         Ok(Ready { way, folder })
     }

@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::link::PortState;
+use crate::vm::config::VsockDevice;
 use crate::vm::kernel::set_guest_cid;
 
 const DEVICE: &str = "/dev/vhost-vsock";
@@ -90,9 +92,36 @@ impl Cids {
     }
 }
 
-/// Whether the kernel's device can be used. That its node exists proves nothing: it is there before the module is.
-pub(super) fn kernel_has_it() -> bool {
-    open(Path::new(DEVICE)).is_ok()
+/// Whether the kernel has a vsock device for guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kernels {
+    Usable,
+    Missing,
+}
+
+/// Which vsock device a guest gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    Kernels,
+    Process,
+}
+
+/// That the device's node exists proves nothing: it is there before the module is.
+pub(super) fn kernels() -> Kernels {
+    match open(Path::new(DEVICE)) {
+        Ok(_) => Kernels::Usable,
+        Err(_) => Kernels::Missing,
+    }
+}
+
+/// The kernel's device is of no use where nobody listens for those who come by it.
+pub(super) fn choose(wanted: VsockDevice, port: PortState, kernels: Kernels) -> Choice {
+    match (wanted, port, kernels) {
+        (VsockDevice::Vhost, ..) | (VsockDevice::Auto, PortState::Listening, Kernels::Usable) => {
+            Choice::Kernels
+        }
+        (VsockDevice::VhostUser | VsockDevice::Auto, ..) => Choice::Process,
+    }
 }
 
 fn open(path: &Path) -> Result<OwnedFd, Errno> {
@@ -101,7 +130,51 @@ fn open(path: &Path) -> Result<OwnedFd, Errno> {
 
 #[cfg(test)]
 mod tests {
-    use super::Cids;
+    use super::{Choice, Cids, Kernels, choose};
+    use crate::link::PortState;
+    use crate::vm::config::VsockDevice;
+
+    #[test]
+    fn the_kernels_device_is_chosen_where_it_is_and_somebody_listens() {
+        for (wanted, port, kernels, expected) in [
+            (
+                VsockDevice::Auto,
+                PortState::Listening,
+                Kernels::Usable,
+                Choice::Kernels,
+            ),
+            (
+                VsockDevice::Auto,
+                PortState::Closed,
+                Kernels::Usable,
+                Choice::Process,
+            ),
+            (
+                VsockDevice::Auto,
+                PortState::Listening,
+                Kernels::Missing,
+                Choice::Process,
+            ),
+            (
+                VsockDevice::Vhost,
+                PortState::Closed,
+                Kernels::Missing,
+                Choice::Kernels,
+            ),
+            (
+                VsockDevice::VhostUser,
+                PortState::Listening,
+                Kernels::Usable,
+                Choice::Process,
+            ),
+        ] {
+            assert_eq!(
+                choose(wanted, port, kernels),
+                expected,
+                "{wanted:?} {port:?} {kernels:?}"
+            );
+        }
+    }
 
     #[test]
     fn candidates_go_round_and_never_reach_the_last_number() {
