@@ -9,7 +9,7 @@ mod disk;
 mod failures;
 mod lives;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use moorline_host::config::{CacheConfig, LinkConfig};
 use moorline_host::link::{Shards, ShardsHandle};
 use moorline_host::uplink::{Reports, SpecChange};
@@ -17,7 +17,7 @@ use moorline_host::vm::Supervisor;
 use moorline_host::vm::config::{Accel, Image, QemuConfig, Tables, VmConfig, VsockDevice};
 use moorline_host::vm::process::Identity;
 use moorline_host::vm::qmp::{Qmp, RunState};
-use moorline_host::vm::record::{Record, Records};
+use moorline_host::vm::record::{Life, Processes, Record, Records};
 use moorline_lab::guest::{Control, Lines, Seats, control_arguments, seats};
 use moorline_lab::image::Busybox;
 use moorline_lab::setup;
@@ -245,9 +245,12 @@ async fn power_off(host: &Host) -> Result<(Control, Lines)> {
 
 /// Waits until the guest is off and its QEMU waits for somebody to take notice.
 async fn waits_for_notice(host: &Host) -> Result<()> {
+    let Some(Life::Running(Processes { vmm, .. })) = record(host)?.map(|record| record.life) else {
+        bail!("the VM is not recorded as running");
+    };
     let socket = host.vm_folder().join("run/qmp.sock");
     let off = async || {
-        let status = Qmp::connect(&socket).await.ok()?.status().await.ok()?;
+        let status = Qmp::connect(&socket, vmm).await.ok()?.status().await.ok()?;
         (status == RunState::Shutdown).then_some(())
     };
     wait::until("the guest to be off", PATIENCE, off).await
