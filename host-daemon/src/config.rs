@@ -123,7 +123,7 @@ pub struct LinkConfig {
     pub streams: u16,
     /// The most requests of a guest that wait for the control plane at once, 1 to 1,024.
     pub requests: u16,
-    /// How often a guest may connect: so many times at once, 1 to 1,000.
+    /// How often a guest's agent may connect: so many times at once, 1 to 1,000.
     pub connect_burst: u32,
     /// And once more each so many milliseconds, 10 to 60,000.
     pub connect_interval_ms: u32,

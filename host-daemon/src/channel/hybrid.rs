@@ -11,8 +11,9 @@ use rustix::net::{self, AddressFamily, SocketAddrUnix, SocketFlags, SocketType, 
 
 use super::{ChannelError, ExpectedPeer};
 
-/// How many connections may wait to be accepted.
-const BACKLOG: i32 = 16;
+/// How many connections may wait to be accepted. A device may stand still where there is no room for one more, with all
+/// that its guest has to say.
+const BACKLOG: i32 = 128;
 /// The longest name of a device's file, so that `/proc/self/fd/N/NAME_8470.new` fits a socket's address.
 const MAX_NAME: usize = 64;
 

@@ -13,7 +13,12 @@ use crate::channel::HybridListener;
 use crate::config::LinkConfig;
 
 /// How many connections of a guest may be without HELLO at once.
-const MAX_GREETING: usize = 4;
+const MAX_GREETING: usize = 64;
+/// How many of them are taken in at once, and how long until one more is, in milliseconds. So the agent has 32 ms at least
+/// in which to answer its challenge, however often other processes of its guest connect; and they cost the host a hundredth
+/// of a core.
+const KNOCKS: u32 = 32;
+const KNOCK_INTERVAL_MS: u32 = 1;
 
 /// A guest of the shard.
 #[derive(Debug)]
@@ -29,6 +34,9 @@ pub(super) struct Guest {
     pub(super) talking: Option<Token>,
     /// Connections without HELLO, the oldest first.
     pub(super) greeting: VecDeque<Token>,
+    /// How often it may connect, whoever it is in there that does.
+    pub(super) knocks: Bucket,
+    /// How often it may begin to speak.
     pub(super) connects: Bucket,
     pub(super) upstream: Bucket,
     /// How many of its questions the control plane has not answered, those included that it doesn't wait for any more.
@@ -46,7 +54,7 @@ pub(super) struct Guest {
 pub(super) struct Listening {
     pub(super) listener: HybridListener,
     pub(super) token: Token,
-    /// It connects too often, and is not listened to for a while.
+    /// It is not listened to for a while.
     pub(super) paused: bool,
 }
 
@@ -59,6 +67,7 @@ impl Guest {
             alive: false,
             talking: None,
             greeting: VecDeque::new(),
+            knocks: Bucket::new(KNOCKS, KNOCK_INTERVAL_MS, now),
             connects: Bucket::new(config.connect_burst, config.connect_interval_ms, now),
             upstream: Bucket::per_second(config.upstream_per_second, now),
             asked: 0,
@@ -68,14 +77,15 @@ impl Guest {
         }
     }
 
-    /// A connection was accepted; returns the one that has to go for it.
+    /// A connection was accepted; returns the one that has to go for it. The one that waits for the link key stays.
     pub(super) fn greet(&mut self, token: Token) -> Option<Token> {
         self.greeting.push_back(token);
-        if self.greeting.len() > MAX_GREETING {
-            self.greeting.pop_front()
-        } else {
-            None
+        if self.greeting.len() <= MAX_GREETING {
+            return None;
         }
+        let spared = self.gate.claimant();
+        let oldest = self.greeting.iter().position(|other| Some(*other) != spared)?;
+        self.greeting.remove(oldest)
     }
 
     /// A connection said HELLO; returns the one that it takes the place of.

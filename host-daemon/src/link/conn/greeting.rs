@@ -23,6 +23,12 @@ impl Conn {
             self.send_away("the host has not heard of the control plane yet", 1_000, desk.now);
             return Ok(Progress::Nothing);
         };
+        // Asked before it is judged: who is given the link key is given it once.
+        if !self.may_begin(desk) {
+            let pause = desk.link.connect_interval_ms;
+            self.send_away("the guest connects too often", pause, desk.now);
+            return Ok(Progress::Nothing);
+        }
         match self.judge(&hello, desk) {
             Verdict::Welcome => return Ok(self.welcome(&hello, &deployment, desk)),
             Verdict::Give(key) => {
@@ -39,6 +45,12 @@ impl Conn {
         Ok(Progress::Nothing)
     }
 
+    /// Whether the guest may begin to speak once more by now.
+    fn may_begin(&self, desk: &mut Desk) -> bool {
+        let guest = desk.guests.get_mut(&self.instance);
+        guest.is_none_or(|guest| guest.connects.has(desk.now))
+    }
+
     /// A guest that is no more here is nobody's.
     fn judge(&self, hello: &Hello, desk: &mut Desk) -> Verdict {
         let Some(guest) = desk.guests.get_mut(&self.instance) else {
@@ -48,7 +60,11 @@ impl Conn {
             instance: self.instance,
             incarnation: guest.incarnation,
         };
-        guest.gate.judge(&self.core, hello, life, self.token)
+        let verdict = guest.gate.judge(&self.core, hello, life, self.token);
+        if matches!(verdict, Verdict::Welcome | Verdict::Give(_) | Verdict::Wait) {
+            guest.connects.take(desk.now);
+        }
+        verdict
     }
 
     /// Whether it said HELLO and waits for its link key.

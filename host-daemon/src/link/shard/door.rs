@@ -14,7 +14,7 @@ use crate::link::guest::{Guest, Listening};
 use crate::link::handle::{BeginError, Ended};
 use crate::link::lobby::Reception;
 use crate::link::mailbox::{Begin, Hybrid};
-use crate::link::poll::{Interest, LOBBY};
+use crate::link::poll::{Interest, LOBBY, Poll};
 
 /// How many connections of one guest are accepted before the others have their turn.
 const ACCEPTS: usize = 4;
@@ -109,8 +109,9 @@ impl Shard {
             let Some(listening) = &mut guest.listening else {
                 return;
             };
-            if !guest.connects.has(self.desk.now) {
+            if !guest.knocks.has(self.desk.now) {
                 listening.paused = true;
+                self.crowded.push(instance);
                 let _ = self
                     .poll
                     .modify(&listening.listener, listening.token, Interest::NONE);
@@ -120,7 +121,7 @@ impl Shard {
                 Ok(None) => return,
                 Ok(Some(Accepted::Guest(socket))) => self.arrived(instance, socket),
                 Ok(Some(Accepted::Stranger { uid, pid })) => {
-                    guest.connects.take(self.desk.now);
+                    guest.knocks.take(self.desk.now);
                     if guest.log.take(self.desk.now) {
                         tracing::warn!(%instance, uid, pid, "somebody else than the VM's device connected");
                     }
@@ -144,7 +145,7 @@ impl Shard {
         let Some(guest) = self.desk.guests.get_mut(&instance) else {
             return;
         };
-        if self.draining.is_some() || !guest.alive || !guest.connects.take(now) {
+        if self.draining.is_some() || !guest.alive || !guest.knocks.take(now) {
             return;
         }
         let mut nonce = [0; 16];
@@ -205,19 +206,34 @@ impl Shard {
     }
 
     pub(super) fn resume_listeners(&mut self) {
-        let now = self.desk.now;
         if let Some(lobby) = self.lobby.as_mut().filter(|lobby| lobby.paused) {
             lobby.paused = false;
             let _ = self.poll.modify(&lobby.port, LOBBY, Interest::READ);
         }
         for guest in self.desk.guests.values_mut() {
-            let ready = guest.connects.has(now);
-            if let Some(listening) = guest.listening.as_mut().filter(|l| l.paused && ready) {
-                listening.paused = false;
-                let _ = self
-                    .poll
-                    .modify(&listening.listener, listening.token, Interest::READ);
-            }
+            listen_again(&self.poll, guest);
         }
+    }
+
+    /// Listens again to those who had connected as often as they may, and may once more.
+    pub(super) fn resume_crowded(&mut self) {
+        let desk = &mut self.desk;
+        self.crowded.retain(|instance| {
+            let Some(guest) = desk.guests.get_mut(instance) else {
+                return false;
+            };
+            let waits = !guest.knocks.has(desk.now);
+            if !waits {
+                listen_again(&self.poll, guest);
+            }
+            waits
+        });
+    }
+}
+
+fn listen_again(poll: &Poll, guest: &mut Guest) {
+    if let Some(listening) = guest.listening.as_mut().filter(|listening| listening.paused) {
+        listening.paused = false;
+        let _ = poll.modify(&listening.listener, listening.token, Interest::READ);
     }
 }

@@ -25,6 +25,8 @@ use crate::cache::Touched;
 
 /// How often deadlines are looked at, in milliseconds.
 const TICK_MS: u64 = 500;
+/// How long guests that connect too often are not listened to, in milliseconds.
+const CROWDED_MS: u64 = 1;
 /// How often caches are tidied, in milliseconds.
 const TIDY_MS: u64 = 5_000;
 /// How much is read from a guest at once.
@@ -44,6 +46,8 @@ pub(super) struct Shard {
     buffer: Vec<u8>,
     /// Connections that have more to do than their turn allowed.
     again: Vec<Token>,
+    /// Guests that have connected as often as they may for now.
+    crowded: Vec<InstanceId>,
     ticked: Moment,
     tidied: Moment,
     /// The daemon ends: until when guests may read that.
@@ -74,6 +78,7 @@ impl Shard {
             tokens,
             buffer: vec![0; READ_BYTES],
             again: Vec::new(),
+            crowded: Vec::new(),
             draining: None,
         })
     }
@@ -84,6 +89,7 @@ impl Shard {
         loop {
             self.poll.wait(&mut events, self.timeout())?;
             self.desk.now = super::clock::now();
+            self.resume_crowded();
             let mut mail = false;
             for token in std::mem::take(&mut self.again) {
                 self.resume(token);
@@ -116,6 +122,9 @@ impl Shard {
     fn timeout(&self) -> Option<u64> {
         if !self.again.is_empty() {
             return Some(0);
+        }
+        if !self.crowded.is_empty() {
+            return Some(CROWDED_MS);
         }
         // Asked last and only without connections: it takes a look at every guest, and this is done at every turn.
         let idle = self.conns.is_empty() && !self.desk.has_unwanted() && !self.listens_less();

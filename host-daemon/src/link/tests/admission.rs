@@ -1,7 +1,10 @@
 //! Who may speak as a guest: its root alone, whatever else in the guest can connect.
 
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Read as _};
-use std::time::Duration;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use moorline_shared::api::feed::FeedItem;
 use moorline_shared::link::body::{Code, LinkKey};
@@ -11,24 +14,15 @@ use moorline_shared::secret::SecretKey;
 use tokio::sync::mpsc;
 
 use super::{Agent, World, id, link_key, spec, view};
-use crate::config::{CacheConfig, LinkConfig};
 use crate::link::{Handover, LifeId};
 
 fn key(n: u8) -> SecretKey {
     SecretKey::from([n; 32])
 }
 
-fn world() -> World {
-    let link = LinkConfig {
-        connect_burst: 10_000,
-        ..LinkConfig::default()
-    };
-    World::with(&link, &CacheConfig::default())
-}
-
 /// A guest whose VMM was given its key, and its agent.
 fn keyed() -> (World, Agent) {
-    let world = world();
+    let world = World::new();
     world.add(1, &[("a", "0")]);
     let agent = world.guest(1);
     (world, agent)
@@ -36,7 +30,7 @@ fn keyed() -> (World, Agent) {
 
 /// A guest to which the first HELLO of its first life is given this key.
 fn keyless(key: SecretKey) -> (World, mpsc::Receiver<Handover>) {
-    let world = world();
+    let world = World::new();
     let recorder = world.begin_keyless(1, 1, key);
     let items = vec![FeedItem::Instance(spec(1)), view(1, 1, 1, &[("a", "0")])];
     world.apply(1, items);
@@ -106,10 +100,33 @@ fn a_thousand_who_connect_do_not_disturb_the_agent() {
     assert!(agent.get("a").is_ok());
     assert_eq!(agent_session(&world), session);
     // And it comes in again, beside as many as wait without a word.
-    let _idle: Vec<_> = (0..4)
-        .map(|_| std::os::unix::net::UnixStream::connect(world.socket(1)).unwrap())
+    let _idle: Vec<_> = (0..64)
+        .map(|_| UnixStream::connect(world.socket(1)).unwrap())
         .collect();
     assert!(world.guest(1).get("a").is_ok());
+}
+
+#[test]
+fn whoever_connects_and_says_nothing_does_not_keep_the_agent_out() {
+    let (world, agent) = keyed();
+    drop(agent);
+    let (socket, welcome) = (world.socket(1), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut silent = VecDeque::new();
+            while !welcome.load(Ordering::Relaxed) {
+                silent.push_back(UnixStream::connect(&socket).unwrap());
+                if silent.len() == 256 {
+                    silent.pop_front();
+                }
+            }
+        });
+        let begun = Instant::now();
+        while !matches!(Agent::dial(&socket).try_next(), Some(GuestEvent::Ready(_))) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the agent is kept out");
+        }
+        welcome.store(true, Ordering::Relaxed);
+    });
 }
 
 #[test]

@@ -84,7 +84,11 @@ impl Agent {
             if output.is_empty() {
                 return;
             }
-            self.socket.write_all(&output).unwrap();
+            match self.socket.write_all(&output) {
+                // That the host has hung up shows when it is read from.
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => return,
+                written => written.unwrap(),
+            }
             self.core.outbox().wrote(output.len(), crate::link::now());
         }
     }
