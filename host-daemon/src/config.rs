@@ -129,6 +129,8 @@ pub struct LinkConfig {
     pub connect_interval_ms: u32,
     /// How many requests a guest may have passed on to the control plane per second, 1 to 1,000.
     pub upstream_per_second: u32,
+    /// How many bytes of answers may wait for a guest when another relayed one comes, 4 MiB to 64 MiB.
+    pub relayed_bytes: usize,
 }
 
 /// Whether the daemon listens on `AF_VSOCK`.
@@ -154,6 +156,7 @@ impl Default for LinkConfig {
             connect_burst: 10,
             connect_interval_ms: 1_000,
             upstream_per_second: 50,
+            relayed_bytes: 8 * 1024 * 1024,
         }
     }
 }
@@ -366,7 +369,9 @@ impl LinkConfig {
         let interval = self.connect_interval_ms.into();
         bound("link.connect_interval_ms", interval, 10, 60_000)?;
         let upstream = self.upstream_per_second.into();
-        bound("link.upstream_per_second", upstream, 1, 1_000)
+        bound("link.upstream_per_second", upstream, 1, 1_000)?;
+        let relayed = self.relayed_bytes as u64;
+        bound("link.relayed_bytes", relayed, 4 << 20, 64 << 20)
     }
 }
 

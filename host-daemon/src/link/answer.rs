@@ -360,6 +360,11 @@ impl Conn {
                 let message = "the answer is larger than 4 MiB: ask for less at a time";
                 self.refuse(asker.stream, &Refusal::new(Code::TooMuch, message), desk);
             }
+            Ok(reply) if self.core.outbox().answer_bytes() + reply.body.len() > desk.link.relayed_bytes => {
+                let message =
+                    "too many large answers wait for the guest: read them first, and ask for less at a time";
+                self.refuse(asker.stream, &Refusal::new(Code::TooMuch, message), desk);
+            }
             Ok(reply) => send_reply(&mut self.core, asker.stream, reply, desk.now),
         }
     }

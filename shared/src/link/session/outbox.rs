@@ -44,6 +44,8 @@ struct Flow {
     stream: StreamId,
     credit: u64,
     pieces: VecDeque<Piece>,
+    /// Since when it has been seen to wait for credit and for nothing else.
+    starved: Option<Moment>,
     /// The last frame of our side went out. A flow of batches never ends so: its credit goes on counting.
     ended: bool,
 }
@@ -113,6 +115,26 @@ impl Outbox {
     /// Since when something has waited without a byte being written; `None` if nothing waits.
     pub(super) fn stuck_since(&self) -> Option<Moment> {
         (self.backlog() > 0).then_some(self.progress)
+    }
+
+    /// How long any stream's data have waited for credit as far as calls of this could see, in milliseconds.
+    pub(super) fn starved_for(&mut self, now: Moment) -> u64 {
+        let flows = self.flows.iter_mut();
+        let starved = flows.filter_map(|flow| flow.starved_since(now));
+        starved.min().map_or(0, |since| now.since(since))
+    }
+
+    /// How many bytes of answers wait for credit or for their turn.
+    pub fn answer_bytes(&self) -> usize {
+        let bytes = |piece: &Piece| match piece {
+            Piece::Data {
+                bytes,
+                last: Last::Yes,
+                ..
+            } => bytes.len(),
+            Piece::Data { .. } | Piece::Frame(_) => 0,
+        };
+        self.flows.iter().flat_map(|flow| &flow.pieces).map(bytes).sum()
     }
 
     fn refill(&mut self) {
@@ -217,6 +239,7 @@ impl Outbox {
     pub(super) fn grant(&mut self, stream: StreamId, bytes: u32) {
         if let Some(flow) = self.flows.iter_mut().find(|flow| flow.stream == stream) {
             flow.credit = flow.credit.saturating_add(u64::from(bytes));
+            flow.starved = None;
         }
     }
 
@@ -247,6 +270,7 @@ impl Outbox {
             stream,
             credit: u64::from(self.credit),
             pieces: VecDeque::new(),
+            starved: None,
             ended: false,
         });
         let at = self.flows.len() - 1;
@@ -255,6 +279,13 @@ impl Outbox {
 }
 
 impl Flow {
+    /// Since when it has waited for credit; none if it has some, or nothing to spend it on.
+    fn starved_since(&mut self, now: Moment) -> Option<Moment> {
+        let waits = matches!(self.pieces.front(), Some(Piece::Data { .. }));
+        self.starved = (waits && self.credit == 0).then(|| self.starved.unwrap_or(now));
+        self.starved
+    }
+
     /// Writes what credit and the turn allow.
     fn send(&mut self, wire: &mut BytesMut) {
         let mut turn = TURN_BYTES;

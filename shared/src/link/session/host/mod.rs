@@ -469,7 +469,9 @@ impl Host {
         if now.since(self.heard) > DEAD_MS {
             return Err(Fault::Silent);
         }
-        if self.outbox.stuck_for(now) > DEAD_MS {
+        // An agent grants credit as bytes come, whatever reads them in its guest: only one that wants the host to keep its
+        // answers for ever grants none.
+        if self.outbox.stuck_for(now).max(self.outbox.starved_for(now)) > DEAD_MS {
             Err(Fault::NotReading)
         } else {
             Ok(())

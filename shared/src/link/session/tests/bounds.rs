@@ -170,12 +170,66 @@ fn the_slow_the_silent_and_the_deaf_are_hung_up_on() {
 
     let mut pair = Pair::open(DEFAULT_LIMITS);
     pair.host.go_away("test", 0, at(0));
+    pair.host.receive(&ping(), at(30_000)).unwrap();
+    assert_eq!(pair.host.tick(at(30_002)), Err(Fault::NotReading));
+}
+
+fn ping() -> BytesMut {
     let mut ping = BytesMut::new();
     put_with(&mut ping, Kind::Ping, Last::No, StreamId::SESSION, |out| {
         out.extend_from_slice(&[1]);
     });
-    pair.host.receive(&ping, at(30_000)).unwrap();
-    assert_eq!(pair.host.tick(at(30_002)), Err(Fault::NotReading));
+    ping
+}
+
+/// A host with an answer for a guest that has read what it granted credit for.
+fn answering(credit: u32) -> Pair {
+    let mut pair = Pair::open(Limits {
+        credit,
+        ..DEFAULT_LIMITS
+    });
+    pair.values.insert("v".into(), Bytes::from(vec![1; 100_000]));
+    pair.up = asks(
+        std::iter::once(1),
+        Kind::Get,
+        &postcard::to_stdvec(&get("v")).unwrap(),
+    );
+    pair.host_reads();
+    loop {
+        let output = pair.host.outbox().output().len();
+        pair.host.outbox().wrote(output, pair.now);
+        if output == 0 {
+            return pair;
+        }
+    }
+}
+
+#[test]
+fn a_guest_that_grants_no_credit_is_hung_up_on_although_it_says_that_it_lives() {
+    let at = |ms: u64| Moment(1 + ms);
+    let mut pair = answering(1_000);
+    assert_eq!(pair.host.outbox().answer_bytes(), 100_000 - 8_000 - 1_000);
+    assert_eq!(pair.host.tick(at(0)), Ok(()));
+    pair.host.receive(&ping(), at(30_000)).unwrap();
+    let pong = pair.host.outbox().output().len();
+    pair.host.outbox().wrote(pong, at(30_000));
+    assert_eq!(pair.host.tick(at(30_000)), Ok(()));
+    assert_eq!(pair.host.tick(at(30_001)), Err(Fault::NotReading));
+}
+
+#[test]
+fn a_guest_that_grants_credit_slowly_lives_on() {
+    let at = |ms: u64| Moment(1 + ms);
+    let mut pair = answering(1_000);
+    for ms in (0..100_000).step_by(1_000) {
+        if ms % 25_000 == 0 {
+            let credit = asks(std::iter::once(1), Kind::Credit, &[10]);
+            pair.host.receive(&credit, at(ms)).unwrap();
+            let piece = pair.host.outbox().output().len();
+            pair.host.outbox().wrote(piece, at(ms));
+        }
+        assert_eq!(pair.host.tick(at(ms)), Ok(()), "after {ms} ms");
+    }
 }
 
 #[test]
