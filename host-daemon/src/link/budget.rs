@@ -1,4 +1,5 @@
-//! How often a guest may do something: a bucket of tokens that fills again as time passes.
+//! How often a guest may do something: a bucket of tokens that fills again as time passes. And how much it may have made
+//! for it: an account that time pays off.
 
 use moorline_shared::link::Moment;
 
@@ -53,10 +54,65 @@ impl Bucket {
     }
 }
 
+/// What a guest cost lately, in bytes. Over its credit it has to wait; what is too large for that at once is still had.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Account {
+    owed: u64,
+    credit: u64,
+    paid_per_ms: u64,
+    /// Up to when it was paid.
+    paid: Moment,
+}
+
+impl Account {
+    /// Nothing is owed.
+    pub(super) fn new(credit: u64, paid_per_ms: u64, now: Moment) -> Self {
+        Self {
+            owed: 0,
+            credit,
+            paid_per_ms,
+            paid: now,
+        }
+    }
+
+    /// Whether more may be had.
+    pub(super) fn is_good(&mut self, now: Moment) -> bool {
+        let paid = now.since(self.paid).saturating_mul(self.paid_per_ms);
+        self.owed = self.owed.saturating_sub(paid);
+        self.paid = now;
+        self.owed < self.credit
+    }
+
+    /// So much was had.
+    pub(super) fn charge(&mut self, bytes: usize) {
+        self.owed = self.owed.saturating_add(bytes as u64);
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::Bucket;
+    use super::{Account, Bucket};
     use moorline_shared::link::Moment;
+
+    #[test]
+    fn what_was_had_beyond_the_credit_is_waited_for() {
+        let mut account = Account::new(100, 2, Moment(0));
+        assert!(account.is_good(Moment(0)));
+        account.charge(99);
+        assert!(account.is_good(Moment(0)));
+        account.charge(201);
+        assert!(
+            !account.is_good(Moment(100)),
+            "100 of 300 are left, and that is all it may owe"
+        );
+        assert!(account.is_good(Moment(101)));
+        assert!(account.is_good(Moment(1_000_000)));
+        account.charge(100);
+        assert!(
+            !account.is_good(Moment(1_000_000)),
+            "what was not owed is not saved up"
+        );
+    }
 
     #[test]
     fn a_burst_and_then_one_each_interval() {

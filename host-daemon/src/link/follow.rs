@@ -29,16 +29,27 @@ impl Conn {
         follows
     }
 
-    /// Sends what changed to every follower that is ready for it.
-    pub(super) fn feed(&mut self, desk: &Desk) {
+    /// Sends what changed to every follower that is ready for it. A watch that has to begin anew waits while its guest has
+    /// had too much of that.
+    pub(super) fn feed(&mut self, desk: &mut Desk) {
         if !std::mem::take(&mut self.feed_due) {
             return;
         }
         let shown = self.shown();
+        let mut account = desk
+            .guests
+            .get_mut(&self.instance)
+            .map(|guest| &mut guest.snapshots);
         let mut under_way: usize = self.watches().map(Feeder::in_flight).sum();
         for (stream, feeder) in &mut self.feeders {
             let waits = *stream != StreamId::SESSION && under_way > MAX_WATCH_BYTES;
             if waits || !feeder.is_behind() || !self.core.can_push(*stream) {
+                continue;
+            }
+            let anew = *stream != StreamId::SESSION && feeder.begins_anew();
+            if anew && account.as_mut().is_some_and(|account| !account.is_good(desk.now)) {
+                // The next tick asks again.
+                self.feed_due = true;
                 continue;
             }
             let view = desk.cache.view(&feeder.view).filter(|view| view.is_served());
@@ -47,6 +58,9 @@ impl Conn {
                 continue;
             };
             under_way += batch.content.len();
+            if let Some(account) = account.as_mut().filter(|_| anew) {
+                account.charge(batch.content.len());
+            }
             tell_secrets(&mut self.core, *stream, &secrets, desk.now);
             self.core.batch(*stream, batch);
         }

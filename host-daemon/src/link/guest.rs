@@ -6,7 +6,7 @@ use moorline_shared::link::Moment;
 use moorline_shared::{InstanceId, Revision};
 
 use super::admission::Gate;
-use super::budget::Bucket;
+use super::budget::{Account, Bucket};
 use super::grants::Grants;
 use super::poll::Token;
 use crate::channel::HybridListener;
@@ -19,6 +19,11 @@ const MAX_GREETING: usize = 64;
 /// of a core.
 const KNOCKS: u32 = 32;
 const KNOCK_INTERVAL_MS: u32 = 1;
+
+/// How many bytes of whole views a guest is sent on watches at once, and how many more each millisecond. To make them costs
+/// the host far more than to ask for them and not to want them any more costs the guest.
+const SNAPSHOT_BYTES: u64 = 8 * 1024 * 1024;
+const SNAPSHOT_BYTES_PER_MS: u64 = 4 * 1024;
 
 /// A guest of the shard.
 #[derive(Debug)]
@@ -39,6 +44,8 @@ pub(super) struct Guest {
     /// How often it may begin to speak.
     pub(super) connects: Bucket,
     pub(super) upstream: Bucket,
+    /// What the whole views cost that it was sent on watches.
+    pub(super) snapshots: Account,
     /// How many of its questions the control plane has not answered, those included that it doesn't wait for any more.
     pub(super) asked: usize,
     /// How often the log tells of it.
@@ -70,6 +77,7 @@ impl Guest {
             knocks: Bucket::new(KNOCKS, KNOCK_INTERVAL_MS, now),
             connects: Bucket::new(config.connect_burst, config.connect_interval_ms, now),
             upstream: Bucket::per_second(config.upstream_per_second, now),
+            snapshots: Account::new(SNAPSHOT_BYTES, SNAPSHOT_BYTES_PER_MS, now),
             asked: 0,
             log: Bucket::new(10, 10_000, now),
             requests: Requests::default(),

@@ -114,6 +114,11 @@ impl Feeder {
         self.dirty != Dirty::Nothing
     }
 
+    /// Whether what is sent next is all there is, and not only what changed.
+    pub(super) fn begins_anew(&self) -> bool {
+        self.dirty == Dirty::Everything || self.at.is_none()
+    }
+
     /// Everything that changed, as it is now, in one batch.
     pub(super) fn next(&mut self, view: &View, shown: Shown, now: Moment) -> Option<Push> {
         let (from, (content, secrets)) = match std::mem::replace(&mut self.dirty, Dirty::Nothing) {
@@ -142,7 +147,8 @@ impl Feeder {
     fn snapshot(&self, view: &View, shown: Shown, now: Moment) -> (Bytes, Secrets) {
         let entries = view.range(&self.prefix, None, now);
         let entries = entries.filter(|(_, entry)| shown.shows(entry));
-        encode(entries.map(|(path, entry)| (path.clone(), Some(entry))), now)
+        let items = entries.map(|(path, entry)| (path.clone(), Some(entry)));
+        encode(items, now)
     }
 }
 
@@ -172,8 +178,7 @@ fn encode<'e>(
         }
         let entry = entry.map(|entry| mirrored(entry, now));
         // Postcard fails only for types that it can't express, and an item is none.
-        let encoded = postcard::to_stdvec(&Item { path, entry });
-        content.extend_from_slice(&encoded.unwrap_or_default());
+        content = postcard::to_extend(&Item { path, entry }, content).unwrap_or_default();
     }
     (content.into(), secrets)
 }

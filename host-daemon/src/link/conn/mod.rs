@@ -41,7 +41,7 @@ pub(super) struct Conn {
     pub(super) pending: BTreeMap<StreamId, Pending>,
     /// What the guest was told last of how far its mirror can be trusted.
     pub(super) told: Option<Gist>,
-    /// Whether a follower may have become ready for its next batch.
+    /// Whether a follower may have become ready for its next batch, or waits until its guest may have one.
     pub(super) feed_due: bool,
     socket: OwnedFd,
     /// What was read and not handled: a piece of a frame, or what came while too many answers waited.

@@ -269,12 +269,12 @@ impl Shard {
         }
     }
 
-    /// Tells the guests whose mirrors can be trusted more or less than before.
+    /// Tells the guests whose mirrors can be trusted more or less than before, and sends others what had to wait.
     fn tell_standings(&mut self) {
         let desk = &self.desk;
         let news = self.conns.iter_mut().filter_map(|(token, conn)| {
             let told = conn.tell_standing(desk);
-            (told == Told::News).then_some(*token)
+            (told == Told::News || conn.feed_due).then_some(*token)
         });
         for token in news.collect::<Vec<_>>() {
             self.nudge(token);

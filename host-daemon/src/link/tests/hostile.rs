@@ -3,7 +3,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use moorline_shared::link::body::{Code, Get, Relay};
@@ -13,7 +13,7 @@ use moorline_shared::link::{Kind, StreamId};
 
 use super::{Agent, World, id, revision};
 use crate::config::{CacheConfig, LinkConfig};
-use crate::link::{Answer, Ask, Question, Refusal};
+use crate::link::{Answer, Ask, Question, Refusal, Reply};
 
 /// Two guests, one of which is honest all the time.
 fn world() -> (World, Agent) {
@@ -268,6 +268,72 @@ fn a_socket_that_is_used_again_belongs_to_the_next_instance() {
         next.get("a").is_err(),
         "the next instance sees nothing of the one before"
     );
+}
+
+#[test]
+fn watches_that_are_begun_again_and_again_are_sent_a_bounded_amount() {
+    let (world, mut honest) = world();
+    let mut agent = world.guest(1);
+    let begun = Instant::now();
+    // 14 MB: so much is not had at once.
+    for _ in 0..70 {
+        let stream = agent.watch(None, "");
+        assert_eq!(agent.batch(stream).items.len(), 2);
+        agent.core.cancel(stream, crate::link::now());
+        agent.flush();
+    }
+    let took = begun.elapsed();
+    assert!(took > Duration::from_secs(1), "{took:?}");
+    assert!(honest.get("a").is_ok());
+    assert!(agent.get("a").is_ok());
+}
+
+#[test]
+fn answers_that_nobody_takes_are_few() {
+    let (mut world, mut honest) = world();
+    let mut agent = world.guest(1);
+    let relay = Relay {
+        method: "GET".into(),
+        target: "/v1/instances/x/data/y".into(),
+        headers: Vec::new(),
+        length: 0,
+        body: "".into(),
+    };
+    for _ in 0..5 {
+        agent.relay(relay.clone());
+        let Ask {
+            shard,
+            reader,
+            question: Question::Relay { asker, .. },
+        } = world.asked()
+        else {
+            panic!("something else was asked")
+        };
+        let reply = Reply {
+            status: 200,
+            headers: Vec::new(),
+            body: vec![b'x'; 3 << 20].into(),
+        };
+        world
+            .handle()
+            .answer(shard, reader, Answer::Relayed(asker, Ok(reply)));
+    }
+    assert!(honest.get("a").is_ok());
+    let (mut answered, mut refused) = (0, 0);
+    while answered + refused < 5 {
+        match agent.next() {
+            GuestEvent::Relayed(_, relayed) => {
+                assert_eq!(relayed.body.bytes().len(), 3 << 20);
+                answered += 1;
+            }
+            GuestEvent::Refused(_, no) => {
+                assert_eq!(no.code, Code::TooMuch as u16, "{}", no.message);
+                refused += 1;
+            }
+            other => panic!("{other:?} came instead of an answer"),
+        }
+    }
+    assert_eq!((answered, refused), (2, 3));
 }
 
 #[test]
