@@ -7,7 +7,7 @@ use moorline_shared::signature::{
     self, CONTENT_DIGEST, HOST, Request as SignedRequest, SIGNATURE, SIGNATURE_INPUT, Seconds, TOKEN,
     host_input,
 };
-use moorline_shared::{EntryPath, InstanceId};
+use moorline_shared::{EntryPath, InstanceId, OperationId};
 
 use crate::error::ClientError;
 use crate::transport::Client;
@@ -29,7 +29,7 @@ impl GuestRequest {
     ///
     /// Allowed are get, list, put, append, delete, batch, describe, history and access of any instance: whether the
     /// guest may do that is the control plane's decision. A watch is not, since a host answers it from its cache. Allowed
-    /// is also what an instance asks for itself: to be identified, and identity tokens.
+    /// is also what an instance asks for itself: to be identified, identity tokens, and what became of a change.
     ///
     /// # Errors
     /// [`RelayRefusal`], which says what is not allowed; the guest may see it.
@@ -85,7 +85,7 @@ pub enum RelayRefusal {
     /// Not a target that a guest may ask for with this method.
     #[error(
         "this method and target can't be relayed: a guest may ask for /v1/instances/ID/ with data, batch, \
-         describe, history or access behind it, or identify or identity-token, unescaped and in at most {MAX_TARGET_BYTES} bytes"
+         describe, history or access behind it, or identify or identity-token, or for an operation by its id, unescaped and in at most {MAX_TARGET_BYTES} bytes"
     )]
     Target,
     /// A header that a guest may not set.
@@ -141,6 +141,9 @@ fn check_target(method: &Method, target: &str) -> Result<(), RelayRefusal> {
 /// Ids and paths are parsed here by the rules of their types, which have no escapes in them: what the control plane
 /// takes apart later can't come out as anything else.
 fn is_allowed(method: &Method, path: &str) -> bool {
+    if let Some(operation) = path.strip_prefix("/v1/operations/") {
+        return *method == Method::GET && operation.parse::<OperationId>().is_ok();
+    }
     let Some((id, rest)) = path
         .strip_prefix("/v1/instances/")
         .and_then(|rest| rest.split_once('/'))
@@ -231,6 +234,11 @@ mod tests {
         ] {
             assert!(ask(method, rest).is_ok(), "{method} {rest} was refused");
         }
+        let operation = format!("/v1/operations/op-{}", "0f".repeat(32));
+        assert!(GuestRequest::new("GET", &operation, &[]).is_ok());
+        assert!(GuestRequest::new("POST", &operation, &[]).is_err());
+        assert!(GuestRequest::new("GET", &operation[..20], &[]).is_err());
+        assert!(GuestRequest::new("GET", "/v1/operations", &[]).is_err());
     }
 
     #[test]

@@ -14,9 +14,13 @@ use crate::local::{self, Backing, OpenError, Settings};
 use crate::mirror::{Live, Mirror};
 use crate::platform::{Readiness, notify};
 use crate::proof::Prover;
+use crate::writes::{Marks, Writes};
 
 /// Where the agent keeps what must outlast a reboot, unless it is told another place.
 const DEFAULT_STATE: &str = "/var/lib/moorline/agent";
+
+/// The folder there of the marks of changes under way.
+const MARKS: &str = "writes";
 
 /// What the daemon is told.
 #[derive(Clone, Debug)]
@@ -66,10 +70,18 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
     };
     let line = Rc::new(Line::new(&config.endpoint));
     let prover = Rc::new(Prover::new(Rc::clone(&line), Rc::clone(&given.credentials)));
+    let writes = Rc::new(Writes::new(
+        Marks::at(&config.state.join(MARKS)),
+        Rc::clone(&line),
+        Rc::clone(&prover),
+        Rc::clone(&given.mirror),
+        config.local.settling,
+    ));
     let backing = Rc::new(Backing {
         given: given.clone(),
         line: Rc::clone(&line),
         prover: Rc::clone(&prover),
+        writes: Rc::clone(&writes),
         rules: rules(config.access.as_deref())?,
         settings: config.local.clone(),
     });
@@ -78,6 +90,7 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
     tokio::join!(
         link::keep(&config.endpoint, &line, &given, stop),
         prover.keep(stop),
+        writes.keep(stop),
         join_all(surfaces),
         readiness(&given.mirror, config.ready_after, stop),
     );

@@ -8,6 +8,8 @@
 //! | `GET /v1/entries/{path}` | one entry with what is known about it: [`EntryReading`] |
 //! | `GET /v1/watch?prefix=&after=` | every change from now on or from a revision on: lines of [`WatchEvent`] |
 //! | `PUT`, `POST`, `DELETE /v1/data/{path}` | the instance's own changes: put, append, delete |
+//! | `GET /v1/writes` | which changes are under way or in doubt: [`OpenWrites`] |
+//! | `GET /v1/writes/{key}` | what became of the change that was asked for under this key: [`WriteStatus`] |
 //! | `GET /v1/credentials` | which credentials the agent holds, without their secrets: [`CredentialsHeld`] |
 //! | `GET /v1/credentials/{role}` | the credentials of a role: [`RoleCredentials`] |
 //! | data, entries and watch below `/v1/instances/{id}` | another instance's data, as far as its access lists allow |
@@ -24,7 +26,13 @@
 //! **Changes** go to the control plane through the host: `PUT` takes the raw bytes and `Content-Type`, with `ttl=` in
 //! seconds and `visibility=` as parameters (`application/x-www-form-urlencoded`, which `curl --data` says of anything,
 //! counts as no type); `POST` appends the raw bytes. `If-Match`, `If-None-Match` and
-//! `Idempotency-Key` are passed on, and the control plane's answer comes back as it is. A change is made in the
+//! `Idempotency-Key` are passed on, and the control plane's answer comes back as it is, with the key that the change is
+//! known by, which the agent makes if the program gave none. Either the control plane and the mirror have the change, or
+//! neither. [`MIRRORED`] says `true` where the mirror has it already, so that what is read next is what was written, and
+//! `false` where it has yet to come. What the mirror would have no room for is refused with 409 before it is sent. An
+//! answer that is lost on its way is asked for again; if it can't be had in time, the answer is 503 `outcome-unknown`, and
+//! the same request with the same key, now or after a restart of the program or the agent, finds out, or makes the
+//! change: once at most. A change is made in the
 //! instance's name, so only programs of root make any: the agent asks the kernel for the user of each connection
 //! (`SO_PEERCRED`), and to others answers 403. Who reads what is for the guest's access rules to say; without any, secret
 //! entries are root's and all else is everyone's. What a program may not read is to it as if it weren't there.
@@ -37,9 +45,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::api::ProblemDetails;
 use crate::credential::CredentialKind;
 use crate::entry::Value;
-use crate::id::{InstanceId, RoleName};
+use crate::id::{IdempotencyKey, InstanceId, OperationId, RoleName};
 use crate::link::body;
 use crate::path::EntryPath;
 use crate::revision::Revision;
@@ -51,6 +60,9 @@ pub const DEFAULT_SOCKET: &str = "/run/moorline/agent.sock";
 pub const AGE_MS: &str = "moorline-age-ms";
 /// The response header that says whether the answer is kept in step: `fresh` or `stale`.
 pub const FRESHNESS: &str = "moorline-freshness";
+
+/// The response header that says whether the mirror has the change that was made: `true` or `false`.
+pub const MIRRORED: &str = "moorline-mirrored";
 
 /// How far an answer can be trusted to be the present state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -231,6 +243,69 @@ pub struct EntryChange {
     /// What it is now; absent if it is gone or may no longer be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub entry: Option<Entry>,
+}
+
+/// `GET /v1/writes`: the changes whose outcome isn't known yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpenWrites {
+    /// In the order of their keys.
+    pub writes: Vec<WriteStatus>,
+}
+
+/// `GET /v1/writes/{key}`: what became of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WriteStatus {
+    /// What it was asked for under.
+    pub key: IdempotencyKey,
+    /// What became of it.
+    pub state: WriteState,
+    /// How it was asked for; absent where the agent knows of it by the control plane only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub method: Option<String>,
+    /// What it was asked of, as the control plane knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<String>,
+    /// The control plane's record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operation: Option<OperationId>,
+    /// The revision of the record: of the change, if it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+    /// Why it was not made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<ProblemDetails>,
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WriteState {
+    /// A program waits for it.
+    UnderWay,
+    /// Its answer was lost, and it may be made, now or in the next few minutes. The agent goes on asking.
+    InDoubt,
+    /// It was made.
+    Made,
+    /// The rules didn't allow it; nothing was changed.
+    Refused,
+    /// It was allowed and could not be done; nothing was changed.
+    Failed,
+    /// It never came to the control plane, and can't any more.
+    NotMade,
+}
+
+impl WriteState {
+    /// The word in JSON.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::UnderWay => "under_way",
+            Self::InDoubt => "in_doubt",
+            Self::Made => "made",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::NotMade => "not_made",
+        }
+    }
 }
 
 /// `GET /v1/credentials`: what the agent holds, by name only.

@@ -180,7 +180,7 @@ serde_as_text!(OperationId);
 
 /// What a client sends with a change so that sending it again changes nothing more: 1 to 128 printable ASCII
 /// characters without spaces.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IdempotencyKey(Box<str>);
 
 impl fmt::Display for IdempotencyKey {
@@ -201,6 +201,8 @@ impl FromStr for IdempotencyKey {
         }
     }
 }
+
+serde_as_text!(IdempotencyKey);
 
 fn is_name(text: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-');

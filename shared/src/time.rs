@@ -27,6 +27,11 @@ impl Timestamp {
         Self::from_millis(later).unwrap_or(Self(jiff::Timestamp::MAX))
     }
 
+    /// The time in RFC 3339 without a fraction of a second, cut off: `YYYY-MM-DDTHH:MM:SSZ`.
+    pub fn to_the_second(self) -> String {
+        format!("{:.0}", self.0)
+    }
+
     /// Milliseconds from this time to `later`; 0 if that has passed.
     pub fn millis_until(self, later: Self) -> u64 {
         u64::try_from(later.millis() - self.millis()).unwrap_or(0)
@@ -95,5 +100,11 @@ mod tests {
             let time = Timestamp::from_millis(millis).unwrap();
             prop_assert_eq!(time.to_string().parse::<Timestamp>().unwrap(), time);
         }
+    }
+
+    #[test]
+    fn to_the_second_nothing_is_added() {
+        let time = Timestamp::from_millis(1_800_000_000_999).unwrap();
+        assert_eq!(time.to_the_second(), "2027-01-15T08:00:00Z");
     }
 }

@@ -51,7 +51,10 @@ pub async fn list_operations(
     Ok((stamp(&done), axum::Json(done.reply)).into_response())
 }
 
-/// Shows one operation record.
+/// Shows one operation record. Who doesn't administer the account sees those of what it asked for itself.
+///
+/// The id of what somebody asks is made of who that is and of the idempotency key, so that a client that lost an answer can
+/// ask what became of the request.
 #[utoipa::path(get, path = "/v1/operations/{operation}", operation_id = "DescribeOperation", tag = "operations",
     params(("operation" = OperationId, Path)),
     responses((status = 200, body = Operation), (status = "default", body = moorline_shared::api::ProblemDetails)))]

@@ -127,7 +127,9 @@ impl ServiceModel for Model {
     fn step(&self, v: &mut View<'_>, op: &Op, env: &Env) -> Step<OperationPage> {
         let allowed = match op {
             Op::ForgetRefusedReads { .. } => env.caller.role == Role::Provider,
-            _ => env.caller.role != Role::Member,
+            Op::ListOperations { .. } => env.caller.role != Role::Member,
+            // Whoever asked for something may know what became of it.
+            Op::DescribeOperation { .. } => true,
         };
         if !allowed {
             return Err(Stop::Refused(Refusal::NotAdministrator(env.caller.clone())));
@@ -140,8 +142,12 @@ impl ServiceModel for Model {
                 let Some(record) = found else {
                     return Err(Stop::Refused(Refusal::Unknown(*operation)));
                 };
+                let shown = match env.caller.role {
+                    Role::Member => shown_to_asker(record),
+                    Role::Administrator | Role::Provider => shown(record),
+                };
                 Ok(OperationPage {
-                    operations: vec![shown(record)],
+                    operations: vec![shown],
                     next: None,
                 })
             }
@@ -159,8 +165,11 @@ impl ServiceModel for Model {
     }
 }
 
-/// Administrators see what was done in their account, and what the provider did for it.
+/// Administrators see what was done in their account, and what the provider did for it; others what they asked for.
 fn is_visible(record: &OperationRecord, env: &Env) -> bool {
+    if env.caller.role == Role::Member {
+        return record.caller.principal == env.caller.principal;
+    }
     let provider = env.caller.role == Role::Provider || record.caller.role == Role::Provider;
     provider || record.caller.account == env.caller.account
 }
@@ -200,6 +209,20 @@ fn cursor(prefix: &str, row: &str) -> Step<Key> {
         .ok()
         .filter(|_| plain)
         .ok_or(Stop::Refused(Refusal::Cursor))
+}
+
+/// What the asker was told when it asked, and no more: neither why it was really refused, nor what else it touched.
+fn shown_to_asker(record: Kept<OperationRecord>) -> Shown {
+    let told = match &record.outcome {
+        Outcome::Refused { shown, .. } => shown.clone(),
+        Outcome::Done(_) | Outcome::Failed { .. } => None,
+    };
+    let mut shown = shown(record);
+    shown.effects.clear();
+    if let Some(told) = told {
+        shown.outcome = ShownOutcome::Refused { problem: *told };
+    }
+    shown
 }
 
 fn shown(record: Kept<OperationRecord>) -> Shown {

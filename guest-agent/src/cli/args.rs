@@ -8,60 +8,14 @@ use std::time::Duration;
 use lexopt::{Arg, Parser, ValueExt as _};
 use moorline_shared::agent::DEFAULT_SOCKET;
 use moorline_shared::entry::ContentType;
-use moorline_shared::id::RoleName;
+use moorline_shared::id::{IdempotencyKey, RoleName};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 
 use super::credentials::Form;
+use super::help::HELP;
 use crate::Config;
 use crate::local::{ImdsSettings, ImdsVersion, Settings};
 use crate::platform::Level;
-
-const HELP: &str = "\
-moorline-agent: this machine's data, from its host, for its programs
-
-Usage:
-  moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--access FILE] [--imds VERSION]
-                     [--state FOLDER] [--log LEVEL]
-  moorline-agent get PATH        write an entry's bytes
-  moorline-agent list [PREFIX]   name the entries below a prefix, or all
-  moorline-agent watch [PREFIX]  write every change from now on
-  moorline-agent set PATH [VALUE]     give an entry this value, or what comes on standard input
-  moorline-agent append PATH [VALUE]  add this to the end of an entry's value
-  moorline-agent delete PATH          remove an entry
-  moorline-agent identity-token --audience NAME
-                                 write a token by which NAME knows this machine, a JSON Web Token
-  moorline-agent credentials     name the credentials that this machine was given
-  moorline-agent credentials ROLE [--format env|json|process]
-                                 write a role's credentials: for a shell, for programs, or as a
-                                 credential_process of the AWS SDKs [default: json]
-  moorline-agent status          say who this machine is and how its agent fares
-
-For get, list, watch, set, append and delete:
-  --instance ID        another instance's data, as far as its access lists allow
-  --json               as JSON: the entry, the listing, a line for each change, what was done
-For set:
-  --content-type TYPE  what the value is, as in text/plain
-For get:
-  --max-age MS         nothing older than this many milliseconds
-For list:
-  --values             with --json, the values too
-For watch:
-  --after EPOCH.N      from this revision on, as far back as the agent remembers
-For all:
-  --socket PATH        the agent's socket [default: /run/moorline/agent.sock]
-For run:
-  --link WHERE         where the host is: vsock, vsock:CID:PORT or unix:/PATH [default: vsock]
-  --ready-after S      tell the service manager READY after this long even without data [default: 20]
-  --access FILE        who may read what [default: /etc/moorline/agent.access, if it is there]
-  --imds VERSION       serve EC2's metadata service, too: v2, or v1 to answer without tokens as well
-  --imds-listen A:P    where [default: 169.254.169.254:80, which is added to lo meanwhile]
-  --state FOLDER       what outlasts a reboot, for root alone [default: /var/lib/moorline/agent]
-  --log LEVEL          error, warn, info, debug or trace [default: info]
-
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, 4 agent or host can't be reached.
-Local programs can also ask the socket themselves, by HTTP:
-  curl --unix-socket /run/moorline/agent.sock http://agent/v1/data/PATH
-";
 
 /// What is to be done.
 #[derive(Debug)]
@@ -107,7 +61,12 @@ pub(super) enum What {
     Change {
         path: EntryPath,
         change: Change,
+        key: Option<IdempotencyKey>,
     },
+    /// Which changes are in doubt.
+    Writes,
+    /// What became of a change.
+    Write(IdempotencyKey),
     /// A token by which others know this machine.
     IdentityToken {
         audience: String,
@@ -153,11 +112,11 @@ pub(super) enum UsageError {
     #[error("{0}; see moorline-agent --help")]
     Line(#[from] lexopt::Error),
     #[error(
-        "say what to do: run, get, list, watch, set, append, delete, credentials, identity-token or status; see moorline-agent --help"
+        "say what to do: run, get, list, watch, set, append, delete, write-status, credentials, identity-token or status; see moorline-agent --help"
     )]
     NoCommand,
     #[error(
-        "'{0}' is no command; there is run, get, list, watch, set, append, delete, credentials, identity-token and status"
+        "'{0}' is no command; there is run, get, list, watch, set, append, delete, write-status, credentials, identity-token and status"
     )]
     Command(String),
     #[error("{0} needs the path of an entry, as in: moorline-agent {0} net/hostname")]
@@ -201,6 +160,7 @@ struct Given {
     form: Option<Form>,
     audience: Option<String>,
     content_type: Option<ContentType>,
+    key: Option<IdempotencyKey>,
     help: Option<&'static str>,
 }
 
@@ -260,10 +220,15 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
             };
             Ok(given.only("credentials ROLE", &["--format"])?.ask(what))
         }
+        ["write-status"] => Ok(given.only("write-status", &["--json"])?.ask(What::Writes)),
+        ["write-status", key] => {
+            let what = What::Write(parsed(key)?);
+            Ok(given.only("write-status", &["--json"])?.ask(what))
+        }
         ["status"] => Ok(given.only("status", &["--json"])?.ask(What::Status)),
         [] => Err(UsageError::NoCommand),
         [
-            "run" | "get" | "list" | "watch" | "credentials" | "identity-token" | "status",
+            "run" | "get" | "list" | "watch" | "credentials" | "identity-token" | "write-status" | "status",
             ..,
             extra,
         ] => Err(lexopt::Error::UnexpectedArgument(extra.into()).into()),
@@ -296,6 +261,7 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
             Arg::Long("format") => given.form = Some(value("--format", &mut parser)?),
             Arg::Long("audience") => given.audience = Some(parser.value()?.string()?),
             Arg::Long("content-type") => given.content_type = Some(value("--content-type", &mut parser)?),
+            Arg::Long("key") => given.key = Some(value("--key", &mut parser)?),
             Arg::Long("json") => given.json = true,
             Arg::Long("values") => given.values = true,
             Arg::Value(word) => given.words.push(word.string()?),
@@ -341,16 +307,16 @@ fn change(given: &Given, command: &'static str, words: &[&str]) -> Result<What, 
         "append" => Change::Append { value },
         _ => Change::Delete,
     };
-    let path = parsed(path)?;
-    Ok(What::Change { path, change })
+    let (path, key) = (parsed(path)?, given.key.clone());
+    Ok(What::Change { path, change, key })
 }
 
 impl Given {
     /// A change, with the options that it knows.
     fn asking(self, command: &'static str, what: What) -> Result<Command, UsageError> {
         let known: &[&str] = match command {
-            "set" => &["--instance", "--json", "--content-type"],
-            _ => &["--instance", "--json"],
+            "set" => &["--instance", "--json", "--key", "--content-type"],
+            _ => &["--instance", "--json", "--key"],
         };
         Ok(self.only(command, known)?.ask(what))
     }
@@ -411,6 +377,7 @@ impl Given {
             ("--format", self.form.is_some()),
             ("--audience", self.audience.is_some()),
             ("--content-type", self.content_type.is_some()),
+            ("--key", self.key.is_some()),
         ];
         match present
             .into_iter()
@@ -489,8 +456,16 @@ mod tests {
                 panic!("{text} was not taken")
             };
             let path = "a".parse().unwrap();
-            assert_eq!(query.what, What::Change { path, change }, "{text}");
+            let key = None;
+            assert_eq!(query.what, What::Change { path, change, key }, "{text}");
         }
+        let Ok(Command::Ask { query, .. }) = line("moorline-agent delete a --key k/1") else {
+            panic!("not taken")
+        };
+        assert!(
+            matches!(&query.what, What::Change { key: Some(key), .. } if key.to_string() == "k/1"),
+            "{query:?}"
+        );
         assert!(matches!(
             line("moorline-agent watch a --after 1.2"),
             Ok(Command::Ask { .. })

@@ -11,8 +11,8 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use moorline_shared::api::ProblemDetails;
 use moorline_shared::api::session::IdentityToken;
+use moorline_shared::api::{IDEMPOTENCY_KEY, ProblemDetails};
 use moorline_shared::entry::MAX_VALUE_BYTES;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::net::UnixStream;
@@ -120,6 +120,8 @@ impl Client {
                 format!("{}\n", given.token.expose()).into_bytes()
             }
             (What::List { .. }, Format::Plain) => show::listing(&serde_json::from_slice(&answer)?),
+            (What::Writes, Format::Plain) => show::writes(&serde_json::from_slice(&answer)?),
+            (What::Write(_), Format::Plain) => show::write(&serde_json::from_slice(&answer)?),
             (What::Credentials, Format::Plain) => show::credentials(&serde_json::from_slice(&answer)?),
             (_, Format::Plain) => show::status(&serde_json::from_slice(&answer)?),
         };
@@ -144,16 +146,21 @@ impl Client {
 fn request(query: &Query) -> Result<Request<Full<Bytes>>, ClientError> {
     let mut request = Request::builder().uri(target(query)).header("host", "agent");
     let (method, value) = match &query.what {
-        What::Change { change, .. } => match change {
-            Change::Set { value, content_type } => {
-                if let Some(said) = content_type {
-                    request = request.header(CONTENT_TYPE, said.as_str());
-                }
-                (Method::PUT, Some(value))
+        What::Change { change, key, .. } => {
+            if let Some(key) = key {
+                request = request.header(IDEMPOTENCY_KEY, key.to_string());
             }
-            Change::Append { value } => (Method::POST, Some(value)),
-            Change::Delete => (Method::DELETE, None),
-        },
+            match change {
+                Change::Set { value, content_type } => {
+                    if let Some(said) = content_type {
+                        request = request.header(CONTENT_TYPE, said.as_str());
+                    }
+                    (Method::PUT, Some(value))
+                }
+                Change::Append { value } => (Method::POST, Some(value)),
+                Change::Delete => (Method::DELETE, None),
+            }
+        }
         _ => (Method::GET, None),
     };
     let body = value.map(bytes_of).transpose()?.unwrap_or_default();
@@ -201,6 +208,11 @@ fn target(query: &Query) -> String {
         What::IdentityToken { audience } => {
             let audience = utf8_percent_encode(audience, NON_ALPHANUMERIC);
             format!("/v1/identity-token?audience={audience}")
+        }
+        What::Writes => "/v1/writes".to_owned(),
+        What::Write(key) => {
+            let key = key.to_string();
+            format!("/v1/writes/{}", utf8_percent_encode(&key, NON_ALPHANUMERIC))
         }
         What::Credentials => "/v1/credentials".to_owned(),
         What::Role { role, .. } => format!("/v1/credentials/{role}"),
@@ -296,6 +308,8 @@ mod tests {
         };
         assert_eq!(target(&json), "/v1/entries/a");
         assert_eq!(target(&get("a/b")), "/v1/data/a/b");
+        let write = query(What::Write("k/1?".parse().unwrap()));
+        assert_eq!(target(&write), "/v1/writes/k%2F1%3F");
     }
 
     #[test]

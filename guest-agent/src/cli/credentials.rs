@@ -51,7 +51,8 @@ struct Process<'a> {
     version: u8,
     #[serde(flatten)]
     aws: &'a Aws,
-    expiration: Timestamp,
+    /// Without a fraction of a second, which not every SDK reads.
+    expiration: String,
 }
 
 impl Form {
@@ -63,7 +64,7 @@ impl Form {
             (Self::Process, CredentialFields::Aws(aws)) => json(&Process {
                 version: 1,
                 aws,
-                expiration: given.held.expires_at,
+                expiration: given.held.expires_at.to_the_second(),
             }),
             (Self::Process, CredentialFields::Bearer(_)) => {
                 return Err(FormError {
@@ -84,7 +85,7 @@ fn json(document: &impl Serialize) -> String {
 }
 
 fn env(fields: &CredentialFields, expires_at: Timestamp) -> String {
-    let expiration = expires_at.to_string();
+    let expiration = expires_at.to_the_second();
     let variables = match fields {
         CredentialFields::Aws(aws) => vec![
             ("AWS_ACCESS_KEY_ID", Some(aws.access_key_id.as_str())),
@@ -130,7 +131,7 @@ mod tests {
         let held = RoleHeld {
             role: "backup".parse().unwrap(),
             kind,
-            expires_at: Timestamp::from_millis(1_800_000_000_000).unwrap(),
+            expires_at: Timestamp::from_millis(1_800_000_000_999).unwrap(),
             expires_in_ms: 5,
         };
         RoleCredentials { held, credentials }
@@ -182,7 +183,7 @@ mod tests {
             "AccessKeyId": "AKIA",
             "SecretAccessKey": "it's/a+key",
             "SessionToken": "t",
-            "Expiration": "2027-01-15T08:00:00.000Z",
+            "Expiration": "2027-01-15T08:00:00Z",
         });
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&text).unwrap(),

@@ -7,6 +7,7 @@
 mod args;
 mod client;
 mod credentials;
+mod help;
 mod show;
 
 use std::ffi::OsString;

@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
-use moorline_shared::agent::{CredentialsHeld, Freshness, LinkState, Listing, Status, WatchEvent};
+use moorline_shared::agent::{
+    CredentialsHeld, Freshness, LinkState, Listing, OpenWrites, Status, WatchEvent, WriteStatus,
+};
 
 /// A path per line.
 pub(super) fn listing(listing: &Listing) -> Vec<u8> {
@@ -44,6 +46,32 @@ pub(super) fn credentials(held: &CredentialsHeld) -> Vec<u8> {
         );
     }
     text.into_bytes()
+}
+
+/// A change per line: its key, what became of it, what it was.
+pub(super) fn writes(open: &OpenWrites) -> Vec<u8> {
+    open.writes.iter().flat_map(write).collect()
+}
+
+/// What became of a change, on a line.
+pub(super) fn write(status: &WriteStatus) -> Vec<u8> {
+    let mut text = format!("{} {}", status.key, status.state.as_str());
+    // Writing to a string can't fail.
+    let _ = write_line(&mut text, status);
+    text.into_bytes()
+}
+
+fn write_line(text: &mut String, status: &WriteStatus) -> std::fmt::Result {
+    if let Some(revision) = status.revision {
+        write!(text, " at {revision}")?;
+    }
+    if let (Some(method), Some(target)) = (&status.method, &status.target) {
+        write!(text, " {method} {target}")?;
+    }
+    if let Some(problem) = &status.problem {
+        write!(text, ": {}", problem.detail)?;
+    }
+    writeln!(text)
 }
 
 /// The status, a fact per line.

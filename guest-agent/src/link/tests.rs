@@ -344,7 +344,10 @@ fn relays_pass_whole() {
         let relay = Relay {
             method: "PUT".into(),
             target: format!("/v1/instances/{OWN}/data/big"),
-            headers: vec![("if-none-match".into(), "*".into())],
+            headers: vec![
+                ("if-none-match".into(), "*".into()),
+                ("idempotency-key".into(), "k".into()),
+            ],
             length: 0,
             body: body.as_str().into(),
         };

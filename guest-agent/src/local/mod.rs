@@ -29,6 +29,7 @@ use crate::access::{Content, Peer, Rules};
 use crate::link::{Given, Line};
 use crate::mirror::Mirror;
 use crate::proof::Prover;
+use crate::writes::{self, Writes};
 use serve::serve;
 use surface::{Door, Opened, Surface};
 use view::View;
@@ -52,6 +53,9 @@ pub struct Settings {
     pub first_wait: Duration,
     /// How long a connection may do nothing, or take to say what it wants. It ends within twice that.
     pub patience: Duration,
+    /// How long a program that changes something waits for an answer that was lost, before it is told that the outcome is
+    /// unknown.
+    pub settling: Duration,
 }
 
 impl Default for Settings {
@@ -63,6 +67,7 @@ impl Default for Settings {
             writer: 0,
             first_wait: Duration::from_secs(5),
             patience: Duration::from_secs(30),
+            settling: writes::SETTLING,
         }
     }
 }
@@ -74,8 +79,10 @@ pub struct Backing {
     pub given: Given,
     /// The way to the host.
     pub line: Rc<Line>,
-    /// What proves changes to be this instance's.
+    /// What proves requests to be this instance's.
     pub prover: Rc<Prover>,
+    /// What makes changes.
+    pub writes: Rc<Writes>,
     /// Who may read what.
     pub rules: Rules,
     /// Bounds and places.

@@ -28,15 +28,12 @@ use crate::link::{AskFailure, Line};
 use crate::platform::now;
 
 pub use clock::Clock;
-pub use signer::SignError;
-use signer::{Key, OwnKey, key_of, keyed, signed};
+use signer::{Key, OwnKey, keyed, signed};
+pub use signer::{SignError, fresh_key};
 
 /// How long a failed identification waits for its next try, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
-/// How long an answer that was lost is asked for again.
-const SETTLING: Duration = Duration::from_secs(20);
 
 const OK: u16 = 200;
 const UNAUTHORIZED: u16 = 401;
@@ -47,28 +44,9 @@ pub enum ProveError {
     /// It can't be signed.
     #[error(transparent)]
     Sign(#[from] SignError),
-    /// The host didn't answer, and nothing was done.
+    /// The host didn't answer.
     #[error(transparent)]
     Ask(#[from] AskFailure),
-    /// The answer was lost, and could not be had again in time.
-    #[error(
-        "{lost}, and whether the change was made could not be found out yet; ask again with the header \
-         Idempotency-Key: {key}, which makes it once at most"
-    )]
-    Unsettled {
-        /// What the change is known by.
-        key: String,
-        /// How the answer was lost.
-        lost: AskFailure,
-    },
-}
-
-/// Whether a request that failed so may nevertheless be done.
-fn may_be_done(lost: &AskFailure) -> bool {
-    matches!(
-        lost,
-        AskFailure::Lost | AskFailure::Ended(_) | AskFailure::NoAnswer
-    )
 }
 
 /// Signs requests and has the host pass them on. It belongs to one thread.
@@ -105,37 +83,15 @@ impl Prover {
         }
     }
 
-    /// Has the host pass a change on to the control plane, signed.
+    /// Has the host pass a request on to the control plane, signed.
     ///
-    /// The control plane's answer decides, and nothing else: an answer that is lost with the link is asked for again when
-    /// the link is back, for a while. The request that does so is signed anew and has the same idempotency key, so that
-    /// what was done is not done twice. Without a token a request goes as it is, and the control plane says what is
-    /// missing.
+    /// Each call signs it anew. One without an idempotency key is given one. Without a token a request goes as it is, and
+    /// the control plane says what is missing.
     ///
-    /// Dropping the future takes the question back; whether the change is made is then not known.
-    pub async fn relay(&self, plain: Relay) -> Result<Relayed, ProveError> {
-        let plain = keyed(plain)?;
-        let lost = match self.once(&plain).await {
-            Err(ProveError::Ask(lost)) if may_be_done(&lost) => lost,
-            answered => return answered,
-        };
-        let again = async {
-            loop {
-                self.line.opened().await;
-                match self.once(&plain).await {
-                    Err(ProveError::Ask(lost)) if may_be_done(&lost) || lost == AskFailure::Away => {}
-                    answered => return answered,
-                }
-            }
-        };
-        let unsettled = |_| {
-            let key = key_of(&plain).to_owned();
-            Err(ProveError::Unsettled { key, lost })
-        };
-        timeout(SETTLING, again).await.unwrap_or_else(unsettled)
-    }
-
-    async fn once(&self, plain: &Relay) -> Result<Relayed, ProveError> {
+    /// Dropping the future takes the question back; whether the request is done is then not known, nor is it after a
+    /// failure of which [`AskFailure::may_be_done`] says so.
+    pub async fn relay(&self, plain: &Relay) -> Result<Relayed, ProveError> {
+        let plain = &keyed(plain.clone())?;
         let Some(token) = self.credentials.session() else {
             return Ok(self.line.relay(plain).await?);
         };

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use moorline_shared::Digest;
 use moorline_shared::api::IDEMPOTENCY_KEY;
+use moorline_shared::id::IdempotencyKey;
 use moorline_shared::link::body::Relay;
 use moorline_shared::secret::SecretKey;
 use moorline_shared::signature::{
@@ -127,10 +128,10 @@ pub(super) fn keyed(mut relay: Relay) -> Result<Relay, SignError> {
     Ok(relay)
 }
 
-/// The idempotency key of a request that was given one.
-pub(super) fn key_of(relay: &Relay) -> &str {
-    let found = relay.headers.iter().find(|(name, _)| name == IDEMPOTENCY_KEY);
-    found.map_or("", |(_, key)| key)
+/// An idempotency key that nobody used.
+pub fn fresh_key() -> Result<IdempotencyKey, SignError> {
+    let text = random_text()?;
+    Ok(text.parse().expect("22 characters of base64 are printable ASCII"))
 }
 
 /// 128 random bits.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
-use moorline_shared::api::SERVER_TIME;
+use moorline_shared::api::{OPERATION, SERVER_TIME};
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{
     Code, Found, Freshness, Hello, HelloAck, Item, LinkKey, Listed, Listing, Mirrored, Relay, Relayed,
@@ -17,7 +17,7 @@ use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
-use super::{Answers, Give, Lock, OTHER, OWN, Order, TestHost};
+use super::{Answers, Give, Lock, OTHER, Order, TestHost, plane};
 use crate::platform::now;
 
 pub(super) struct Connection {
@@ -383,64 +383,56 @@ impl Connection {
         (off > WINDOW_SECONDS.unsigned_abs()).then_some(time)
     }
 
-    /// Plays the control plane: a put of this guest's own data is committed, and the guest's key is known; everything else
-    /// is refused.
     fn relay(&mut self, stream: StreamId, relay: Relay) {
         if let Some(time) = self.is_out_of_time(&relay) {
-            let relayed = Relayed {
-                status: 401,
-                headers: vec![(SERVER_TIME.into(), time.to_string())],
-                length: 0,
-                body: Value::default(),
-            };
-            self.core.relayed(stream, &relayed, Bytes::new(), now());
+            let headers = vec![(SERVER_TIME.into(), time.to_string())];
+            self.reply(stream, 401, headers, &serde_json::Value::Null);
             self.host.state.borrow_mut().relays.push(relay);
             return;
         }
-        let own = relay
-            .target
-            .strip_prefix(&format!("/v1/instances/{OWN}/data/"))
-            .map(str::to_owned);
-        let put = serde_json::from_slice::<serde_json::Value>(relay.body.bytes());
-        let value = put.ok().and_then(|put| put["value"].as_str().map(str::to_owned));
-        let (status, body) = match (own, value) {
-            (Some(path), Some(value)) => {
-                let revision = self.host.change(&[(&path, Some(value.as_bytes()))]);
-                let operation = format!("op-{}", "0".repeat(64));
-                (
-                    200,
-                    serde_json::json!({ "revision": revision, "operation": operation }),
-                )
-            }
-            _ if relay.target.ends_with("/identify") => (200, serde_json::json!({})),
-            _ => (
-                403,
-                serde_json::json!({ "type": "access-denied", "title": "no", "status": 403, "detail": "no" }),
-            ),
-        };
-        let mut state = self.host.state.borrow_mut();
-        state.relays.push(relay);
-        if state.lose_answers > 0 {
-            state.lose_answers -= 1;
-            state.orders.push(Order::Cut);
+        if take_one(&mut self.host.state.borrow_mut().lose_requests) {
+            self.host.state.borrow_mut().orders.push(Order::Cut);
             return;
         }
-        drop(state);
-        let headers = vec![
+        let answer = plane::answer(&self.host, &relay);
+        self.host.state.borrow_mut().relays.push(relay);
+        if take_one(&mut self.host.state.borrow_mut().lose_answers) {
+            self.host.state.borrow_mut().orders.push(Order::Cut);
+            return;
+        }
+        if take_one(&mut self.host.state.borrow_mut().unsettle) {
+            return self.core.refuse(stream, Code::Unsettled, "lost", now());
+        }
+        let mut headers = vec![
             ("content-type".into(), "application/json".into()),
             ("x-inner".into(), "secret".into()),
-            ("moorline-operation".into(), "op-1".into()),
         ];
+        headers.extend(answer.operation.map(|id| (OPERATION.into(), id.to_string())));
+        self.reply(stream, answer.status, headers, &answer.body);
+    }
+
+    fn reply(
+        &mut self,
+        stream: StreamId,
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: &serde_json::Value,
+    ) {
         let body = Bytes::from(body.to_string());
-        let length = u32::try_from(body.len()).unwrap();
         let relayed = Relayed {
             status,
             headers,
-            length,
+            length: u32::try_from(body.len()).unwrap(),
             body: Value::default(),
         };
         self.core.relayed(stream, &relayed, body, now());
     }
+}
+
+pub(super) fn take_one(count: &mut usize) -> bool {
+    let any = *count > 0;
+    *count = count.saturating_sub(1);
+    any
 }
 
 fn content(items: &[Item]) -> Bytes {

@@ -1,6 +1,7 @@
 //! A host for tests: the real session core behind a real unix socket, with entries to change and ways to misbehave.
 
 mod connection;
+mod plane;
 mod rig;
 
 use std::cell::RefCell;
@@ -10,15 +11,16 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use moorline_shared::entry::Value;
+use moorline_shared::id::IdempotencyKey;
 use moorline_shared::link::body::{self, Freshness, Hello, Item, Mirrored, Relay};
 use moorline_shared::secret::SecretKey;
-use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
+use moorline_shared::{EntryPath, InstanceId, OperationId, Revision, Timestamp};
 use tokio::net::UnixListener;
 use tokio::sync::Notify;
 
 use connection::Connection;
 
-pub(crate) use rig::{Rig, run, settings};
+pub(crate) use rig::{Rig, run, settings, until};
 
 /// This guest.
 pub(crate) const OWN: InstanceId = InstanceId::from_bytes([1; 16]);
@@ -70,11 +72,27 @@ pub(crate) struct HostState {
     pub(crate) plane_time: Option<Timestamp>,
     /// How many answers to relays are lost with the link, though what was asked is done.
     pub(crate) lose_answers: usize,
+    /// How many relays are lost with the link before anything is done.
+    pub(crate) lose_requests: usize,
+    /// How many answers to relays the host loses on its way to the control plane, though what was asked is done.
+    pub(crate) unsettle: usize,
+    /// How many changes the control plane turns away at its door.
+    pub(crate) turn_away: usize,
+    /// What was answered under each idempotency key.
+    pub(crate) recorded: BTreeMap<IdempotencyKey, Recorded>,
     /// What every guest is given right behind its welcome.
     pub(crate) gives: Vec<Give>,
     /// What HELLO has to pass, if anything.
     pub(crate) lock: Option<Lock>,
     orders: Vec<Order>,
+}
+
+/// An answer of the control plane, for its record.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) operation: OperationId,
+    pub(crate) status: u16,
+    pub(crate) body: serde_json::Value,
 }
 
 /// How the host tells the guest's root from others.
@@ -134,6 +152,10 @@ impl TestHost {
             answers: Answers::Given,
             plane_time: None,
             lose_answers: 0,
+            lose_requests: 0,
+            unsettle: 0,
+            turn_away: 0,
+            recorded: BTreeMap::new(),
             gives: Vec::new(),
             lock: None,
             orders: Vec::new(),

@@ -19,6 +19,7 @@ use crate::link::{Endpoint, Given, Line, keep};
 use crate::local::{Backing, Settings, open};
 use crate::mirror::Live;
 use crate::proof::Prover;
+use crate::writes::{Marks, Writes};
 
 /// A host, and an agent that dials it and serves a socket.
 pub(crate) struct Rig {
@@ -54,8 +55,18 @@ impl Rig {
         let prover = Rc::new(Prover::new(Rc::clone(&line), Rc::clone(&given.credentials)));
         let (proving, told) = (Rc::clone(&prover), stop.clone());
         tasks.spawn_local(async move { proving.keep(&told).await });
+        let writes = Rc::new(Writes::new(
+            Marks::at(&folder.path().join("writes")),
+            Rc::clone(&line),
+            Rc::clone(&prover),
+            Rc::clone(&given.mirror),
+            settings.settling,
+        ));
+        let (finding_out, told) = (Rc::clone(&writes), stop.clone());
+        tasks.spawn_local(async move { finding_out.keep(&told).await });
         let backing = Rc::new(Backing {
             prover,
+            writes,
             given: given.clone(),
             line: Rc::clone(&line),
             rules,
@@ -119,6 +130,13 @@ impl Rig {
 
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+}
+
+/// Waits until what no one tells of is so.
+pub(crate) async fn until(mut look: impl FnMut() -> bool) {
+    while !look() {
+        tokio::task::yield_now().await;
     }
 }
 

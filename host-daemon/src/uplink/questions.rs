@@ -164,7 +164,12 @@ impl Promise {
 impl Drop for Promise {
     fn drop(&mut self) {
         if let Some(to) = self.to.take() {
-            let refusal = Refusal::new(Code::Unavailable, "the host failed to ask: ask again later");
+            let refusal = match to {
+                Whom::Relayed(_) => unsettled(),
+                Whom::Entry(_) | Whom::Page(_) => {
+                    Refusal::new(Code::Unavailable, "the host failed to ask: ask again later")
+                }
+            };
             self.shards.answer(self.shard, self.reader, to.refused(refusal));
         }
     }
@@ -235,12 +240,28 @@ async fn pass_on(control: &Signing, reader: InstanceId, relay: Relay) -> Result<
     let present = control.identity.present();
     let request = request.countersigned(now(), present.key_id(), |base| present.sign(base));
     let reply = control.client.relay(reader, &request, body).await;
-    let reply = reply.map_err(|error| refusal(&error))?;
+    let reply = reply.map_err(|error| without_reply(&error))?;
     Ok(Reply {
         status: reply.status,
         headers: reply.headers,
         body: reply.body,
     })
+}
+
+/// What a guest is told of a request that has no answer: whether it may be done all the same.
+fn without_reply(error: &ClientError) -> Refusal {
+    if error.may_have_happened() {
+        tracing::debug!(error = %super::Causes(error), "the answer to a guest's request was lost");
+        return unsettled();
+    }
+    refusal(error)
+}
+
+fn unsettled() -> Refusal {
+    Refusal::new(
+        Code::Unsettled,
+        "the control plane's answer was lost: send the same again with the same idempotency key",
+    )
 }
 
 /// What a guest is told of an answer that is none. It hears the control plane's own words about its request, and

@@ -430,6 +430,8 @@ codes! {
     Unavailable = 6,
     /// The asker no longer wants it.
     Cancelled = 7,
+    /// Nobody can say whether it was done; the same with the same idempotency key finds out.
+    Unsettled = 8,
 }
 
 #[cfg(test)]

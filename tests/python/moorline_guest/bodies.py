@@ -73,7 +73,7 @@ BY_NAME = {kind.name: kind for kind in KINDS}
 REQUESTS = ("GET", "LIST", "WATCH", "RELAY")
 
 CODES = {
-    1: "Internal", 2: "Invalid", 3: "NotFound", 4: "Denied", 5: "TooMuch", 6: "Unavailable", 7: "Cancelled",
+    1: "Internal", 2: "Invalid", 3: "NotFound", 4: "Denied", 5: "TooMuch", 6: "Unavailable", 7: "Cancelled", 8: "Unsettled",
 }
 DENIED = 4
 CANCELLED = 7

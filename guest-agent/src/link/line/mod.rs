@@ -96,6 +96,17 @@ pub enum AskFailure {
     NoAnswer,
 }
 
+impl AskFailure {
+    /// Whether a relayed request that failed so may be done all the same.
+    pub fn may_be_done(&self) -> bool {
+        match self {
+            Self::Lost | Self::Ended(_) | Self::NoAnswer => true,
+            Self::Refused(refused) => Code::from_number(refused.code) == Code::Unsettled,
+            Self::Away | Self::NotUnderstood(_) | Self::Busy { .. } => false,
+        }
+    }
+}
+
 impl From<AskError> for AskFailure {
     fn from(error: AskError) -> Self {
         match error {

@@ -62,7 +62,7 @@ pub(super) fn iam_info(state: &State<'_>) -> Option<Bytes> {
     let account = named.unwrap_or_default();
     json(&IamInfo {
         code: "Success",
-        last_updated: to_the_second(updated(state, given)),
+        last_updated: updated(state, given).to_the_second(),
         instance_profile_arn: format!("arn:aws:iam::{account}:instance-profile/{}", given.role),
         instance_profile_id: given.role.to_string(),
     })
@@ -106,12 +106,12 @@ pub(super) fn role_credentials(state: &State<'_>, role: &str) -> Option<Shown> {
     let (given, aws) = aws_roles(state).find(|(given, _)| given.role == role)?;
     let document = Credentials {
         code: "Success",
-        last_updated: to_the_second(updated(state, given)),
+        last_updated: updated(state, given).to_the_second(),
         kind: "AWS-HMAC",
         access_key_id: &aws.access_key_id,
         secret_access_key: aws.secret_access_key.expose(),
         token: aws.session_token.as_ref().map_or("", |token| token.expose()),
-        expiration: to_the_second(given.expires_at),
+        expiration: given.expires_at.to_the_second(),
     };
     json(&document).map(Shown::Json)
 }
@@ -121,15 +121,6 @@ fn updated(state: &State<'_>, given: &RoleCredential) -> Timestamp {
     let left = i64::try_from(given.deadline.since(state.now)).unwrap_or(i64::MAX);
     let now = given.expires_at.millis().saturating_sub(left);
     Timestamp::from_millis(now).unwrap_or(given.expires_at)
-}
-
-/// `YYYY-MM-DDTHH:MM:SSZ`: clients take neither fractions nor offsets. What is left out is never added.
-fn to_the_second(time: Timestamp) -> String {
-    let text = time.to_string();
-    let seconds = text
-        .split_once('.')
-        .map_or(text.trim_end_matches('Z'), |(seconds, _)| seconds);
-    format!("{seconds}Z")
 }
 
 /// The keys, by their place: `0=NAME` in the listing.
@@ -189,15 +180,4 @@ fn name(segment: &str) -> Name {
 
 fn json(document: &impl Serialize) -> Option<Bytes> {
     serde_json::to_vec(document).ok().map(Bytes::from)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Timestamp, to_the_second};
-
-    #[test]
-    fn times_have_no_fraction() {
-        let time = Timestamp::from_millis(1_800_000_000_999).unwrap();
-        assert_eq!(to_the_second(time), "2027-01-15T08:00:00Z");
-    }
 }

@@ -83,6 +83,14 @@ impl Native {
                 self.may_change(peer)?;
                 self.identity_token(params).await
             }
+            Route::Writes => {
+                self.may_change(peer)?;
+                self.open_writes(params)
+            }
+            Route::Write(key) => {
+                self.may_change(peer)?;
+                self.write_status(key, params).await
+            }
             Route::Watch(owner) => self.watch(asker, self.other(owner), params).await,
         }
     }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use http::header::{ALLOW, CONTENT_TYPE, ETAG, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use moorline_shared::api::{IDEMPOTENCY_KEY, ProblemDetails};
-use moorline_shared::id::RoleName;
+use moorline_shared::id::{IdempotencyKey, RoleName};
 use moorline_shared::link::body::Code;
 use moorline_shared::{PathPrefix, Revision};
 
@@ -14,6 +14,7 @@ use crate::link::AskFailure;
 use crate::local::body::Body;
 use crate::mirror::etag;
 use crate::proof::ProveError;
+use crate::writes::{NoRoom, RecordError, WriteError};
 
 /// Why a request was not done.
 #[derive(Debug)]
@@ -89,7 +90,7 @@ impl Problem {
 
     /// No such place in this surface.
     pub(super) fn unknown_path() -> Self {
-        let detail = "there is /v1/status, /v1/credentials, /v1/data, /v1/entries, /v1/watch, and the last three below /v1/instances/ID";
+        let detail = "there is /v1/status, /v1/credentials, /v1/identity-token, /v1/writes, /v1/data, /v1/entries, /v1/watch, and the last three below /v1/instances/ID";
         Self::new(
             StatusCode::NOT_FOUND,
             "unknown-path",
@@ -186,23 +187,73 @@ impl Problem {
         .retry_after(1_000)
     }
 
-    /// A change that the control plane gave no answer to.
-    pub(super) fn unproven(error: ProveError) -> Self {
+    /// A change without an answer.
+    pub(super) fn not_made(error: WriteError) -> Self {
         match error {
-            ProveError::Ask(failure) => Self::from_host(failure),
-            ProveError::Unsettled { ref key, .. } => {
-                let key = HeaderValue::try_from(key).ok();
-                let problem = Self::new(
-                    StatusCode::SERVICE_UNAVAILABLE,
-                    "outcome-unknown",
-                    "Nobody can say yet whether it was done",
-                    error.to_string(),
-                );
+            WriteError::Prove(error) => Self::unproven(error),
+            WriteError::NoRoom(NoRoom::Open) => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too-many-changes",
+                "Too many changes are under way",
+                error.to_string(),
+            )
+            .retry_after(1_000),
+            WriteError::NoRoom(_) => Self::new(
+                StatusCode::CONFLICT,
+                "no-room",
+                "The instance has no room for this",
+                error.to_string(),
+            ),
+            WriteError::Unsettled { ref key, .. } => {
+                let key = HeaderValue::try_from(key.to_string()).ok();
+                let problem = Self::outcome_unknown(error.to_string());
                 match key {
                     Some(key) => problem.with(HeaderName::from_static(IDEMPOTENCY_KEY), key),
                     None => problem,
                 }
             }
+        }
+    }
+
+    fn outcome_unknown(detail: String) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "outcome-unknown",
+            "Nobody can say yet whether it was done",
+            detail,
+        )
+    }
+
+    /// Nobody knows of a change with this key.
+    pub(super) fn no_such_write(key: &IdempotencyKey) -> Self {
+        let detail = format!(
+            "neither this agent nor the control plane knows of a change that this instance asked for under the key '{key}'"
+        );
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "change-not-found",
+            "There is no such change",
+            detail,
+        )
+    }
+
+    /// The control plane's record of a change was not to be had.
+    pub(super) fn unrecorded(error: RecordError) -> Self {
+        match error {
+            RecordError::Prove(error) => Self::unproven(error),
+            RecordError::Status(_) | RecordError::Malformed(_) => Self::new(
+                StatusCode::BAD_GATEWAY,
+                "no-record",
+                "The control plane's record can't be had",
+                error.to_string(),
+            ),
+        }
+    }
+
+    /// A request that the control plane gave no answer to.
+    pub(super) fn unproven(error: ProveError) -> Self {
+        match error {
+            ProveError::Ask(failure) => Self::from_host(failure),
             ProveError::Sign(error) => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "not-signed",
@@ -260,6 +311,7 @@ impl Problem {
                 "This instance may not do this",
             ),
             Code::TooMuch => (StatusCode::PAYLOAD_TOO_LARGE, "too-much", "This is over a bound"),
+            Code::Unsettled => return Self::outcome_unknown(detail),
             Code::Unavailable | Code::Cancelled => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "host-unavailable",

@@ -28,6 +28,10 @@ pub(super) enum Route<'a> {
     Role(&'a str),
     /// A token by which others know this instance.
     IdentityToken,
+    /// Which changes are under way or in doubt.
+    Writes,
+    /// What became of a change, by its key, which is percent-encoded.
+    Write(&'a str),
 }
 
 impl<'a> Route<'a> {
@@ -49,6 +53,8 @@ impl<'a> Route<'a> {
             ("entries", path) if !path.is_empty() => Ok(Self::Entry(owner, path)),
             ("credentials", "") if owner == Owner::Own => Ok(Self::Credentials),
             ("identity-token", "") if owner == Owner::Own => Ok(Self::IdentityToken),
+            ("writes", "") if owner == Owner::Own => Ok(Self::Writes),
+            ("writes", key) if owner == Owner::Own => Ok(Self::Write(key)),
             ("credentials", role) if owner == Owner::Own => Ok(Self::Role(role)),
             ("watch", "") => Ok(Self::Watch(owner)),
             _ => Err(Problem::unknown_path()),
@@ -74,6 +80,8 @@ mod tests {
             ("/v1/credentials".to_owned(), Route::Credentials),
             ("/v1/credentials/backup".to_owned(), Route::Role("backup")),
             ("/v1/identity-token".to_owned(), Route::IdentityToken),
+            ("/v1/writes".to_owned(), Route::Writes),
+            ("/v1/writes/k%2f1".to_owned(), Route::Write("k%2f1")),
             ("/v1/watch".to_owned(), Route::Watch(Owner::Own)),
             (format!("/v1/instances/{id}/data/a"), Route::Data(named, "a")),
             (format!("/v1/instances/{id}/watch"), Route::Watch(named)),

@@ -1,6 +1,4 @@
-//! Changes: passed on to the control plane by the host, and the control plane's answer passed back.
-
-use std::time::Duration;
+//! Changes, as programs ask for them, and what they are told; [`crate::writes`] makes them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,12 +8,15 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use hyper::body::Incoming;
-use moorline_shared::api::data::{AppendEntry, Changed, PutEntry};
+use moorline_shared::agent::{MIRRORED, OpenWrites};
+use moorline_shared::api::data::{AppendEntry, PutEntry};
 use moorline_shared::api::session::CreateIdentityToken;
 use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
 use moorline_shared::entry::{ContentType, ContentTypeError, MAX_VALUE_BYTES, Value};
+use moorline_shared::id::{IdError, IdempotencyKey};
 use moorline_shared::link::body::{Relay, Relayed};
 use moorline_shared::{EntryPath, InstanceId, Ttl};
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -23,13 +24,12 @@ use super::Native;
 use super::answer::Outcome;
 use super::params::Params;
 use super::problem::Problem;
+use super::respond::json as json_document;
 use super::route::Owner;
 use crate::access::{Peer, User};
 use crate::local::body::Body;
-
-/// How long an answer to a change of the instance's own data waits for the mirror to have it, so that a program reads
-/// what it wrote. What the instance may write but not read never comes.
-const OWN_CHANGE_WAIT: Duration = Duration::from_millis(500);
+use crate::proof::fresh_key;
+use crate::writes::{Change, Made, Mark, Mirrored, Need};
 
 /// The content type that `curl --data` gives to whatever it sends.
 const CURLS_OWN: &str = "application/x-www-form-urlencoded";
@@ -58,35 +58,50 @@ impl Native {
         params: Params<'_>,
         body: Incoming,
     ) -> Outcome {
-        EntryPath::check(path).map_err(|error| Problem::invalid("path", error))?;
-        let value = self.whole(body).await?;
-        let body = match head.method {
-            Method::PUT => put_body(&value, head, params)?,
-            Method::POST => {
-                params.finish()?;
-                within_bound(
-                    &AppendEntry {
-                        value: Value::from(value.clone()),
-                    },
-                    &value,
-                )
-            }
-            _ => {
-                params.finish()?;
-                Bytes::new()
-            }
-        };
-        let relay = Relay {
+        let path: EntryPath = path.parse().map_err(|error| Problem::invalid("path", error))?;
+        let mark = Mark {
+            key: key_of(&head.headers)?,
+            by: self.whose(Owner::Own)?,
             method: head.method.to_string(),
             target: format!("/v1/instances/{instance}/data/{path}"),
-            headers: headers_for(head, &body),
+        };
+        let value = self.whole(body).await?;
+        let (body, need) = match head.method {
+            Method::PUT => (put_body(&value, head, params)?, Need::Whole(path, value.len())),
+            Method::POST => (append_body(&value, params)?, Need::More(path, value.len())),
+            _ => (params.finish().map(|()| Bytes::new())?, Need::Nothing),
+        };
+        let relay = Relay {
+            method: mark.method.clone(),
+            target: mark.target.clone(),
+            headers: headers_for(head, &mark.key, &body),
             length: 0,
             body: Value::from(body),
         };
-        let relayed = self.backing.prover.relay(relay).await;
-        let relayed = relayed.map_err(Problem::unproven)?;
-        self.until_mirrored(instance, &relayed).await;
-        Ok(response(relayed))
+        // What is another instance's is never this mirror's.
+        let need = if mark.by == instance { need } else { Need::Nothing };
+        let change = Change { mark, need, relay };
+        let made = self.backing.writes.make(&change).await;
+        Ok(answer(made.map_err(Problem::not_made)?, &change.mark))
+    }
+
+    /// `GET /v1/writes`: which changes are under way or in doubt.
+    pub(super) fn open_writes(&self, params: Params<'_>) -> Outcome {
+        params.finish()?;
+        let writes = self.backing.writes.open();
+        Ok(json_document(&OpenWrites { writes }))
+    }
+
+    /// `GET /v1/writes/{key}`: what became of a change.
+    pub(super) async fn write_status(&self, key: &str, params: Params<'_>) -> Outcome {
+        params.finish()?;
+        let key = percent_decode_str(key).decode_utf8_lossy();
+        let key = key.parse().map_err(|error| Problem::invalid("key", error))?;
+        match self.backing.writes.status(&key).await {
+            Ok(Some(status)) => Ok(json_document(&status)),
+            Ok(None) => Err(Problem::no_such_write(&key)),
+            Err(error) => Err(Problem::unrecorded(error)),
+        }
     }
 
     /// `GET /v1/identity-token?audience=NAME`: asked for in the instance's name, as a change is.
@@ -107,7 +122,7 @@ impl Native {
             length: 0,
             body: Value::from(body),
         };
-        let relayed = self.backing.prover.relay(relay).await;
+        let relayed = self.backing.prover.relay(&relay).await;
         let mut response = response(relayed.map_err(Problem::unproven)?);
         let uncached = HeaderValue::from_static("no-store");
         response.headers_mut().insert(CACHE_CONTROL, uncached);
@@ -121,27 +136,6 @@ impl Native {
             Ok(Ok(whole)) => Ok(whole.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(MAX_VALUE_BYTES)),
             Ok(Err(error)) => Err(Problem::invalid("body", error)),
-        }
-    }
-
-    async fn until_mirrored(&self, instance: InstanceId, relayed: &Relayed) {
-        let own = self
-            .backing
-            .line
-            .identity()
-            .is_some_and(|own| own.instance == instance);
-        if !own || !(200..300).contains(&relayed.status) {
-            return;
-        }
-        if let Ok(changed) = serde_json::from_slice::<Changed>(relayed.body.bytes()) {
-            let mirrored = self.backing.given.mirror.until(|mirror| {
-                mirror
-                    .revision()
-                    .is_some_and(|at| at >= changed.revision)
-                    .then_some(())
-            });
-            // Whether it is mirrored yet or not, the change is made.
-            let _ = timeout(OWN_CHANGE_WAIT, mirrored).await;
         }
     }
 }
@@ -165,6 +159,23 @@ fn put_body(value: &Bytes, head: &Parts, mut params: Params<'_>) -> Result<Bytes
         ..PutEntry::value(Value::from(value.clone()))
     };
     Ok(within_bound(&put, value))
+}
+
+fn append_body(value: &Bytes, params: Params<'_>) -> Result<Bytes, Problem> {
+    params.finish()?;
+    let append = AppendEntry {
+        value: Value::from(value.clone()),
+    };
+    Ok(within_bound(&append, value))
+}
+
+/// What the program knows the change by, or a fresh key.
+fn key_of(headers: &HeaderMap) -> Result<IdempotencyKey, Problem> {
+    let Some(said) = headers.get(IDEMPOTENCY_KEY) else {
+        return fresh_key().map_err(|error| Problem::unproven(error.into()));
+    };
+    let parsed = said.to_str().ok().and_then(|text| text.parse().ok());
+    parsed.ok_or_else(|| Problem::invalid(IDEMPOTENCY_KEY, IdError::IdempotencyKey))
 }
 
 /// What the client says the bytes are; what `curl` says of any bytes is not said by anyone.
@@ -194,14 +205,33 @@ fn json(document: &impl Serialize) -> Bytes {
     serde_json::to_vec(document).unwrap_or_default().into()
 }
 
-fn headers_for(head: &Parts, body: &Bytes) -> Vec<(String, String)> {
-    let names = [IF_MATCH, IF_NONE_MATCH, HeaderName::from_static(IDEMPOTENCY_KEY)];
-    let passed = names.iter().filter_map(|name| {
-        let value = head.headers.get(name)?.to_str().ok()?;
+fn headers_for(head: &Parts, key: &IdempotencyKey, body: &Bytes) -> Vec<(String, String)> {
+    let passed = [IF_MATCH, IF_NONE_MATCH].into_iter().filter_map(|name| {
+        let value = head.headers.get(&name)?.to_str().ok()?;
         Some((name.as_str().to_owned(), value.to_owned()))
     });
+    let keyed = [(IDEMPOTENCY_KEY.to_owned(), key.to_string())];
     let typed = (!body.is_empty()).then(|| (CONTENT_TYPE.as_str().to_owned(), "application/json".to_owned()));
-    passed.chain(typed).collect()
+    passed.chain(keyed).chain(typed).collect()
+}
+
+/// The control plane's answer to a change, with what it is known by and whether the mirror has it.
+fn answer(made: Made, mark: &Mark) -> Response<Body> {
+    let mut response = response(made.answer);
+    let headers = response.headers_mut();
+    if let Ok(key) = HeaderValue::try_from(mark.key.to_string()) {
+        headers.insert(HeaderName::from_static(IDEMPOTENCY_KEY), key);
+    }
+    let mirrored = match made.mirrored {
+        Mirrored::Already => "true",
+        Mirrored::NotYet => "false",
+        Mirrored::NotOurs => return response,
+    };
+    headers.insert(
+        HeaderName::from_static(MIRRORED),
+        HeaderValue::from_static(mirrored),
+    );
+    response
 }
 
 /// The control plane's answer, with the headers that mean something here.

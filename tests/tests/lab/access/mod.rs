@@ -5,6 +5,7 @@ mod credentials;
 mod foreign;
 mod lives;
 mod own;
+mod two_phase;
 mod values;
 
 use crate::alone::path;

@@ -1,6 +1,8 @@
 //! Changes, through the host to the control plane.
 
 use super::*;
+use moorline_shared::OperationId;
+use moorline_shared::id::Principal;
 
 #[test]
 fn changes_go_to_the_control_plane_and_back_into_the_mirror() {
@@ -17,7 +19,10 @@ fn changes_go_to_the_control_plane_and_back_into_the_mirror() {
         let answer = client.ask(put).await;
         assert_eq!(
             (answer.status.as_u16(), answer.header("moorline-operation")),
-            (200, "op-1")
+            (
+                200,
+                &*OperationId::derive(&Principal::Instance(OWN), &"k1".parse().unwrap()).to_string()
+            )
         );
         assert_eq!(answer.header("x-inner"), "");
         assert_eq!(

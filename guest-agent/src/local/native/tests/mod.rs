@@ -3,6 +3,7 @@
 mod access;
 mod changes;
 mod credentials;
+mod doubt;
 mod others;
 mod reads;
 mod trouble;
