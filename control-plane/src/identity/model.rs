@@ -19,6 +19,7 @@ impl ServiceModel for Model {
             Op::CreateSession(new) => sessions::create(v, env, new),
             Op::EndSession { principal, session } => sessions::end(v, env, principal, *session),
             Op::ForgetSession { principal, session } => sessions::forget(v, env, principal, *session),
+            Op::ForgetRevocation { revoked } => sessions::forget_revocation(v, env, revoked),
             Op::DescribeSessions { principal } => sessions::describe(v, env, principal),
             Op::StageTokenKey { key, sealed } => keys::stage(v, env, *key, sealed),
             Op::PromoteTokenKey { key } => keys::promote(v, env, *key),

@@ -8,7 +8,7 @@ use moorline_shared::id::{ClientName, DirectoryName, GroupName};
 use moorline_shared::{AccountId, Digest, InstanceId, Principal, Timestamp, UserName};
 use serde::{Deserialize, Serialize};
 
-use super::records::{SessionPurpose, SessionRecord, TokenKeyRecord};
+use super::records::{Revoked, SessionPurpose, SessionRecord, TokenKeyRecord};
 use super::token::{Grant, KeyId, SessionId};
 use crate::model::operation::Effect;
 use crate::model::{Content, Operation};
@@ -33,6 +33,11 @@ pub enum Op {
         principal: Principal,
         /// Which.
         session: SessionId,
+    },
+    /// Removes what says that something was revoked, once nobody need know it. Only the control plane itself does it.
+    ForgetRevocation {
+        /// What was revoked.
+        revoked: Revoked,
     },
     /// Shows somebody's sessions.
     DescribeSessions {
@@ -221,6 +226,7 @@ impl Operation for Op {
             Self::CreateSession(_) => "CreateSession",
             Self::EndSession { .. } => "EndSession",
             Self::ForgetSession { .. } => "ForgetSession",
+            Self::ForgetRevocation { .. } => "ForgetRevocation",
             Self::DescribeSessions { .. } => "DescribeSessions",
             Self::StageTokenKey { .. } => "StageTokenKey",
             Self::PromoteTokenKey { .. } => "PromoteTokenKey",

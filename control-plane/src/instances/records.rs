@@ -54,6 +54,9 @@ pub struct InstanceRecord {
     pub reason: Option<String>,
     /// How often its VM has been begun.
     pub incarnation: u64,
+    /// The life of its VM in which somebody ended its session: it gets no other before the next one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_ended_in: Option<u64>,
     /// How often a reboot was asked for.
     pub reboots: u64,
     /// How many of these its host has done.

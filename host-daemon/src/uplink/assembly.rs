@@ -130,6 +130,8 @@ impl Assembly {
                 let whole = std::mem::take(self.batch("a batch")?);
                 Ok(vec![Whole::Batch(Batch { from, to, ..whole })])
             }
+            // It may come between any two lines, and belongs to neither.
+            FeedMessage::Revoked(_) => Ok(Vec::new()),
             FeedMessage::Bookmark { revision } => match self.batch("a bookmark")? {
                 batch if batch.items.is_empty() && batch.resync.is_empty() => {
                     Ok(vec![Whole::Bookmark(revision)])

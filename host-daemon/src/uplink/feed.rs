@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use moorline_client::{Client, ClientError, EventStream};
-use moorline_shared::api::feed::{FeedItem, FeedMessage, InstanceSpec, OpenFeed, View, ViewId};
+use moorline_shared::api::feed::{FeedItem, FeedMessage, InstanceSpec, OpenFeed, Revoked, View, ViewId};
 use moorline_shared::{HostId, InstanceId, Revision};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -241,6 +241,11 @@ impl Feed {
     }
 
     async fn take(&mut self, session: &mut Session, message: FeedMessage) -> Result<(), Over> {
+        if let FeedMessage::Revoked(revocation) = &message
+            && let Revoked::Session { id } = &revocation.revoked
+        {
+            self.credentials.revoked(id);
+        }
         for whole in session.assembly.take(message)? {
             self.apply_whole(&mut session.snapshot, whole).await?;
             if !session.assembly.catches_up() {

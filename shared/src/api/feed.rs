@@ -13,6 +13,13 @@
 //!   view beside what it keeps. A host that loses the feed before `snapshot_end` stands where it stood;
 //! * then batches and bookmarks. A batch is any number of `resync`s, `part`s and `more`s, closed by `batch`, and is
 //!   applied whole or not at all. Its values take 4 MiB at most: what takes more is named by `resync`.
+//!
+//! `revoked` says that something is worth nothing from now on, and belongs to none of these: what was revoked since the
+//! host's cursor (everything that may still matter, where the host goes on from nothing) comes between `hello` and
+//! `snapshot`, and what is revoked later comes between any two lines, before whatever else waits. `snapshot` and each
+//! `bookmark` say that everything was told that was revoked until then. A host that has heard neither for
+//! [`MAX_SILENCE_MS`] doesn't know what was revoked meanwhile: before it gives a token out or vouches for a request it
+//! asks the control plane, and where it can't, it refuses.
 
 use std::collections::BTreeSet;
 
@@ -28,6 +35,10 @@ use crate::revision::Revision;
 /// The most bytes of a line without its end: 2 MiB. A line whose values take more than 256 KiB holds one entry only,
 /// and JSON makes at most six bytes of one.
 pub const MAX_LINE_BYTES: usize = 2 * 1024 * 1024;
+
+/// For how long after a `snapshot` or `bookmark` a host may take it that it knows everything that was revoked, in
+/// milliseconds. What is revoked counts everywhere within 5 s; half a second is for the way here.
+pub const MAX_SILENCE_MS: u64 = 4_500;
 
 /// `OpenFeed`: where the host stands, and what it wants beside its own instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,7 +101,7 @@ pub enum FeedMessage {
         session: u64,
         /// The deployment's name, which the revisions belong to.
         deployment: String,
-        /// How often a bookmark comes at least, in seconds; three missed ones mean that the feed is dead.
+        /// How often a bookmark comes, in seconds; when nothing came for three times as long, the feed is dead.
         bookmark_seconds: u32,
     },
     /// A snapshot begins.
@@ -134,10 +145,46 @@ pub enum FeedMessage {
         /// The last of its items. Each thing is there once.
         items: Vec<FeedItem>,
     },
-    /// Nothing that concerns this host happened up to here.
+    /// Something is worth nothing from now on. It may come again after a feed was lost.
+    Revoked(Revocation),
+    /// Everything was told that concerns this host up to here, or waits behind this line; and all that was revoked.
     Bookmark {
         /// Where the host stands.
         revision: Revision,
+    },
+}
+
+/// Something of which no token is good that was issued before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Revocation {
+    /// The transaction by which it was revoked. Revocations come in this order.
+    pub sequence: Revision,
+    /// What.
+    #[serde(flatten)]
+    pub revoked: Revoked,
+    /// Tokens that were issued before this are worth nothing.
+    pub not_before: Timestamp,
+    /// From when on each of them has expired by itself, so that nobody need remember this any longer.
+    pub until: Timestamp,
+}
+
+/// What was revoked. A host is told of what its own guests may hold. Users, their groups and their accounts show nothing
+/// to a host, and what is revoked of them counts at the control plane, which checks all that they show; a scope for them,
+/// and for directories and single grants, comes with the first who has to know of it elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(tag = "scope", rename_all = "snake_case")]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub enum Revoked {
+    /// A session of an instance: its token, and whatever was made of that.
+    Session {
+        /// Its id.
+        id: String,
+    },
+    /// A key that tokens were sealed with, whosever they are. Their sessions stand, and get others.
+    Key {
+        /// Its id.
+        id: u32,
     },
 }
 

@@ -5,6 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::secret::{Secret, SecretKey};
 
+/// The kind of the problem that a host is answered with whose instance gets no session in this life of its VM, because
+/// somebody ended the one that it had.
+pub const SESSION_ENDED: &str = "session-ended";
+
 /// `CreateInstanceSession`: a host asks for the token of one of its instances, or for the next one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,6 +44,8 @@ pub struct InstanceSession {
     pub token: Secret,
     /// The token's id: what a signature names its key by.
     pub token_id: String,
+    /// The id of the key that the token is sealed with; when that is destroyed, the token is worth nothing.
+    pub sealed_by: u32,
     /// The key for `hmac-sha256` that belongs to the token, in base64.
     #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub key: SecretKey,

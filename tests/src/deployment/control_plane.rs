@@ -83,6 +83,13 @@ impl ControlPlane {
         crate::process::finish(&mut command).await.map(drop)
     }
 
+    /// The API by a token.
+    pub fn client_by(&self, token: &str) -> Result<Client> {
+        let mut endpoint = self.endpoint()?;
+        endpoint.token = Some(token.parse()?);
+        Ok(Client::new(endpoint)?)
+    }
+
     /// The API, as nobody yet.
     fn endpoint(&self) -> Result<Endpoint> {
         let url: BaseUrl = self.url.parse().context("the control plane's address")?;

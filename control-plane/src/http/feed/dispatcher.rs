@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use moorline_shared::api::feed::{InstanceSpec, OpenFeed, ViewId};
+use moorline_shared::api::feed::{InstanceSpec, OpenFeed, Revocation, ViewId};
 use moorline_shared::api::instances::InstanceState;
 use moorline_shared::{HostId, InstanceId, Revision};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::index::{Change, Index, PerHost, Place, Told, changes, spec};
 use super::queue::Queue;
+use super::revocations::{Concerns, Notice, Revocations};
 use super::touched::Touched;
 use super::views::Views;
 use crate::identity::master::MasterKey;
@@ -46,6 +46,8 @@ pub struct Opened {
     pub session: u64,
     /// The revision where the queue begins.
     pub at: u64,
+    /// What was revoked since the host's cursor.
+    pub revoked: Vec<Revocation>,
     /// The host's instances there.
     pub instances: Vec<InstanceSpec>,
     /// Every view that the host has there, each with the last transaction that may have changed it.
@@ -69,7 +71,7 @@ pub enum Interest {
 #[derive(Clone, Debug)]
 pub struct FeedHandle {
     commands: mpsc::Sender<Command>,
-    position: Arc<AtomicU64>,
+    position: watch::Receiver<u64>,
 }
 
 /// The dispatcher has ended.
@@ -117,7 +119,16 @@ impl FeedHandle {
 
     /// Up to which transaction every queue has been told what concerns it.
     pub fn position(&self) -> u64 {
-        self.position.load(Ordering::Acquire)
+        *self.position.borrow()
+    }
+
+    /// Waits until every queue has been told what concerns it up to transaction `n`; for ever if the dispatcher ends
+    /// before. Cancel-safe.
+    pub async fn reached(&self, n: u64) {
+        let mut position = self.position.clone();
+        if position.wait_for(|position| *position >= n).await.is_err() {
+            std::future::pending().await
+        }
     }
 }
 
@@ -140,6 +151,7 @@ struct Scene {
     index: Index,
     revisions: HashMap<InstanceId, Revision>,
     touched: Touched,
+    revocations: Revocations,
 }
 
 impl Scene {
@@ -161,6 +173,7 @@ impl Scene {
             index,
             revisions,
             touched: Touched::read(store, at).await?,
+            revocations: Revocations::read(store, at).await?,
         })
     }
 }
@@ -177,10 +190,11 @@ pub struct Dispatcher {
     feeds: HashMap<HostId, Feed>,
     sessions: u64,
     commands: mpsc::Receiver<Command>,
-    position: Arc<AtomicU64>,
+    position: watch::Sender<u64>,
     /// The revision at which each instance last changed, for the specs of a feed that opens.
     revisions: HashMap<InstanceId, Revision>,
     touched: Touched,
+    revocations: Revocations,
 }
 
 #[derive(Debug)]
@@ -199,10 +213,10 @@ impl Dispatcher {
     ) -> Result<(Self, FeedHandle), ReadError> {
         let scene = Scene::read(store, control, &master).await?;
         let (sender, commands) = mpsc::channel(256);
-        let position = Arc::new(AtomicU64::new(scene.at));
+        let position = watch::Sender::new(scene.at);
         let handle = FeedHandle {
             commands: sender,
-            position: position.clone(),
+            position: position.subscribe(),
         };
         let dispatcher = Self {
             store: store.clone(),
@@ -212,6 +226,7 @@ impl Dispatcher {
             index: scene.index,
             revisions: scene.revisions,
             touched: scene.touched,
+            revocations: scene.revocations,
             feeds: HashMap::new(),
             sessions: 0,
             commands,
@@ -248,7 +263,8 @@ impl Dispatcher {
         self.end_all();
         (self.watch, self.index) = (scene.watch, scene.index);
         (self.revisions, self.touched) = (scene.revisions, scene.touched);
-        self.position.store(scene.at, Ordering::Release);
+        self.revocations = scene.revocations;
+        self.position.send_replace(scene.at);
         Ok(())
     }
 
@@ -259,7 +275,13 @@ impl Dispatcher {
     }
 
     fn dispatch(&mut self, batch: &Batch) {
-        let changes = changes(self.store.epoch(), &batch.events, &self.master);
+        let epoch = self.store.epoch();
+        for event in batch.events.iter() {
+            if let Some(notice) = self.revocations.note(epoch, event) {
+                self.revoke(&notice);
+            }
+        }
+        let changes = changes(epoch, &batch.events, &self.master);
         for change in &changes {
             match change {
                 Change::Instance(record, revision) => drop(self.revisions.insert(record.id, *revision)),
@@ -270,7 +292,40 @@ impl Dispatcher {
         self.touched.note(batch.n, &changes);
         let told = self.index.apply(changes);
         self.tell(batch.n, told);
-        self.position.store(batch.n, Ordering::Release);
+        self.position.send_replace(batch.n);
+    }
+
+    fn revoke(&self, notice: &Notice) {
+        let tell = |feed: &Feed| feed.queue.revoke(notice.revocation.clone());
+        match &notice.concerns {
+            Concerns::All => self.feeds.values().for_each(tell),
+            Concerns::Instance(id) => {
+                let record = self.index.instance(id);
+                record
+                    .and_then(|record| self.feeds.get(&record.host))
+                    .into_iter()
+                    .for_each(tell);
+            }
+        }
+    }
+
+    /// Whether a guest of the host may hold a token of what was revoked.
+    fn concerns(&self, notice: &Notice, host: &HostId) -> bool {
+        match &notice.concerns {
+            Concerns::All => true,
+            Concerns::Instance(id) => self.index.instance(id).is_some_and(|record| record.host == *host),
+        }
+    }
+
+    /// What the host missed. A cursor of another store, or of one that lost what the host has seen, means nothing here.
+    fn revoked_after(&self, cursor: Option<Revision>, host: &HostId) -> Vec<Revocation> {
+        let known =
+            cursor.filter(|known| known.epoch == self.store.epoch() && known.n <= *self.position.borrow());
+        let missed = self.revocations.after(known.map_or(0, |known| known.n));
+        missed
+            .filter(|notice| self.concerns(notice, host))
+            .map(|notice| notice.revocation.clone())
+            .collect()
     }
 
     fn tell(&self, n: u64, told: PerHost) {
@@ -308,6 +363,7 @@ impl Dispatcher {
     fn open(&mut self, host: HostId, open: OpenFeed) -> Opened {
         self.end(&host);
         self.sessions += 1;
+        let revoked = self.revoked_after(open.cursor, &host);
         let wanted = open
             .interests
             .into_iter()
@@ -329,7 +385,8 @@ impl Dispatcher {
         self.feeds.insert(host, feed);
         Opened {
             session: self.sessions,
-            at: self.position.load(Ordering::Acquire),
+            at: *self.position.borrow(),
+            revoked,
             instances,
             views,
             queue,
@@ -374,8 +431,7 @@ impl Dispatcher {
         for view in add {
             feed.interests.insert(view);
             self.index.add_reader(view);
-            feed.queue
-                .push(self.position.load(Ordering::Acquire), vec![Told::Reread(view)]);
+            feed.queue.push(*self.position.borrow(), vec![Told::Reread(view)]);
         }
         Interest::Set
     }

@@ -4,12 +4,13 @@
 //! open feed has a bounded [`queue`], so that a host that doesn't read holds nobody up. Each feed's [`stream`] brings
 //! its host up to the point where the queue begins, by the views that were [`touched`] since the host was there, and then
 //! passes on what the queue gives, in [`parts`] of a bounded length. [`views`] reads what a reader may see of an instance
-//! at a revision.
+//! at a revision. [`revocations`] are told before all that, to the hosts whose guests may hold what was revoked.
 
 pub mod dispatcher;
 pub mod index;
 pub mod parts;
 pub mod queue;
+pub mod revocations;
 pub mod stream;
 #[cfg(test)]
 mod tests;

@@ -63,6 +63,11 @@ impl<'a, S: Sink> Parts<'a, S> {
         Ok(())
     }
 
+    /// Sends a message that is no part of these, before those that are held.
+    pub async fn aside(&mut self, message: &FeedMessage) -> Result<(), Gone> {
+        self.sink.send(message).await
+    }
+
     /// Sends what is left as a part.
     pub async fn flush(&mut self) -> Result<(), Gone> {
         if self.items.is_empty() {

@@ -1,10 +1,10 @@
 //! What waits for one host: whole batches, merged into one when there are too many, and named instead of kept when
-//! they are too large. Nothing here ever waits for the host.
+//! they are too large. What was revoked goes before all of them. Nothing here ever waits for the host.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Mutex;
 
-use moorline_shared::api::feed::{FeedItem, ViewId};
+use moorline_shared::api::feed::{FeedItem, Revocation, ViewId};
 use moorline_shared::entry::MAX_INSTANCE_BYTES;
 use moorline_shared::{EntryPath, InstanceId};
 use tokio::sync::Notify;
@@ -15,6 +15,8 @@ use super::index::Told;
 const MAX_BATCHES: usize = 64;
 /// The most bytes that wait, and that a batch takes; over it, what is said of views is dropped and the views are named.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
+/// The most revocations that wait. A host that leaves more unread has to come again, and is told what it missed.
+const MAX_REVOKED: usize = 4_096;
 
 /// What waits for a host.
 #[derive(Debug, Default)]
@@ -25,6 +27,7 @@ pub struct Queue {
 
 #[derive(Debug, Default)]
 struct Pending {
+    revoked: VecDeque<Revocation>,
     batches: VecDeque<Waiting>,
     bytes: usize,
     closed: bool,
@@ -44,6 +47,8 @@ pub struct Waiting {
 /// What the queue has.
 #[derive(Debug, PartialEq)]
 pub enum Next {
+    /// Something is worth nothing from now on.
+    Revoked(Revocation),
     /// A batch.
     Batch(Waiting),
     /// Nothing at present.
@@ -71,15 +76,41 @@ impl Queue {
         self.news.notify_one();
     }
 
+    /// Has the host told of this before anything else.
+    pub fn revoke(&self, revocation: Revocation) {
+        let mut pending = self.lock();
+        if pending.revoked.len() < MAX_REVOKED {
+            pending.revoked.push_back(revocation);
+        } else {
+            pending.closed = true;
+        }
+        drop(pending);
+        self.news.notify_one();
+    }
+
+    /// Takes the first revocation, if one waits.
+    pub fn take_revoked(&self) -> Option<Revocation> {
+        self.lock().revoked.pop_front()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        let pending = self.lock();
+        pending.revoked.is_empty() && pending.batches.is_empty()
+    }
+
     /// Ends the feed once what waits is sent.
     pub fn close(&self) {
         self.lock().closed = true;
         self.news.notify_one();
     }
 
-    /// Takes the first batch.
+    /// Takes what is next: revocations, then batches.
     pub fn take(&self) -> Next {
         let mut pending = self.lock();
+        if let Some(revocation) = pending.revoked.pop_front() {
+            return Next::Revoked(revocation);
+        }
         match pending.batches.pop_front() {
             Some(batch) => {
                 pending.bytes = pending.bytes.saturating_sub(batch.held());
@@ -200,11 +231,11 @@ fn of_view(told: &Told) -> Option<ViewId> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_BATCHES, Next, Queue};
+    use super::{MAX_BATCHES, MAX_REVOKED, Next, Queue};
     use crate::http::feed::index::Told;
-    use moorline_shared::api::feed::{FeedEntry, FeedItem, ViewId};
+    use moorline_shared::api::feed::{FeedEntry, FeedItem, Revocation, Revoked, ViewId};
     use moorline_shared::entry::Value;
-    use moorline_shared::{InstanceId, Revision};
+    use moorline_shared::{InstanceId, Revision, Timestamp};
 
     fn put(n: u64, path: &str, size: usize) -> Vec<Told> {
         let view = ViewId::own(InstanceId::from_bytes([1; 16]));
@@ -239,6 +270,33 @@ mod tests {
         assert_eq!((batch.to, batch.told.len(), batch.resync.len()), (66, 3, 0));
         assert!(matches!(queue.take(), Next::Batch(batch) if batch.to == 67));
         assert_eq!(queue.take(), Next::Empty);
+    }
+
+    fn revocation(n: u64) -> Revocation {
+        let time = Timestamp::from_millis(0).unwrap();
+        Revocation {
+            sequence: Revision::new(1, n),
+            revoked: Revoked::Key { id: 1 },
+            not_before: time,
+            until: time,
+        }
+    }
+
+    #[test]
+    fn what_was_revoked_goes_first_in_its_order_and_is_never_left_out() {
+        let queue = Queue::default();
+        queue.push(1, put(1, "a", 1));
+        (2..=3).for_each(|n| queue.revoke(revocation(n)));
+        assert_eq!(queue.take(), Next::Revoked(revocation(2)));
+        assert_eq!(queue.take_revoked(), Some(revocation(3)));
+        assert!(!queue.is_empty() && matches!(queue.take(), Next::Batch(_)) && queue.is_empty());
+        for n in 1..=MAX_REVOKED as u64 + 1 {
+            queue.revoke(revocation(n));
+        }
+        for n in 1..=MAX_REVOKED as u64 {
+            assert_eq!(queue.take(), Next::Revoked(revocation(n)));
+        }
+        assert_eq!(queue.take(), Next::Closed, "the host comes again for the rest");
     }
 
     #[test]

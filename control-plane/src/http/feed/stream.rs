@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, ViewId};
 use moorline_shared::{EntryPath, HostId, Revision};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::dispatcher::{FeedHandle, Opened};
@@ -14,8 +15,10 @@ use super::queue::{Next, Queue, Waiting};
 use super::views::Views;
 use crate::store::{ReadError, Store};
 
-/// How often a host that nothing concerns hears a bookmark, in seconds.
-pub const BOOKMARK_SECONDS: u32 = 5;
+/// How often a host hears a bookmark, in seconds: twice while it may take it that it knows all that was revoked.
+pub const BOOKMARK_SECONDS: u32 = 2;
+/// How long a host's bookmark may wait for the dispatcher. One that is further behind than this vouches for nothing.
+const IN_STEP: Duration = Duration::from_secs(1);
 
 /// A feed being written.
 pub struct Stream {
@@ -91,6 +94,9 @@ impl Stream {
             bookmark_seconds: BOOKMARK_SECONDS,
         };
         sink.send(&hello).await?;
+        for revocation in &opened.revoked {
+            sink.send(&FeedMessage::Revoked(revocation.clone())).await?;
+        }
         self.catch_up(open.cursor, &opened, sink).await?;
         drop(opened);
         self.follow(sink).await
@@ -113,6 +119,7 @@ impl Stream {
         }
         for (view, touched) in &opened.views {
             if from.is_none_or(|from| from.n < *touched) {
+                self.pass_revoked(&mut parts).await?;
                 parts.view(self.views.read(opened.at, *view).await?).await?;
             }
         }
@@ -122,10 +129,15 @@ impl Stream {
 
     async fn follow(&mut self, sink: &mut impl Sink) -> Result<(), FeedError> {
         let pause = Duration::from_secs(u64::from(BOOKMARK_SECONDS));
+        let mut due = Instant::now();
         loop {
-            // The position is read before the queue is found empty: whatever came up to it has been taken.
-            let position = self.handle.position();
+            // Also while batches keep coming: they don't say that nothing was revoked.
+            if Instant::now() >= due {
+                self.bookmark(sink).await?;
+                due = Instant::now() + pause;
+            }
             match self.queue.take() {
+                Next::Revoked(revocation) => sink.send(&FeedMessage::Revoked(revocation)).await?,
                 Next::Batch(batch) => self.pass_on(batch, sink).await?,
                 Next::Closed => return Err(FeedError::Closed),
                 Next::Empty => {
@@ -133,11 +145,19 @@ impl Stream {
                         // Cancel-safe: news that nobody took is kept, and nothing was taken from the queue.
                         () = self.cancel.cancelled() => return Err(FeedError::Closed),
                         () = self.queue.news() => {}
-                        () = tokio::time::sleep(pause) => self.bookmark(position, sink).await?,
+                        () = tokio::time::sleep_until(due) => {}
                     }
                 }
             }
         }
+    }
+
+    /// What was revoked doesn't wait until views were read and sent.
+    async fn pass_revoked(&self, parts: &mut Parts<'_, impl Sink>) -> Result<(), FeedError> {
+        while let Some(revocation) = self.queue.take_revoked() {
+            parts.aside(&FeedMessage::Revoked(revocation)).await?;
+        }
+        Ok(())
     }
 
     async fn pass_on(&mut self, batch: Waiting, sink: &mut impl Sink) -> Result<(), FeedError> {
@@ -150,7 +170,10 @@ impl Stream {
         for told in batch.told {
             match told {
                 Told::Item(item) => parts.item(item).await?,
-                Told::Reread(view) => parts.view(self.views.read(batch.to, view).await?).await?,
+                Told::Reread(view) => {
+                    self.pass_revoked(&mut parts).await?;
+                    parts.view(self.views.read(batch.to, view).await?).await?;
+                }
                 Told::Withheld(view, path) => {
                     if let Some(item) = self.withheld(view, path).await? {
                         parts.item(item).await?;
@@ -174,8 +197,18 @@ impl Stream {
         }))
     }
 
-    async fn bookmark(&mut self, position: u64, sink: &mut impl Sink) -> Result<(), FeedError> {
-        self.cursor = position.max(self.cursor);
+    /// Says that everything was told that concerns the host, once the dispatcher has seen all that is committed now.
+    async fn bookmark(&mut self, sink: &mut impl Sink) -> Result<(), FeedError> {
+        let head = self.store.head().await?;
+        if timeout(IN_STEP, self.handle.reached(head)).await.is_err() {
+            tracing::warn!(host = %self.host, head, "the feed is behind the store, and vouches for nothing");
+            return Ok(());
+        }
+        self.pass_revoked(&mut Parts::new(sink)).await?;
+        // What came up to the head and concerns the host was put into the queue, so that an empty one says it was sent.
+        if self.queue.is_empty() {
+            self.cursor = head.max(self.cursor);
+        }
         let revision = Revision::new(self.store.epoch(), self.cursor);
         Ok(sink.send(&FeedMessage::Bookmark { revision }).await?)
     }

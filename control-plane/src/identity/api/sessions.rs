@@ -246,6 +246,9 @@ fn shown(session: SessionRecord) -> Session {
 
 /// Ends a session: every token of it is worth nothing from now on. Users end their own, administrators all of their
 /// account.
+///
+/// An instance whose session is ended gets no other in this life of its VM: it is given one again when it was stopped and
+/// started.
 #[utoipa::path(delete, path = "/v1/sessions/{session}", operation_id = "EndSession", tag = "identity",
     params(("session" = String, Path), ("idempotency-key" = Option<String>, Header)),
     responses((status = 200, body = IdentityChanged), (status = "default", body = moorline_shared::api::ProblemDetails)))]

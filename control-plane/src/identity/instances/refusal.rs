@@ -1,6 +1,7 @@
 //! Why an operation on instances' sessions is not done.
 
 use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::session::SESSION_ENDED;
 use moorline_shared::{HostId, InstanceId, Principal};
 
 use crate::identity;
@@ -38,6 +39,16 @@ pub enum Refusal {
         found: u64,
         /// Which is known.
         known: u64,
+    },
+    /// Its session was ended, and not by its host.
+    #[error(
+        "the session of instance {instance} was ended, for as long as incarnation {incarnation} goes on: stop the instance and start it again, and it gets another"
+    )]
+    Ended {
+        /// Which instance.
+        instance: InstanceId,
+        /// Which life of its VM.
+        incarnation: u64,
     },
     /// Somebody else than the instance asks.
     #[error("{caller} is not instance {instance}: only an instance identifies itself")]
@@ -79,6 +90,7 @@ impl Problem for Refusal {
                 409,
                 Some("incarnation"),
             ),
+            Self::Ended { .. } => (SESSION_ENDED, "Its session was ended", 409, Some("incarnation")),
             Self::SessionOver(_) => ("session-not-found", "No such session", 404, None),
             Self::AlreadyIdentified(_) => (
                 "already-identified",

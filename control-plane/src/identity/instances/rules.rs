@@ -98,6 +98,12 @@ fn may_ask(v: &mut View<'_>, env: &Env, wanted: &Wanted) -> Step<Kept<InstanceRe
             known,
         });
     }
+    if instance.session_ended_in == Some(wanted.incarnation) {
+        return refuse(Refusal::Ended {
+            instance: wanted.instance,
+            incarnation: wanted.incarnation,
+        });
+    }
     Ok(instance)
 }
 

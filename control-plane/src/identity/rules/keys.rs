@@ -3,9 +3,11 @@
 use moorline_shared::Timestamp;
 use moorline_shared::entry::Value;
 
+use super::sessions::tell;
 use super::{Step, by_deployment_administrator};
+use crate::identity::instances::TOKEN_SECONDS;
 use crate::identity::operations::{IfNeeded, Reply};
-use crate::identity::records::{KeyState, RevocationRecord, Revoked, TokenKeyRecord};
+use crate::identity::records::{KeyState, Revoked, TokenKeyRecord};
 use crate::identity::refusal::{Refusal, refuse};
 use crate::identity::token::{KeyId, Stage};
 use crate::model::{Env, Kept, Page, View};
@@ -76,11 +78,8 @@ pub fn destroy(
         since: env.now,
         ..key.into_inner()
     });
-    v.put(&RevocationRecord {
-        revoked: Revoked::Key(id),
-        not_before: env.now,
-        until: env.now,
-    });
+    // A host must give none of its tokens out, and has none that is good for longer.
+    tell(v, env, Revoked::Key(id), env.now.plus_seconds(TOKEN_SECONDS));
     Ok(Reply::Done)
 }
 

@@ -1,13 +1,15 @@
 //! The rules for sessions: how one begins, and the ways in which it ends.
 
-use moorline_shared::Principal;
+use moorline_shared::{InstanceId, Principal, Timestamp};
 
 use super::{Step, allow, by_provider};
+use crate::identity::instances::TOKEN_SECONDS;
 use crate::identity::operations::{NewSession, Op, Reply};
 use crate::identity::records::{RevocationRecord, Revoked, SessionPurpose, SessionRecord};
 use crate::identity::refusal::{Refusal, refuse};
 use crate::identity::session::Grants;
 use crate::identity::token::{Grant, SessionId};
+use crate::instances::records::InstanceRecord;
 use crate::model::{Env, Intent, Kept, Page, Role, View};
 
 /// The most sessions that somebody has at once: as many as one transaction can end.
@@ -68,8 +70,30 @@ pub fn end(v: &mut View<'_>, env: &Env, principal: &Principal, id: SessionId) ->
         return refuse(Refusal::UnknownSession(id));
     };
     may_see(env, principal, &session)?;
-    revoke(v, env, &session);
+    match (principal, &session.purpose) {
+        (Principal::Instance(instance), SessionPurpose::Instance(part)) => {
+            end_for_life(v, env, *instance, part.incarnation)?;
+        }
+        _ => revoke(v, env, &session),
+    }
     Ok(Reply::Done)
+}
+
+/// Whoever ends the session of an instance ends all that there is and could be in this life of its VM: the next one may
+/// have begun beside it, and the host would ask for another at once.
+fn end_for_life(v: &mut View<'_>, env: &Env, instance: InstanceId, incarnation: u64) -> Step<()> {
+    let of_life = |session: &SessionRecord| matches!(&session.purpose, SessionPurpose::Instance(part) if part.incarnation == incarnation);
+    let all = v.scan::<SessionRecord>(&Principal::Instance(instance), &Page::ALL)?;
+    for session in all.iter().filter(|session| of_life(session)) {
+        revoke(v, env, session);
+    }
+    if let Some(instance) = v.get::<InstanceRecord>(&instance)? {
+        v.put(&InstanceRecord {
+            session_ended_in: Some(incarnation),
+            ..instance.into_inner()
+        });
+    }
+    Ok(())
 }
 
 fn may_see(env: &Env, principal: &Principal, session: &SessionRecord) -> Step<()> {
@@ -90,20 +114,42 @@ fn may_see(env: &Env, principal: &Principal, session: &SessionRecord) -> Step<()
 /// Ends a session, and has everybody told who may have seen a token of it.
 pub fn revoke(v: &mut View<'_>, env: &Env, session: &Kept<SessionRecord>) {
     v.delete_kept(session);
+    let revoked = Revoked::Session {
+        principal: session.principal.clone(),
+        session: session.id,
+    };
+    tell(v, env, revoked, last_token_ends(session, env.now));
+}
+
+/// When the last token that there can be of a session expires by itself.
+fn last_token_ends(session: &SessionRecord, now: Timestamp) -> Timestamp {
+    match session.purpose {
+        SessionPurpose::Instance(_) => session.expires_at.min(now.plus_seconds(TOKEN_SECONDS)),
+        SessionPurpose::Login | SessionPurpose::Program { .. } => session.expires_at,
+    }
+}
+
+/// Has everybody told of what was revoked, until it is of no use to know it.
+pub fn tell(v: &mut View<'_>, env: &Env, revoked: Revoked, until: Timestamp) {
+    let forget = Op::ForgetRevocation {
+        revoked: revoked.clone(),
+    };
     v.put(&RevocationRecord {
-        revoked: Revoked::Session {
-            principal: session.principal.clone(),
-            session: session.id,
-        },
+        revoked,
         not_before: env.now,
-        until: session.expires_at,
+        until,
+    });
+    v.later(Intent {
+        due: until,
+        submit: forget.into(),
     });
 }
 
 /// Ends every session that somebody has, and has everybody told that none of their tokens is good.
 pub fn end_all(v: &mut View<'_>, env: &Env, principal: &Principal) -> Step<()> {
     let sessions = v.scan::<SessionRecord>(principal, &Page::ALL)?;
-    let Some(until) = sessions.iter().map(|session| session.expires_at).max() else {
+    let ends = sessions.iter().map(|session| last_token_ends(session, env.now));
+    let Some(until) = ends.max() else {
         return Ok(());
     };
     for session in &sessions {
@@ -112,15 +158,22 @@ pub fn end_all(v: &mut View<'_>, env: &Env, principal: &Principal) -> Step<()> {
     let revoked = Revoked::Principal(principal.clone());
     // It may be there from an earlier time, and is guarded by being read.
     v.get::<RevocationRecord>(&revoked)?;
-    v.put(&RevocationRecord {
-        revoked,
-        not_before: env.now,
-        until,
-    });
+    tell(v, env, revoked, until);
     Ok(())
 }
 
-/// Removes what is left of a session once its time is over: its record if it came to its end, or that it was revoked.
+/// Removes what says that something was revoked once no token of it is left that has not expired by itself.
+pub fn forget_revocation(v: &mut View<'_>, env: &Env, revoked: &Revoked) -> Step<Reply> {
+    by_provider(env)?;
+    let kept = v.get::<RevocationRecord>(revoked)?;
+    // What was revoked once more since is removed later.
+    if kept.is_some_and(|kept| kept.until <= env.now) {
+        v.delete::<RevocationRecord>(revoked);
+    }
+    Ok(Reply::Done)
+}
+
+/// Removes a session that came to its end.
 pub fn forget(v: &mut View<'_>, env: &Env, principal: &Principal, id: SessionId) -> Step<Reply> {
     by_provider(env)?;
     let of = (principal.clone(), id);
@@ -129,16 +182,6 @@ pub fn forget(v: &mut View<'_>, env: &Env, principal: &Principal, id: SessionId)
             forget_at_its_end(v, &session);
         } else {
             v.delete::<SessionRecord>(&of);
-        }
-    }
-    let revoked = Revoked::Session {
-        principal: principal.clone(),
-        session: id,
-    };
-    for revoked in [revoked, Revoked::Principal(principal.clone())] {
-        let kept = v.get::<RevocationRecord>(&revoked)?;
-        if kept.is_some_and(|kept| kept.until <= env.now) {
-            v.delete::<RevocationRecord>(&revoked);
         }
     }
     Ok(Reply::Done)

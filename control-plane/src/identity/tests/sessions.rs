@@ -1,13 +1,15 @@
 //! Sessions from their beginning to their end.
 
 use super::{World, caller, kind_of, new_session};
-use crate::identity::operations::{Op, Reply};
+use crate::identity::operations::{NewSession, Op, Reply};
+use crate::identity::records::Revoked;
 use crate::identity::rules::sessions::MAX_SESSIONS;
 use crate::identity::sessions::Standing;
 use crate::identity::token::{Grant, Kind};
 use crate::identity::tokens::TokenRefusal;
 use crate::model::{Caller, Role};
 use crate::services::provider;
+use crate::store::Range;
 
 fn end(session: &crate::identity::records::SessionRecord) -> Op {
     Op::EndSession {
@@ -117,4 +119,80 @@ async fn nobody_has_more_sessions_than_one_transaction_ends() {
         .await;
     assert_eq!(kind_of(refused), "too-many-sessions");
     world.session("bob").await;
+}
+
+#[tokio::test]
+async fn what_was_revoked_is_kept_until_no_token_of_it_is_left() {
+    let world = World::new().await;
+    let short = NewSession {
+        lifetime: 1,
+        ..new_session("ann")
+    };
+    let Reply::Session { session, .. } = world
+        .run(Op::CreateSession(short), provider("identity"))
+        .await
+        .unwrap()
+    else {
+        panic!("no session");
+    };
+    world
+        .run(end(&session), caller("ann", Role::Member))
+        .await
+        .unwrap();
+    let rows = async || {
+        let store = world.executor.store();
+        let head = store.head().await.unwrap();
+        let page = store.range(head, &Range::prefix("revocation/")).await.unwrap();
+        page.entries.len()
+    };
+    assert_eq!(rows().await, 1);
+    let forget = Op::ForgetRevocation {
+        revoked: Revoked::Session {
+            principal: session.principal.clone(),
+            session: session.id,
+        },
+    };
+    assert_eq!(
+        kind_of(
+            world
+                .run(forget.clone(), caller("root", Role::Administrator))
+                .await
+        ),
+        "access-denied"
+    );
+    let until = session.expires_at;
+    while rows().await > 0 {
+        let before = world.executor.now();
+        world.run(forget.clone(), provider("outbox")).await.unwrap();
+        assert!(
+            rows().await == 1 || world.executor.now() >= until,
+            "forgotten at {before}, before {until}"
+        );
+    }
+    world.replay().await;
+}
+
+#[tokio::test]
+async fn its_removal_is_planned_for_then() {
+    let world = World::new().await;
+    let (session, _) = world.session("ann").await;
+    world
+        .run(end(&session), caller("ann", Role::Member))
+        .await
+        .unwrap();
+    let store = world.executor.store();
+    let planned = store
+        .range(store.head().await.unwrap(), &Range::prefix("outbox/"))
+        .await
+        .unwrap();
+    let due = |(key, kept): &(crate::store::Key, crate::store::Versioned)| {
+        let op = String::from_utf8_lossy(&kept.value).into_owned();
+        op.contains("ForgetRevocation").then(|| key.to_string())
+    };
+    let due: Vec<_> = planned.entries.iter().filter_map(due).collect();
+    let at = format!("outbox/{:016x}/", session.expires_at.millis());
+    assert!(
+        due.len() == 1 && due[0].starts_with(&at),
+        "{due:?} are due, and not at {at}"
+    );
 }

@@ -7,7 +7,9 @@ use futures_util::StreamExt as _;
 use moorline_client::{Client, EventStream, Terms, fresh_key};
 use moorline_lab::deployment::PATIENCE;
 use moorline_shared::api::data::{Action, Batch, Change, PutEntry};
-use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, SetInterests, View, ViewEntry, ViewId};
+use moorline_shared::api::feed::{
+    FeedItem, FeedMessage, OpenFeed, Revocation, SetInterests, View, ViewEntry, ViewId,
+};
 use moorline_shared::api::instances::ModifyInstance;
 use moorline_shared::{HostId, InstanceId, Revision};
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,6 +29,8 @@ struct Host {
     resync: BTreeSet<ViewId>,
     /// What the snapshot that has begun goes on from.
     from: Option<Revision>,
+    /// What the open feed said was revoked.
+    revoked: Vec<Revocation>,
 }
 
 /// What a host takes from one message.
@@ -39,6 +43,7 @@ enum Took {
         resync: BTreeSet<ViewId>,
     },
     Bookmark,
+    Revoked,
 }
 
 impl Host {
@@ -54,6 +59,7 @@ impl Host {
             coming: Vec::new(),
             resync: BTreeSet::new(),
             from: None,
+            revoked: Vec::new(),
         };
         host.reopen(Vec::new()).await?;
         Ok(host)
@@ -66,7 +72,7 @@ impl Host {
             interests,
         };
         self.stream = self.client.open_feed(&self.name, &open).await?;
-        (self.coming, self.resync) = Default::default();
+        (self.coming, self.resync, self.revoked) = Default::default();
         match self.message().await? {
             FeedMessage::Hello { host, session, .. } if host == self.name => self.session = session,
             other => bail!("{other:?} came first"),
@@ -86,6 +92,17 @@ impl Host {
         loop {
             match self.message().await? {
                 FeedMessage::Hello { .. } => bail!("a second HELLO came"),
+                FeedMessage::Revoked(revocation) => {
+                    ensure!(
+                        self.revoked
+                            .last()
+                            .is_none_or(|last| last.sequence < revocation.sequence),
+                        "{revocation:?} came behind {:?}",
+                        self.revoked
+                    );
+                    self.revoked.push(revocation);
+                    return Ok(Took::Revoked);
+                }
                 FeedMessage::Snapshot { from, .. } => {
                     ensure!(
                         from.is_none() || from == self.cursor,

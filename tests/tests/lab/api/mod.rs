@@ -5,4 +5,5 @@ mod bad_input;
 mod catch_up;
 mod command;
 mod feed;
+mod revoked;
 mod watches;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use moorline_shared::api::feed::{FeedEntry, FeedItem, FeedMessage, ViewEntry, ViewId};
+use moorline_shared::api::feed::{FeedEntry, FeedItem, FeedMessage, Revocation, Revoked, ViewEntry, ViewId};
 use moorline_shared::{EntryPath, InstanceId, Revision};
 
 /// What a host keeps, by the feed's rules alone.
@@ -18,6 +18,10 @@ pub(super) struct HostModel {
     pub(super) resync: BTreeSet<ViewId>,
     /// What is still coming of a snapshot or a batch.
     pub(super) coming: Coming,
+    /// The sessions that it was told are over.
+    pub(super) revoked: BTreeSet<String>,
+    /// The last revocation of the open feed.
+    last: Option<Revision>,
 }
 
 #[derive(Debug, Default)]
@@ -44,7 +48,9 @@ impl HostModel {
                 self.session = session;
                 self.coming = Coming::default();
                 self.asked.clear();
+                self.last = None;
             }
+            FeedMessage::Revoked(revocation) => self.revoke(revocation),
             FeedMessage::Bookmark { revision } => self.advance(revision),
             FeedMessage::Resync { view } => drop(self.coming.resync.insert(view)),
             FeedMessage::Snapshot { from, .. } => {
@@ -71,6 +77,19 @@ impl HostModel {
                 self.resync.extend(coming.resync);
                 self.apply_whole(coming.items, to);
             }
+        }
+    }
+
+    fn revoke(&mut self, revocation: Revocation) {
+        assert!(
+            self.last <= Some(revocation.sequence),
+            "a revocation out of its order"
+        );
+        assert!(revocation.not_before < revocation.until, "{revocation:?}");
+        self.last = Some(revocation.sequence);
+        match revocation.revoked {
+            Revoked::Session { id } => drop(self.revoked.insert(id)),
+            Revoked::Key { .. } => panic!("nobody destroyed a key"),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod host;
 mod resume;
+mod revoked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -43,6 +44,8 @@ enum Event {
     Join { instance: usize, group: u8 },
     Leave { instance: usize, group: u8 },
     End { instance: usize },
+    Revoke { instance: usize },
+    LogOut,
     Want { reader: usize, instance: usize },
     Unwant { nth: usize },
     Lose,
@@ -62,6 +65,8 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (one(), 0u8..2).prop_map(|(instance, group)| Event::Join { instance, group }),
         1 => (one(), 0u8..2).prop_map(|(instance, group)| Event::Leave { instance, group }),
         1 => one().prop_map(|instance| Event::End { instance }),
+        3 => one().prop_map(|instance| Event::Revoke { instance }),
+        1 => Just(Event::LogOut),
         3 => (one(), one()).prop_map(|(reader, instance)| Event::Want { reader, instance }),
         1 => one().prop_map(|nth| Event::Unwant { nth }),
         3 => Just(Event::Lose),
@@ -80,6 +85,8 @@ struct World {
     messages: Option<mpsc::UnboundedReceiver<FeedMessage>>,
     feeds: JoinSet<()>,
     instances: Vec<InstanceId>,
+    /// The sessions of instances that were ended.
+    ended: BTreeSet<String>,
     ids: u64,
     tasks: JoinSet<()>,
     _folder: tempfile::TempDir,
@@ -132,6 +139,7 @@ impl World {
             messages: None,
             feeds: JoinSet::new(),
             instances: Vec::new(),
+            ended: BTreeSet::new(),
             ids: 0,
             tasks,
             _folder: folder,
@@ -293,6 +301,12 @@ impl World {
                     .await;
             }
             Event::End { instance } => self.end(instance).await,
+            Event::Revoke { instance } => {
+                let instance = Principal::Instance(self.instance(instance));
+                let ended = self.end_session(instance).await;
+                self.ended.insert(ended);
+            }
+            Event::LogOut => drop(self.end_session("user:ann".parse().unwrap()).await),
             Event::Want { reader, instance } => self.want(reader, instance).await,
             Event::Unwant { nth } => self.unwant(nth).await,
             Event::Lose => self.lose().await,
@@ -459,6 +473,7 @@ impl World {
         let head = self.executor.store().head().await.unwrap();
         let live: BTreeSet<_> = self.instances.iter().copied().collect();
         assert_eq!(self.host.instances, live);
+        assert_eq!(self.host.revoked, self.ended, "all of them, and nobody else's");
         let own = live.iter().map(|id| ViewId::own(*id));
         for view in own.chain(self.host.wanted.iter().copied()).collect::<Vec<_>>() {
             let expected = self.views.read(head, view).await.unwrap();

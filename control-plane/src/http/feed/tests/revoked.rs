@@ -1,0 +1,136 @@
+//! A host is told what was revoked: at once, in order, before whatever else waits, and again what it missed.
+
+use moorline_shared::api::feed::{FeedMessage, Revocation, Revoked};
+use moorline_shared::{OperationId, Principal};
+
+use super::World;
+use crate::http::feed::revocations::Revocations;
+use crate::identity;
+use crate::identity::instances::TOKEN_SECONDS;
+use crate::identity::operations::{NewSession, Op, Reply};
+use crate::identity::records::{InstancePart, SessionPurpose, SessionRecord};
+use crate::model::{Attempt, Executor};
+use crate::services::provider;
+use crate::store::{Event, Range};
+
+async fn run(executor: &Executor, op: Op) -> Reply {
+    let caller = provider("test");
+    let key = uuid::Uuid::new_v4().to_string().parse().unwrap();
+    let attempt = Attempt::new(op, caller.clone(), OperationId::derive(&caller.principal, &key));
+    executor.execute(&identity::Model, attempt).await.unwrap().reply
+}
+
+impl World {
+    async fn session(&self, principal: &Principal) -> SessionRecord {
+        let part = InstancePart {
+            incarnation: 1,
+            identify_by: None,
+            identified: None,
+            public_key: None,
+        };
+        let purpose = match principal {
+            Principal::Instance(_) => SessionPurpose::Instance(part),
+            _ => SessionPurpose::Login,
+        };
+        let new = NewSession {
+            principal: principal.clone(),
+            directory: "local".parse().unwrap(),
+            account: "default".parse().unwrap(),
+            purpose,
+            client: None,
+            lifetime: 7 * 86_400,
+        };
+        match run(&self.executor, Op::CreateSession(new)).await {
+            Reply::Session { session, .. } => *session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Somebody has a session, which ends. Returns its id.
+    pub(super) async fn end_session(&mut self, principal: Principal) -> String {
+        self.ids += 1;
+        let session = self.session(&principal).await.id;
+        run(&self.executor, Op::EndSession { principal, session }).await;
+        session.to_string()
+    }
+
+    /// The next line that says that something was revoked.
+    async fn told(&mut self) -> Revocation {
+        loop {
+            let message = self.messages.as_mut().unwrap().recv().await.unwrap();
+            self.host.apply(message.clone());
+            if let FeedMessage::Revoked(revocation) = message {
+                return revocation;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_host_is_told_of_its_guests_sessions_until_no_token_of_them_is_left() {
+    let mut world = World::new().await;
+    let guest = Principal::Instance(world.instance(0));
+    world.settle().await;
+    world.end_session("user:ann".parse().unwrap()).await;
+    let id = world.end_session(guest).await;
+    let told = world.told().await;
+    assert_eq!(told.revoked, Revoked::Session { id });
+    let lasts = told.not_before.millis_until(told.until);
+    assert_eq!(
+        lasts,
+        u64::from(TOKEN_SECONDS) * 1_000,
+        "no token of it is good for longer"
+    );
+}
+
+#[tokio::test]
+async fn a_host_that_was_away_is_told_what_it_missed_first_of_all() {
+    let mut world = World::new().await;
+    let guest = Principal::Instance(world.instance(0));
+    let before = world.end_session(guest.clone()).await;
+    world.settle().await;
+    world.lose().await;
+    let missed = [
+        world.end_session(guest.clone()).await,
+        world.end_session(guest).await,
+    ];
+    let head = world.executor.store().head().await.unwrap();
+    world.handle.reached(head).await;
+    world.connect().await;
+    let mut told = Vec::new();
+    loop {
+        match world.messages.as_mut().unwrap().recv().await.unwrap() {
+            FeedMessage::Hello { .. } => {}
+            FeedMessage::Revoked(revocation) => told.push(revocation.revoked),
+            FeedMessage::Snapshot { .. } => break,
+            other => panic!("{other:?} comes before what was revoked"),
+        }
+    }
+    assert!(world.host.revoked.contains(&before));
+    assert_eq!(told, missed.map(|id| Revoked::Session { id }));
+}
+
+#[tokio::test]
+async fn what_was_revoked_is_forgotten_with_its_row() {
+    let mut world = World::new().await;
+    let guest = Principal::Instance(world.instance(0));
+    for _ in 0..2 {
+        world.end_session(guest.clone()).await;
+    }
+    let store = world.executor.store();
+    let mut revocations = Revocations::read(store, store.head().await.unwrap())
+        .await
+        .unwrap();
+    let all: Vec<_> = revocations
+        .after(0)
+        .map(|notice| notice.revocation.sequence.n)
+        .collect();
+    assert_eq!(all.len(), 2);
+    assert_eq!(revocations.after(all[0]).count(), 1);
+    let rows = store.range(all[1], &Range::prefix("revocation/")).await.unwrap();
+    for (key, _) in rows.entries {
+        let gone = Event { key, value: None };
+        assert_eq!(revocations.note(store.epoch(), &gone), None);
+    }
+    assert_eq!(revocations.after(0).count(), 0);
+}
