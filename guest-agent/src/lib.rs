@@ -17,7 +17,7 @@
 //! | readiness | the first snapshot, for a while | tells the service manager |
 //!
 //! An idle agent wakes for its heartbeat only.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod access;
 pub mod cli;

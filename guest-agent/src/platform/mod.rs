@@ -4,6 +4,7 @@ mod log;
 mod netlink;
 mod notify;
 mod peer;
+mod sockopt;
 mod vsock;
 
 pub use log::{Level, start_log};

@@ -1,31 +1,13 @@
 //! The process at the other end of a unix socket.
 
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::AsFd as _;
 
 use nix::errno::Errno;
-use nix::libc;
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::GetOsString;
-use nix::{getsockopt_impl, sockopt_impl};
 use tokio::net::UnixStream;
 
+use super::sockopt::peer_groups;
 use crate::access::Peer;
-
-/// Room for the groups of a process, in bytes: 1,024 of them, where processes have a dozen.
-const GROUPS_BYTES: usize = 4 * 1024;
-
-sockopt_impl!(
-    /// The supplementary groups of the process that connected (`SO_PEERGROUPS`, Linux 4.13), as numbers one behind the
-    /// other.
-    PeerGroups,
-    GetOnly,
-    libc::SOL_SOCKET,
-    libc::SO_PEERGROUPS,
-    OsString,
-    GetOsString<[u8; GROUPS_BYTES]>
-);
 
 /// Who connected, with the groups it had then.
 ///
@@ -33,38 +15,46 @@ sockopt_impl!(
 pub fn peer_of(stream: &UnixStream) -> io::Result<Peer> {
     let process = stream.peer_cred()?;
     let mut groups = vec![process.gid()];
-    match getsockopt(stream, PeerGroups) {
-        Ok(more) => groups.extend(numbers(more.as_bytes())),
+    match peer_groups(stream.as_fd()) {
+        Ok(more) => groups.extend(more),
         Err(Errno::ERANGE | Errno::ENOPROTOOPT | Errno::ENODATA) => {}
         Err(error) => return Err(error.into()),
     }
     Ok(Peer::process(process.uid(), groups))
 }
 
-fn numbers(bytes: &[u8]) -> impl Iterator<Item = u32> {
-    let (numbers, _) = bytes.as_chunks::<4>();
-    numbers.iter().map(|number| u32::from_ne_bytes(*number))
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::MetadataExt as _;
 
+    use rustix::thread::{Gid, set_thread_groups};
+
+    use crate::access::Peer;
     use crate::test_host::run;
+
+    /// The supplementary groups that the kernel says this thread has.
+    fn own_groups() -> Vec<u32> {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+        let groups = groups.unwrap().split_whitespace();
+        groups.map(|group| group.parse().unwrap()).collect()
+    }
+
+    async fn a_peer_has_its_groups() {
+        // Only root may choose; everyone else is in groups of their own.
+        let _ = set_thread_groups(&[27, 200, 1000, 70_000].map(Gid::from_raw));
+        let (one, _other) = tokio::net::UnixStream::pair().unwrap();
+        let (own, groups) = (std::fs::metadata("/proc/thread-self").unwrap(), own_groups());
+        assert!(!groups.is_empty(), "a process in no group shows nothing");
+        let expected = Peer::process(own.uid(), [own.gid()].into_iter().chain(groups).collect());
+        assert_eq!(super::peer_of(&one).unwrap(), expected);
+    }
 
     #[test]
     fn a_peer_is_the_process_with_all_its_groups() {
-        run(async {
-            let (one, _other) = tokio::net::UnixStream::pair().unwrap();
-            let own = std::fs::metadata("/proc/self").unwrap();
-            let status = std::fs::read_to_string("/proc/self/status").unwrap();
-            let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
-            let groups = groups
-                .unwrap()
-                .split_whitespace()
-                .map(|group| group.parse().unwrap());
-            let expected = super::Peer::process(own.uid(), [own.gid()].into_iter().chain(groups).collect());
-            assert_eq!(super::peer_of(&one).unwrap(), expected);
-        });
+        // Groups are a thread's own here, and are not to be left to another test.
+        std::thread::spawn(|| run(a_peer_has_its_groups()))
+            .join()
+            .unwrap();
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 const UNIT: &str = include_str!("../../../../packaging/systemd/moorline-agent.service");
 const WANTED: &str = "etc/systemd/system/sysinit.target.wants/moorline-agent.service";
 const WITH_IMDS: &str = "[Service]\nExecStart=\nExecStart=/usr/bin/moorline-agent run --imds v2\n";
-const RULES: &str = "user-data root\n";
+const RULES: &str = "user-data root\napp @200\n";
 
 /// Emulated, a system has come so far after a quarter of a minute, and Python takes seconds to start.
 const BOOT: Duration = Duration::from_mins(3);
@@ -73,6 +73,15 @@ impl Scene {
         let said = self.text(shell(script)).await?;
         let (body, status) = said.rsplit_once('\n').unwrap_or(("", &said));
         Ok((status.to_owned(), body.to_owned()))
+    }
+
+    /// With which status an ordinary user in these supplementary groups is answered on the native socket.
+    async fn native(&self, groups: &str, path: &str) -> Result<String> {
+        let script = format!(
+            "setpriv --reuid=1000 --regid=1000 --groups={groups} curl -sS -o /dev/null -w '%{{http_code}}' \
+             --unix-socket /run/moorline/agent.sock http://agent/v1/data/{path}"
+        );
+        self.text(Shell::root(script)).await
     }
 
     /// What a program finds that is the first to ask an agent that has just begun.
@@ -136,6 +145,7 @@ fn source(folder: &Path) -> Result<String> {
 
 fn one_with_a_role() -> Result<RunInstances> {
     let user_data = ("user-data".parse()?, PutEntry::value("#!/bin/sh\n".into()));
+    let grouped = ("app/port".parse()?, PutEntry::value("8080".into()));
     Ok(RunInstances {
         image: IMAGE.parse()?,
         instance_type: "small".parse()?,
@@ -145,7 +155,7 @@ fn one_with_a_role() -> Result<RunInstances> {
         name: None,
         tags: Vec::new(),
         roles: BTreeSet::from(["backup".parse()?]),
-        data: BTreeMap::from([user_data]),
+        data: BTreeMap::from([user_data, grouped]),
     })
 }
 
@@ -165,6 +175,11 @@ async fn clients_that_were_told_nothing_find_what_they_look_for() -> Result<()> 
         root == "200" && ordinary == "404",
         "root gets {root}, others get {ordinary}"
     );
+
+    for (groups, expected) in [("27,200,1000", "200"), ("27,1000", "404")] {
+        let status = scene.native(groups, "app/port").await?;
+        ensure!(status == expected, "a user in the groups {groups} gets {status}");
+    }
 
     for program in ["python3 /opt/found.py", "lab-aws"] {
         let found = scene.cold(program).await?;
