@@ -4,6 +4,7 @@
 //! batch (kinds `DATA` and `PART`) are plain bytes.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -60,18 +61,20 @@ pub struct HelloAck {
     pub limits: Limits,
     /// The host's boot-time clock, in milliseconds.
     pub boottime_ms: u64,
-    /// How often the guest says PING, in milliseconds; a side that hears nothing for three of these hangs up.
+    /// How often the guest says PING, in milliseconds. A guest that hears nothing for three of these, or for 30 s if that
+    /// is longer, hangs up; a host that hears nothing for 30 s does.
     pub heartbeat_ms: u32,
 }
 
 /// What the host allows on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// The longest body of a frame, in bytes.
+    /// The longest body of a frame, in bytes. It is for people: whatever it says, both sides keep to
+    /// [`MAX_BODY`](super::frame::MAX_BODY).
     pub body: u32,
-    /// The most watches and relays open at once.
+    /// The most watches and relays in use at once.
     pub streams: u16,
-    /// The most requests in flight.
+    /// The most other requests in use at once.
     pub requests: u16,
     /// How many bytes of `DATA` and `PART` may be sent on a stream before the first `CREDIT`.
     pub credit: u32,
@@ -366,8 +369,9 @@ pub struct Refused {
     pub retry_after_ms: Option<u32>,
 }
 
-/// `RELAY`: a request for the control plane. A body that doesn't fit goes on in `DATA`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// `RELAY`: a request for the control plane. A body that doesn't fit goes on in `DATA`. `Debug` shows no header's value:
+/// one of them is the instance's token.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Relay {
     /// `GET`, `PUT`, `POST` or `DELETE`.
     pub method: String,
@@ -379,6 +383,18 @@ pub struct Relay {
     pub length: u32,
     /// The first piece of it.
     pub body: Value,
+}
+
+impl fmt::Debug for Relay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Relay")
+            .field("method", &self.method)
+            .field("target", &self.target)
+            .field("headers", &names)
+            .field("length", &self.length)
+            .finish_non_exhaustive()
+    }
 }
 
 /// `RELAYED`: the control plane's answer. A body that doesn't fit goes on in `DATA`.
@@ -436,7 +452,8 @@ codes! {
 
 #[cfg(test)]
 mod tests {
-    use super::{Found, Freshness, Secrets};
+    use super::{Found, Freshness, Relay, Secrets};
+    use crate::entry::Value;
     use crate::revision::Revision;
     use proptest::prelude::*;
 
@@ -447,6 +464,22 @@ mod tests {
             prop_assert_eq!(secrets.has(at), places.contains(&at));
             prop_assert_eq!(secrets.is_empty(), places.is_empty());
         }
+    }
+
+    #[test]
+    fn a_relay_shows_no_token() {
+        let relay = Relay {
+            method: "PUT".into(),
+            target: "/v1/x".into(),
+            headers: vec![("moorline-token".into(), "mli_secret".into())],
+            length: 0,
+            body: Value::default(),
+        };
+        let shown = format!("{relay:?}");
+        assert!(
+            shown.contains("moorline-token") && !shown.contains("mli_"),
+            "{shown}"
+        );
     }
 
     #[test]

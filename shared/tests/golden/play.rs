@@ -266,6 +266,6 @@ fn class(fault: &Fault) -> &'static str {
         Fault::Unexpected { .. } => "place",
         Fault::TooMuch { .. } => "too-much",
         Fault::Digest => "digest",
-        Fault::NoHello | Fault::Slow | Fault::Silent | Fault::NotReading => "time",
+        Fault::NoHello | Fault::NoWelcome | Fault::Slow | Fault::Silent | Fault::NotReading => "time",
     }
 }

@@ -94,6 +94,9 @@ pub enum AskFailure {
     /// No answer came in time.
     #[error("the host didn't answer within 30 s")]
     NoAnswer,
+    /// Method, target and headers are more than the link can carry.
+    #[error("{0}; ask with fewer or shorter headers")]
+    TooLong(AskError),
 }
 
 impl AskFailure {
@@ -115,6 +118,7 @@ impl From<AskError> for AskFailure {
                 retry_after_ms: 1_000,
             },
             AskError::NotUnderstood(kind) => Self::NotUnderstood(kind),
+            AskError::TooLong { .. } => Self::TooLong(error),
         }
     }
 }

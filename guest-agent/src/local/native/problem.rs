@@ -285,6 +285,10 @@ impl Problem {
                 let title = "The host didn't answer in time";
                 Self::new(StatusCode::GATEWAY_TIMEOUT, "host-silent", title, detail)
             }
+            AskFailure::TooLong(_) => {
+                let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+                Self::new(status, "headers-too-long", "The headers are too long", detail)
+            }
             AskFailure::Ended(code) => Self::from_code(code, detail),
             AskFailure::Refused(refused) => {
                 let problem = Self::from_code(Code::from_number(refused.code), detail);

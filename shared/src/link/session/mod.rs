@@ -14,7 +14,7 @@ mod outbox;
 #[cfg(test)]
 mod tests;
 
-pub use guest::{AskError, Guest, GuestEvent, Received};
+pub use guest::{AskError, Bound, Guest, GuestEvent, Received};
 pub use host::{Deferred, Host, HostEvent, Incoming, Told};
 pub use outbox::{Batch, Outbox};
 
@@ -69,6 +69,9 @@ pub enum Fault {
     /// No HELLO came in time.
     #[error("no HELLO within {PATIENCE_MS} ms")]
     NoHello,
+    /// No CHALLENGE came in time, or no HELLO_ACK.
+    #[error("the host didn't let this guest in within {PATIENCE_MS} ms")]
+    NoWelcome,
     /// A frame was begun and not finished in time.
     #[error("a frame was not whole within {PATIENCE_MS} ms")]
     Slow,

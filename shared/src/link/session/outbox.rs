@@ -35,7 +35,8 @@ pub struct Outbox {
     answers: BytesMut,
     flows: VecDeque<Flow>,
     credit: u32,
-    progress: Moment,
+    /// When a byte was last written, or since when there is something to write; `None` while nobody has seen anything wait.
+    progress: Option<Moment>,
 }
 
 /// The data of one stream that waits for credit or for its turn.
@@ -63,14 +64,14 @@ const TURN_BYTES: usize = 64 * 1024;
 
 impl Outbox {
     /// Nothing to send; each stream may carry `credit` bytes of data before it is granted more.
-    pub(super) fn new(credit: u32, now: Moment) -> Self {
+    pub(super) fn new(credit: u32) -> Self {
         Self {
             wire: BytesMut::new(),
             control: BytesMut::new(),
             answers: BytesMut::new(),
             flows: VecDeque::new(),
             credit,
-            progress: now,
+            progress: None,
         }
     }
 
@@ -89,7 +90,7 @@ impl Outbox {
     /// `count` bytes of [`Self::output`] were written at `now`.
     pub fn wrote(&mut self, count: usize, now: Moment) {
         self.wire.advance(count);
-        self.progress = now;
+        self.progress = (self.backlog() > 0).then_some(now);
     }
 
     /// How many bytes of answers wait: what a driver bounds by not reading on.
@@ -107,14 +108,18 @@ impl Outbox {
         }
     }
 
-    /// How long something has waited without a byte being written, in milliseconds; 0 if nothing waits.
-    pub(super) fn stuck_for(&self, now: Moment) -> u64 {
-        self.stuck_since().map_or(0, |since| now.since(since))
+    /// How long something has waited without a byte being written, in milliseconds; 0 if nothing waits. What waited for
+    /// credit before waits from the first look on.
+    pub(super) fn stuck_for(&mut self, now: Moment) -> u64 {
+        if self.backlog() == 0 {
+            return 0;
+        }
+        now.since(*self.progress.get_or_insert(now))
     }
 
-    /// Since when something has waited without a byte being written; `None` if nothing waits.
+    /// Since when something is known to have waited without a byte being written.
     pub(super) fn stuck_since(&self) -> Option<Moment> {
-        (self.backlog() > 0).then_some(self.progress)
+        self.progress.filter(|_| self.backlog() > 0)
     }
 
     /// How long any stream's data have waited for credit as far as calls of this could see, in milliseconds.
@@ -169,7 +174,7 @@ impl Outbox {
 
     fn mark_progress_if_idle(&mut self, now: Moment) {
         if self.backlog() == 0 {
-            self.progress = now;
+            self.progress = Some(now);
         }
     }
 

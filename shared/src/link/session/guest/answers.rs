@@ -29,7 +29,7 @@ impl Guest {
         };
         let id = frame.stream;
         let event = match (&mut *stream, frame.kind) {
-            (Stream::Closing, _) => None,
+            (Stream::Closing(_), _) => None,
             (_, Kind::Refused) => Some(GuestEvent::Refused(id, body(frame)?)),
             (_, Kind::Busy) => Some(GuestEvent::Busy(id, body::<Busy>(frame)?.retry_after_ms)),
             (_, Kind::Reset) => Some(GuestEvent::Ended(id, code(body::<Ended>(frame)?))),
@@ -58,7 +58,7 @@ impl Guest {
         match (frame.last, &event) {
             (Last::No, Some(_)) => Err(unexpected(frame)),
             (Last::No, None) => Ok(None),
-            (Last::Yes, None) if !matches!(self.streams.get(&frame.stream), Some(Stream::Closing)) => {
+            (Last::Yes, None) if !matches!(self.streams.get(&frame.stream), Some(Stream::Closing(_))) => {
                 Err(unexpected(frame))
             }
             (Last::Yes, _) => {
@@ -125,7 +125,8 @@ fn more(
     if !body.is_whole() {
         return Ok((body.due_credit(initial), None));
     }
-    let event = match std::mem::replace(stream, Stream::Closing) {
+    let closing = Stream::Closing(stream.bound());
+    let event = match std::mem::replace(stream, closing) {
         Stream::FoundPart { mut head, body } => {
             head.value = Cow::Owned(Vec::from(body.into_bytes()));
             GuestEvent::Found(frame.stream, head, Secrets::default())

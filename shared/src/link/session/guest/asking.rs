@@ -1,9 +1,10 @@
 //! What the guest says of itself: who it is, what it asks, what it has applied and what it no longer wants.
 
+use postcard::ser_flavors::Size;
 use serde::Serialize;
 
 use super::batches::Batches;
-use super::{Guest, State, Stream};
+use super::{Bound, Guest, State, Stream};
 use crate::entry::Value;
 use crate::link::Moment;
 use crate::link::body::{Applied, Code, Ended, Get, Hello, List, Relay, Watch};
@@ -23,7 +24,18 @@ pub enum AskError {
     /// The host is of an older build.
     #[error("the host doesn't understand {0:?} frames")]
     NotUnderstood(Kind),
+    /// The head of the request, its method, target and headers, fits in no frame.
+    #[error("the request's head has {length} bytes; the most is {most}", most = MAX_HEAD)]
+    TooLong {
+        /// How many bytes there are.
+        length: usize,
+    },
 }
+
+/// The longest head of a relay, in bytes: the length of the first piece of the body follows it in the frame.
+const MAX_HEAD: usize = MAX_BODY - MAX_VARINT;
+/// What the length of a piece takes at most, in bytes.
+const MAX_VARINT: usize = 3;
 
 impl Guest {
     /// Says who speaks. The driver makes `hello.proof` from the challenge, if it has a link key.
@@ -48,12 +60,14 @@ impl Guest {
         self.ask(Kind::Watch, Stream::Watch(Batches::default()), watch, now)
     }
 
-    /// Asks the host to pass a request on. `relay.body` is the whole body; what doesn't fit follows in pieces.
+    /// Asks the host to pass a request on. `relay.body` is the whole body; what doesn't fit behind the head follows in
+    /// pieces.
     pub fn relay(&mut self, mut relay: Relay, now: Moment) -> Result<StreamId, AskError> {
-        const FIRST_PIECE: usize = MAX_BODY / 2;
-        let mut first = relay.body.bytes().clone();
-        let rest = first.split_off(first.len().min(FIRST_PIECE));
-        relay.length = u32::try_from(first.len() + rest.len()).unwrap_or(u32::MAX);
+        let mut first = std::mem::take(&mut relay.body).bytes().clone();
+        relay.length = u32::try_from(first.len()).unwrap_or(u32::MAX);
+        let length = length_of(&relay);
+        let room = MAX_HEAD.checked_sub(length).ok_or(AskError::TooLong { length })?;
+        let rest = first.split_off(first.len().min(room));
         relay.body = Value::from(first);
         if rest.is_empty() {
             return self.ask(Kind::Relay, Stream::Relay, &relay, now);
@@ -88,30 +102,30 @@ impl Guest {
         Ok(stream)
     }
 
-    /// The lowest odd number that is not in use, within what the host allows.
+    /// The lowest odd number that is not in use, within what the host allows. Streams being cancelled are in use, or
+    /// who opens and cancels would be bounded by nothing.
     fn free_stream(&self, open: &Stream) -> Result<StreamId, AskError> {
-        let long = |stream: &Stream| {
-            matches!(
-                stream,
-                Stream::Watch(_) | Stream::Relay | Stream::RelayedPart { .. }
-            )
-        };
-        let same = self
-            .streams
-            .values()
-            .filter(|other| long(other) == long(open))
-            .count();
-        let bound = if long(open) {
-            self.limits.streams
-        } else {
-            self.limits.requests
-        };
-        if same >= usize::from(bound) {
+        let bound = open.bound();
+        let same = self.streams.values().filter(|other| other.bound() == bound);
+        if same.count() >= usize::from(self.most(bound)) {
             return Err(AskError::TooMany);
         }
         let mut odd = (1..=u32::MAX).step_by(2).map(StreamId);
         odd.find(|id| !self.streams.contains_key(id))
             .ok_or(AskError::TooMany)
+    }
+
+    /// How many streams the host allows that count against the bound.
+    pub fn most(&self, bound: Bound) -> u16 {
+        match bound {
+            Bound::Streams => self.limits.streams,
+            Bound::Requests => self.limits.requests,
+        }
+    }
+
+    /// Whether a request is on the stream that the host has not ended, be it cancelled or not.
+    pub fn is_in_use(&self, stream: StreamId) -> bool {
+        self.streams.contains_key(&stream)
     }
 
     /// Says that the batch is applied.
@@ -125,10 +139,10 @@ impl Guest {
         let Some(open) = self.streams.get_mut(&stream) else {
             return;
         };
-        if matches!(open, Stream::Closing) {
+        if matches!(open, Stream::Closing(_)) {
             return;
         }
-        *open = Stream::Closing;
+        *open = Stream::Closing(open.bound());
         self.marked.remove(&stream);
         self.outbox.forget(stream);
         // Behind the requests, one of which may be this stream's: what comes before its request cancels nothing.
@@ -142,4 +156,10 @@ impl Guest {
             now,
         );
     }
+}
+
+/// How many bytes a body takes on the wire.
+fn length_of<T: Serialize>(body: &T) -> usize {
+    // As in the outbox: our bodies are expressible in postcard.
+    postcard::serialize_with_flavor(body, Size::default()).unwrap_or(usize::MAX)
 }

@@ -39,7 +39,7 @@ impl Guest {
         }
         match self.streams.get_mut(&frame.stream) {
             Some(Stream::Watch(batches)) => Ok(Some(batches)),
-            Some(Stream::Closing) => Ok(None),
+            Some(Stream::Closing(_)) => Ok(None),
             _ => Err(unexpected(frame)),
         }
     }

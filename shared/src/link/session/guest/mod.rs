@@ -63,7 +63,26 @@ enum Stream {
     },
     Watch(Batches),
     /// Cancelled; whatever still comes until the host ends the stream is let go.
-    Closing,
+    Closing(Bound),
+}
+
+/// Which of the host's [`Limits`] a request counts against, until the host has ended its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// A watch or a relay: `streams`.
+    Streams,
+    /// Any other: `requests`.
+    Requests,
+}
+
+impl Stream {
+    fn bound(&self) -> Bound {
+        match self {
+            Self::Watch(_) | Self::Relay | Self::RelayedPart { .. } => Bound::Streams,
+            Self::Get | Self::FoundPart { .. } | Self::List => Bound::Requests,
+            Self::Closing(bound) => *bound,
+        }
+    }
 }
 
 /// What the host said that the guest's driver must act on.
@@ -124,7 +143,7 @@ impl Guest {
     /// A connection was made at `now`.
     pub fn new(now: Moment) -> Self {
         Self {
-            outbox: Outbox::new(DEFAULT_LIMITS.credit, now),
+            outbox: Outbox::new(DEFAULT_LIMITS.credit),
             state: State::AwaitChallenge { since: now },
             limits: DEFAULT_LIMITS,
             heartbeat_ms: u64::from(super::HEARTBEAT_MS),
@@ -214,7 +233,7 @@ impl Guest {
     fn secrets(&mut self, frame: &Frame<'_>) -> Result<Option<GuestEvent>, Fault> {
         let secrets = body(frame)?;
         let awaits = match self.streams.get(&frame.stream) {
-            Some(Stream::Closing) => return Ok(None),
+            Some(Stream::Closing(_)) => return Ok(None),
             Some(Stream::Watch(batches)) => batches.is_between(),
             Some(Stream::Get | Stream::List) => true,
             None => frame.stream == StreamId::SESSION && self.push.is_between(),
@@ -237,7 +256,7 @@ impl Guest {
         self.outbox.rest();
         match self.state {
             State::AwaitChallenge { since } | State::AwaitAck { since } if now.since(since) > PATIENCE_MS => {
-                return Err(Fault::Silent);
+                return Err(Fault::NoWelcome);
             }
             State::Open { .. } if now.since(self.beat) >= self.heartbeat_ms => self.ping(now),
             _ => {}

@@ -103,7 +103,7 @@ pub struct Incoming<'a> {
 impl Host {
     /// A connection was accepted at `now`; the challenge carries `nonce`.
     pub fn new(limits: Limits, nonce: [u8; 16], now: Moment) -> Self {
-        let mut outbox = Outbox::new(limits.credit, now);
+        let mut outbox = Outbox::new(limits.credit);
         outbox.control(
             Kind::Challenge,
             StreamId::SESSION,

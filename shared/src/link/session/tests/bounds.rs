@@ -272,7 +272,7 @@ fn the_guests_next_tick_is_never_in_the_past_once_it_ticked() {
     guest.outbox().wrote(0, Moment(9_000));
     for _ in 0..10 {
         let due = guest.next_tick();
-        if guest.tick(due) == Err(Fault::Silent) {
+        if guest.tick(due) == Err(Fault::NoWelcome) {
             assert_eq!(due, Moment(19_001));
             return;
         }
@@ -296,4 +296,63 @@ fn a_tick_loses_nothing_of_what_waits() {
     let whole =
         |event: &GuestEvent| matches!(event, GuestEvent::Found(_, found, _) if found.value.len() == 100_000);
     assert!(pair.heard.iter().all(whole));
+}
+
+#[test]
+fn who_asks_and_cancels_is_bounded_too() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    let begun = |ask: &mut dyn FnMut(&mut Guest, Moment) -> Result<StreamId, AskError>, pair: &mut Pair| {
+        (0..1_000).find(|_| match ask(&mut pair.guest, pair.now) {
+            Ok(stream) => {
+                pair.guest.cancel(stream, pair.now);
+                false
+            }
+            Err(error) => error == AskError::TooMany,
+        })
+    };
+    let watches = begun(&mut |guest, now| guest.watch(&all(), now), &mut pair);
+    assert_eq!(watches, Some(usize::from(DEFAULT_LIMITS.streams)));
+    let gets = begun(&mut |guest, now| guest.get(&get("a"), now), &mut pair);
+    assert_eq!(gets, Some(usize::from(DEFAULT_LIMITS.requests)));
+    // The host ends them all, and there is room again.
+    pair.settle(usize::MAX);
+    assert!(pair.guest.watch(&all(), pair.now).is_ok() && pair.guest.get(&get("a"), pair.now).is_ok());
+}
+
+proptest! {
+    #[test]
+    fn a_relay_fits_into_frames_whatever_its_head(head in 0usize..20_000, body in 0usize..40_000) {
+        let mut pair = Pair::open(DEFAULT_LIMITS);
+        let relay = Relay {
+            method: "PUT".into(),
+            target: "/x".into(),
+            headers: vec![("if-match".into(), "x".repeat(head))],
+            length: 0,
+            body: Value::from(Bytes::from(vec![b'r'; body])),
+        };
+        let asked = pair.guest.relay(relay.clone(), pair.now);
+        if matches!(asked, Err(AskError::TooLong { .. })) {
+            prop_assert!(head > MAX_BODY - 100);
+            return Ok(());
+        }
+        pair.settle(1_000);
+        prop_assert_eq!(&pair.relayed[0].headers, &relay.headers);
+        prop_assert_eq!(pair.relayed[0].body.len(), body);
+    }
+}
+
+#[test]
+fn what_is_sent_after_a_rest_has_not_been_stuck_since() {
+    let at = |ms: u64| Moment(1 + ms);
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    pair.host.batch(StreamId::SESSION, batch(None, 1, 50_000));
+    assert!(!pair.host.outbox().output().is_empty());
+    assert_eq!(pair.host.tick(at(9_000)), Ok(()));
+    let mut ping = BytesMut::new();
+    put_with(&mut ping, Kind::Ping, Last::No, StreamId::SESSION, |out| {
+        out.extend_from_slice(&[1]);
+    });
+    pair.host.receive(&ping, at(20_000)).unwrap();
+    assert_eq!(pair.host.tick(at(9_000 + DEAD_MS)), Ok(()));
+    assert_eq!(pair.host.tick(at(9_001 + DEAD_MS)), Err(Fault::NotReading));
 }

@@ -10,14 +10,17 @@ use std::collections::BTreeMap;
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 
-use super::{Batch, DEFAULT_LIMITS, Deferred, Fault, Guest, GuestEvent, HEARTBEAT_MS, Host, HostEvent};
+use super::{
+    AskError, Batch, DEAD_MS, DEFAULT_LIMITS, Deferred, Fault, Guest, GuestEvent, HEARTBEAT_MS, Host,
+    HostEvent,
+};
 use crate::entry::Value;
 use crate::id::InstanceId;
 use crate::link::body::{
     Code, Found, Freshness, Get, Hello, HelloAck, Item, Limits, List, Listing, Mirrored, Relay, Relayed,
     Watch,
 };
-use crate::link::frame::{Last, StreamId, put_with};
+use crate::link::frame::{Last, MAX_BODY, StreamId, put_with};
 use crate::link::{Kind, KindSet, Moment};
 use crate::path::PathPrefix;
 use crate::revision::Revision;
