@@ -170,10 +170,10 @@ impl Held {
         }
     }
 
-    /// Whether credentials are on their way that are not here yet: those of a role that was announced, or all of them
-    /// because the host has not said which there are.
-    pub fn is_incomplete(&self) -> bool {
-        !self.told || self.roles.values().any(|slot| matches!(slot, Slot::Awaited))
+    /// Whether credentials are on their way that are not here at `now`: those of a role that was announced, or whose last
+    /// ones have expired, or all of them because the host has not said which there are.
+    pub fn is_incomplete(&self, now: Moment) -> bool {
+        !self.told || self.roles.values().any(|slot| slot.given(now).is_none())
     }
 }
 

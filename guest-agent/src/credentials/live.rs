@@ -49,7 +49,7 @@ impl Credentials {
 
     /// Waits until everything is there that is on its way, and for `patience` at most. Dropping the future is harmless.
     pub async fn complete(&self, patience: Duration) {
-        let complete = self.until(|held| (!held.is_incomplete()).then_some(()));
+        let complete = self.until(|held| (!held.is_incomplete(now())).then_some(()));
         // Whoever asks then gets what there is.
         let _ = timeout(patience, complete).await;
     }

@@ -213,16 +213,19 @@ fn a_guest_whose_calendar_is_off_finds_what_is_good() {
 fn what_is_on_its_way_is_told_from_what_there_is_not() {
     let (mut held, now) = (Held::default(), Moment(0));
     let look = |held: &Held, role: &str| held.look(&name(role), now);
-    assert!(matches!(look(&held, "r"), Lookup::Awaited) && held.is_incomplete());
+    assert!(matches!(look(&held, "r"), Lookup::Awaited) && held.is_incomplete(now));
     held.begin(&ack(1, 7, "here"));
     held.take_credential(&none("r"), now).unwrap();
     held.told();
-    assert!(matches!(look(&held, "r"), Lookup::Awaited) && held.is_incomplete());
+    assert!(matches!(look(&held, "r"), Lookup::Awaited) && held.is_incomplete(now));
     assert!(matches!(look(&held, "other"), Lookup::Unknown));
     held.take_credential(&given("r", 1, 10), now).unwrap();
-    assert!(matches!(look(&held, "r"), Lookup::Given(_)) && !held.is_incomplete());
+    assert!(matches!(look(&held, "r"), Lookup::Given(_)) && !held.is_incomplete(now));
+    // Those that have expired are late, not gone.
+    let late = Moment(10);
+    assert!(matches!(held.look(&name("r"), late), Lookup::Awaited) && held.is_incomplete(late));
     held.take_credential(&none("r"), now).unwrap();
-    assert!(matches!(look(&held, "r"), Lookup::Unknown));
+    assert!(matches!(look(&held, "r"), Lookup::Unknown) && !held.is_incomplete(late));
 }
 
 #[test]

@@ -142,7 +142,7 @@ impl Imds {
         let Some(target) = Target::parse(path) else {
             return Answering::now(respond::refusal(Refusal::NotFound));
         };
-        if self.is_settled(&target) {
+        if self.is_settled(&target, now) {
             return Answering::now(self.show(&target, &asker.peer, now));
         }
         let (surface, asker, target) = (Rc::clone(self), Rc::clone(asker), target.into_owned());
@@ -177,10 +177,10 @@ impl Imds {
     }
 
     /// Whether nothing that the answer needs is still on its way.
-    fn is_settled(&self, target: &Target<'_>) -> bool {
+    fn is_settled(&self, target: &Target<'_>, now: Moment) -> bool {
         let given = &self.backing.given;
         given.mirror.read().revision().is_some()
-            && (!target.is_of_credentials() || !given.credentials.read().is_incomplete())
+            && (!target.is_of_credentials() || !given.credentials.read().is_incomplete(now))
     }
 
     async fn settle(&self, target: &Target<'_>) {
@@ -210,7 +210,7 @@ impl Imds {
         match target.show(&state) {
             Some(shown) => respond::shown(shown),
             // What may still come must not be taken for what isn't there.
-            None if !self.is_settled(target) => respond::refusal(Refusal::Unavailable),
+            None if !self.is_settled(target, now) => respond::refusal(Refusal::Unavailable),
             None => respond::refusal(Refusal::NotFound),
         }
     }
