@@ -18,7 +18,7 @@ mod tests;
 
 pub use names::Names;
 pub use peer::{Peer, User};
-pub use rules::{Content, LineError, Rules, RulesError};
+pub use rules::{Content, LineError, ROOT, Rules, RulesError};
 
 /// Where the rules are unless another file is given.
 pub const DEFAULT_RULES: &str = "/etc/moorline/agent.access";

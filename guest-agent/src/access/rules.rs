@@ -10,7 +10,7 @@ use super::{Names, Peer, User};
 /// The longest file of rules, in bytes.
 const MOST_BYTES: u64 = 256 * 1024;
 /// The superuser: what the agent knows it can read anyway.
-const ROOT: u32 = 0;
+pub const ROOT: u32 = 0;
 
 /// How an entry is marked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +147,17 @@ impl Rules {
             None => content == Content::Ordinary,
             Some(rule) => rule.who.iter().any(|who| who.admits(peer, content)),
         }
+    }
+
+    /// Whether there may be anything below `prefix` that `peer` may read.
+    pub fn may_read_below(&self, peer: &Peer, prefix: &str) -> bool {
+        let is_inside = |rule: &&Rule| {
+            let rest = rule.prefix.as_str().strip_prefix(prefix);
+            rest.is_some_and(|rest| rest.starts_with('/'))
+        };
+        let admits = |rule: &Rule| rule.who.iter().any(|who| who.admits(peer, Content::Ordinary));
+        let mut inside = self.rules.iter().filter(is_inside);
+        self.may_read(peer, prefix, Content::Ordinary) || inside.any(admits)
     }
 }
 

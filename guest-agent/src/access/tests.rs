@@ -116,6 +116,21 @@ proptest! {
         prop_assert_eq!(may(&rules(&text), &user(peer), &path), expected);
     }
 
+    /// Something below a prefix may be read if the prefix itself may, or what some rule below it names.
+    #[test]
+    fn below_a_prefix_is_what_any_path_there_says(
+        lines in proptest::collection::btree_map("[a-c]{1,2}(/[a-c]{1,2}){0,2}", 1_u32..5, 0..8),
+        prefix in "[a-c]{1,2}(/[a-c]{1,2}){0,1}",
+        peer in 0_u32..5,
+    ) {
+        let text: Vec<String> = lines.iter().map(|(prefix, who)| format!("{prefix} {who}")).collect();
+        let rules = rules(&text.join("\n"));
+        let below = format!("{prefix}/");
+        let mut paths = lines.keys().filter(|path| path.starts_with(&below)).chain([&prefix]);
+        let expected = paths.any(|path| may(&rules, &user(peer), path));
+        prop_assert_eq!(rules.may_read_below(&user(peer), &prefix), expected);
+    }
+
     #[test]
     fn any_text_is_rules_or_an_error(text in "\\PC{0,80}|([a-c/@#0-9 ]{0,12}\n){0,6}") {
         let _ = Rules::parse(&text, &Names::parse(PASSWD, GROUP));

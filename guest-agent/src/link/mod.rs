@@ -32,7 +32,7 @@ pub use backoff::{Attempt, Backoff};
 pub use driver::Lost;
 pub use endpoint::{Endpoint, EndpointError};
 pub use keys::LinkKeys;
-pub use line::{AskFailure, Line, WatchBatch, Watching};
+pub use line::{AskFailure, Asking, Line, WatchBatch, Watching};
 
 /// The longest wait a host can ask for.
 const LONGEST_GOAWAY: Duration = Duration::from_hours(1);

@@ -9,7 +9,8 @@ use moorline_shared::secret::SecretKey;
 use moorline_shared::{PathPrefix, Revision};
 
 use super::driver::ReadBuffer;
-use super::{AskFailure, Endpoint, Given, Line, once};
+use super::{AskFailure, Asking, Endpoint, Given, Line, Watching, once};
+use crate::access::User;
 use crate::mirror::{Lookup, Mirror};
 use crate::platform::now;
 use crate::test_host::{Answers, HostState, Lock, OTHER, OWN, Order, Rig, TestHost, entry, run};
@@ -230,7 +231,10 @@ fn a_session_that_the_host_soon_ends_led_nowhere() {
 fn a_host_that_comes_late_is_found() {
     run(async {
         let mut rig = Rig::without_host(crate::local::Settings::default()).await;
-        assert_eq!(rig.line.get(&foreign("open/x")).await, Err(AskFailure::Away));
+        assert_eq!(
+            rig.line.get(Asking::Agent, &foreign("open/x")).await,
+            Err(AskFailure::Away)
+        );
         assert_eq!(rig.line.status(Moment(0)).state, LinkState::Connecting);
         rig.start_host();
         rig.mirrored(1).await;
@@ -245,10 +249,10 @@ fn foreign_reads_are_answered_or_refused_by_the_host() {
         let large = vec![b'x'; 200_000];
         rig.host.change_other("open/large", Some(&large));
         rig.host.change_other("shut/x", Some(b"secret"));
-        let (found, _) = rig.line.get(&foreign("open/large")).await.unwrap();
+        let (found, _) = rig.line.get(Asking::Agent, &foreign("open/large")).await.unwrap();
         assert_eq!((found.value.len(), found.age_ms), (200_000, 5));
         for (path, code) in [("open/none", Code::NotFound), ("shut/x", Code::Denied)] {
-            let Err(AskFailure::Refused(refused)) = rig.line.get(&foreign(path)).await else {
+            let Err(AskFailure::Refused(refused)) = rig.line.get(Asking::Agent, &foreign(path)).await else {
                 panic!("{path}")
             };
             assert_eq!(refused.code, code as u16);
@@ -258,7 +262,10 @@ fn foreign_reads_are_answered_or_refused_by_the_host() {
             prefix: PathPrefix::ALL,
             after: None,
         };
-        assert_eq!(rig.line.list(&list).await.unwrap().0.entries.len(), 2);
+        assert_eq!(
+            rig.line.list(Asking::Agent, &list).await.unwrap().0.entries.len(),
+            2
+        );
     });
 }
 
@@ -267,7 +274,7 @@ fn more_questions_than_the_bound_wait_their_turn() {
     run(async {
         let rig = Rig::linked().await;
         rig.host.change_other("open/x", Some(b"x"));
-        let asked = (0..200).map(|_| async { rig.line.get(&foreign("open/x")).await.is_ok() });
+        let asked = (0..200).map(|_| async { rig.line.get(Asking::Agent, &foreign("open/x")).await.is_ok() });
         let answers = futures_util::future::join_all(asked).await;
         assert!(answers.into_iter().all(|answered| answered));
     });
@@ -281,7 +288,7 @@ fn a_question_nobody_waits_for_is_taken_back() {
         let question = foreign("open/x");
         tokio::select! {
             biased;
-            answer = rig.line.get(&question) => panic!("{answer:?}"),
+            answer = rig.line.get(Asking::Agent, &question) => panic!("{answer:?}"),
             () = rig.host.until(|state| (!state.asked.is_empty()).then_some(())) => {}
         }
         rig.host.until(|state| (state.cancelled == 1).then_some(())).await;
@@ -300,7 +307,7 @@ fn questions_under_way_end_with_the_session() {
             rig.host.order(Order::Cut);
         };
         let question = foreign("open/x");
-        let (answer, ()) = tokio::join!(rig.line.get(&question), cut);
+        let (answer, ()) = tokio::join!(rig.line.get(Asking::Agent, &question), cut);
         assert_eq!(answer, Err(AskFailure::Lost));
     });
 }
@@ -314,7 +321,7 @@ fn watches_bring_a_snapshot_then_changes_one_at_a_time() {
             instance: Some(OTHER),
             prefix: "open".parse().unwrap(),
         };
-        let mut watching = rig.line.watch(&watch).await.unwrap();
+        let mut watching = rig.line.watch(Asking::Agent, &watch).await.unwrap();
         let first = watching.next().await.unwrap();
         assert_eq!((first.from, first.items.len()), (None, 1));
         // The host merges what happens while a batch is not dealt with.
@@ -330,8 +337,8 @@ fn watches_bring_a_snapshot_then_changes_one_at_a_time() {
             instance: Some(OTHER),
             prefix: "shut".parse().unwrap(),
         };
-        let mut watching = rig.line.watch(&shut).await.unwrap();
-        assert!(matches!(watching.next().await, Err(AskFailure::Refused(_))));
+        let refused = rig.line.watch(Asking::Agent, &shut).await;
+        assert!(matches!(refused, Err(AskFailure::Refused(_))));
     });
 }
 
@@ -414,5 +421,106 @@ fn the_guest_proves_itself_by_the_key_that_it_was_given() {
         });
         assert_eq!(proofs, [false, true, true, false]);
         assert_eq!(rig.line.identity().unwrap().incarnation, 8);
+    });
+}
+
+/// A watch of everything that the other instance opens, for user 1000.
+async fn users_watch(rig: &Rig) -> Result<Watching, AskFailure> {
+    let watch = Watch {
+        instance: Some(OTHER),
+        prefix: "open".parse().unwrap(),
+    };
+    rig.line.watch(Asking::User(User::Known(1000)), &watch).await
+}
+
+#[test]
+fn a_user_with_all_the_watches_it_gets_keeps_no_change_out() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.change_other("open/x", Some(b"1"));
+        let mut watches = Vec::new();
+        for _ in 0..8 {
+            watches.push(users_watch(&rig).await.unwrap());
+        }
+        let relay = Relay {
+            method: "PUT".into(),
+            target: format!("/v1/instances/{OWN}/data/a"),
+            headers: vec![],
+            length: 0,
+            body: r#"{"value":"x"}"#.into(),
+        };
+        tokio::select! {
+            biased;
+            watch = users_watch(&rig) => panic!("a ninth watch: {watch:?}"),
+            answer = rig.line.relay(&relay) => assert_eq!(answer.unwrap().status, 200),
+        }
+        // The host has ended a watch once its number is given anew.
+        watches.pop();
+        users_watch(&rig).await.unwrap();
+    });
+}
+
+#[test]
+fn a_user_whose_questions_are_not_answered_keeps_no_others_out() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.with(|state| state.answers = Answers::Never);
+        let user = Asking::User(User::Known(1000));
+        let asked = (0..100).map(|_| async { rig.line.get(user, &foreign("open/x")).await });
+        let asking = futures_util::future::join_all(asked);
+        let list = List {
+            instance: Some(OTHER),
+            prefix: PathPrefix::ALL,
+            after: None,
+        };
+        let root = async {
+            rig.host
+                .until(|state| (state.asked.len() == 16).then_some(()))
+                .await;
+            rig.line.list(Asking::Agent, &list).await
+        };
+        tokio::select! {
+            _ = asking => panic!("nobody answers"),
+            answer = root => assert!(answer.is_ok()),
+        }
+        assert_eq!(rig.host.with(|state| state.asked.len()), 16);
+    });
+}
+
+#[test]
+fn while_the_host_is_busy_only_the_agent_asks_on() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.change_other("open/x", Some(b"1"));
+        let user = Asking::User(User::Known(1000));
+        rig.host.with(|state| state.answers = Answers::Busy);
+        let busy = rig.line.get(user, &foreign("open/x")).await;
+        assert_eq!(
+            busy,
+            Err(AskFailure::Busy {
+                retry_after_ms: 2_500
+            })
+        );
+        rig.host.with(|state| state.answers = Answers::Given);
+        let resting = rig.line.get(user, &foreign("open/x")).await;
+        assert!(matches!(
+            resting,
+            Err(AskFailure::Busy {
+                retry_after_ms: 1..=2_500
+            })
+        ));
+        assert!(rig.line.get(Asking::Agent, &foreign("open/x")).await.is_ok());
+        assert_eq!(rig.host.with(|state| state.asked.len()), 2);
+    });
+}
+
+#[test]
+fn a_watch_whose_first_batch_never_comes_is_given_up() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.with(|state| state.answers = Answers::Never);
+        tokio::time::pause();
+        assert!(matches!(users_watch(&rig).await, Err(AskFailure::NoAnswer)));
+        rig.host.until(|state| (state.cancelled == 1).then_some(())).await;
     });
 }

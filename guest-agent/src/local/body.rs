@@ -1,4 +1,4 @@
-//! Bodies of answers: bytes that are there, or lines as they come.
+//! Bodies of answers: bytes that are there, or pieces as they come.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -12,8 +12,8 @@ use hyper::body::{Frame, SizeHint};
 pub(super) enum Body {
     /// All of it; nothing once it is taken.
     Whole(Bytes),
-    /// A stream without an announced end.
-    Lines(LocalBoxStream<'static, Bytes>),
+    /// Pieces without an announced end. The next one is made when the one before has been taken.
+    Pieces(LocalBoxStream<'static, Bytes>),
 }
 
 impl hyper::body::Body for Body {
@@ -27,9 +27,9 @@ impl hyper::body::Body for Body {
         match self.get_mut() {
             Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Lines(lines) => lines
+            Self::Pieces(pieces) => pieces
                 .poll_next_unpin(cx)
-                .map(|line| line.map(|line| Ok(Frame::data(line)))),
+                .map(|piece| piece.map(|piece| Ok(Frame::data(piece)))),
         }
     }
 
@@ -40,7 +40,7 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Lines(_) => SizeHint::default(),
+            Self::Pieces(_) => SizeHint::default(),
         }
     }
 }

@@ -25,6 +25,9 @@ use crate::access::Peer;
 const BUFFER_BYTES: usize = 8 * 1024;
 /// An answer up to this long, its head included, is written in one piece, in bytes.
 const ONE_WRITE: usize = 1024;
+/// What a client that has more to read than it takes must take between two looks at it, in bytes: a program that reads
+/// at all takes more, and one that takes a byte now and then would hold its answer for ever.
+const LEAST_READ: u64 = 16 * 1024;
 /// The most headers of a request.
 const MOST_HEADERS: usize = 64;
 
@@ -160,10 +163,10 @@ impl Activity {
     }
 
     /// Whether the connection got anywhere since `mark`. One that waits for a long poll does; one that takes its time
-    /// over a request's head, or that doesn't read what it asked for, doesn't.
+    /// over a request's head, or that hardly reads what it asked for, doesn't.
     pub(super) fn goes_on_since(&self, mark: Mark) -> bool {
         if self.stalled.get() {
-            return self.written.get() != mark.written;
+            return self.written.get() - mark.written >= LEAST_READ;
         }
         self.is_busy() || self.requests.get() != mark.requests
     }
@@ -255,5 +258,26 @@ impl<T: AsyncWrite + Unpin> Write for Watched<T> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Activity, LEAST_READ};
+
+    #[test]
+    fn a_client_that_hardly_reads_goes_nowhere() {
+        let activity = Activity::default();
+        activity.written.set(1);
+        let mark = activity.mark();
+        let wrote = |bytes: u64, stalled| {
+            activity.written.set(1 + bytes);
+            activity.stalled.set(stalled);
+            activity.goes_on_since(mark)
+        };
+        activity.busy.set(1);
+        assert!(wrote(0, false), "it is being answered");
+        assert!(!wrote(1, true) && !wrote(LEAST_READ - 1, true));
+        assert!(wrote(LEAST_READ, true));
     }
 }

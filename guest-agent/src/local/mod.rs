@@ -10,8 +10,10 @@ mod body;
 mod connection;
 mod imds;
 mod native;
+mod portions;
 #[cfg(test)]
 mod posing;
+mod seats;
 mod serve;
 mod surface;
 mod view;
@@ -26,10 +28,11 @@ use moorline_shared::id::RoleName;
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{Content, Peer, Rules};
-use crate::link::{Given, Line};
+use crate::link::{Asking, Given, Line};
 use crate::mirror::Mirror;
 use crate::proof::Prover;
 use crate::writes::{self, Writes};
+use seats::Seats;
 use serve::serve;
 use surface::{Door, Opened, Surface};
 use view::View;
@@ -44,7 +47,7 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Whether there is a metadata service like EC2's, and how.
     pub imds: Option<imds::Settings>,
-    /// The most connections of a surface at once. One user has at most three quarters of them.
+    /// The most connections of a surface at once. Some of them are root's, and no user has them all.
     pub connections: usize,
     /// The user whose programs may change data; those of any other may only read. What a program changes, it changes in
     /// the instance's name.
@@ -72,6 +75,15 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    fn seats(&self) -> Seats {
+        Seats {
+            all: self.connections,
+            writer: self.writer,
+        }
+    }
+}
+
 /// What the surfaces answer from, and what they keep to.
 #[derive(Debug)]
 pub struct Backing {
@@ -94,6 +106,15 @@ impl Backing {
     fn may_assume(&self, peer: &Peer, role: &RoleName) -> bool {
         let path = format!("credentials/{role}");
         self.rules.may_read(peer, &path, Content::Ordinary)
+    }
+
+    /// On whose behalf the host is asked for the peer.
+    fn asking(&self, peer: &Peer) -> Asking {
+        if self.settings.seats().is_privileged(peer.user()) {
+            Asking::Agent
+        } else {
+            Asking::User(peer.user())
+        }
     }
 
     /// A state of the mirror, as the peer may see it.

@@ -106,11 +106,9 @@ impl<S: Surface> Connections<S> {
         None
     }
 
-    /// The last quarter of the seats is for users who have few, so that no user keeps all others out.
     fn has_seat_for(&self, user: User) -> bool {
-        let seats = self.settings.connections;
-        let own = self.open.values().filter(|open| open.user == user).count();
-        self.open.len() < seats && own < seats - seats / 4
+        let seated = self.open.values().map(|open| open.user);
+        self.settings.seats().has_room(user, seated)
     }
 
     /// Waits for a connection to end, or ends those that got nowhere since the last look.

@@ -241,6 +241,7 @@ impl Connection {
                 self.get(stream, get.instance, &path);
             }
             HostEvent::List(stream, list) => self.list(stream, &list.prefix, list.after.as_ref()),
+            HostEvent::Watch(..) if self.host.state.borrow().answers == Answers::Never => {}
             HostEvent::Watch(stream, watch) if watch.prefix.as_str().starts_with("open") => {
                 self.watches.insert(stream, (watch.prefix, None));
             }

@@ -10,7 +10,7 @@ use moorline_shared::link::{KindSet, Moment, StreamId};
 
 use super::super::driver::Lost;
 use super::{AskFailure, Life, Line, Reply, Waiting, WatchBatch};
-use crate::platform::boot_id;
+use crate::platform::{boot_id, now};
 
 impl Line {
     /// A connection was made.
@@ -120,6 +120,7 @@ impl Line {
             }),
             GuestEvent::Refused(stream, refused) => self.fail(stream, AskFailure::Refused(refused)),
             GuestEvent::Busy(stream, retry_after_ms) => {
+                self.state.borrow_mut().shares.busy(retry_after_ms, now());
                 self.fail(stream, AskFailure::Busy { retry_after_ms });
             }
             GuestEvent::Ended(stream, code) => self.fail(stream, AskFailure::Ended(code)),

@@ -1,8 +1,10 @@
 //! What local requests and the driver share: the session core, and who waits for which answer.
 
 mod driven;
+mod shares;
 mod watching;
 
+pub use shares::Asking;
 pub use watching::Watching;
 
 use std::cell::RefCell;
@@ -15,12 +17,13 @@ use moorline_shared::agent::{Identity, LinkState, LinkStatus};
 use moorline_shared::link::body::{
     Code, Found, Get, Item, List, Listing, Refused, Relay, Relayed, Secrets, Watch,
 };
-use moorline_shared::link::session::{AskError, Guest};
+use moorline_shared::link::session::{AskError, Bound, Guest};
 use moorline_shared::link::{Kind, Moment, StreamId};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::platform::now;
+use shares::Shares;
 
 /// How long the host may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,6 +52,25 @@ struct State {
     claimed: Option<u64>,
     asks: u64,
     waiting: BTreeMap<StreamId, Waiting>,
+    shares: Shares,
+}
+
+impl State {
+    /// Sends a request, if there is room for it in the host's bound and in the share of whoever asks.
+    fn send(
+        &mut self,
+        (asking, bound): (Asking, Bound),
+        send: impl FnOnce(&mut Guest, Moment) -> Result<StreamId, AskError>,
+        now: Moment,
+    ) -> Result<StreamId, AskError> {
+        self.shares.forget_all_but(|stream| self.core.is_in_use(stream));
+        if !self.shares.has_room(asking, bound, self.core.most(bound)) {
+            return Err(AskError::TooMany);
+        }
+        let stream = send(&mut self.core, now)?;
+        self.shares.asked(stream, asking, bound);
+        Ok(stream)
+    }
 }
 
 #[derive(Debug)]
@@ -162,6 +184,7 @@ impl Line {
             claimed: None,
             asks: 0,
             waiting: BTreeMap::new(),
+            shares: Shares::default(),
         };
         Self {
             state: RefCell::new(state),
@@ -204,46 +227,50 @@ impl Line {
         }
     }
 
-    /// Asks for an entry, and whether it is secret: then the place 0 is marked. Dropping the future takes the question back, here and below.
-    pub async fn get(&self, get: &Get<'_>) -> Result<(Found<'static>, Secrets), AskFailure> {
-        self.ask(|core, now| core.get(get, now), Reply::Found).await
+    /// Asks for an entry, and whether it is secret: then the place 0 is marked. Dropping the future takes the question
+    /// back, here and below.
+    pub async fn get(&self, asking: Asking, get: &Get<'_>) -> Result<(Found<'static>, Secrets), AskFailure> {
+        let send = |core: &mut Guest, now| core.get(get, now);
+        self.ask((asking, Bound::Requests), send, Reply::Found).await
     }
 
     /// Asks for a page of a listing, and which of its entries are secret.
-    pub async fn list(&self, list: &List) -> Result<(Listing, Secrets), AskFailure> {
-        self.ask(|core, now| core.list(list, now), Reply::Listing).await
+    pub async fn list(&self, asking: Asking, list: &List) -> Result<(Listing, Secrets), AskFailure> {
+        let send = |core: &mut Guest, now| core.list(list, now);
+        self.ask((asking, Bound::Requests), send, Reply::Listing).await
     }
 
     /// Has the host pass a request on to the control plane.
     pub async fn relay(&self, relay: &Relay) -> Result<Relayed, AskFailure> {
-        self.ask(|core, now| core.relay(relay.clone(), now), Reply::Relayed)
+        let send = |core: &mut Guest, now| core.relay(relay.clone(), now);
+        self.ask((Asking::Agent, Bound::Streams), send, Reply::Relayed)
             .await
     }
 
-    /// Asks for batches of changes. The first is a snapshot.
-    pub async fn watch(self: &Rc<Self>, watch: &Watch) -> Result<Watching, AskFailure> {
-        // The host sends one batch at a time, and a refusal may follow it.
-        let (sender, batches) = mpsc::channel(2);
-        let opening = self.open(|core, now| core.watch(watch, now), Reply::Watch(sender));
-        let (stream, ask) = timeout(ANSWER_TIMEOUT, opening)
+    /// Asks for batches of changes, and waits for the first, which is a snapshot.
+    pub async fn watch(self: &Rc<Self>, asking: Asking, watch: &Watch) -> Result<Watching, AskFailure> {
+        let opening = async {
+            // The host sends one batch at a time, and a refusal may follow it.
+            let (sender, batches) = mpsc::channel(2);
+            let send = |core: &mut Guest, now| core.watch(watch, now);
+            let reply = Reply::Watch(sender);
+            let (stream, ask) = self.open((asking, Bound::Streams), send, reply).await?;
+            Watching::begin(Rc::clone(self), stream, ask, batches).await
+        };
+        timeout(ANSWER_TIMEOUT, opening)
             .await
-            .map_err(|_| AskFailure::NoAnswer)??;
-        Ok(Watching {
-            line: Rc::clone(self),
-            stream,
-            ask,
-            batches,
-        })
+            .unwrap_or(Err(AskFailure::NoAnswer))
     }
 
     async fn ask<T>(
         &self,
+        of: (Asking, Bound),
         send: impl FnMut(&mut Guest, Moment) -> Result<StreamId, AskError>,
         reply: impl FnOnce(oneshot::Sender<Answer<T>>) -> Reply,
     ) -> Answer<T> {
         let (sender, answer) = oneshot::channel();
         let asking = async {
-            let (stream, ask) = self.open(send, reply(sender)).await?;
+            let (stream, ask) = self.open(of, send, reply(sender)).await?;
             let _ticket = Ticket {
                 line: self,
                 stream,
@@ -256,17 +283,22 @@ impl Line {
             .unwrap_or(Err(AskFailure::NoAnswer))
     }
 
-    /// Sends a request as soon as the host's bound on requests allows it.
+    /// Sends a request as soon as the host's bound on requests and the share of whoever asks allow it.
     async fn open(
         &self,
+        of: (Asking, Bound),
         mut send: impl FnMut(&mut Guest, Moment) -> Result<StreamId, AskError>,
         reply: Reply,
     ) -> Answer<(StreamId, u64)> {
         loop {
             let mut freed = std::pin::pin!(self.freed.notified());
             freed.as_mut().enable();
-            // A statement of its own: the core must be free again when the answer is awaited or registered.
-            let opened = send(&mut self.core(), now());
+            let now = now();
+            if let Some(retry_after_ms) = self.state.borrow().shares.rest(of.0, now) {
+                return Err(AskFailure::Busy { retry_after_ms });
+            }
+            // A statement of its own: the state must be free again when the answer is awaited or registered.
+            let opened = self.state.borrow_mut().send(of, &mut send, now);
             match opened {
                 Ok(stream) => return Ok((stream, self.wait_for(stream, reply))),
                 Err(AskError::TooMany) => freed.await,

@@ -12,16 +12,39 @@ use crate::platform::now;
 /// A watch at the host; dropping it ends it.
 #[derive(Debug)]
 pub struct Watching {
-    pub(super) line: Rc<Line>,
-    pub(super) stream: StreamId,
-    pub(super) ask: u64,
-    pub(super) batches: mpsc::Receiver<Answer<WatchBatch>>,
+    line: Rc<Line>,
+    stream: StreamId,
+    ask: u64,
+    batches: mpsc::Receiver<Answer<WatchBatch>>,
+    /// The snapshot, until it is taken.
+    first: Option<WatchBatch>,
 }
 
 impl Watching {
-    /// The next batch. Say [`Self::applied`] once it is dealt with; no other comes before. Dropping the future is
+    /// A watch that was asked for on the stream, once its snapshot is there.
+    pub(super) async fn begin(
+        line: Rc<Line>,
+        stream: StreamId,
+        ask: u64,
+        batches: mpsc::Receiver<Answer<WatchBatch>>,
+    ) -> Answer<Self> {
+        let mut watching = Self {
+            line,
+            stream,
+            ask,
+            batches,
+            first: None,
+        };
+        watching.first = Some(watching.next().await?);
+        Ok(watching)
+    }
+
+    /// The next batch; the first is a snapshot, and is there. Say [`Self::applied`] once it is dealt with; no other comes before. Dropping the future is
     /// harmless.
     pub async fn next(&mut self) -> Result<WatchBatch, AskFailure> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
         self.batches.recv().await.unwrap_or(Err(AskFailure::Away))
     }
 

@@ -112,7 +112,8 @@ impl Problem {
 
     /// No such entry; `removed` is when it went, as far as that is known.
     pub(super) fn absent(path: &str, removed: Revision) -> Self {
-        let detail = format!("there is no entry '{path}', or this instance may not read it");
+        let detail =
+            format!("there is no entry '{path}', or this instance, or this user on it, may not read it");
         Self::new(
             StatusCode::NOT_FOUND,
             "entry-not-found",
@@ -120,6 +121,31 @@ impl Problem {
             detail,
         )
         .with(ETAG, etag(removed))
+    }
+
+    /// Other answers to users wait to be read, and hold all the memory that there is for them.
+    pub(super) fn too_much_unread() -> Self {
+        let detail = "programs on this machine have asked for much of other instances' data and not read it yet; read what was asked for, or try later";
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too-much-unread",
+            "Too many answers wait to be read",
+            detail,
+        )
+        .retry_after(1_000)
+    }
+
+    /// This machine's own rules show this user nothing there.
+    pub(super) fn ruled_out(path: &str) -> Self {
+        let detail = format!(
+            "the access rules of this machine let this user read nothing below '{path}'; its root may change them"
+        );
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "access-denied",
+            "This user may not read there",
+            detail,
+        )
     }
 
     pub(super) fn expired(path: &str) -> Self {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::ETAG;
 use http::{HeaderMap, HeaderValue};
 use moorline_shared::agent::{EntryReading, FRESHNESS, Listing};
 use moorline_shared::entry::Value;
@@ -18,6 +17,8 @@ use super::params::{Etag, Params, Wait};
 use super::problem::Problem;
 use super::respond::{self, Values, entry_bytes, json, json_entry, text};
 use crate::access::{Content, Peer};
+use crate::link::Asking;
+use crate::local::portions::Portion;
 use crate::local::view::View;
 use crate::mirror::{Compacted, Cursor, Entry, Lookup, Mirror, etag};
 use crate::platform::now;
@@ -211,7 +212,7 @@ impl Native {
         let Some(entry) = self.present(peer, &asked)? else {
             self.may_ask(peer, asked.path)?;
             let found = self.ask_host(peer, None, asked.path, asked.max_age_ms).await?;
-            return Ok(self.found_bytes(found, headers));
+            return self.found_bytes(peer, found, headers);
         };
         let age = self
             .backing
@@ -291,22 +292,21 @@ impl Native {
         let (Some(revision), Some(age)) = (mirror.revision(), mirror.age(now)) else {
             return Err(Problem::not_ready());
         };
-        let entries = self
-            .backing
-            .seen(&mirror, peer)
-            .list(&asked.prefix, now)
-            .map(|entry| json_entry(entry, asked.values))
-            .collect();
-        let listing = Listing {
+        // One state, kept by its pointers while it is written.
+        let seen = self.backing.seen(&mirror, peer);
+        let entries: Vec<Arc<Entry>> = seen.list(&asked.prefix, now).cloned().collect();
+        let head = Listing {
             revision,
             age_ms: age.ms,
             freshness: age.freshness,
-            entries,
+            entries: Vec::new(),
         };
-        let mut response = json(&listing);
-        let headers = response.headers_mut();
-        headers.insert(ETAG, etag(revision));
-        headers.insert(FRESHNESS, HeaderValue::from_static(age.freshness.as_str()));
+        let values = asked.values;
+        let entries = entries.into_iter().map(move |entry| json_entry(&entry, values));
+        let mut response = respond::listing(&head, entries);
+        response
+            .headers_mut()
+            .insert(FRESHNESS, HeaderValue::from_static(age.freshness.as_str()));
         Ok(response)
     }
 
@@ -344,7 +344,8 @@ impl Native {
             path: path.into(),
             max_age_ms,
         };
-        let (found, secrets) = self.backing.line.get(&get).await.map_err(Problem::from_host)?;
+        let answer = self.backing.line.get(self.backing.asking(peer), &get).await;
+        let (found, secrets) = answer.map_err(Problem::from_host)?;
         let rules = &self.backing.rules;
         let shown = match other {
             _ if !secrets.has(0) => true,
@@ -359,23 +360,23 @@ impl Native {
     }
 
     /// What the host found, as bytes.
-    pub(super) fn found_bytes(
-        &self,
-        found: Found<'static>,
-        headers: &HeaderMap,
-    ) -> http::Response<crate::local::body::Body> {
+    pub(super) fn found_bytes(&self, peer: &Peer, found: Found<'static>, headers: &HeaderMap) -> Outcome {
         let content_type = HeaderValue::from_str(&found.content_type);
         let content_type = content_type.unwrap_or(HeaderValue::from_static("application/octet-stream"));
         let freshness = found.freshness.into();
         let age = self.backing.given.mirror.age_header(u64::from(found.age_ms));
-        let value = bytes::Bytes::from(found.value.into_owned());
-        respond::bytes(
-            &content_type,
-            &etag(found.revision),
-            &value,
-            (freshness, age),
-            headers,
-        )
+        let value = found.value.into_owned();
+        let value = self.portion(peer, value.len())?.holding(value);
+        let (etag, known) = (etag(found.revision), (freshness, age));
+        Ok(respond::bytes(&content_type, &etag, &value, known, headers))
+    }
+
+    /// Room for an answer that the mirror doesn't hold anyway.
+    pub(super) fn portion(&self, peer: &Peer, bytes: usize) -> Result<Portion, Problem> {
+        match self.backing.asking(peer) {
+            Asking::Agent => Ok(Portion::unbounded()),
+            Asking::User(_) => self.portions.take(bytes).ok_or_else(Problem::too_much_unread),
+        }
     }
 }
 

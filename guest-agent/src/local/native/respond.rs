@@ -1,14 +1,16 @@
 //! Answers made of entries.
 
 use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _};
 use http::header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
-use moorline_shared::agent::{AGE_MS, Entry as JsonEntry, FRESHNESS, Freshness};
+use moorline_shared::agent::{AGE_MS, Entry as JsonEntry, FRESHNESS, Freshness, Listing};
 use moorline_shared::entry::Value;
 use serde::Serialize;
 
+use super::document::Document;
 use crate::local::body::Body;
-use crate::mirror::Entry;
+use crate::mirror::{Entry, etag};
 
 static AGE_NAME: HeaderName = HeaderName::from_static(AGE_MS);
 static FRESHNESS_NAME: HeaderName = HeaderName::from_static(FRESHNESS);
@@ -73,6 +75,16 @@ pub(super) fn json(document: &impl Serialize) -> Response<Body> {
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A listing, written while it is sent.
+pub(super) fn listing(head: &Listing, entries: impl Iterator<Item = JsonEntry> + 'static) -> Response<Body> {
+    let pieces = stream::iter(Document::listing(head, entries));
+    let mut response = Response::new(Body::Pieces(pieces.boxed_local()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(ETAG, etag(head.revision));
     response
 }
 

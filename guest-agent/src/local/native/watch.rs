@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use bytes::Bytes;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
@@ -12,6 +11,7 @@ use moorline_shared::{InstanceId, PathPrefix, Revision};
 
 use super::Native;
 use super::answer::Outcome;
+use super::document::Document;
 use super::foreign::{content, may_read_other};
 use super::params::Params;
 use super::problem::Problem;
@@ -42,25 +42,21 @@ impl Native {
                 Ok(lines(stream::unfold(own, Own::next), asker.busy()))
             }
             Some(id) => {
+                self.may_read_below_other(&asker.peer, id, &prefix)?;
                 let watch = Watch {
                     instance: Some(id),
                     prefix,
                 };
-                let mut watching = self
-                    .backing
-                    .line
-                    .watch(&watch)
-                    .await
-                    .map_err(Problem::from_host)?;
-                // The first batch is awaited here, so that a refusal becomes a status and not a broken stream.
-                let first = watching.next().await.map_err(Problem::from_host)?;
+                // The first batch comes with it, so that a refusal becomes a status and not a broken stream.
+                let asking = self.backing.asking(&asker.peer);
+                let watching = self.backing.line.watch(asking, &watch).await;
+                let watching = watching.map_err(Problem::from_host)?;
                 let foreign = Foreign {
                     backing: Rc::clone(&self.backing),
                     asker: Rc::clone(asker),
                     id,
                     watching,
                     after,
-                    next: Some(first),
                     begun: Begun::No,
                 };
                 Ok(lines(stream::unfold(Some(foreign), Foreign::step), asker.busy()))
@@ -70,14 +66,11 @@ impl Native {
 }
 
 fn lines(events: impl Stream<Item = WatchEvent> + 'static, busy: Busy) -> Response<Body> {
-    let lines = events.map(move |event| {
+    let pieces = events.flat_map(move |event| {
         let _under_way = &busy;
-        // Events are structs of texts, numbers and lists, which are always JSON.
-        let mut line = serde_json::to_vec(&event).unwrap_or_default();
-        line.push(b'\n');
-        Bytes::from(line)
+        stream::iter(Document::line(event))
     });
-    let mut response = Response::new(Body::Lines(lines.boxed_local()));
+    let mut response = Response::new(Body::Pieces(pieces.boxed_local()));
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson"));
@@ -189,7 +182,6 @@ struct Foreign {
     id: InstanceId,
     watching: Watching,
     after: Option<Revision>,
-    next: Option<WatchBatch>,
     begun: Begun,
 }
 
@@ -203,10 +195,7 @@ enum Begun {
 impl Foreign {
     async fn step(foreign: Option<Self>) -> Option<(WatchEvent, Option<Self>)> {
         let mut foreign = foreign?;
-        let batch = match foreign.next.take() {
-            Some(batch) => Ok(batch),
-            None => foreign.watching.next().await,
-        };
+        let batch = foreign.watching.next().await;
         let event = foreign.event(batch);
         let ends = matches!(event, WatchEvent::Resync { .. });
         Some((event, (!ends).then_some(foreign)))

@@ -14,9 +14,7 @@ const RULES: &str = "app @200\napp/open all\ninstances/i-02020202020202020202020
 async fn ruled() -> (Rig, PathBuf, PathBuf) {
     let rules = Rules::parse(RULES, &Names::default()).unwrap();
     let mut rig = Rig::ruled(settings(), rules).await;
-    let surface = Rc::new(Native {
-        backing: Rc::clone(&rig.backing),
-    });
+    let surface = Rc::new(Native::new(&rig.backing));
     let inside = door_for(&mut rig, &surface, "inside", Peer::process(1000, vec![1000, 200]));
     let outside = door_for(&mut rig, &surface, "outside", Peer::process(1000, vec![1000]));
     rig.host.change(&[
@@ -110,12 +108,16 @@ fn rules_reach_other_instances_data() {
         let (rig, _, outside) = ruled().await;
         rig.host.change_other("open/x", Some(b"x"));
         rig.host.change_other("open/y", Some(b"y"));
-        let target = |rest: &str| format!("/v1/instances/{OTHER}/{rest}");
-        assert_eq!(ask(&outside, &target("data/open/x")).await.problem().0, 404);
-        assert_eq!(ask(&outside, &target("entries/open/x")).await.problem().0, 404);
-        assert_eq!(&ask(&outside, &target("data/open/y")).await.body[..], b"y");
-        let listing: Listing = ask(&outside, &target("data/open/")).await.json();
+        let of = |rest: &str| format!("/v1/instances/{OTHER}/{rest}");
+        assert_eq!(ask(&outside, &of("data/open/x")).await.problem().0, 404);
+        assert_eq!(ask(&outside, &of("entries/open/x")).await.problem().0, 404);
+        assert_eq!(&ask(&outside, &of("data/open/y")).await.body[..], b"y");
+        let listing: Listing = ask(&outside, &of("data/open/")).await.json();
         let paths: Vec<_> = listing.entries.iter().map(|entry| entry.path.as_str()).collect();
         assert_eq!(paths, ["open/y"]);
+        for target in ["watch?prefix=open/x", "data/?prefix=open/x"] {
+            assert_eq!(ask(&outside, &of(target)).await.problem().0, 403, "{target}");
+        }
+        assert_eq!(rig.host.with(|host| host.watches), 0, "the host isn't asked");
     });
 }

@@ -226,9 +226,7 @@ fn a_role_is_for_whom_the_rules_say() {
         rig.host
             .with(|state| state.gives = vec![Give::Credential(making(1, 60_000))]);
         rig.start_host();
-        let surface = Rc::new(Native {
-            backing: Rc::clone(&rig.backing),
-        });
+        let surface = Rc::new(Native::new(&rig.backing));
         for (user, status, listed) in [(1000, 200, 1), (1001, 404, 0)] {
             let peer = Peer::process(user, vec![user]);
             let socket = door_for(&mut rig, &surface, &user.to_string(), peer);

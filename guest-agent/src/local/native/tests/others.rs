@@ -1,6 +1,11 @@
 //! Other instances' data, through the host.
 
+use std::rc::Rc;
+
 use super::*;
+use crate::access::Peer;
+use crate::local::native::Native;
+use crate::local::posing::door_for;
 
 #[test]
 fn another_instances_data_comes_through_the_host() {
@@ -73,5 +78,46 @@ fn another_instances_changes_are_watched_and_waited_for() {
         rig.host.order(Order::Cut);
         assert!(matches!(events.next().await, Some(WatchEvent::Resync { .. })));
         assert_eq!(events.next().await, None);
+    });
+}
+
+#[test]
+fn what_users_do_not_read_is_bounded() {
+    run(async {
+        let mut rig = Rig::linked().await;
+        let surface = Rc::new(Native::new(&rig.backing));
+        let user = door_for(&mut rig, &surface, "user", Peer::process(1000, vec![1000]));
+        let root = door_for(&mut rig, &surface, "root", Peer::process(0, vec![0]));
+        let large = vec![b'x'; 256 * 1024];
+        rig.host.change_other("open/x", Some(&large));
+        let target = format!("/v1/instances/{OTHER}/data/open/x");
+        // More than the socket takes waits in the agent for each of these.
+        let mut unread = Vec::new();
+        for _ in 0..8 {
+            let mut client = Client::connect_to(&user).await;
+            let answer = client.send(request("GET", &target, "")).await;
+            assert_eq!(answer.status(), 200);
+            unread.push((client, answer));
+        }
+        let refused = Client::connect_to(&user)
+            .await
+            .ask(request("GET", &target, ""))
+            .await;
+        assert_eq!(refused.problem(), (503, "too-much-unread".into()));
+        let roots = Client::connect_to(&root)
+            .await
+            .ask(request("GET", &target, ""))
+            .await;
+        assert_eq!(roots.body.len(), large.len());
+        let (_client, answer) = unread.pop().unwrap();
+        assert_eq!(
+            answer.into_body().collect().await.unwrap().to_bytes().len(),
+            large.len()
+        );
+        let again = Client::connect_to(&user)
+            .await
+            .ask(request("GET", &target, ""))
+            .await;
+        assert_eq!(again.status, 200);
     });
 }
