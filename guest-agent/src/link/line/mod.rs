@@ -127,7 +127,7 @@ impl AskFailure {
         match self {
             Self::Lost | Self::Ended(_) | Self::NoAnswer => true,
             Self::Refused(refused) => Code::from_number(refused.code) == Code::Unsettled,
-            Self::Away | Self::NotUnderstood(_) | Self::Busy { .. } => false,
+            Self::Away | Self::NotUnderstood(_) | Self::Busy { .. } | Self::TooLong(_) => false,
         }
     }
 }

@@ -167,8 +167,16 @@ fn all_tags(state: &State<'_>) -> Vec<Tag> {
     let bytes = state.bytes("meta/tags");
     let tags: Option<Vec<Tag>> = bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let mut tags = tags.unwrap_or_default();
-    tags.retain(|tag| !tag.key().is_empty() && !tag.key().contains(|c: char| c == '/' || c.is_control()));
+    tags.retain(|tag| is_name(tag.key()));
     tags
+}
+
+/// Whether a key can be a name in a listing: clients strip each line and ask for what is left, and one that then answers
+/// 404 makes cloud-init throw everything away. These are the characters of EC2's tags in metadata, and single spaces.
+fn is_name(key: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "+-.,_:@".contains(c);
+    let mut words = key.split(' ');
+    words.all(|word| !word.is_empty() && word.chars().all(is_plain)) && key != "." && key != ".."
 }
 
 fn name(segment: &str) -> Name {
@@ -180,4 +188,32 @@ fn name(segment: &str) -> Name {
 
 fn json(document: &impl Serialize) -> Option<Bytes> {
     serde_json::to_vec(document).ok().map(Bytes::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_name;
+
+    #[test]
+    fn only_keys_that_stay_what_they_are_on_a_line_are_names() {
+        for key in ["role", "a b", "aws:name", "a.b-c_d,e+f@g", "0"] {
+            assert!(is_name(key), "{key}");
+        }
+        for key in [
+            "",
+            " a",
+            "a ",
+            "a  b",
+            "a/b",
+            "a\nb",
+            "a\u{2028}b",
+            "a\u{85}b",
+            "a\tb",
+            "é",
+            ".",
+            "..",
+        ] {
+            assert!(!is_name(key), "{key:?}");
+        }
+    }
 }

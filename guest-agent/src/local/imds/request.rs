@@ -52,12 +52,14 @@ pub(super) enum Refusal {
 pub(super) struct Hosts(Vec<String>);
 
 impl Hosts {
-    /// The usual names, and the address where it listens.
+    /// The usual names, and the address where it listens. Clients leave out the port where it is HTTP's own.
     pub(super) fn of(listen: SocketAddrV4) -> Self {
         let usual = ["169.254.169.254", "[fd00:ec2::254]"];
         let with_port = usual.iter().map(|name| format!("{name}:80"));
         let named = usual.iter().map(ToString::to_string);
-        Self(named.chain(with_port).chain([listen.to_string()]).collect())
+        let own = (listen.port() == 80).then(|| listen.ip().to_string());
+        let own = own.into_iter().chain([listen.to_string()]);
+        Self(named.chain(with_port).chain(own).collect())
     }
 
     fn knows(&self, name: &[u8]) -> bool {
@@ -70,6 +72,7 @@ impl Hosts {
 struct Head<'r> {
     hosts: usize,
     host: Option<&'r HeaderValue>,
+    tokens: usize,
     token: Option<&'r HeaderValue>,
     ttls: usize,
     ttl: Option<&'r HeaderValue>,
@@ -84,6 +87,7 @@ impl<'r> Head<'r> {
                 head.hosts += 1;
                 head.host = Some(value);
             } else if *name == TOKEN {
+                head.tokens += 1;
                 head.token = Some(value);
             } else if *name == TOKEN_TTL {
                 head.ttls += 1;
@@ -125,6 +129,8 @@ pub(super) fn read<'r, B>(request: &'r Request<B>, hosts: &Hosts) -> Result<Aske
         };
     }
     match *request.method() {
+        // Which of them is meant nobody can say.
+        Method::GET | Method::HEAD if head.tokens > 1 => Err(Refusal::Unauthorized),
         Method::GET | Method::HEAD => Ok(Asked::Path { path, token }),
         _ => Err(Refusal::Method("GET, HEAD")),
     }
@@ -137,4 +143,18 @@ fn is_token_path(path: &str) -> bool {
 /// The segments of a path. Slashes that are doubled, and those at its end, mean nothing.
 pub(super) fn segments(path: &str) -> impl Iterator<Item = &str> + Clone {
     path.split('/').filter(|segment| !segment.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Hosts;
+
+    #[test]
+    fn the_usual_port_may_be_left_out() {
+        let hosts = |place: &str| Hosts::of(place.parse().unwrap());
+        let usual = hosts("10.0.0.1:80");
+        assert!(usual.knows(b"10.0.0.1") && usual.knows(b"10.0.0.1:80"));
+        let other = hosts("10.0.0.1:81");
+        assert!(!other.knows(b"10.0.0.1") && other.knows(b"10.0.0.1:81"));
+    }
 }

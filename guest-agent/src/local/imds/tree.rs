@@ -72,7 +72,8 @@ impl State<'_> {
     /// The same without the newlines at their end: one there makes some clients see a list.
     pub(super) fn text(&self, path: &str) -> Option<Bytes> {
         let mut bytes = self.bytes(path)?;
-        bytes.truncate(bytes.trim_ascii_end().len());
+        let last = bytes.iter().rposition(|byte| !b"\r\n".contains(byte));
+        bytes.truncate(last.map_or(0, |at| at + 1));
         Some(bytes)
     }
 

@@ -3,7 +3,7 @@
 //! There it survives whatever configures the machine's network, and is nobody's fallback device.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, UdpSocket};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -54,8 +54,13 @@ enum Before {
 }
 
 impl LoopbackAddress {
-    /// Adds the address, with a prefix of 32 bits, and brings the device up. Needs `CAP_NET_ADMIN`.
+    /// Adds the address, with a prefix of 32 bits, and brings the device up. Needs `CAP_NET_ADMIN`, unless the machine has
+    /// the address already, whatever the device.
     pub fn add(address: Ipv4Addr) -> Result<Self, LoopbackError> {
+        if is_there(address) {
+            let before = Before::Present;
+            return Ok(Self { address, before });
+        }
         let added =
             bring_up().and_then(
                 |()| match route(ADD_ADDRESS, ASK | ANEW, &address_message(address)) {
@@ -80,6 +85,11 @@ impl Drop for LoopbackAddress {
             tracing::debug!(address = %self.address, %error, "the address stays on lo");
         }
     }
+}
+
+/// Whether the machine has the address: a socket can be bound to it.
+fn is_there(address: Ipv4Addr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
 }
 
 fn bring_up() -> Result<(), Errno> {
@@ -113,4 +123,23 @@ fn route(kind: u16, flags: u16, body: &[u8]) -> Result<(), Errno> {
         })
     });
     asked.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Before, Ipv4Addr, LoopbackAddress, is_there};
+
+    #[test]
+    fn an_address_that_is_there_is_left_alone() {
+        let there = LoopbackAddress::add(Ipv4Addr::LOCALHOST).unwrap();
+        assert_eq!(there.before, Before::Present);
+        drop(there);
+        assert!(is_there(Ipv4Addr::LOCALHOST));
+    }
+
+    #[test]
+    fn an_address_that_is_nowhere_is_not_there() {
+        // For documentation only (RFC 5737).
+        assert!(!is_there(Ipv4Addr::new(192, 0, 2, 1)));
+    }
 }

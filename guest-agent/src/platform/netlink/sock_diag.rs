@@ -4,7 +4,7 @@
 //! closes would be taken for root.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -51,14 +51,47 @@ impl SockDiag {
         Netlink::open(SockProtocol::NetlinkSockDiag).map(Self)
     }
 
+    /// Whether the kernel tells of TCP sockets at all. Of one that isn't there it says the same as of a protocol that it
+    /// can tell nothing of, so it is asked for one that is there.
+    ///
+    /// Fails with [`io::ErrorKind::Unsupported`] if it tells of none.
+    pub fn check(&self) -> io::Result<()> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let SocketAddr::V4(there) = listener.local_addr()? else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        let connection = Connection {
+            client: there,
+            server: there,
+        };
+        self.ask(connection, |answer| is_told(&answer))
+    }
+
     /// Whose the client's end is: one question, answered at once.
     pub fn owner(&self, connection: Connection) -> io::Result<Owner> {
+        self.ask(connection, |answer| owner(&answer, connection))
+    }
+
+    fn ask<T>(
+        &self,
+        connection: Connection,
+        take: impl FnOnce(Answer<'_>) -> io::Result<T>,
+    ) -> io::Result<T> {
         let request = Request {
             kind: BY_FAMILY,
             flags: REQUEST,
             body: &question(connection),
         };
-        self.0.ask(&request, |answer| owner(&answer, connection))?
+        self.0.ask(&request, take)?
+    }
+}
+
+/// Whether the kernel told something of a socket that is there.
+fn is_told(answer: &Answer<'_>) -> io::Result<()> {
+    match answer {
+        Answer::Failed(Errno::ENOENT) => Err(io::ErrorKind::Unsupported.into()),
+        Answer::Failed(error) => Err((*error).into()),
+        Answer::Done | Answer::Message { .. } => Ok(()),
     }
 }
 
@@ -153,7 +186,7 @@ fn address(body: &[u8], port: usize, ip: usize) -> Option<SocketAddrV4> {
 #[cfg(test)]
 mod tests {
     use std::io::{Read as _, Write as _};
-    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+    use std::net::{Shutdown, TcpStream};
     use std::os::unix::fs::MetadataExt as _;
 
     use proptest::prelude::*;
@@ -259,6 +292,14 @@ mod tests {
             matches!(owner, Owner::Program(User::Nobody) | Owner::Elsewhere),
             "{owner:?}"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_tells_of_no_connection_is_known() {
+        SockDiag::open().unwrap().check().unwrap();
+        let silent = is_told(&Answer::Failed(Errno::ENOENT)).unwrap_err();
+        assert_eq!(silent.kind(), io::ErrorKind::Unsupported);
+        assert!(is_told(&Answer::Failed(Errno::EINVAL)).is_err());
     }
 
     #[test]
