@@ -4,6 +4,8 @@ use axum::body::Body;
 use axum::http::{Method, Request, StatusCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use moorline_shared::enrolment::EnrolmentToken;
+use moorline_shared::secret::SecretKey;
 use moorline_shared::{Digest, HostId};
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
 use ring::rand::SystemRandom;
@@ -25,14 +27,14 @@ pub(super) struct Host {
 impl Api {
     /// Enrols a host as an operator and a machine do.
     pub(super) async fn enrol(&self, name: &str) -> Host {
-        let secret = uuid::Uuid::new_v4().simple().to_string();
-        let token = json!({"digest": Digest::of(secret.as_bytes())});
+        let secret = SecretKey::from(*Digest::of(uuid::Uuid::new_v4().as_bytes()).bytes());
+        let token = json!({"digest": EnrolmentToken::digest_of(&secret)});
         let target = format!("/v1/hosts/{name}/enrolment-tokens");
         let made = self.json(Method::POST, &target, &[], token).await;
         assert_eq!(made.status, StatusCode::OK, "{made:?}");
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let request = CertificateParams::default().serialize_request(&key).unwrap();
-        let enrol = json!({"secret": STANDARD.encode(secret), "request": STANDARD.encode(request.der())});
+        let enrol = json!({"secret": secret, "request": STANDARD.encode(request.der())});
         let target = format!("/v1/hosts/{name}/enrol");
         let issued = self.json(Method::POST, &target, &[], enrol).await;
         assert_eq!(issued.status, StatusCode::OK, "{issued:?}");

@@ -146,16 +146,13 @@ async fn nothing_is_written_to_a_terminated_instance() {
 #[tokio::test]
 async fn a_host_with_instances_stays_in_its_zone() {
     let api = Api::new().await;
+    let host = api.enrol("h1").await;
     assert_eq!(
-        api.register_host(api.host(), &[], &json!({"zone": "a"}))
-            .await
-            .status,
+        api.register_host(&host, &[], &json!({"zone": "a"})).await.status,
         StatusCode::OK
     );
     assert_eq!(
-        api.register_host(api.host(), &[], &json!({"zone": "z"}))
-            .await
-            .status,
+        api.register_host(&host, &[], &json!({"zone": "z"})).await.status,
         StatusCode::OK
     );
     api.with_instances(1).await;
@@ -170,7 +167,8 @@ async fn a_host_with_instances_stays_in_its_zone() {
 #[tokio::test]
 async fn where_there_is_no_room_is_said_of_what_was_asked_for() {
     let api = Api::new().await;
-    api.register_host(api.host(), &[], &json!({"vcpus": 1})).await;
+    let host = api.enrol("h1").await;
+    api.register_host(&host, &[], &json!({"vcpus": 1})).await;
     for (place, field) in [
         (json!({}), "type"),
         (json!({"zone": "z"}), "zone"),
@@ -193,7 +191,8 @@ async fn where_there_is_no_room_is_said_of_what_was_asked_for() {
 #[tokio::test]
 async fn roles_are_given_shown_and_changed() {
     let api = Api::new().await;
-    api.register_host(api.host(), &[], &json!({})).await;
+    let host = api.enrol("h1").await;
+    api.register_host(&host, &[], &json!({})).await;
     let run = json!({"image": "busybox", "type": "micro", "roles": ["mail", "backup", "mail"]});
     let made = api.json(Method::POST, "/v1/instances", &[], run).await;
     let instance = &made.body["instances"][0];
