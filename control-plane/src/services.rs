@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::{authority, enrolment, instances as instance_sessions, issuer};
 use crate::model::execute::Attempt;
-use crate::model::operation::Effect;
+use crate::model::operation::{Effect, RefusalRecords};
 use crate::model::sealing::Sealing;
 use crate::model::{
     Caller, Content, Env, ExecuteError, Executor, Operation, Problem, Role, ServiceModel, Stop, View,
@@ -34,6 +34,11 @@ macro_rules! services {
                 match self { $(Self::$variant(op) => op.effect(),)* }
             }
 
+            /// Which of its refusals leave a record.
+            pub fn refusal_records(&self) -> RefusalRecords {
+                match self { $(Self::$variant(op) => op.refusal_records(),)* }
+            }
+
             /// The instances it is about.
             pub fn instances(&self) -> Vec<InstanceId> {
                 match self { $(Self::$variant(op) => op.instances(),)* }
@@ -42,6 +47,11 @@ macro_rules! services {
             /// The values in its parameters.
             pub fn contents(&mut self) -> Vec<&mut Content> {
                 match self { $(Self::$variant(op) => op.contents(),)* }
+            }
+
+            /// Takes out what is sealed.
+            pub fn conceal(&mut self) {
+                match self { $(Self::$variant(op) => op.conceal(),)* }
             }
 
             /// Offers these values to `sealing`.
@@ -131,5 +141,6 @@ pub fn provider(service: &str) -> Caller {
         account: "provider".parse().expect("this is a name"),
         role: Role::Provider,
         via: None,
+        session: None,
     }
 }

@@ -31,7 +31,7 @@ pub struct Settings {
     pub keep_terminated_history: Ttl,
     /// How many changes of an entry its history shows, 1 to 1,000; older ones are removed.
     pub keep_changes: u32,
-    /// For how many seconds the records of refused reads are kept.
+    /// For how many seconds the records of refused reads and of failed log-ins are kept.
     pub keep_refused_reads: Ttl,
     /// Within how many seconds an instance must have used the token that its host was given for it; otherwise its
     /// session is over.

@@ -4,9 +4,11 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::api::operations::{
     Effect as ShownEffect, Operation as Shown, OperationPage, Outcome as ShownOutcome,
 };
-use moorline_shared::{InstanceId, OperationId, Revision};
+use moorline_shared::{AccountId, InstanceId, OperationId, Revision};
 use serde::{Deserialize, Serialize};
 
+use crate::identity::rules::DEPLOYMENT_ACCOUNT;
+use crate::instances::records::InstanceRecord;
 use crate::model::journal::{ChangedTo, Outcome, TimelineRow, timeline_prefix};
 use crate::model::operation::Effect;
 use crate::model::{
@@ -136,12 +138,13 @@ impl ServiceModel for Model {
         }
         match op {
             Op::DescribeOperation { operation } => {
-                let found = v
-                    .get::<OperationRecord>(operation)?
-                    .filter(|record| is_visible(record, env));
+                let found = v.get::<OperationRecord>(operation)?;
                 let Some(record) = found else {
                     return Err(Stop::Refused(Refusal::Unknown(*operation)));
                 };
+                if !is_visible(v, &record, env)? {
+                    return Err(Stop::Refused(Refusal::Unknown(*operation)));
+                }
                 let shown = match env.caller.role {
                     Role::Member => shown_to_asker(record),
                     Role::Administrator | Role::Provider => shown(record),
@@ -165,13 +168,30 @@ impl ServiceModel for Model {
     }
 }
 
-/// Administrators see what was done in their account, and what the provider did for it; others what they asked for.
-fn is_visible(record: &OperationRecord, env: &Env) -> bool {
-    if env.caller.role == Role::Member {
-        return record.caller.principal == env.caller.principal;
+/// Administrators see what was done in their account, and what the provider did about their instances. All else that the
+/// provider does concerns the deployment, and is for who administers that. Others see what they asked for.
+fn is_visible(v: &mut View<'_>, record: &OperationRecord, env: &Env) -> Step<bool> {
+    let (asker, own) = (&env.caller, &env.caller.account);
+    match asker.role {
+        Role::Provider => Ok(true),
+        Role::Member => Ok(record.caller.principal == asker.principal),
+        Role::Administrator if record.caller.role == Role::Provider => {
+            Ok(own.as_str() == DEPLOYMENT_ACCOUNT || is_about(v, record, own)?)
+        }
+        Role::Administrator => Ok(record.caller.account == *own),
     }
-    let provider = env.caller.role == Role::Provider || record.caller.role == Role::Provider;
-    provider || record.caller.account == env.caller.account
+}
+
+/// Whether a record is about instances, and all of them are of the account.
+fn is_about(v: &mut View<'_>, record: &OperationRecord, account: &AccountId) -> Step<bool> {
+    let about = record.asked.instances();
+    for instance in &about {
+        let found = v.get::<InstanceRecord>(instance)?;
+        if found.is_none_or(|instance| instance.account != *account) {
+            return Ok(false);
+        }
+    }
+    Ok(!about.is_empty())
 }
 
 fn list(
@@ -198,7 +218,11 @@ fn list(
     let mut operations = Vec::new();
     for row in rows.iter().take(limit) {
         let record = v.get::<OperationRecord>(&row.operation)?;
-        operations.extend(record.filter(|record| is_visible(record, env)).map(shown));
+        if let Some(record) = record
+            && is_visible(v, &record, env)?
+        {
+            operations.push(shown(record));
+        }
     }
     Ok(OperationPage { operations, next })
 }
@@ -227,7 +251,8 @@ fn shown_to_asker(record: Kept<OperationRecord>) -> Shown {
 
 fn shown(record: Kept<OperationRecord>) -> Shown {
     let revision = record.revision.unwrap_or_default();
-    let record = record.into_inner();
+    let mut record = record.into_inner();
+    record.asked.conceal();
     let asked = serde_json::to_value(&record.asked).unwrap_or_default();
     Shown {
         id: record.id,

@@ -121,7 +121,16 @@ impl Control {
         key: Option<IdempotencyKey>,
     ) -> Result<Done<M::Reply>, Failure> {
         let id = operation_id(&caller, key);
-        Ok(self.executor.execute(model, Attempt::new(op, caller, id)).await?)
+        self.run(model, Attempt::new(op, caller, id)).await
+    }
+
+    /// Runs a change under the id that it has.
+    pub async fn run<M: ServiceModel>(
+        &self,
+        model: &M,
+        attempt: Attempt<M::Op>,
+    ) -> Result<Done<M::Reply>, Failure> {
+        Ok(self.executor.execute(model, attempt).await?)
     }
 
     /// Runs an operation that only looks, at the head or at revision `at`.
@@ -137,7 +146,8 @@ impl Control {
     }
 }
 
-fn operation_id(caller: &Caller, key: Option<IdempotencyKey>) -> OperationId {
+/// The id of a caller's operation: the same one for every try under the same key.
+pub fn operation_id(caller: &Caller, key: Option<IdempotencyKey>) -> OperationId {
     OperationId::derive(&caller.principal, &key.unwrap_or_else(fresh_key))
 }
 

@@ -86,6 +86,33 @@ impl Record for UserRecord {
     }
 }
 
+/// How many users there are, so that the next one needs no look at all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserCountRecord {
+    /// So many.
+    pub users: usize,
+}
+
+impl Record for UserCountRecord {
+    const KIND: &'static str = "user-count";
+    const FENCED: bool = false;
+    const SCOPE_SEGMENTS: usize = 0;
+    type Id = ();
+    type Collection = ();
+
+    fn key((): &()) -> Key {
+        key(b"user-count/all")
+    }
+
+    fn own_key(&self) -> Key {
+        Self::key(&())
+    }
+
+    fn prefix((): &()) -> String {
+        "user-count/".to_owned()
+    }
+}
+
 /// A group of users or instances, in one account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GroupRecord {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::{Revoked, SessionPurpose, SessionRecord, TokenKeyRecord};
 use super::token::{Grant, KeyId, SessionId};
-use crate::model::operation::Effect;
+use crate::model::operation::{Effect, RefusalRecords};
 use crate::model::{Content, Operation};
 use crate::services::AnyOp;
 
@@ -259,6 +259,14 @@ impl Operation for Op {
         }
     }
 
+    /// Anybody can fail to log in.
+    fn refusal_records(&self) -> RefusalRecords {
+        match (self, self.effect()) {
+            (Self::LogIn(_) | Self::RefreshTokens { .. }, _) | (_, Effect::Read) => RefusalRecords::Some,
+            (_, Effect::Change) => RefusalRecords::All,
+        }
+    }
+
     fn instances(&self) -> Vec<InstanceId> {
         match self {
             Self::CreateSession(NewSession { principal, .. })
@@ -279,6 +287,46 @@ impl Operation for Op {
 
     fn contents(&mut self) -> Vec<&mut Content> {
         Vec::new()
+    }
+
+    fn conceal(&mut self) {
+        let concealed = || Value::from("sealed");
+        match self {
+            Self::StageTokenKey { sealed, .. } => *sealed = concealed(),
+            Self::CreateUser { password, .. } => *password = password.take().map(|_| concealed()),
+            Self::SetUserPassword { password, .. } => *password = concealed(),
+            _ => {}
+        }
+    }
+
+    fn repeats(&self, recorded: &AnyOp) -> bool {
+        let AnyOp::Identity(recorded) = recorded else {
+            return false;
+        };
+        match (self, recorded) {
+            // Nothing is asked but that there be a key.
+            (Self::StageTokenKey { .. }, Self::StageTokenKey { .. }) => true,
+            // Whose it was is not known any more once it ended.
+            (Self::EndSession { session, .. }, Self::EndSession { session: ended, .. }) => session == ended,
+            (
+                Self::DestroyTokenKey { key, if_needed, .. },
+                Self::DestroyTokenKey {
+                    key: destroyed,
+                    if_needed: then,
+                    ..
+                },
+            ) => (key, if_needed) == (destroyed, then),
+            // The password before is not known any more once there is another.
+            (
+                Self::SetUserPassword { user, password, .. },
+                Self::SetUserPassword {
+                    user: of,
+                    password: set,
+                    ..
+                },
+            ) => (user, password) == (of, set),
+            _ => self == recorded,
+        }
     }
 }
 

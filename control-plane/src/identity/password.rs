@@ -7,7 +7,7 @@ use argon2::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier 
 use moorline_shared::api::identity::{MAX_PASSWORD_BYTES, MIN_PASSWORD_CHARS};
 use moorline_shared::entry::Value;
 use moorline_shared::secret::Secret;
-use moorline_shared::{Digest, UserName};
+use moorline_shared::{Digest, OperationId, UserName};
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
@@ -63,16 +63,23 @@ impl Passwords {
 
     /// The hash of a new password of `user`, under the master key. Cancel-safe: the work is done for nothing.
     ///
+    /// It is salted with the operation that sets it, whose id is no other's: an operation that is sent again comes to the
+    /// same bytes, and the same password set again to others.
+    ///
     /// # Errors
     /// [`PasswordError`], the password's bounds among them.
-    pub async fn hash(&self, user: &UserName, password: Secret) -> Result<Value, PasswordError> {
+    pub async fn hash(
+        &self,
+        user: &UserName,
+        password: Secret,
+        operation: OperationId,
+    ) -> Result<Value, PasswordError> {
         let text = password.expose();
         if text.chars().count() < MIN_PASSWORD_CHARS || text.len() > MAX_PASSWORD_BYTES {
             return Err(PasswordError::Bounds);
         }
-        let hash = self.work(move || hash(&password)).await??;
-        let mut salt = [0; 32];
-        getrandom::fill(&mut salt).map_err(|_| PasswordError::Hash)?;
+        let salt = *Digest::of_parts([&bound_to(user)[..], operation.digest().bytes()]).bytes();
+        let hash = self.work(move || hash(&password, &salt)).await??;
         let sealed = self
             .master
             .seal(Purpose::Password, &bound_to(user), &salt, hash.as_bytes());
@@ -137,13 +144,13 @@ fn bound_to(user: &UserName) -> Vec<u8> {
 /// The hash of something that nobody can type, so that a user who isn't there can't be told by the time it takes.
 static NOBODYS: LazyLock<String> = LazyLock::new(|| {
     let nobodys = Secret::from("\u{0}".repeat(MIN_PASSWORD_CHARS));
-    hash(&nobodys).map(|hash| hash.to_string()).unwrap_or_default()
+    hash(&nobodys, &[0; 32])
+        .map(|hash| hash.to_string())
+        .unwrap_or_default()
 });
 
-fn hash(password: &Secret) -> Result<Zeroizing<String>, PasswordError> {
-    let mut salt = [0; 16];
-    getrandom::fill(&mut salt).map_err(|_| PasswordError::Hash)?;
-    let salt = SaltString::encode_b64(&salt).map_err(|_| PasswordError::Hash)?;
+fn hash(password: &Secret, salt: &[u8; 32]) -> Result<Zeroizing<String>, PasswordError> {
+    let salt = SaltString::encode_b64(&salt[..16]).map_err(|_| PasswordError::Hash)?;
     // The default is Argon2id with 19 MiB and two passes.
     let hash = Argon2::default().hash_password(password.expose().as_bytes(), &salt);
     hash.map(|hash| Zeroizing::new(hash.to_string()))
@@ -170,7 +177,14 @@ mod tests {
     async fn a_password_is_known_again_under_its_own_user_only() {
         let passwords = Passwords::new(Arc::new(MasterKey::new(&[7; 32].into())));
         let (ann, bob): (UserName, UserName) = ("ann".parse().unwrap(), "bob".parse().unwrap());
-        let kept = passwords.hash(&ann, secret("correct horse")).await.unwrap();
+        let operation = |n: u8| OperationId::from(Digest::of(&[n]));
+        let kept = passwords
+            .hash(&ann, secret("correct horse"), operation(1))
+            .await
+            .unwrap();
+        let [again, another] = [1, 2].map(|n| passwords.hash(&ann, secret("correct horse"), operation(n)));
+        assert_eq!(again.await.unwrap(), kept, "the same operation");
+        assert_ne!(another.await.unwrap(), kept);
         assert!(!String::from_utf8_lossy(kept.bytes()).contains("argon2"));
         let check = |user, password| passwords.check(user, Some(&kept), secret(password));
         assert_eq!(check(&ann, "correct horse").await.unwrap(), Some(digest(&kept)));
@@ -182,7 +196,7 @@ mod tests {
         let nobody = passwords.check(&bob, None, secret("correct horse")).await;
         assert_eq!(nobody.unwrap(), None);
         for short in ["seven77", &"x".repeat(1_025)] {
-            let refused = passwords.hash(&ann, secret(short)).await;
+            let refused = passwords.hash(&ann, secret(short), operation(3)).await;
             assert!(matches!(refused, Err(PasswordError::Bounds)));
         }
     }
@@ -204,7 +218,7 @@ mod tests {
 
     #[test]
     fn hashes_are_of_the_function_and_the_cost_that_were_decided() {
-        let hash = hash(&secret("correct horse")).unwrap();
+        let hash = hash(&secret("correct horse"), &[1; 32]).unwrap();
         assert!(
             hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"),
             "{}",

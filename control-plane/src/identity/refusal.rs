@@ -9,7 +9,8 @@ use moorline_shared::{Principal, Timestamp, UserName};
 
 use super::directory::Former;
 use super::rules::groups::{MAX_GROUPS, MAX_MEMBERS, MAX_MEMBERSHIPS};
-use super::rules::sessions::MAX_SESSIONS;
+use super::rules::sessions::MAX_PROGRAMS;
+use super::rules::users::MAX_USERS;
 use super::token::{KeyId, SessionId};
 use crate::model::{Caller, Problem, Stop};
 
@@ -27,9 +28,11 @@ pub enum Refusal {
     /// There is no such session, or it is over.
     #[error("there is no session {0}; `moorline token list` shows those that there are")]
     UnknownSession(SessionId),
-    /// There are too many.
-    #[error("{0} has {MAX_SESSIONS} sessions, which is the most; end one of them first")]
-    TooManySessions(Principal),
+    /// There are too many tokens of programs.
+    #[error(
+        "{0} has {MAX_PROGRAMS} tokens for programs, which is the most; end one with `moorline token revoke` first"
+    )]
+    TooManyTokens(Principal),
     /// There is no such key, or it was destroyed.
     #[error("there is no key {0}; `moorline key list` shows those that there are")]
     UnknownKey(KeyId),
@@ -65,6 +68,9 @@ pub enum Refusal {
     /// The name is taken.
     #[error("there is a user {0} already; choose another name")]
     UserTwice(UserName),
+    /// There are too many.
+    #[error("the directory has {MAX_USERS} users, which is the most; remove one first")]
+    TooManyUsers,
     /// There is no such group.
     #[error("there is no group {0}; `moorline group list` shows those that there are")]
     UnknownGroup(GroupName),
@@ -161,13 +167,14 @@ impl Problem for Refusal {
         let (kind, title, status, field) = match self {
             Self::Denied { caller, .. } => ("access-denied", "Not allowed", 403, caller.header()),
             Self::UnknownSession(_) => ("session-not-found", "No such session", 404, Some("session")),
-            Self::TooManySessions(_) => ("too-many-sessions", "Too many sessions", 409, None),
+            Self::TooManyTokens(_) => ("too-many-tokens", "Too many tokens", 409, None),
             Self::UnknownKey(_) => ("key-not-found", "No such key", 404, Some("key")),
             Self::KeyStage { .. } | Self::KeyTwice(_) => {
                 ("key-stage", "The key is not at that stage", 409, Some("key"))
             }
             Self::KeyNeeded { .. } => ("key-needed", "The key may still be needed", 409, Some("force")),
             Self::UnknownUser(_) => ("user-not-found", "No such user", 404, Some("user")),
+            Self::TooManyUsers => ("quota", "Too many", 409, Some("user")),
             Self::UserTwice(_) => ("user-exists", "The name is taken", 409, Some("user")),
             Self::UnknownGroup(_) => ("group-not-found", "No such group", 404, Some("group")),
             Self::GroupTwice(_) => ("group-exists", "The name is taken", 409, Some("group")),

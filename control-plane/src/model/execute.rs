@@ -10,7 +10,7 @@ use moorline_shared::{Digest, OperationId, Revision, Timestamp};
 use super::base::Loaded;
 use super::content::Content;
 use super::journal::{OperationRecord, Outcome};
-use super::operation::{Caller, Effect, Env, Operation, Problem, ServiceModel, Stop};
+use super::operation::{Caller, Effect, Env, Operation, Problem, RefusalRecords, ServiceModel, Stop};
 use super::record::Record;
 use super::refused_reads::{Recorded, RefusedReads};
 use super::sealing::Sealing;
@@ -186,6 +186,10 @@ impl Executor {
             let mut base = Loaded::at(&self.store, self.store.head().await?);
             let sealed = self.seal(&attempt, &env, &mut base).await?;
             let stepped = self.step(model, &sealed.op, &env, base).await?;
+            let refused = matches!(stepped, Stepped::Refused { .. });
+            if refused && attempt.op.refusal_records() == RefusalRecords::Some {
+                return self.refuse(&sealed, &env, stepped).await;
+            }
             let (record, trace, reply) = record(&sealed, &env, self.settings_digest, stepped);
             match self.store.commit(compose(&record, trace, self.fences)).await {
                 Ok(n) => return self.done(&record, reply, n),
@@ -227,19 +231,22 @@ impl Executor {
                     operation: attempt.id,
                 })
             }
-            refused @ Stepped::Refused { .. } => self.refuse_read(&attempt, &env, refused).await,
+            refused @ Stepped::Refused { .. } => self.refuse(&attempt, &env, refused).await,
         }
     }
 
-    /// Leaves the record of a refused read, unless the caller has had too many.
-    async fn refuse_read<Op: Operation, R: serde::Serialize>(
+    /// Leaves the record of a refused read or of a failed log-in, unless the caller has had too many.
+    async fn refuse<Op: Operation, R: serde::Serialize>(
         &self,
         attempt: &Attempt<Op>,
         env: &Env,
         refused: Stepped<R>,
     ) -> Result<Done<R>, ExecuteError> {
         let principal = &attempt.caller.principal;
-        match (self.refused_reads.count(principal, Instant::now()), refused) {
+        let recorded = self
+            .refused_reads
+            .count(principal, attempt.op.effect(), Instant::now());
+        match (recorded, refused) {
             (Recorded::Not, Stepped::Refused { shown, .. }) => Err(ExecuteError::Refused {
                 shown,
                 operation: None,
@@ -369,7 +376,7 @@ impl Executor {
             serde_json::from_slice(&found.value).map_err(|_| ExecuteError::Reply(attempt.id))?;
         let mut asked = attempt.op.clone();
         asked.seal(&mut Sealing::as_recorded(&self.master, attempt.id, &record.asked));
-        if record.asked != asked.for_record().into() {
+        if !asked.repeats(&record.asked) {
             return Err(ExecuteError::KeyReused);
         }
         Ok(Some(match record.outcome {

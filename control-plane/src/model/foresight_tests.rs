@@ -121,6 +121,7 @@ fn administrator() -> Caller {
         account: "default".parse().unwrap(),
         role: Role::Administrator,
         via: None,
+        session: None,
     }
 }
 

@@ -7,7 +7,7 @@ use moorline_shared::{Digest, InstanceId, OperationId, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::content::Content;
-use super::operation::{Caller, Effect};
+use super::operation::{Caller, RefusalRecords};
 use super::record::{Record, key, newest_first};
 use crate::services::AnyOp;
 use crate::store::Key;
@@ -36,7 +36,7 @@ pub struct OperationRecord {
     /// The outbox row that it was submitted for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub consumes: Option<String>,
-    /// How many reads of the same caller were refused since the last such record, and left none.
+    /// How many such requests of the same caller were refused since the last such record, and left none.
     #[serde(default, skip_serializing_if = "none")]
     pub unrecorded: u64,
 }
@@ -110,10 +110,10 @@ impl Record for OperationRecord {
 }
 
 impl OperationRecord {
-    /// The row by which the record is found when it is no longer kept, if it is one of a refused read.
-    pub(super) fn refused_read(&self) -> Option<Key> {
+    /// The row by which the record is found when it is no longer kept, if it is of a refusal that is kept for a while.
+    pub(super) fn passing_refusal(&self) -> Option<Key> {
         let refused = matches!(self.outcome, Outcome::Refused { .. });
-        (refused && self.asked.effect() == Effect::Read).then(|| {
+        (refused && self.asked.refusal_records() == RefusalRecords::Some).then(|| {
             let at = u64::try_from(self.at.millis()).unwrap_or(0);
             key(format!("{}{at:016x}-{}", refused_read_prefix(), self.id.digest()).as_bytes())
         })
@@ -172,7 +172,7 @@ impl Record for TimelineRow {
     }
 }
 
-/// What the rows of refused reads begin with; they are in the order of time, and hold the record's rows of the timeline.
+/// What the rows of refusals that are kept for a while begin with; they are in the order of time, and hold the record's rows of the timeline.
 pub(super) const fn refused_read_prefix() -> &'static str {
     "refused-read/"
 }

@@ -12,7 +12,7 @@
 //! * [`operation`]: what an operation is, who asks and when. [`view`], [`base`]: what a step sees.
 //! * [`journal`]: operation records. [`execute`]: the one way. [`replay`]: the same way, from the records.
 //! * `transaction`: what is committed at once. [`outbox`]: what is to be done later, written with what decides it.
-//! * `refused_reads`, `sweep`: how many of these are recorded, and for how long.
+//! * `refused_reads`, `sweep`: how many refused reads and failed log-ins are recorded, and for how long.
 
 pub mod base;
 #[cfg(test)]

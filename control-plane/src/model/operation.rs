@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::content::Content;
 use super::sealing::Sealing;
 use super::view::{Load, View};
+use crate::identity::token::SessionId;
 use crate::services::AnyOp;
 use crate::settings::Settings;
 
@@ -36,6 +37,13 @@ pub trait Operation:
     fn api(&self) -> &'static str;
     /// Whether it changes anything. A read leaves a record only if it is refused.
     fn effect(&self) -> Effect;
+    /// Which of its refusals leave a record.
+    fn refusal_records(&self) -> RefusalRecords {
+        match self.effect() {
+            Effect::Change => RefusalRecords::All,
+            Effect::Read => RefusalRecords::Some,
+        }
+    }
     /// The instances it is about, for finding its record.
     fn instances(&self) -> Vec<InstanceId>;
     /// The values in its parameters, which records name by their digest where they are long.
@@ -44,6 +52,16 @@ pub trait Operation:
     /// Offers each of these values to `sealing`, in the same order, with the entry that it is for. An operation that
     /// has values must do it, or they can't be secret.
     fn seal(&mut self, _: &mut Sealing<'_, '_>) {}
+
+    /// Whether `recorded`, the record of an operation under the same id, is of the same request. What the control plane
+    /// adds to a request, and makes anew at each try, is no part of it.
+    fn repeats(&self, recorded: &AnyOp) -> bool {
+        *recorded == self.for_record().into()
+    }
+
+    /// Takes out what is sealed, before its record is shown: an administrator has no use for it, and whoever has the
+    /// master key must not find it in what administrators pass on.
+    fn conceal(&mut self) {}
 
     /// The operation as records hold it.
     #[must_use]
@@ -63,6 +81,16 @@ pub enum Effect {
     Change,
     /// It only looks.
     Read,
+}
+
+/// Which refusals leave a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalRecords {
+    /// Each does, and it is kept.
+    All,
+    /// Whoever asks can be refused as often as they like. So a bounded number does, which is kept for as long as the
+    /// settings say, and these tell how many others there were.
+    Some,
 }
 
 /// Why an operation is not done, as its caller and as its record see it.
@@ -115,6 +143,9 @@ pub struct Caller {
     /// The host that speaks for it, where it is an instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub via: Option<HostId>,
+    /// The session whose token it showed, if it is known by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<SessionId>,
 }
 
 impl Caller {

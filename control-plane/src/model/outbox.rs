@@ -50,7 +50,7 @@ pub async fn run(executor: Arc<Executor>, services: Arc<Services>, cancel: Cance
         if swept.is_none_or(|at: Instant| at.elapsed() >= SWEEP_EVERY) {
             swept = Some(Instant::now());
             if let Err(error) = sweep::sweep(&executor, executor.now()).await {
-                tracing::warn!(%error, "old records of refused reads can't be removed; it is tried again");
+                tracing::warn!(%error, "old records of refusals can't be removed; it is tried again");
             }
         }
         let wait = match outbox.submit_due().await {

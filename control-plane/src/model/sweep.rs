@@ -1,4 +1,4 @@
-//! Removes the records of refused reads once they were kept for as long as the settings say.
+//! Removes the records of refused reads and failed log-ins once they were kept for as long as the settings say.
 //!
 //! Such a record has no effects, so nothing but itself goes with it. The operation that removes some names their
 //! revisions, by which a replay knows that nothing else is missing there.
@@ -16,7 +16,7 @@ use crate::store::{Key, Range, Versioned};
 /// The most records that one operation removes, with up to some ten rows each: well below what a transaction holds.
 const AT_ONCE: usize = 256;
 
-/// Removes every record of a refused read that is no longer kept at `now`, and says how many there were.
+/// Removes every record of such a refusal that is no longer kept at `now`, and says how many there were.
 pub(super) async fn sweep(executor: &Executor, now: Timestamp) -> Result<usize, ExecuteError> {
     let mut removed = 0;
     loop {
@@ -78,13 +78,15 @@ mod tests {
     use moorline_shared::InstanceId;
 
     use super::*;
+    use crate::identity::directory::local;
     use crate::identity::master::MasterKey;
-    use crate::instance_data;
+    use crate::identity::operations::LogIn;
     use crate::model::Caller;
     use crate::model::replay::{ReplayError, replay};
     use crate::services::Services;
     use crate::settings::{self, Settings};
     use crate::store::{Store, Transaction, Write};
+    use crate::{identity, instance_data};
 
     const DAY: u32 = 86_400;
 
@@ -97,6 +99,23 @@ mod tests {
         let id = OperationId::derive(&caller.principal, &format!("read-{n}").parse().unwrap());
         let asked = executor
             .read(&instance_data::Model, Attempt::new(op, caller, id), None)
+            .await;
+        assert!(matches!(asked, Err(ExecuteError::Refused { .. })), "{asked:?}");
+    }
+
+    /// Somebody tries to log in who isn't there.
+    async fn fail_to_log_in(executor: &Executor, n: u32) {
+        let op = identity::Op::LogIn(LogIn {
+            user: "nobody".parse().unwrap(),
+            directory: local(),
+            client: None,
+            address: None,
+            attempt: identity::operations::Attempt::Failed,
+        });
+        let caller = provider("identity");
+        let id = OperationId::derive(&caller.principal, &format!("login-{n}").parse().unwrap());
+        let asked = executor
+            .execute(&identity::Model, Attempt::new(op, caller, id))
             .await;
         assert!(matches!(asked, Err(ExecuteError::Refused { .. })), "{asked:?}");
     }
@@ -136,12 +155,13 @@ mod tests {
         change(&executor, "one").await;
         for n in 0..3 {
             ask_in_vain(&executor, n).await;
+            fail_to_log_in(&executor, n).await;
         }
         change(&executor, "two").await;
         let now = executor.now();
         assert_eq!(sweep(&executor, now.plus_seconds(6 * DAY)).await.unwrap(), 0);
-        assert_eq!(count(&store, "operation/").await, 5);
-        assert_eq!(sweep(&executor, now.plus_seconds(8 * DAY)).await.unwrap(), 3);
+        assert_eq!(count(&store, "operation/").await, 8);
+        assert_eq!(sweep(&executor, now.plus_seconds(8 * DAY)).await.unwrap(), 6);
         assert_eq!(
             count(&store, "operation/").await,
             3,

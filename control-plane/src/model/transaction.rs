@@ -91,7 +91,7 @@ fn bookkeeping(transaction: &mut Transaction, record: &OperationRecord, intents:
             .writes
             .push(Write::Put(row.own_key(), json(serde_json::to_vec(row))));
     }
-    if let Some(row) = record.refused_read() {
+    if let Some(row) = record.passing_refusal() {
         transaction
             .writes
             .push(Write::Put(row, json(serde_json::to_vec(&timeline))));

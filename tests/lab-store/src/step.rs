@@ -70,6 +70,7 @@ fn env(store: &Store) -> Result<Env> {
             account: "default".parse()?,
             role: Role::Administrator,
             via: None,
+            session: None,
         },
         settings: executor.settings().clone(),
     })

@@ -73,5 +73,6 @@ fn caller(parts: &Parts) -> Result<Caller, Failure> {
         account: "default".parse().expect("this is a name"),
         role: Role::Administrator,
         via: None,
+        session: None,
     })
 }

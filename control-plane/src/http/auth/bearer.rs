@@ -39,7 +39,7 @@ pub(super) fn session(control: &Control, token: &str) -> Result<(SessionId, Gran
         return Err(not_good(now));
     }
     let (session, grant) = (known.bundle.session, known.bundle.grant);
-    let caller = member(control, known).ok_or_else(|| not_good(now))?;
+    let caller = member(control, &known).ok_or_else(|| not_good(now))?;
     Ok((session, grant, caller))
 }
 
@@ -49,8 +49,8 @@ fn gives_access(known: &Known, now: Timestamp) -> bool {
 }
 
 /// What somebody may do is found when they do it: a token says who they are, and nothing of their rights.
-fn member(control: &Control, known: Known) -> Option<Caller> {
-    let (principal, account) = (known.bundle.subject, known.bundle.account);
+fn member(control: &Control, known: &Known) -> Option<Caller> {
+    let (principal, account) = (known.bundle.subject.clone(), known.bundle.account.clone());
     let role = match &principal {
         Principal::User(name) => control.tokens.sessions().role(name, &account)?,
         _ => return None,
@@ -60,6 +60,7 @@ fn member(control: &Control, known: Known) -> Option<Caller> {
         account,
         role,
         via: None,
+        session: Some(known.bundle.session),
     })
 }
 

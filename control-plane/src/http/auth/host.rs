@@ -41,6 +41,7 @@ fn caller(shown: &HostCertificate, parts: &Parts) -> Result<Caller, Failure> {
         account: "default".parse().expect("this is a name"),
         role: Role::Member,
         via,
+        session: None,
     })
 }
 

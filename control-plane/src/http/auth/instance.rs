@@ -54,10 +54,16 @@ impl Seen {
         Self(Arc::new(Mutex::new(Nonces::new(now))))
     }
 
-    fn take(&self, instance: InstanceId, nonce: &str, now: Timestamp) -> Result<(), NonceRefusal> {
+    fn take(
+        &self,
+        instance: InstanceId,
+        account: &AccountId,
+        nonce: &str,
+        now: Timestamp,
+    ) -> Result<(), NonceRefusal> {
         // A panic elsewhere leaves at worst a nonce that is there and wasn't needed.
         let mut nonces = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        nonces.take(instance, nonce, now)
+        nonces.take(instance, account, nonce, now)
     }
 }
 
@@ -80,6 +86,7 @@ impl Proven {
             account: self.account.clone(),
             role: Role::Member,
             via: Some(self.host.clone()),
+            session: Some(self.session),
         }
     }
 }
@@ -196,7 +203,9 @@ async fn prove(control: &Control, request: Request) -> Result<Request, Failure> 
             Ok(Request::from_parts(parts, Body::from(body)))
         }
         Err(NotProven::Failed(failure)) => Err(failure),
-        Err(NotProven::Nonce(NonceRefusal::TooMany | NonceRefusal::Full)) => Err(Failure::unavailable(
+        Err(NotProven::Nonce(
+            NonceRefusal::TooMany | NonceRefusal::TooManyOfAccount | NonceRefusal::Full,
+        )) => Err(Failure::unavailable(
             "too many requests of instances; send it again later",
         )),
         Err(reason) => Err(record(control, &parts, &relaying, &reason).await),
@@ -229,7 +238,9 @@ async fn check(
     shown.check_host(public_key, serial, now)?;
     placed(control, &known, instance, &relaying.host).await?;
     // Last of all that the head tells, so that nobody but the instance itself uses its room up.
-    control.seen.take(instance, shown.nonce()?, now)?;
+    control
+        .seen
+        .take(instance, &known.bundle.account, shown.nonce()?, now)?;
     let body = in_time(to_bytes(body, MAX_BODY_BYTES)).await?;
     let body = body.map_err(|_| Unproven::Body)?;
     if Digest::of(&body) != shown.body() {

@@ -9,7 +9,10 @@ use serde_json::{Value as Json, json};
 use tokio::time::timeout;
 use tower::ServiceExt as _;
 
+use super::damage::{key, spoil};
 use super::{Api, Reply};
+use crate::identity::rules::users::MAX_USERS;
+use crate::store::Write;
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -298,6 +301,46 @@ async fn sessions_are_listed_and_ended_by_whose_they_are_and_by_administrators()
 }
 
 #[tokio::test]
+async fn the_directory_has_a_bound() {
+    let api = Api::new().await;
+    api.user("ann", "member").await;
+    let count = key(&api, "user-count/").await;
+    let full = Write::Put(count, json!({"users": MAX_USERS}).to_string().into());
+    spoil(&api, full).await;
+    let refused = api
+        .json(Method::POST, "/v1/users", &[], json!({"user": "bob"}))
+        .await;
+    assert_eq!(
+        (refused.status, &refused.body["type"]),
+        (StatusCode::CONFLICT, &json!("quota")),
+        "{refused:?}"
+    );
+    api.json(Method::DELETE, "/v1/users/ann", &[], Json::Null).await;
+    api.user("bob", "member").await;
+}
+
+#[tokio::test]
+async fn setting_passwords_is_slowed_down() {
+    let api = Api::new().await;
+    api.user("ann", "member").await;
+    let ann = api.tokens("ann").await;
+    let target = "/v1/users/ann/password";
+    let set = json!({"password": "another password"});
+    let mut last = api
+        .by(&ann["access_token"], Method::PUT, target, set.clone())
+        .await;
+    assert_eq!(last.status, StatusCode::FORBIDDEN, "{last:?}");
+    for _ in 0..60 {
+        last = api
+            .by(&ann["access_token"], Method::PUT, target, set.clone())
+            .await;
+    }
+    assert_eq!(last.status, StatusCode::TOO_MANY_REQUESTS, "{last:?}");
+    let by_administrator = api.json(Method::PUT, target, &[], set).await;
+    assert_eq!(by_administrator.status, StatusCode::OK, "others have their own");
+}
+
+#[tokio::test]
 async fn keys_are_rotated_while_people_are_logged_in() {
     let api = Api::new().await;
     api.user("ann", "member").await;
@@ -350,6 +393,62 @@ async fn a_watch_ends_with_the_session_that_began_it() {
     assert_eq!(ended.status, StatusCode::OK, "{ended:?}");
     let rest = timeout(Duration::from_secs(20), watch.collect()).await;
     assert!(rest.is_ok(), "the watch goes on");
+}
+
+#[tokio::test]
+async fn a_program_makes_nothing_that_outlives_its_token() {
+    let api = Api::new().await;
+    api.user("root", "administrator").await;
+    api.user("ann", "member").await;
+    let root = api.tokens("root").await;
+    let token = json!({"name": "deploy"});
+    let made = api
+        .by(&root["access_token"], Method::POST, "/v1/tokens", token.clone())
+        .await;
+    let program = &made.body["token"];
+    for (method, target, body) in [
+        (Method::POST, "/v1/tokens", token),
+        (Method::POST, "/v1/users", json!({"user": "eve"})),
+        (Method::PATCH, "/v1/users/ann", json!({"role": "administrator"})),
+        (
+            Method::PUT,
+            "/v1/users/ann/password",
+            json!({"password": PASSWORD}),
+        ),
+    ] {
+        let refused = api.by(program, method.clone(), target, body.clone()).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{method} {target}");
+        let detail = refused.body["detail"].as_str().unwrap();
+        assert!(detail.contains("a login, and not a program's token"), "{detail}");
+        let allowed = api.by(&root["access_token"], method.clone(), target, body).await;
+        assert!(allowed.status.is_success(), "{method} {target}: {allowed:?}");
+    }
+    let group = json!({"group": "ops"});
+    let rest = api.by(program, Method::POST, "/v1/groups", group).await;
+    assert_eq!(rest.status, StatusCode::CREATED, "it does all else");
+}
+
+#[tokio::test]
+async fn no_record_shows_what_is_sealed() {
+    let api = Api::new().await;
+    api.user("ann", "member").await;
+    let set = json!({"password": "another password"});
+    api.json(Method::PUT, "/v1/users/ann/password", &[], set).await;
+    api.json(Method::POST, "/v1/token-keys", &[], Json::Null).await;
+    let records = api.get("/v1/operations?limit=1000").await.body;
+    let parameters = |name: &str| {
+        let all = records["operations"].as_array().unwrap();
+        let found = all.iter().find(|record| record["api"] == name);
+        found.unwrap_or_else(|| panic!("no {name}"))["parameters"].clone()
+    };
+    for (name, field) in [
+        ("CreateUser", "password"),
+        ("SetUserPassword", "password"),
+        ("StageTokenKey", "sealed"),
+        ("RotateIdentityKey", "sealed"),
+    ] {
+        assert_eq!(parameters(name)[field], "sealed", "{name}");
+    }
 }
 
 /// Everything that the control plane keeps, in one text: rows, records, and the files as they are on the disk.

@@ -12,8 +12,10 @@ mod instances;
 mod login;
 mod problems;
 mod proof;
+mod retries;
 mod secrets;
 mod signing;
+mod tokens;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
@@ -47,6 +49,7 @@ struct Api {
     dispatcher: Option<Dispatcher>,
     folder: tempfile::TempDir,
     host: OnceLock<Host>,
+    control: Control,
 }
 
 /// What came back.
@@ -94,12 +97,13 @@ impl Api {
         };
         let token = std::fs::read_to_string(token_file).unwrap().trim().to_owned();
         Self {
-            router: router(control),
+            router: router(control.clone()),
             token,
             store,
             dispatcher: Some(dispatcher),
             folder,
             host: OnceLock::new(),
+            control,
         }
     }
 

@@ -216,6 +216,13 @@ impl Message {
         found.map(|(_, value)| value.clone()).unwrap_or_default()
     }
 
+    /// The lines of a field, each with its place among all.
+    pub(super) fn lines(&self, name: &str) -> Vec<(usize, String)> {
+        let all = self.fields.iter().enumerate();
+        let of = all.filter(|(_, (known, _))| known == name);
+        of.map(|(at, (_, value))| (at, value.clone())).collect()
+    }
+
     pub(super) fn change(&mut self, name: &str, change: impl Fn(&str) -> String) {
         for (_, value) in self.fields.iter_mut().filter(|(known, _)| known == name) {
             *value = change(value);

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, patch, post, put};
+use moorline_shared::OperationId;
 use moorline_shared::api::identity::IdentityChanged;
 use moorline_shared::id::IdempotencyKey;
 
@@ -18,8 +19,8 @@ use super::password::PasswordError;
 use super::sessions::FollowError;
 use super::tokens::MintError;
 use crate::http::problem::Failure;
-use crate::http::{Control, idempotency_key, stamp};
-use crate::model::{Caller, Done};
+use crate::http::{Control, idempotency_key, operation_id, stamp};
+use crate::model::{Attempt, Caller, Done};
 
 /// The routes.
 pub fn routes() -> Router<Control> {
@@ -67,7 +68,13 @@ impl Control {
         caller: Caller,
         key: Option<IdempotencyKey>,
     ) -> Result<Done<Reply>, Failure> {
-        let done = self.change(&Model, op, caller, key).await?;
+        let id = operation_id(&caller, key);
+        self.identify_as(op, caller, id).await
+    }
+
+    /// The same under an id that the operation is made with.
+    async fn identify_as(&self, op: Op, caller: Caller, id: OperationId) -> Result<Done<Reply>, Failure> {
+        let done = self.run(&Model, Attempt::new(op, caller, id)).await?;
         self.tokens.reach(done.revision.n).await?;
         Ok(done)
     }
@@ -81,11 +88,16 @@ async fn changed(
     headers: &HeaderMap,
 ) -> Result<Response, Failure> {
     let done = control.identify(op, caller, idempotency_key(headers)?).await?;
+    Ok(revised(&done))
+}
+
+/// The answer that is no more than a revision.
+fn revised(done: &Done<Reply>) -> Response {
     let body = IdentityChanged {
         revision: done.revision,
         operation: done.operation,
     };
-    Ok((stamp(&done), axum::Json(body)).into_response())
+    (stamp(done), axum::Json(body)).into_response()
 }
 
 impl From<FollowError> for Failure {

@@ -1,7 +1,7 @@
 //! The routes of sessions and tokens.
 
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -51,25 +51,26 @@ pub async fn log_in(
         attempt,
     });
     let done = control.identify(op, provider("identity"), None).await?;
-    control.guesses.succeeded(&user, address);
+    control.guesses.succeeded(&user, address, Instant::now());
     let tokens = tokens(&control, &done.reply, client.as_ref(), login.form)?;
     Ok((StatusCode::CREATED, stamp(&done), axum::Json(tokens)).into_response())
 }
 
 /// Counts a guess at a user's password, which is refused if there were too many.
 pub(super) fn may_guess(control: &Control, user: &UserName, address: Option<IpAddr>) -> Result<(), Failure> {
-    control
-        .guesses
-        .count(user, address, Instant::now())
-        .map_err(|wait| {
-            let seconds = wait.as_secs() + 1;
-            Failure::new(
-                "too-many-attempts",
-                StatusCode::TOO_MANY_REQUESTS,
-                "Too many attempts",
-                format!("there were too many attempts to log in; try again in {seconds} seconds"),
-            )
-        })
+    let counted = control.guesses.count(user, address, Instant::now());
+    counted.map_err(|wait| too_many(wait, "to log in"))
+}
+
+/// The answer to who has to wait.
+pub(super) fn too_many(wait: Duration, attempts: &str) -> Failure {
+    let seconds = wait.as_secs() + 1;
+    Failure::new(
+        "too-many-attempts",
+        StatusCode::TOO_MANY_REQUESTS,
+        "Too many attempts",
+        format!("there were too many attempts {attempts}; try again in {seconds} seconds"),
+    )
 }
 
 async fn attempt(control: &Control, user: &UserName, password: Secret) -> Result<Attempt, Failure> {

@@ -1,5 +1,8 @@
 //! The routes of users.
 
+use std::net::IpAddr;
+use std::time::Instant;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -11,11 +14,13 @@ use moorline_shared::entry::Value;
 use moorline_shared::secret::Secret;
 use moorline_shared::{Digest, Principal};
 
-use super::changed;
+use super::sessions::{may_guess, too_many};
+use super::{changed, revised};
 use crate::http::Control;
+use crate::http::auth::address::PeerAddress;
 use crate::http::extract::{Json, Path, segment};
 use crate::http::problem::Failure;
-use crate::http::stamp;
+use crate::http::{idempotency_key, operation_id, stamp};
 use crate::identity::directory::UserRecord;
 use crate::identity::model::Model;
 use crate::identity::operations::{Op, Reply};
@@ -31,10 +36,11 @@ pub async fn create_user(
     headers: HeaderMap,
     Json(create): Json<CreateUser>,
 ) -> Result<Response, Failure> {
+    let id = operation_id(&caller, idempotency_key(&headers)?);
     // Hashing costs much, and is done only for those whom the rules let do this.
     let password = match create.password {
         Some(password) if caller.role != Role::Member => {
-            Some(control.passwords.hash(&create.user, password).await?)
+            Some(control.passwords.hash(&create.user, password, id).await?)
         }
         _ => None,
     };
@@ -43,8 +49,8 @@ pub async fn create_user(
         role: create.role,
         password,
     };
-    let made = changed(&control, op, caller, &headers).await?;
-    Ok((StatusCode::CREATED, made).into_response())
+    let made = control.identify_as(op, caller, id).await?;
+    Ok((StatusCode::CREATED, revised(&made)).into_response())
 }
 
 /// Gives a user another password, which ends all of their sessions.
@@ -57,18 +63,22 @@ pub async fn create_user(
 pub async fn set_user_password(
     State(control): State<Control>,
     caller: Caller,
+    PeerAddress(address): PeerAddress,
     Path(user): Path<String>,
     headers: HeaderMap,
     Json(set): Json<SetUserPassword>,
 ) -> Result<Response, Failure> {
     let user: UserName = segment("user", &user)?;
+    let counted = control.guesses.count_change(&caller.principal, Instant::now());
+    counted.map_err(|wait| too_many(wait, "to set a password"))?;
     let knows = match set.current {
-        Some(current) => proved(&control, &caller, &user, current).await?,
+        Some(current) => proved(&control, &caller, (&user, address), current).await?,
         None => None,
     };
+    let id = operation_id(&caller, idempotency_key(&headers)?);
     // Hashing costs much, and is done only for those whom the rules let do this; they refuse all others.
     let password = if knows.is_some() || caller.role != Role::Member {
-        control.passwords.hash(&user, set.password).await?
+        control.passwords.hash(&user, set.password, id).await?
     } else {
         Value::default()
     };
@@ -77,20 +87,20 @@ pub async fn set_user_password(
         password,
         knows,
     };
-    changed(&control, op, caller, &headers).await
+    Ok(revised(&control.identify_as(op, caller, id).await?))
 }
 
 /// What a user's own password is known by, if `current` is it. Guesses at it are counted as at the log-in.
 async fn proved(
     control: &Control,
     caller: &Caller,
-    user: &UserName,
+    (user, address): (&UserName, Option<IpAddr>),
     current: Secret,
 ) -> Result<Option<Digest>, Failure> {
     if caller.principal != Principal::User(user.clone()) {
         return Ok(None);
     }
-    super::sessions::may_guess(control, user, None)?;
+    may_guess(control, user, address)?;
     let kept = user_of(control, user).await?.and_then(|user| user.password);
     Ok(control.passwords.check(user, kept.as_ref(), current).await?)
 }

@@ -75,6 +75,11 @@ impl Operation for Op {
     fn contents(&mut self) -> Vec<&mut Content> {
         Vec::new()
     }
+
+    fn conceal(&mut self) {
+        let Self::AdoptAuthority(material) = self;
+        material.sealed_key = "sealed".to_owned();
+    }
 }
 
 impl From<Op> for AnyOp {

@@ -201,6 +201,7 @@ fn member(host: HostId) -> Caller {
         account: "default".parse().expect("this is a name"),
         role: Role::Member,
         via: None,
+        session: None,
     }
 }
 

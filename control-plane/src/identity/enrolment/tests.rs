@@ -34,6 +34,7 @@ fn caller(role: Role) -> Caller {
         account: "default".parse().unwrap(),
         role,
         via: None,
+        session: None,
     }
 }
 

@@ -100,6 +100,12 @@ impl Operation for Op {
     fn contents(&mut self) -> Vec<&mut Content> {
         Vec::new()
     }
+
+    fn conceal(&mut self) {
+        if let Self::RotateIdentityKey { sealed, .. } = self {
+            *sealed = Value::from("sealed");
+        }
+    }
 }
 
 impl From<Op> for AnyOp {

@@ -1,12 +1,12 @@
 //! The rules for logging in, for what keeps somebody logged in, and for the tokens of programs.
 
+use moorline_shared::Principal;
 use moorline_shared::api::identity::{MAX_TOKEN_SECONDS, UserState};
 use moorline_shared::id::ClientName;
-use moorline_shared::{Principal, UserName};
 
 use super::sessions::begin;
 use super::users::digest;
-use super::{Step, allow, by_provider};
+use super::{Step, by_login, by_provider, deny};
 use crate::identity::directory::{UserRecord, local};
 use crate::identity::operations::{Attempt, LogIn, NewSession, Reply};
 use crate::identity::records::{SessionPurpose, SessionRecord};
@@ -113,15 +113,8 @@ pub fn create_token(v: &mut View<'_>, env: &Env, name: &str, lifetime: u32) -> S
     if lifetime > MAX_TOKEN_SECONDS {
         return refuse(Refusal::TokenLifetime(lifetime));
     }
-    let user = match &env.caller.principal {
-        Principal::User(name) => enabled(v, name)?,
-        _ => None,
-    };
-    allow(
-        env,
-        user.is_some() && env.caller.role != Role::Provider,
-        "a user of the directory; the deployment's own token makes none, so log in with `moorline login`",
-    )?;
+    by_login(v, env)?;
+    is_user(v, env)?;
     let (session, grant) = begin(
         v,
         env,
@@ -142,7 +135,17 @@ pub fn create_token(v: &mut View<'_>, env: &Env, name: &str, lifetime: u32) -> S
     })
 }
 
-fn enabled(v: &mut View<'_>, name: &UserName) -> Step<Option<()>> {
-    let user = v.get::<UserRecord>(name)?;
-    Ok(user.filter(|user| user.state == UserState::Enabled).map(drop))
+/// Refuses whoever is no user of the directory, and who may not act any more.
+fn is_user(v: &mut View<'_>, env: &Env) -> Step<()> {
+    let user = match &env.caller.principal {
+        Principal::User(name) if env.caller.role != Role::Provider => v.get::<UserRecord>(name)?,
+        _ => None,
+    };
+    if user.is_some_and(|user| user.state == UserState::Enabled) {
+        return Ok(());
+    }
+    deny(
+        env,
+        "a user of the directory; the deployment's own token makes none, so log in with `moorline login`",
+    )
 }

@@ -7,43 +7,56 @@ pub mod sessions;
 pub mod users;
 
 use super::refusal::{Refusal, refuse};
-use crate::model::{Env, Role, Stop};
+use crate::identity::records::{SessionPurpose, SessionRecord};
+use crate::model::{Env, Role, Stop, View};
 
 /// The account whose administrators administer the deployment.
-const DEPLOYMENT_ACCOUNT: &str = "default";
+pub const DEPLOYMENT_ACCOUNT: &str = "default";
 
 /// What a rule comes to.
 pub type Step<T> = Result<T, Stop<Refusal>>;
 
 /// Refuses whoever is no part of the control plane.
 pub fn by_provider(env: &Env) -> Step<()> {
-    allow(env, env.caller.role == Role::Provider, "the control plane itself")
+    match env.caller.role {
+        Role::Provider => Ok(()),
+        Role::Administrator | Role::Member => deny(env, "the control plane itself"),
+    }
 }
 
 /// Refuses whoever does not administer the account that they act in.
 pub fn by_administrator(env: &Env) -> Step<()> {
-    allow(
-        env,
-        env.caller.role != Role::Member,
-        "an administrator of the account",
-    )
+    match env.caller.role {
+        Role::Provider | Role::Administrator => Ok(()),
+        Role::Member => deny(env, "an administrator of the account"),
+    }
+}
+
+/// Refuses a program that shows a token of its own: what it made would outlive that token, which its user revokes to end
+/// all that the program can do.
+pub fn by_login(v: &mut View<'_>, env: &Env) -> Step<()> {
+    let Some(id) = env.caller.session else {
+        return Ok(());
+    };
+    let session = v.get::<SessionRecord>(&(env.caller.principal.clone(), id))?;
+    match session.map(|session| session.into_inner().purpose) {
+        Some(SessionPurpose::Login) => Ok(()),
+        _ => deny(env, "a login, and not a program's token"),
+    }
 }
 
 /// Refuses whoever does not administer the deployment itself, which is what its first account is for.
 pub fn by_deployment_administrator(env: &Env) -> Step<()> {
     let deployment = env.caller.account.as_str() == DEPLOYMENT_ACCOUNT;
-    let allowed = match env.caller.role {
-        Role::Provider => true,
-        Role::Administrator => deployment,
-        Role::Member => false,
-    };
-    allow(env, allowed, "an administrator of the account 'default'")
+    match env.caller.role {
+        Role::Provider => Ok(()),
+        Role::Administrator if deployment => Ok(()),
+        Role::Administrator | Role::Member => deny(env, "an administrator of the account 'default'"),
+    }
 }
 
-fn allow(env: &Env, allowed: bool, takes: &'static str) -> Step<()> {
-    if allowed {
-        return Ok(());
-    }
+/// Refuses the caller, and says who may.
+fn deny<T>(env: &Env, takes: &'static str) -> Step<T> {
     let caller = Box::new(env.caller.clone());
     refuse(Refusal::Denied { caller, takes })
 }

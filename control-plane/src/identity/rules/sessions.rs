@@ -2,7 +2,7 @@
 
 use moorline_shared::{InstanceId, Principal, Timestamp};
 
-use super::{Step, allow, by_provider};
+use super::{Step, by_administrator, by_provider};
 use crate::identity::instances::TOKEN_SECONDS;
 use crate::identity::operations::{NewSession, Op, Reply};
 use crate::identity::records::{RevocationRecord, Revoked, SessionPurpose, SessionRecord};
@@ -14,6 +14,8 @@ use crate::model::{Env, Intent, Kept, Page, Role, View};
 
 /// The most sessions that somebody has at once: as many as one transaction can end.
 pub const MAX_SESSIONS: usize = 500;
+/// How many of them are of programs at most, so that there is always room for logins.
+pub const MAX_PROGRAMS: usize = 400;
 
 /// Begins the session that is asked for.
 pub fn create(v: &mut View<'_>, env: &Env, new: &NewSession) -> Step<Reply> {
@@ -27,10 +29,7 @@ pub fn create(v: &mut View<'_>, env: &Env, new: &NewSession) -> Step<Reply> {
 
 /// Begins a session of `new.principal`, whoever asks.
 pub fn begin(v: &mut View<'_>, env: &Env, new: &NewSession) -> Step<(SessionRecord, Option<Grant>)> {
-    let standing = v.scan::<SessionRecord>(&new.principal, &Page::ALL)?;
-    if standing.len() >= MAX_SESSIONS {
-        return refuse(Refusal::TooManySessions(new.principal.clone()));
-    }
+    make_room(v, env, new)?;
     let expires_at = env.now.plus_seconds(new.lifetime);
     let mut grants = Grants::default();
     // An instance's tokens are made anew from its session alone, so nothing of it is ever exchanged.
@@ -51,6 +50,37 @@ pub fn begin(v: &mut View<'_>, env: &Env, new: &NewSession) -> Step<(SessionReco
     v.put(&session);
     forget_at_its_end(v, &session);
     Ok((session, grant))
+}
+
+/// Sees to it that there is room for one session more. Those whose time is over make it, and then the one of longest ago
+/// that is no program's: nobody is kept out by what they left open, and no program loses its token by what others do.
+fn make_room(v: &mut View<'_>, env: &Env, new: &NewSession) -> Step<()> {
+    let all = v.scan::<SessionRecord>(&new.principal, &Page::ALL)?;
+    let (standing, over): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|session| env.now < session.expires_at);
+    for session in &over {
+        v.delete_kept(session);
+    }
+    let (programs, others): (Vec<_>, Vec<_>) = standing
+        .into_iter()
+        .partition(|session| is_programs(&session.purpose));
+    if is_programs(&new.purpose) && programs.len() >= MAX_PROGRAMS {
+        return refuse(Refusal::TooManyTokens(new.principal.clone()));
+    }
+    if programs.len() + others.len() >= MAX_SESSIONS {
+        let oldest = others
+            .iter()
+            .min_by_key(|session| (session.created_at, session.id));
+        match oldest {
+            Some(oldest) => revoke(v, env, oldest),
+            None => return refuse(Refusal::TooManyTokens(new.principal.clone())),
+        }
+    }
+    Ok(())
+}
+
+const fn is_programs(purpose: &SessionPurpose) -> bool {
+    matches!(purpose, SessionPurpose::Program { .. })
 }
 
 fn forget_at_its_end(v: &mut View<'_>, session: &SessionRecord) {
@@ -189,12 +219,9 @@ pub fn forget(v: &mut View<'_>, env: &Env, principal: &Principal, id: SessionId)
 
 /// Somebody's sessions, for themselves and for administrators.
 pub fn describe(v: &mut View<'_>, env: &Env, principal: &Principal) -> Step<Reply> {
-    let own = env.caller.principal == *principal;
-    allow(
-        env,
-        own || env.caller.role != Role::Member,
-        "an administrator of the account",
-    )?;
+    if env.caller.principal != *principal {
+        by_administrator(env)?;
+    }
     let all = v.scan::<SessionRecord>(principal, &Page::ALL)?;
     let visible = |session: &SessionRecord| {
         env.now < session.expires_at

@@ -6,14 +6,14 @@ use moorline_shared::{Digest, UserName};
 
 use super::groups::{leave_all, never_before};
 use super::sessions::end_all;
-use super::{Step, allow, by_administrator};
-use crate::identity::directory::{Former, FormerRecord, UserRecord};
+use super::{Step, by_administrator, by_login, deny};
+use crate::identity::directory::{Former, FormerRecord, UserCountRecord, UserRecord};
 use crate::identity::operations::Reply;
 use crate::identity::refusal::{Refusal, refuse};
 use crate::model::{Env, Kept, Page, Role, View};
 
 /// The most users of the directory.
-const MAX_USERS: usize = 100_000;
+pub const MAX_USERS: usize = 100_000;
 /// Who the bearer of the deployment's own token is.
 const RESERVED: &str = "admin";
 
@@ -26,10 +26,16 @@ pub fn create(
     password: Option<&Value>,
 ) -> Step<Reply> {
     by_administrator(env)?;
+    by_login(v, env)?;
     if name.as_str() == RESERVED || v.get::<UserRecord>(name)?.is_some() {
         return refuse(Refusal::UserTwice(name.clone()));
     }
     never_before(v, Former::User(name.clone()))?;
+    let users = count(v)?;
+    if users >= MAX_USERS {
+        return refuse(Refusal::TooManyUsers);
+    }
+    v.put(&UserCountRecord { users: users + 1 });
     v.put(&UserRecord {
         name: name.clone(),
         account: env.caller.account.clone(),
@@ -39,6 +45,14 @@ pub fn create(
         created_at: env.now,
     });
     Ok(Reply::Done)
+}
+
+/// How many users there are. Where nobody has counted yet, it is done now.
+fn count(v: &mut View<'_>) -> Step<usize> {
+    match v.get::<UserCountRecord>(&())? {
+        Some(count) => Ok(count.users),
+        None => Ok(v.scan::<UserRecord>(&(), &Page::ALL)?.len()),
+    }
 }
 
 /// Gives a user another password, and ends what they had by the one before.
@@ -51,13 +65,15 @@ pub fn set_password(
     password: &Value,
     knows: Option<&Digest>,
 ) -> Step<Reply> {
+    by_login(v, env)?;
     let user = visible(v, env, name)?;
     let proved = knows.is_some() && user.password.as_ref().map(digest).as_ref() == knows;
-    allow(
-        env,
-        proved || env.caller.role != Role::Member,
-        "an administrator of the account, or the user with their current password",
-    )?;
+    if !proved && env.caller.role == Role::Member {
+        return deny(
+            env,
+            "an administrator of the account, or the user with their current password",
+        );
+    }
     v.put(&UserRecord {
         password: Some(password.clone()),
         ..user.into_inner()
@@ -74,6 +90,7 @@ pub fn digest(sealed: &Value) -> Digest {
 /// Changes what a user may do.
 pub fn modify(v: &mut View<'_>, env: &Env, name: &UserName, change: ModifyUser) -> Step<Reply> {
     by_administrator(env)?;
+    by_login(v, env)?;
     let user = visible(v, env, name)?.into_inner();
     let state = change.state.unwrap_or(user.state);
     let principal = user.principal();
@@ -92,6 +109,8 @@ pub fn modify(v: &mut View<'_>, env: &Env, name: &UserName, change: ModifyUser) 
 pub fn delete(v: &mut View<'_>, env: &Env, name: &UserName) -> Step<Reply> {
     by_administrator(env)?;
     let principal = visible(v, env, name)?.principal();
+    let users = count(v)?.saturating_sub(1);
+    v.put(&UserCountRecord { users });
     end_all(v, env, &principal)?;
     leave_all(v, &principal)?;
     v.delete::<UserRecord>(name);

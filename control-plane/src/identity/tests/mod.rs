@@ -147,6 +147,7 @@ pub(super) fn caller(name: &str, role: Role) -> Caller {
         account: account(),
         role,
         via: None,
+        session: None,
     }
 }
 

@@ -2,8 +2,8 @@
 
 use super::{World, caller, kind_of, new_session};
 use crate::identity::operations::{NewSession, Op, Reply};
-use crate::identity::records::Revoked;
-use crate::identity::rules::sessions::MAX_SESSIONS;
+use crate::identity::records::{Revoked, SessionPurpose};
+use crate::identity::rules::sessions::{MAX_PROGRAMS, MAX_SESSIONS};
 use crate::identity::sessions::Standing;
 use crate::identity::token::{Grant, Kind};
 use crate::identity::tokens::TokenRefusal;
@@ -109,16 +109,57 @@ async fn a_token_ends_with_its_session_and_its_grant() {
 }
 
 #[tokio::test]
-async fn nobody_has_more_sessions_than_one_transaction_ends() {
+async fn whoever_logs_in_often_ends_their_login_of_longest_ago() {
     let world = World::new().await;
-    for _ in 0..MAX_SESSIONS {
+    let first = world.session("ann").await;
+    let program = Op::CreateSession(NewSession {
+        purpose: SessionPurpose::Program { name: "ci".into() },
+        ..new_session("ann")
+    });
+    world.run(program, provider("identity")).await.unwrap();
+    let second = world.session("ann").await;
+    for _ in 3..MAX_SESSIONS {
         world.session("ann").await;
     }
-    let refused = world
-        .run(Op::CreateSession(new_session("ann")), provider("identity"))
-        .await;
-    assert_eq!(kind_of(refused), "too-many-sessions");
-    world.session("bob").await;
+    let [oldest, next] = [&first, &second].map(|session| world.access(session));
+    assert!(world.check(&oldest).is_ok());
+    let last = world.session("ann").await;
+    assert!(world.check(&oldest).is_err(), "it made room");
+    assert!(world.check(&next).is_ok() && world.check(&world.access(&last)).is_ok());
+    assert_eq!(world.tokens.sessions().count(), MAX_SESSIONS);
+    world.session("ann").await;
+    assert!(world.check(&next).is_err(), "and no program's session did");
+}
+
+#[tokio::test]
+async fn programs_leave_room_to_log_in() {
+    let world = World::new().await;
+    let program = Op::CreateSession(NewSession {
+        purpose: SessionPurpose::Program { name: "ci".into() },
+        ..new_session("ann")
+    });
+    for _ in 0..MAX_PROGRAMS {
+        world.run(program.clone(), provider("identity")).await.unwrap();
+    }
+    let refused = world.run(program, provider("identity")).await;
+    assert_eq!(kind_of(refused), "too-many-tokens");
+    world.session("ann").await;
+}
+
+#[tokio::test]
+async fn sessions_that_are_over_take_no_room() {
+    let world = World::new().await;
+    let standing = world.session("ann").await;
+    let short = Op::CreateSession(NewSession {
+        lifetime: 0,
+        ..new_session("ann")
+    });
+    for _ in 1..MAX_SESSIONS {
+        world.run(short.clone(), provider("identity")).await.unwrap();
+    }
+    world.session("ann").await;
+    assert!(world.check(&world.access(&standing)).is_ok());
+    world.replay().await;
 }
 
 #[tokio::test]

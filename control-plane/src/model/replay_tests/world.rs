@@ -307,10 +307,12 @@ impl World {
         match which {
             0 => Caller {
                 via: Some(HOSTS[0].parse().unwrap()),
+                session: None,
                 ..caller_of(Principal::Instance(target))
             },
             1 => Caller {
                 via: Some(HOSTS[1].parse().unwrap()),
+                session: None,
                 ..caller_of(Principal::Instance(other))
             },
             2 => caller_of("user:stranger".parse().unwrap()),
@@ -441,5 +443,6 @@ pub(super) fn caller_of(principal: Principal) -> Caller {
         account: "default".parse().unwrap(),
         role: Role::Member,
         via: None,
+        session: None,
     }
 }

@@ -115,6 +115,7 @@ fn caller(principal: &str, role: Role) -> Caller {
         account: "default".parse().unwrap(),
         role,
         via: None,
+        session: None,
     }
 }
 
