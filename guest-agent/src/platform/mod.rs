@@ -1,5 +1,6 @@
 //! Calls to the guest's operating system. Linux only so far; every other module is free of it.
 
+mod generation;
 mod log;
 mod netlink;
 mod notify;
@@ -7,6 +8,7 @@ mod peer;
 mod sockopt;
 mod vsock;
 
+pub use generation::generation;
 pub use log::{Level, start_log};
 pub use netlink::{Connection, LoopbackAddress, LoopbackError, Owner, SockDiag};
 pub use notify::{Readiness, notify};

@@ -10,6 +10,7 @@
 
 mod control;
 mod seats;
+mod snapshot;
 
 pub use control::{Control, Lines, Output, RUN_PATIENCE, Shell};
 pub use moorline_lab_guest::Ending;
@@ -38,6 +39,23 @@ pub struct GuestOptions {
     memory_mib: u32,
     vsock: Option<PathBuf>,
     command_line: String,
+    saveable: Saveable,
+}
+
+/// Whether the guest can be saved as it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Saveable {
+    Yes,
+    No,
+}
+
+/// What a guest begins with.
+#[derive(Debug, Clone, Copy)]
+enum Start<'a> {
+    /// Its image.
+    Boot,
+    /// What was saved of a guest.
+    Saved(&'a Path),
 }
 
 impl GuestOptions {
@@ -49,7 +67,15 @@ impl GuestOptions {
             memory_mib: 128,
             vsock: None,
             command_line,
+            saveable: Saveable::No,
         }
+    }
+
+    /// A guest that can be [saved](Guest::save), which knows the generation of its machine.
+    #[must_use]
+    pub fn saveable(mut self) -> Self {
+        self.saveable = Saveable::Yes;
+        self
     }
 
     /// The guest's memory. QEMU takes it as the guest touches it.
@@ -73,6 +99,11 @@ impl GuestOptions {
         self.command_line.push_str(" lab.agent=off");
         self
     }
+
+    /// The path from which the paths of its vsock sockets are made.
+    fn vsock_path(&self, folder: &Path) -> PathBuf {
+        self.vsock.clone().unwrap_or_else(|| folder.join("vsock"))
+    }
 }
 
 /// A guest that the lab booted. Dropping it kills QEMU and the vsock device, by their process ids.
@@ -94,16 +125,10 @@ impl Guest {
     /// of the processes. Dropping the future ends the processes.
     pub async fn boot(_seats: &Seats, tools: &Tools, options: GuestOptions) -> Result<Self> {
         let begun = Instant::now();
-        let folder = tempfile::Builder::new()
-            .prefix("moorline-guest-")
-            .tempdir()
-            .context("create a folder")?;
-        let vsock = options
-            .vsock
-            .clone()
-            .unwrap_or_else(|| folder.path().join("vsock"));
+        let folder = folder()?;
+        let vsock = options.vsock_path(folder.path());
         let mut vsock_device = start_vsock_device(tools, folder.path(), &vsock).await?;
-        let mut qemu = start_qemu(folder.path(), &options)?;
+        let mut qemu = start_qemu(folder.path(), &options, Start::Boot)?;
         let socket = folder.path().join(CONTROL);
         // Cancel-safe: once one branch has ended, the guest is there or given up.
         let control = tokio::select! {
@@ -193,6 +218,12 @@ impl Guest {
     }
 }
 
+/// A folder for what a guest's processes keep.
+fn folder() -> Result<TempDir> {
+    let folder = tempfile::Builder::new().prefix("moorline-guest-").tempdir();
+    folder.context("create a folder")
+}
+
 const CONTROL: &str = "control.sock";
 const CONSOLE: &str = "console.log";
 
@@ -234,7 +265,7 @@ async fn start_vsock_device(tools: &Tools, folder: &Path, vsock: &Path) -> Resul
     Ok(device)
 }
 
-fn start_qemu(folder: &Path, options: &GuestOptions) -> Result<Running> {
+fn start_qemu(folder: &Path, options: &GuestOptions, start: Start<'_>) -> Result<Running> {
     let memory = options.memory_mib;
     let image = &options.image;
     let mut command = tied("qemu-system-x86_64");
@@ -263,9 +294,24 @@ fn start_qemu(folder: &Path, options: &GuestOptions) -> Result<Running> {
             "-chardev",
             &format!("socket,id=vsock,path={}", device_socket(folder).display()),
         ])
-        .args(["-device", "vhost-user-vsock-pci,chardev=vsock"])
-        .args(control_arguments(&folder.join(CONTROL)));
+        .args(control_arguments(&folder.join(CONTROL)))
+        .args(start_arguments(folder, options.saveable, start));
     Running::start("QEMU", &mut command, folder.join("qemu.log"))
+}
+
+/// The guest's vsock device, unless it is given one later, and what makes it begin as it is to.
+fn start_arguments(folder: &Path, saveable: Saveable, start: Start<'_>) -> Vec<String> {
+    let mut arguments = Vec::new();
+    let mut device = "vhost-user-vsock-pci,chardev=vsock".to_owned();
+    if saveable == Saveable::Yes {
+        arguments.extend(snapshot::arguments(folder));
+        device = snapshot::device();
+    }
+    arguments.extend(match start {
+        Start::Boot => ["-device".to_owned(), device],
+        Start::Saved(file) => ["-incoming".to_owned(), format!("exec:cat '{}'", file.display())],
+    });
+    arguments
 }
 
 /// The image's disk, if it has one, as it is for every guest anew.

@@ -38,7 +38,7 @@ pub(crate) struct Talker {
     input: Vec<u8>,
     events: VecDeque<GuestEvent>,
     /// The deployment, as the host named it.
-    authority: String,
+    pub(crate) authority: String,
     /// What it signs with, as soon as its host has given it.
     session: Option<Session>,
     /// What was pushed to its mirror.

@@ -10,7 +10,7 @@ use moorline_shared::link::{KindSet, Moment, StreamId};
 
 use super::super::driver::Lost;
 use super::{AskFailure, Life, Line, Reply, Waiting, WatchBatch};
-use crate::platform::{boot_id, now};
+use crate::platform::{boot_id, generation, now};
 
 impl Line {
     /// A connection was made.
@@ -54,7 +54,7 @@ impl Line {
             kinds: KindSet::ours(),
             build: crate::BUILD.to_owned(),
             boot_id: boot_id(),
-            vmgenid: None,
+            vmgenid: generation(),
             incarnation: state.claimed,
             applied: claimed.map(|(_, applied)| applied),
             journal: 0,

@@ -1,6 +1,8 @@
 //! Attacks on what guests, hosts and their operators are known by, with real daemons and real guests.
 
 mod certificates;
+mod clones;
+mod relays;
 mod second_host;
 
 use anyhow::{Context, Result, ensure};
