@@ -59,7 +59,7 @@ pub enum StartError {
     OtherHost {
         /// What the configuration says.
         configured: HostId,
-        /// What the enrolment says.
+        /// What its certificate says.
         enrolled: HostId,
     },
     /// The HTTP library can't be set up.
@@ -190,13 +190,15 @@ impl Daemon {
 /// [`StartError`] if the machine is not enrolled, or as another host than the configuration says.
 pub fn identity(config: &Config) -> Result<(HostIdentity, Client), StartError> {
     let files = Files::of(&config.state_dir);
-    let enrolled = files.enrolment()?.host;
-    if enrolled != config.host {
-        let configured = config.host.clone();
-        return Err(StartError::OtherHost { configured, enrolled });
-    }
+    let enrolled = files.url()?;
     let present = files.present()?;
-    let url = config.control.url.clone().map_or_else(|| files.url(), Ok)?;
+    if *present.host() != config.host {
+        return Err(StartError::OtherHost {
+            configured: config.host.clone(),
+            enrolled: present.host().clone(),
+        });
+    }
+    let url = config.control.url.clone().unwrap_or(enrolled);
     let endpoint = Endpoint::without_token(url)
         .trusting(Trust::Authority(files.authority()?))
         .identified(present.shown());
@@ -238,7 +240,7 @@ fn offer(config: &Config) -> RegisterHost {
 
 #[cfg(test)]
 mod tests {
-    use super::{Daemon, PartError, RunError};
+    use super::{Daemon, PartError, RunError, identity};
     use crate::causes::Causes;
     use crate::config::Config;
     use std::path::Path;
@@ -249,6 +251,11 @@ mod tests {
     /// A daemon whose control plane is away.
     fn open(folder: &Path) -> Daemon {
         crate::identity::tests::enrolled(&folder.join("state"), "h1");
+        Daemon::open(&config(folder)).unwrap()
+    }
+
+    /// The configuration of host h1.
+    fn config(folder: &Path) -> Config {
         let text = format!(
             "host = 'h1'\nzone = 'z1'\nstate_dir = '{folder}/state'\n\
              [control]\nurl = 'https://127.0.0.1:9'\n\
@@ -259,7 +266,18 @@ mod tests {
         );
         let file = folder.join("host.toml");
         std::fs::write(&file, text).unwrap();
-        Daemon::open(&Config::read(&file).unwrap()).unwrap()
+        Config::read(&file).unwrap()
+    }
+
+    #[test]
+    fn a_machine_that_is_another_host_by_its_certificate_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        crate::identity::tests::enrolled(&folder.path().join("state"), "h2");
+        let error = identity(&config(folder.path())).unwrap_err().to_string();
+        assert!(
+            error.contains("is of host h1") && error.contains("enrolled as h2"),
+            "{error}"
+        );
     }
 
     async fn run(daemon: Daemon, cancel: CancellationToken) -> Result<(), RunError> {

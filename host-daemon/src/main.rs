@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use moorline_host::config::Config;
 use moorline_host::cores;
 use moorline_host::daemon::{self, Daemon};
-use moorline_host::identity::enrol::enrol;
+use moorline_host::identity::enrol::{Former, enrol};
 use moorline_shared::enrolment::EnrolmentToken;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -33,11 +33,15 @@ struct Options {
 enum Command {
     /// Makes this machine a host of the control plane that made the token.
     Enroll {
-        /// What `moorline host enroll-token` printed; - to read it from the standard input.
+        /// What `moorline host enroll-token` printed. Give -, and the token on the standard input: what stands on a command
+        /// line is seen in the list of processes and kept by shells.
         token: String,
         /// The folder of the daemon's state, as its configuration has it.
         #[arg(long, value_name = "FOLDER", default_value = "/var/lib/moorline/host")]
         state: PathBuf,
+        /// Makes it this host even if it is another one now.
+        #[arg(long)]
+        replace: bool,
     },
 }
 
@@ -51,8 +55,14 @@ fn main() -> anyhow::Result<()> {
         .with_writer(std::io::stderr)
         .init();
     cores::write_none()?;
-    if let Some(Command::Enroll { token, state }) = options.command {
-        return enroll(&token, &state);
+    if let Some(Command::Enroll {
+        token,
+        state,
+        replace,
+    }) = options.command
+    {
+        let former = if replace { Former::Replace } else { Former::Keep };
+        return enroll(&token, &state, former);
     }
     let config = Config::read(&options.config)?;
     if options.check {
@@ -69,15 +79,15 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     builder.enable_all().build().context("no runtime")
 }
 
-fn enroll(token: &str, state: &Path) -> anyhow::Result<()> {
+fn enroll(token: &str, state: &Path, former: Former) -> anyhow::Result<()> {
     let token: EnrolmentToken = match token {
         "-" => std::io::read_to_string(std::io::stdin())?.trim().parse()?,
         text => text.trim().parse()?,
     };
-    let present = runtime()?.block_on(enrol(&token, state))?;
+    let present = runtime()?.block_on(enrol(&token, state, former))?;
     let (_, until) = present.validity();
     println!(
-        "this machine is host {}; its first certificate is good until {until}",
+        "this machine is host {}, with a certificate until {until} that the daemon renews: start moorline-host",
         token.host
     );
     Ok(())

@@ -30,9 +30,14 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
 ///
 /// Fails when it can't be started or exits with anything but 0; the error then ends with what it said last.
 pub async fn finish(command: &mut Command) -> Result<String> {
+    finish_reading(command, Stdio::null()).await
+}
+
+/// The same for a command that reads this from its standard input.
+pub async fn finish_reading(command: &mut Command, stdin: impl Into<Stdio>) -> Result<String> {
     let shown = show(command);
     let output = command
-        .stdin(Stdio::null())
+        .stdin(stdin)
         .kill_on_drop(true)
         .output()
         .await

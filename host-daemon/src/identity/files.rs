@@ -1,14 +1,17 @@
-//! Where the host's identity is kept, beneath the daemon's state: readable by its owner alone, and each file replaced as
-//! a whole.
+//! Where the host's identity is kept, in the folder `identity` beneath the daemon's state: readable by its owner alone, and
+//! each file replaced as a whole.
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `identity.pem` | The certificate and its key: one file, since neither is of use without the other. |
-//! | `first-key.pem`, `next-key.pem` | The key of a certificate that was asked for by a token, or by the certificate before, and that has not come. Asking again has to be done with the same one. |
+//! | `identity.pem` | The certificate, which says which host this is, and its key: one file, since neither is of use without the other. |
+//! | `next-key.pem` | The key of a certificate that was asked for and has not come. Asking again has to be done with the same one. |
 //! | `ca.pem` | The certificate that the control plane is known by. |
-//! | `enrolment.json` | Which host this is, and where the control plane is. |
+//! | `enrolment.json` | Where the control plane is. |
+//!
+//! An enrolment makes all of them in the folder `identity.next`, which then takes the place of the other in one step: never
+//! is one host's certificate beside what another one was told.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,8 @@ use std::path::{Path, PathBuf};
 use moorline_client::{Authority, AuthorityError, BaseUrl};
 use moorline_shared::HostId;
 use rcgen::KeyPair;
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde::{Deserialize, Serialize};
@@ -28,32 +33,11 @@ use crate::durable;
 const IDENTITY: &str = "identity.pem";
 const AUTHORITY: &str = "ca.pem";
 const ENROLMENT: &str = "enrolment.json";
+const NEXT_KEY: &str = "next-key.pem";
 
-/// A key for which a certificate is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Pending {
-    /// By the token of an enrolment.
-    First,
-    /// By the certificate before.
-    Next,
-}
-
-impl Pending {
-    const ALL: [Self; 2] = [Self::First, Self::Next];
-
-    const fn file(self) -> &'static str {
-        match self {
-            Self::First => "first-key.pem",
-            Self::Next => "next-key.pem",
-        }
-    }
-}
-
-/// Which host this machine was made.
+/// What a machine was told when it was made a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enrolment {
-    /// Its name.
-    pub host: HostId,
     /// Where the control plane is.
     pub url: String,
 }
@@ -69,8 +53,8 @@ pub struct Files {
 pub enum FileError {
     /// The machine is no host yet.
     #[error(
-        "this machine is not enrolled: make a token with 'moorline host enroll-token NAME', and give it to \
-         'moorline-host enroll TOKEN --state {}'", state.display()
+        "this machine is not enrolled: make a token with 'moorline host enroll-token NAME', and give it to the standard \
+         input of 'moorline-host enroll - --state {}'", state.display()
     )]
     NotEnrolled {
         /// The folder of the daemon's state.
@@ -94,6 +78,9 @@ pub enum FileError {
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// A certificate that came is not one that was asked for.
+    #[error("the control plane gave a certificate that is of no use")]
+    Unfit(#[source] IdentityError),
     /// The certificate of the control plane can't be read.
     #[error("whom to trust is not known; enrol the host again")]
     Authority(#[from] AuthorityError),
@@ -114,8 +101,15 @@ impl Files {
         self.folder.join(name)
     }
 
-    /// Which host this machine is.
-    pub fn enrolment(&self) -> Result<Enrolment, FileError> {
+    /// Those of an enrolment that is not at its end.
+    pub(super) fn of_enrolment(state: &Path) -> Self {
+        Self {
+            folder: state.join("identity.next"),
+        }
+    }
+
+    /// What this machine was told when it was made a host.
+    fn enrolment(&self) -> Result<Enrolment, FileError> {
         let path = self.path(ENROLMENT);
         let Some(text) = read(&path)? else {
             let state = self.folder.parent().unwrap_or(&self.folder).to_owned();
@@ -146,44 +140,35 @@ impl Files {
     }
 
     /// The key that a certificate is asked for with: made now, unless it was asked for before.
-    pub(super) fn pending_key(&self, pending: Pending) -> Result<KeyPair, FileError> {
-        let path = self.path(pending.file());
+    pub(super) fn next_key(&self) -> Result<KeyPair, FileError> {
+        let path = self.path(NEXT_KEY);
         if let Some(text) = read(&path)? {
             return KeyPair::from_pem(&text).map_err(damaged(&path));
         }
         let key = key::make()?;
-        self.write(pending.file(), &Zeroizing::new(key.serialize_pem()))?;
+        self.write(NEXT_KEY, &Zeroizing::new(key.serialize_pem()))?;
         Ok(key)
     }
 
-    /// Forgets the keys that certificates were asked for with: one is in use now, and the other of no use.
-    fn forget_pending(&self) -> Result<(), FileError> {
-        for pending in Pending::ALL {
-            let path = self.path(pending.file());
-            match fs::remove_file(&path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => {
-                    return Err(failed(&path, "removed")(error));
-                }
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// Keeps a certificate and its key instead of those before.
-    pub(super) fn keep(&self, certificate: &str, key: &KeyPair) -> Result<Present, FileError> {
+    /// Keeps the host's certificate and its key instead of those before, and has no next key any more.
+    pub(super) fn keep(&self, host: &HostId, certificate: &str, key: &KeyPair) -> Result<Present, FileError> {
         let path = self.path(IDENTITY);
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).map_err(damaged(&path))?;
-        // What doesn't belong together must not replace what does.
-        let present = Present::new(der, key::der(key));
-        let present = present.map_err(|error: IdentityError| damaged(&path)(error))?;
+        let present = Present::new(der, key::der(key)).map_err(FileError::Unfit)?;
+        // What is another's, or doesn't belong together, must not replace what does.
+        if present.host() != host {
+            return Err(FileError::Unfit(IdentityError::OtherHost));
+        }
         let both = Zeroizing::new(format!("{certificate}{}", key.serialize_pem()));
         self.write(IDENTITY, &both)?;
-        self.forget_pending()?;
-        Ok(present)
+        let next = self.path(NEXT_KEY);
+        match fs::remove_file(&next) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(failed(&next, "removed")(error)),
+            _ => Ok(present),
+        }
     }
 
-    /// Keeps which host this is, and whom the control plane is known by.
+    /// Keeps where the control plane is, and whom it is known by.
     pub(super) fn keep_enrolment(&self, enrolment: &Enrolment, authority: &str) -> Result<(), FileError> {
         self.write(AUTHORITY, authority)?;
         let path = self.path(ENROLMENT);
@@ -196,6 +181,22 @@ impl Files {
         let mut builder = DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&self.folder);
         made.map_err(failed(&self.folder, "made"))
+    }
+
+    /// Puts this folder in the place of `other`, in one step, and removes what was there.
+    pub(super) fn replace(&self, other: &Self) -> Result<(), FileError> {
+        let moved = failed(&other.folder, "replaced");
+        match renameat_with(CWD, &self.folder, CWD, &other.folder, RenameFlags::EXCHANGE) {
+            Err(Errno::NOENT) => fs::rename(&self.folder, &other.folder).map_err(&moved)?,
+            exchanged => {
+                exchanged.map_err(|error| moved(error.into()))?;
+                fs::remove_dir_all(&self.folder).map_err(failed(&self.folder, "removed"))?;
+            }
+        }
+        let above = other.folder.parent().unwrap_or(&other.folder);
+        File::open(above)
+            .and_then(|folder| folder.sync_all())
+            .map_err(moved)
     }
 
     fn write(&self, name: &str, text: &str) -> Result<(), FileError> {

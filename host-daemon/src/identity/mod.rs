@@ -14,10 +14,14 @@ use std::fmt;
 use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use moorline_shared::Timestamp;
+use moorline_shared::{HostId, Timestamp};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::time::ASN1Time;
+use zeroize::Zeroizing;
 
 /// The host's present certificate and key. Clones are the same one, and all have the next one when there is one.
 #[derive(Clone, Debug)]
@@ -26,8 +30,9 @@ pub struct HostIdentity(Arc<RwLock<Arc<Present>>>);
 /// A certificate and its key.
 pub struct Present {
     certificate: CertificateDer<'static>,
-    key: PrivatePkcs8KeyDer<'static>,
+    key: Zeroizing<PrivatePkcs8KeyDer<'static>>,
     signing: EcdsaKeyPair,
+    host: HostId,
     serial: String,
     from: Timestamp,
     until: Timestamp,
@@ -39,7 +44,7 @@ impl fmt::Debug for Present {
     }
 }
 
-/// A certificate and a key that are of no use.
+/// Why a certificate and a key are of no use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
     /// The certificate is none, or says nothing of how long it is good.
@@ -51,6 +56,12 @@ pub enum IdentityError {
     /// They don't belong together.
     #[error("the certificate is for another key")]
     Apart,
+    /// The certificate is not a host's.
+    #[error("the certificate names no host")]
+    NoHost,
+    /// The certificate is another host's.
+    #[error("the certificate is another host's")]
+    OtherHost,
 }
 
 impl Present {
@@ -59,6 +70,7 @@ impl Present {
         certificate: CertificateDer<'static>,
         key: PrivatePkcs8KeyDer<'static>,
     ) -> Result<Self, IdentityError> {
+        let key = Zeroizing::new(key);
         let (_, parsed) =
             x509_parser::parse_x509_certificate(&certificate).map_err(|_| IdentityError::Certificate)?;
         let random = SystemRandom::new();
@@ -69,29 +81,25 @@ impl Present {
         if parsed.public_key().subject_public_key.data.as_ref() != public {
             return Err(IdentityError::Apart);
         }
-        let at = |time: x509_parser::time::ASN1Time| {
-            let millis = time.timestamp().checked_mul(1_000);
-            millis
-                .and_then(Timestamp::from_millis)
-                .ok_or(IdentityError::Certificate)
-        };
-        let serial = parsed.raw_serial().iter().fold(String::new(), |mut text, byte| {
-            // Writing to a string can't fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        });
+        let (host, serial) = (host(&parsed)?, hexadecimal(parsed.raw_serial()));
         let (from, until) = (
-            at(parsed.validity().not_before)?,
-            at(parsed.validity().not_after)?,
+            time(parsed.validity().not_before)?,
+            time(parsed.validity().not_after)?,
         );
         Ok(Self {
             certificate,
             key,
             signing,
+            host,
             serial,
             from,
             until,
         })
+    }
+
+    /// Which host the certificate is of.
+    pub const fn host(&self) -> &HostId {
+        &self.host
     }
 
     /// Signs with ECDSA of P-256 and SHA-256; 64 bytes, as in JOSE and RFC 9421.
@@ -118,6 +126,36 @@ impl Present {
         let key = PrivateKeyDer::Pkcs8(self.key.clone_key());
         moorline_client::Identity::new(self.certificate.clone(), key)
     }
+}
+
+/// The host that a certificate is of, which it names by a SPIFFE ID: `spiffe://DOMAIN/host/NAME`.
+fn host(certificate: &X509Certificate<'_>) -> Result<HostId, IdentityError> {
+    let names = certificate.subject_alternative_name();
+    let names = names.map_err(|_| IdentityError::Certificate)?;
+    let names = names.map_or(&[][..], |names| &names.value.general_names);
+    let host = |name: &GeneralName<'_>| match name {
+        GeneralName::URI(uri) => {
+            let (_, path) = uri.strip_prefix("spiffe://")?.split_once('/')?;
+            path.strip_prefix("host/")?.parse().ok()
+        }
+        _ => None,
+    };
+    names.iter().find_map(host).ok_or(IdentityError::NoHost)
+}
+
+fn time(of: ASN1Time) -> Result<Timestamp, IdentityError> {
+    let millis = of.timestamp().checked_mul(1_000);
+    millis
+        .and_then(Timestamp::from_millis)
+        .ok_or(IdentityError::Certificate)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 impl HostIdentity {

@@ -7,7 +7,7 @@ use moorline_shared::api::enrolment::RenewHostCertificate;
 use moorline_shared::{HostId, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::files::{FileError, Files, Pending};
+use super::files::{FileError, Files};
 use super::key::{self, KeyError};
 use super::{HostIdentity, Present};
 use crate::causes::Causes;
@@ -61,6 +61,16 @@ fn due(present: &Present, early: f64) -> Timestamp {
     Timestamp::from_millis(from.millis().saturating_add(after)).unwrap_or(until)
 }
 
+/// How long is waited after the `attempt`-th failure, from 0. `part` is 0 to 1, and keeps hosts apart that failed together.
+fn wait_after(error: &RenewError, attempt: u32, part: f64) -> Duration {
+    let longest = if error.is_refusal() {
+        REFUSED_WAIT
+    } else {
+        FIRST_WAIT.saturating_mul(1 << attempt.min(16)).min(LONGEST_WAIT)
+    };
+    longest.mul_f64(part.clamp(0.1, 1.0))
+}
+
 impl Renewal {
     /// Renews until it is cancelled.
     pub async fn run(self, cancel: CancellationToken) {
@@ -80,18 +90,18 @@ impl Renewal {
 
     /// Asks until there is a next certificate.
     async fn renew(&self) {
-        let mut wait = FIRST_WAIT;
-        while let Err(error) = self.renew_once().await {
+        for attempt in 0.. {
+            let Err(error) = self.renew_once().await else {
+                return;
+            };
             let (_, until) = self.identity.present().validity();
             tracing::error!(error = %Causes(&error), %until, "the host's certificate is not renewed");
-            let bound = if error.is_refusal() { REFUSED_WAIT } else { wait };
-            tokio::time::sleep(bound.mul_f64(random().max(0.1))).await;
-            wait = (wait * 2).min(LONGEST_WAIT);
+            tokio::time::sleep(wait_after(&error, attempt, random())).await;
         }
     }
 
     async fn renew_once(&self) -> Result<(), RenewError> {
-        let key = self.files.pending_key(Pending::Next)?;
+        let key = self.files.next_key()?;
         let body = RenewHostCertificate {
             request: key::request(&key)?,
         };
@@ -99,7 +109,7 @@ impl Renewal {
             .client
             .renew_host_certificate(&self.host, &body, &fresh_key())
             .await?;
-        let next = self.files.keep(&issued.certificate, &key)?;
+        let next = self.files.keep(&self.host, &issued.certificate, &key)?;
         self.client.identify(next.shown())?;
         tracing::info!(
             generation = issued.generation,
@@ -122,3 +132,6 @@ fn random() -> f64 {
     let random = getrandom::u32().unwrap_or(u32::MAX);
     f64::from(random) / f64::from(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,18 +1,34 @@
-//! Identities kept, used and renewed, with certificates that are made here.
+//! Identities kept and used, with certificates that are made here. What is renewed and enrolled is tested beside its
+//! code, against the control plane of [`plane`].
+
+mod plane;
 
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
+use moorline_shared::HostId;
+use rcgen::{
+    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SanType,
+};
 use ring::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 
-use super::HostIdentity;
-use super::files::{Enrolment, Files, Pending};
+use super::files::{Enrolment, Files};
+use super::{HostIdentity, IdentityError, Present, key};
+
+pub(super) use plane::{Answer, Plane};
 
 /// An authority, as a control plane has it.
 pub(crate) struct Maker {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
+
+/// The dates between which a certificate is good: year, month, day.
+type Dates = [(i32, u8, u8); 2];
+pub(super) const GOOD: Dates = [(2026, 1, 1), (4096, 1, 1)];
+pub(super) const EXPIRED: Dates = [(2026, 1, 1), (2026, 1, 2)];
 
 impl Maker {
     pub(crate) fn new() -> Self {
@@ -24,31 +40,60 @@ impl Maker {
         Self { issuer, pem }
     }
 
-    fn certify(&self, key: &KeyPair) -> String {
+    /// Its certificate, as files hold it.
+    pub(crate) fn pem(&self) -> &str {
+        &self.pem
+    }
+
+    /// A certificate for a host, or for nobody if that is empty.
+    pub(super) fn certify(&self, host: &str, key: &impl PublicKeyData, [from, until]: Dates) -> String {
         let mut params = CertificateParams::default();
-        params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+        if !host.is_empty() {
+            let uri = format!("spiffe://moorline-7/host/{host}");
+            params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+        }
+        params.not_before = rcgen::date_time_ymd(from.0, from.1, from.2);
+        params.not_after = rcgen::date_time_ymd(until.0, until.1, until.2);
         params.signed_by(key, &self.issuer).unwrap().pem()
     }
+
+    /// A certificate and a key of a host that is good between these dates.
+    pub(super) fn present(&self, host: &str, dates: Dates) -> Present {
+        let key = key::make().unwrap();
+        self.presented(host, &key, dates).unwrap()
+    }
+
+    fn presented(&self, host: &str, key: &KeyPair, dates: Dates) -> Result<Present, IdentityError> {
+        let pem = self.certify(host, key, dates);
+        let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        Present::new(der, key::der(key))
+    }
+}
+
+pub(super) fn id(host: &str) -> HostId {
+    host.parse().unwrap()
+}
+
+/// Makes the owner of this folder a host of the maker's, whose control plane is there.
+pub(super) fn enrolled_by(maker: &Maker, state: &Path, host: &str, url: &str) {
+    let files = Files::of(state);
+    files.make().unwrap();
+    let enrolment = Enrolment { url: url.into() };
+    files.keep_enrolment(&enrolment, &maker.pem).unwrap();
+    let key = files.next_key().unwrap();
+    files
+        .keep(&id(host), &maker.certify(host, &key, GOOD), &key)
+        .unwrap();
 }
 
 /// Makes the owner of this folder a host whose control plane is away.
 pub(crate) fn enrolled(state: &Path, host: &str) {
-    let (maker, files) = (Maker::new(), Files::of(state));
-    files.make().unwrap();
-    let key = files.pending_key(Pending::First).unwrap();
-    let enrolment = Enrolment {
-        host: host.parse().unwrap(),
-        url: "https://127.0.0.1:9".into(),
-    };
-    files.keep_enrolment(&enrolment, &maker.pem).unwrap();
-    files.keep(&maker.certify(&key), &key).unwrap();
+    enrolled_by(&Maker::new(), state, host, "https://127.0.0.1:9");
 }
 
 /// The identity of a host that nobody knows.
 pub(crate) fn identity() -> HostIdentity {
-    let folder = tempfile::tempdir().unwrap();
-    enrolled(folder.path(), "h1");
-    HostIdentity::new(Files::of(folder.path()).present().unwrap())
+    HostIdentity::new(Maker::new().present("h1", GOOD))
 }
 
 #[test]
@@ -57,9 +102,10 @@ fn what_is_kept_is_found_again_and_only_its_owner_reads_it() {
     let folder = tempfile::tempdir().unwrap();
     enrolled(folder.path(), "h1");
     let files = Files::of(folder.path());
-    assert_eq!(files.enrolment().unwrap().host.as_str(), "h1");
+    assert_eq!(files.url().unwrap().to_string(), "https://127.0.0.1:9");
     files.authority().unwrap();
     let present = files.present().unwrap();
+    assert_eq!(present.host().as_str(), "h1");
     let inside = folder.path().join("identity");
     assert_eq!(inside.metadata().unwrap().permissions().mode() & 0o777, 0o700);
     let mut names = Vec::new();
@@ -75,9 +121,7 @@ fn what_is_kept_is_found_again_and_only_its_owner_reads_it() {
 
 #[test]
 fn a_signature_is_verified_by_the_key_of_the_certificate() {
-    let folder = tempfile::tempdir().unwrap();
-    enrolled(folder.path(), "h1");
-    let present = Files::of(folder.path()).present().unwrap();
+    let present = Maker::new().present("h1", GOOD);
     let certificate = x509_parser::parse_x509_certificate(&present.certificate)
         .unwrap()
         .1;
@@ -91,25 +135,32 @@ fn a_signature_is_verified_by_the_key_of_the_certificate() {
 }
 
 #[test]
-fn a_certificate_of_another_key_replaces_nothing() {
+fn a_certificate_that_is_not_the_hosts_replaces_nothing() {
     let folder = tempfile::tempdir().unwrap();
     enrolled(folder.path(), "h1");
-    let files = Files::of(folder.path());
+    let (files, maker) = (Files::of(folder.path()), Maker::new());
     let before = files.present().unwrap().key_id().to_owned();
-    let (next, other) = (
-        files.pending_key(Pending::Next).unwrap(),
-        KeyPair::generate().unwrap(),
-    );
-    assert!(files.keep(&Maker::new().certify(&other), &next).is_err());
+    let (next, other) = (files.next_key().unwrap(), KeyPair::generate().unwrap());
+    for unfit in [
+        maker.certify("h1", &other, GOOD),
+        maker.certify("h2", &next, GOOD),
+        maker.certify("", &next, GOOD),
+    ] {
+        assert!(files.keep(&id("h1"), &unfit, &next).is_err());
+    }
     assert_eq!(files.present().unwrap().key_id(), before);
     // Asked again it is the same key, for an answer that was lost.
-    let again = files.pending_key(Pending::Next).unwrap();
+    let again = files.next_key().unwrap();
     assert_eq!(again.serialize_der(), next.serialize_der());
+    assert_eq!(
+        maker.presented("", &next, GOOD).unwrap_err(),
+        IdentityError::NoHost
+    );
 }
 
 #[test]
 fn a_machine_that_is_no_host_is_told_how_to_become_one() {
     let folder = tempfile::tempdir().unwrap();
-    let error = Files::of(folder.path()).enrolment().unwrap_err().to_string();
-    assert!(error.contains("moorline-host enroll TOKEN --state"), "{error}");
+    let error = Files::of(folder.path()).url().unwrap_err().to_string();
+    assert!(error.contains("moorline-host enroll - --state"), "{error}");
 }

@@ -62,8 +62,8 @@ async fn a_certificate_that_two_daemons_use_is_refused_to_both_until_one_is_enro
 /// The operator enrols the right machine anew and starts its daemon again.
 async fn the_operator_says_which_it_is(deployment: &mut Deployment) -> Result<()> {
     let state = deployment.folder().join("host");
-    deployment.control().enrol_daemon(&host_name(), &state).await?;
     deployment.kill_host().await?;
+    deployment.control().enrol_daemon(&host_name(), &state).await?;
     deployment.start_host().await?;
     let admin = deployment.admin_socket()?;
     let in_step = async || admin.status().await.ok()?.feed.in_step.then_some(());

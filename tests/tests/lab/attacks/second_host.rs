@@ -6,17 +6,20 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use moorline_client::fresh_key;
 use moorline_lab::deployment::{Deployment, Further, PATIENCE, Plan, Programs};
-use moorline_lab::process::finish;
+use moorline_lab::process::{finish, finish_reading};
 use moorline_lab::wait;
 use moorline_shared::api::feed::OpenFeed;
 use moorline_shared::api::hosts::HostStanding;
 use moorline_shared::api::instances::RunInstances;
 use moorline_shared::{HostId, Timestamp};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const README: &str = include_str!("../../../../README.md");
 const SECTION: &str = "### A second host";
+/// The file that the token goes through.
+const TOKEN: &str = "host-2.token";
 
 /// The commands of the section, without comments, and without being put into the background.
 fn commands() -> Result<Vec<&'static str>> {
@@ -47,19 +50,22 @@ impl Reader {
             .split_whitespace()
             .map(|word| match word {
                 "https://CONTROL:8471" => self.deployment.url(),
-                "TOKEN" => &self.token,
                 word => word,
             })
             .collect();
         match words[..] {
-            ["moorline", ref rest @ ..] => finish(self.deployment.cli().args(rest)).await,
+            ["moorline", ref rest @ .., ">", TOKEN] | ["moorline", ref rest @ ..] => {
+                finish(self.deployment.cli().args(rest)).await
+            }
             ["moorline-host", "--config", "/etc/moorline/host.toml"] => {
                 self.host.launch().map(|()| String::new())
             }
-            ["moorline-host", ref rest @ ..] => {
+            ["moorline-host", ref rest @ .., "<", TOKEN] => {
+                let file = self.host.folder().join(TOKEN);
+                std::fs::write(&file, &self.token)?;
                 let mut command = self.host.command();
                 command.args(rest).arg("--state").arg(self.host.state());
-                finish(&mut command).await
+                finish_reading(&mut command, File::open(file)?).await
             }
             _ => bail!("the README has another command: {command}"),
         }
@@ -144,7 +150,7 @@ async fn a_second_host_is_enrolled_by_the_readmes_commands_and_refused_once_revo
         told.contains("used before") && told.contains("moorline host revoke host-2"),
         "{told}"
     );
-    let short = format!("{token} --ttl 1s");
+    let short = token.replace(" > ", " --ttl 1s > ");
     reader.token = reader.runs(&short).await?.trim().to_owned();
     let over = now()?.plus_seconds(1);
     let passed = async || (now().ok()? >= over).then_some(());
