@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::num::NonZeroUsize;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -231,14 +232,18 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// It is not TOML, or has a key or a value that is not allowed.
-    #[error("the configuration {} is not valid", path.display())]
+    /// It is not TOML, or has a key or a value that is not allowed. The parser's own text would show the line, and a
+    /// secret of a role may stand in it.
+    #[error("line {line}, column {column} of the configuration {} is wrong: {message}", path.display())]
     Parse {
         /// Which file.
         path: PathBuf,
-        /// Where and why.
-        #[source]
-        source: Box<toml::de::Error>,
+        /// Where it goes wrong, from 1.
+        line: usize,
+        /// Where in the line, in characters from 1.
+        column: usize,
+        /// What is wrong.
+        message: String,
     },
     /// A number is out of its bounds.
     #[error("{key} is {value}; allowed is {least} to {most}")]
@@ -286,12 +291,20 @@ impl Config {
             path: path.to_owned(),
             source,
         })?;
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Parse {
-            path: path.to_owned(),
-            source: Box::new(source),
-        })?;
+        let config: Self = toml::from_str(&text).map_err(|error| mistake(path, &text, &error))?;
         config.check()?;
+        if config.has_secrets() && others_read(path) {
+            tracing::warn!(
+                path = %path.display(),
+                "every user can read the configuration, and roles have variables in it: take that right from others"
+            );
+        }
         Ok(config)
+    }
+
+    /// Whether there may be a secret in it.
+    fn has_secrets(&self) -> bool {
+        self.roles.values().any(|role| role.source.has_secrets())
     }
 
     /// Whether every number is within its bounds and every path absolute; [`Self::read`] has asked.
@@ -316,6 +329,24 @@ impl Config {
             images: self.images.clone(),
             external: self.external.clone(),
         }
+    }
+}
+
+/// Whether users have the right to read the file who are neither its owner nor in its group.
+fn others_read(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|file| file.permissions().mode() & 0o004 != 0)
+}
+
+fn mistake(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.get(..start).unwrap_or_default();
+    let line = before.rsplit('\n').next().unwrap_or_default();
+    ConfigError::Parse {
+        path: path.to_owned(),
+        line: before.matches('\n').count() + 1,
+        column: line.chars().count() + 1,
+        message: error.message().to_owned(),
     }
 }
 
@@ -393,7 +424,6 @@ impl CacheConfig {
 #[cfg(test)]
 mod tests {
     use super::{Config, ConfigError, VsockUse};
-    use std::error::Error as _;
 
     const LEAST: &str = "host = 'h1'\nzone = 'z1'\n[control]\nurl = 'https://127.0.0.1:8471'\n\
         [capacity]\nvcpus = 4\nmemory_mib = 1024\n";
@@ -405,9 +435,7 @@ mod tests {
     }
 
     fn refused(more: &str) -> String {
-        let error = read(&format!("{LEAST}{more}")).unwrap_err();
-        let source = error.source().map(ToString::to_string);
-        format!("{error}: {}", source.unwrap_or_default())
+        read(&format!("{LEAST}{more}")).unwrap_err().to_string()
     }
 
     #[test]
@@ -469,7 +497,7 @@ mod tests {
     fn what_is_not_known_is_refused_by_name() {
         for (more, named) in [
             ("[link]\nshard = 2", "`shard`"),
-            ("[link]\nshards = 0", "shards"),
+            ("[link]\nshards = 0", "line 9, column 10"),
             ("[link]\nvsock = 'yes'", "`auto`"),
             ("[chache]\n", "`chache`"),
             (
@@ -481,7 +509,47 @@ mod tests {
             assert!(said.contains(named), "{more}: {said}");
         }
         let said = read(&LEAST.replace("https://", "ftp://")).unwrap_err();
-        assert!(said.source().unwrap().to_string().contains("ftp"), "{said}");
+        assert!(said.to_string().contains("ftp"), "{said}");
+    }
+
+    #[test]
+    fn a_mistake_is_named_by_its_place_and_shows_no_secret() {
+        let role = "[roles.vault]\nsource = 'exec'\ncommand = ['/x']\n[roles.vault.environment]\n";
+        let lines = LEAST.lines().count() + role.lines().count();
+        for wrong in [
+            "VAULT_TOKEN = hvs.hunter2",
+            "VAULT_TOKEN = 'hvs.hunter2",
+            "VAULT_TOKEN = { token = 'hunter2' }",
+            "VAULT_PIN = 4077",
+            "A = 'hunter2'\nA = 'hunter2'",
+        ] {
+            let error = read(&format!("{LEAST}{role}{wrong}\n")).unwrap_err();
+            let said = format!("{} {error:?}", crate::causes::Causes(&error));
+            assert!(!said.contains("hunter2") && !said.contains("4077"), "{said}");
+            let ConfigError::Parse { line, .. } = error else {
+                panic!("{error}")
+            };
+            // What the parser takes well and the role doesn't is placed where the role begins.
+            let begins = LEAST.lines().count() + 1;
+            assert!((begins..=lines + 2).contains(&line), "{wrong}: {line}");
+        }
+        let whole = format!("{LEAST}{role}VAULT_TOKEN = 'hunter2'\n");
+        let config = read(&whole).unwrap();
+        assert!(config.has_secrets() && !format!("{config:?}").contains("hunter2"));
+        assert!(!read(LEAST).unwrap().has_secrets());
+        let misplaced = whole.replace("[roles.vault.environment]\n", "environment = 'hunter2'\n");
+        let said = read(&misplaced.replace("VAULT_TOKEN = 'hunter2'\n", "")).unwrap_err();
+        assert!(!said.to_string().contains("hunter2"), "{said}");
+    }
+
+    #[test]
+    fn a_file_that_everybody_reads_is_known() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, read) in [(0o600, false), (0o640, false), (0o644, true)] {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(super::others_read(file.path()), read);
+        }
     }
 
     #[test]

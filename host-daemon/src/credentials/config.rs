@@ -100,10 +100,11 @@ impl<'de> Deserialize<'de> for RoleConfig {
             .remove("fetches_at_once")
             .map(toml::Value::try_into)
             .transpose();
+        let told = |error: toml::de::Error| D::Error::custom(error.message());
         Ok(Self {
-            accounts: accounts.map_err(D::Error::custom)?,
-            fetches_at_once: at_once.map_err(D::Error::custom)?.unwrap_or(FETCHES_AT_ONCE),
-            source: toml::Value::Table(table).try_into().map_err(D::Error::custom)?,
+            accounts: accounts.map_err(told)?,
+            fetches_at_once: at_once.map_err(told)?.unwrap_or(FETCHES_AT_ONCE),
+            source: toml::Value::Table(table).try_into().map_err(told)?,
         })
     }
 }

@@ -11,7 +11,7 @@ use moorline_shared::link::Moment;
 use tokio::time::timeout;
 
 use super::config::Roles;
-use super::sources::{FetchError, Fetched, Lasts, Request};
+use super::sources::{Clients, FetchError, Fetched, Lasts, Request};
 use super::table::{Come, Item, Wanted};
 use crate::causes::Causes;
 use crate::link::{RoleGrant, SessionGrant, now, time};
@@ -25,6 +25,7 @@ pub(super) struct Fetcher {
     pub(super) host: HostId,
     pub(super) control: Client,
     pub(super) roles: Arc<Roles>,
+    pub(super) clients: Clients,
 }
 
 impl Fetcher {
@@ -64,6 +65,7 @@ impl Fetcher {
             host: self.host.clone(),
             session: wanted.session,
             control: self.control.clone(),
+            clients: self.clients.clone(),
         };
         let patience = config.source.patience();
         let fetched = timeout(patience, config.source.fetch(&request)).await;

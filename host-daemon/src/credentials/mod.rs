@@ -6,8 +6,9 @@
 //! each guest what it has through the shard that owns it. Where credentials come from is a [source](sources): one module
 //! and one line.
 //!
-//! Nothing here is ever written to a disk or a log: secrets are in memory that is wiped, for as long as they are good, and
-//! what people are shown are names, kinds and times.
+//! Nothing here is ever written to a disk or a log, and what people are shown are names, kinds and times. What is kept of
+//! secrets is kept for as long as they are good, in memory that is wiped afterwards. On their way to it and from it they
+//! go through buffers that are only freed: those of TLS and HTTP, of answers of the control plane, and of the guest link.
 //!
 //! Architecture invariant: a guest has what it has until its deadline on a clock that nobody sets, and not a moment longer.
 //! While a source works, something takes its place long before. A source that fails or hangs costs the one role of the

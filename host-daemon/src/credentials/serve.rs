@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Roles;
 use super::fetch::Fetcher;
+use super::sources::Clients;
 use super::table::{Action, Come, Item, Table, Ticket};
 use crate::link::{Notice, ShardsHandle, now};
 use crate::uplink::SpecChange;
@@ -91,6 +92,7 @@ impl Credentials {
                 host,
                 control,
                 roles: Arc::new(roles),
+                clients: Clients::default(),
             },
             shards,
             events,

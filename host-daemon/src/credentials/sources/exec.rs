@@ -1,18 +1,23 @@
 //! The source `exec`: a command that prints credentials, as [`super::super::document`] reads them.
 //!
 //! The command runs as the daemon's own user, in a process group of its own, with an environment that says for whom
-//! and nothing of the daemon's. Whatever it leaves in its group is killed with it. What it prints goes to nobody but the
+//! and nothing of the daemon's. Whatever it leaves in its group is killed with it; a process that it put elsewhere (setsid)
+//! lives on, and is not waited for. What it prints goes to nobody but the
 //! instance; of what it says on standard error, the end of it goes to the log if the command fails.
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::pin::pin;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use moorline_shared::secret::Secret;
+use rustix::buffer::spare_capacity;
 use rustix::process::{Pid, PidfdFlags, Signal};
-use serde::Deserialize;
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::process::{Child, Command};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
+use tokio::io::AsyncReadExt as _;
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use zeroize::Zeroizing;
 
 use super::{FetchError, Fetched, Lasts, Request, Rhythm, escaped};
@@ -37,13 +42,27 @@ pub struct Settings {
     /// For how long it may run, in seconds, 1 to 300.
     #[serde(default = "default_timeout")]
     pub timeout_seconds: u32,
-    /// More variables of its environment.
-    #[serde(default)]
-    pub environment: BTreeMap<String, String>,
+    /// More variables of its environment, in which there may be secrets.
+    #[serde(default, deserialize_with = "variables")]
+    pub environment: BTreeMap<String, Secret>,
 }
 
 const fn default_timeout() -> u32 {
     30
+}
+
+/// Texts under names. The parser's own complaints would quote what stands there instead.
+fn variables<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Secret>, D::Error> {
+    let toml::Value::Table(table) = toml::Value::deserialize(from)? else {
+        return Err(D::Error::custom("environment is no table of variables"));
+    };
+    let variable = |(name, value)| match value {
+        toml::Value::String(text) => Ok((name, Secret::from(text))),
+        _ => Err(D::Error::custom(format!(
+            "the variable {name} is no text: put it in quotes"
+        ))),
+    };
+    table.into_iter().map(variable).collect()
 }
 
 impl Settings {
@@ -60,6 +79,10 @@ impl Settings {
             )),
             Some(_) => Ok(()),
         }
+    }
+
+    pub(super) fn has_secrets(&self) -> bool {
+        !self.environment.is_empty()
     }
 
     #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
@@ -95,7 +118,11 @@ impl Settings {
             .args(&self.command[1..])
             .env_clear()
             .env("PATH", SEARCH_PATH)
-            .envs(&self.environment)
+            .envs(
+                self.environment
+                    .iter()
+                    .map(|(name, value)| (name, value.expose())),
+            )
             .env("MOORLINE_INSTANCE", of.instance.to_string())
             .env("MOORLINE_INCARNATION", of.incarnation.to_string())
             .env("MOORLINE_ACCOUNT", of.account.as_str())
@@ -109,76 +136,123 @@ impl Settings {
     }
 }
 
-/// Reads what the command prints until it ends.
+/// Reads what the command prints until it ends. Whoever it left behind with its pipes in hand is not waited for.
 async fn watch(command: String, group: &mut Group) -> Result<Zeroizing<Vec<u8>>, FetchError> {
-    let (stdout, stderr, id) = (group.child.stdout.take(), group.child.stderr.take(), group.id);
-    let (printed, errors, ended) = tokio::join!(
-        async {
-            let printed = printed(stdout).await;
-            if printed.is_err() {
-                // It would go on for ever, and nobody reads it any more.
-                kill(id);
-            }
-            printed
-        },
-        ending(stderr),
-        async {
-            let ended = ended(id).await;
-            // What it left would keep its standard error open.
-            kill(id);
-            ended
-        },
-    );
     let failed = |source| FetchError::Command {
         command: command.clone(),
         source,
     };
-    ended.map_err(failed)?;
+    let mut printed = Printed::of(group.child.stdout.take());
+    let mut errors = Errors::of(group.child.stderr.take());
+    let id = group.id;
+    {
+        let mut ended = pin!(ended(id));
+        let reading = async {
+            tokio::join!(printed.read(id), errors.read());
+        };
+        // Cancel-safe: what was read is kept, and what wasn't is still in the pipes.
+        tokio::select! {
+            ended = &mut ended => ended,
+            () = reading => ended.await,
+        }
+        .map_err(failed)?;
+    }
+    kill(id);
     let status = group.reap().await.map_err(failed)?;
-    let printed = printed?;
+    printed.rest();
+    errors.rest();
+    if printed.bytes.len() > MAX_OUTPUT {
+        return Err(FetchError::TooLong(MAX_OUTPUT));
+    }
     if status.success() {
-        return Ok(printed);
+        return Ok(printed.bytes);
     }
     Err(FetchError::Failed {
         command,
         how: format!("ended with {status}"),
-        stderr: escaped(&errors, TOLD_ERRORS),
+        stderr: escaped(&errors.kept, TOLD_ERRORS),
     })
 }
 
-async fn printed(from: Option<impl AsyncRead + Unpin>) -> Result<Zeroizing<Vec<u8>>, FetchError> {
-    // Large enough from the beginning: a copy into a larger one would leave the secrets where they were.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_OUTPUT + 1));
-    let Some(from) = from else {
-        return Ok(bytes);
-    };
-    let mut from = from.take(MAX_OUTPUT as u64 + 1);
-    loop {
-        let read = from.read_buf(&mut *bytes).await;
-        if bytes.len() > MAX_OUTPUT {
-            return Err(FetchError::TooLong(MAX_OUTPUT));
+/// What a command prints: as much as a credential can have, and a byte more, which is one too many.
+struct Printed {
+    pipe: Option<ChildStdout>,
+    bytes: Zeroizing<Vec<u8>>,
+}
+
+impl Printed {
+    fn of(pipe: Option<ChildStdout>) -> Self {
+        Self {
+            pipe,
+            // Large enough from the beginning: a copy into a larger one would leave the secrets where they were.
+            bytes: Zeroizing::new(Vec::with_capacity(MAX_OUTPUT + 1)),
         }
-        // A pipe that breaks has ended.
-        if read.unwrap_or(0) == 0 {
-            return Ok(bytes);
+    }
+
+    /// Reads until there is no more. A command of which that is too much is killed: it would go on for ever, and nobody
+    /// reads it any more.
+    async fn read(&mut self, group: Option<Pid>) {
+        let Some(pipe) = &mut self.pipe else { return };
+        while self.bytes.len() <= MAX_OUTPUT {
+            let left = (MAX_OUTPUT + 1 - self.bytes.len()) as u64;
+            // A pipe that breaks has ended.
+            if !matches!((&mut *pipe).take(left).read_buf(&mut *self.bytes).await, Ok(1..)) {
+                return;
+            }
+        }
+        kill(group);
+    }
+
+    /// Takes what is in the pipe now.
+    fn rest(&mut self) {
+        let Some(pipe) = &self.pipe else { return };
+        while self.bytes.len() <= MAX_OUTPUT {
+            // The pipe doesn't block: an error says that there is nothing in it now.
+            if !matches!(rustix::io::read(pipe, spare_capacity(&mut *self.bytes)), Ok(1..)) {
+                return;
+            }
         }
     }
 }
 
-/// The end of what is said, however much it is.
-async fn ending(from: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
-    let mut kept = Vec::with_capacity(2 * KEPT_ERRORS);
-    let Some(mut from) = from else {
-        return kept;
-    };
-    let mut piece = [0; 1024];
-    while let Ok(count @ 1..) = from.read(&mut piece).await {
-        kept.extend_from_slice(&piece[..count]);
-        if kept.len() > KEPT_ERRORS {
-            kept.drain(..kept.len() - KEPT_ERRORS);
+/// What a command says on standard error: the end of it, however much it is.
+struct Errors {
+    pipe: Option<ChildStderr>,
+    kept: Vec<u8>,
+}
+
+impl Errors {
+    fn of(pipe: Option<ChildStderr>) -> Self {
+        Self {
+            pipe,
+            kept: Vec::with_capacity(2 * KEPT_ERRORS),
         }
     }
-    kept
+
+    async fn read(&mut self) {
+        let mut piece = [0; 1024];
+        while let Some(pipe) = &mut self.pipe
+            && let Ok(count @ 1..) = pipe.read(&mut piece).await
+        {
+            self.keep(&piece[..count]);
+        }
+    }
+
+    /// Takes what is in the pipe now, of which there is no more than a pipe holds.
+    fn rest(&mut self) {
+        let mut piece = [0; 64 * 1024];
+        if let Some(pipe) = &self.pipe
+            && let Ok(count) = rustix::io::read(pipe, &mut piece[..])
+        {
+            self.keep(&piece[..count]);
+        }
+    }
+
+    fn keep(&mut self, piece: &[u8]) {
+        self.kept.extend_from_slice(piece);
+        let over = self.kept.len().saturating_sub(KEPT_ERRORS);
+        self.kept.drain(..over);
+    }
 }
 
 /// A command and all that it starts. Dropping this kills them.

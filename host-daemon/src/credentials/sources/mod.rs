@@ -1,7 +1,7 @@
 //! Where credentials come from. A source is a module with its `Settings`, and a line in the list below.
 //!
 //! `Settings` are the keys of the role's table beside those that every role has. They say whether they can be (`check`),
-//! when the source is asked (`rhythm`), and `fetch` the credentials for one instance. A fetch may take as long as it
+//! whether there are secrets among them (`has_secrets`), when the source is asked (`rhythm`), and `fetch` the credentials for one instance. A fetch may take as long as it
 //! likes: it is dropped when nobody wants it any more or when its time is over, and must leave nothing behind then.
 
 mod exec;
@@ -20,6 +20,7 @@ use super::config::KeyError;
 use super::document::DocumentError;
 use crate::link::SessionGrant;
 use moorline_shared::credential::{Credential, CredentialError};
+pub use web_identity::Clients;
 
 /// The list below, as types: the settings of all sources, and what is asked of any of them.
 macro_rules! sources {
@@ -40,6 +41,11 @@ macro_rules! sources {
             /// When the source is asked.
             pub fn rhythm(&self) -> Rhythm {
                 match self { $(Self::$name(settings) => settings.rhythm(),)* }
+            }
+
+            /// Whether there are secrets among them.
+            pub fn has_secrets(&self) -> bool {
+                match self { $(Self::$name(settings) => settings.has_secrets(),)* }
             }
 
             /// For how long a fetch may take.
@@ -90,6 +96,8 @@ pub struct Request {
     pub session: Option<Arc<SessionGrant>>,
     /// The control plane.
     pub control: Client,
+    /// The clients that services are asked with.
+    pub clients: Clients,
 }
 
 /// What was fetched.

@@ -24,6 +24,10 @@ impl Settings {
         Ok(())
     }
 
+    pub(super) const fn has_secrets(self) -> bool {
+        false
+    }
+
     pub(super) const fn rhythm(self) -> Rhythm {
         Rhythm::Session
     }

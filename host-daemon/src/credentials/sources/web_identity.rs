@@ -4,20 +4,20 @@
 //! `AssumeRoleWithWebIdentity`. The service's answer is read strictly: see [`answer`].
 
 mod answer;
+mod clients;
 #[cfg(test)]
 mod tests;
 
 pub(super) use answer::AnswerError;
+pub use clients::Clients;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use moorline_shared::credential::Credential;
 use moorline_shared::secret::Secret;
 use reqwest::{Response, StatusCode, Url};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -77,6 +77,11 @@ impl Settings {
     }
 
     #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
+    pub(super) const fn has_secrets(&self) -> bool {
+        false
+    }
+
+    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
     pub(super) const fn rhythm(&self) -> Rhythm {
         Rhythm::Own
     }
@@ -102,12 +107,14 @@ impl Settings {
     /// The service's answer to `AssumeRoleWithWebIdentity`.
     async fn ask(&self, of: &Request, identity: &Secret) -> Result<Zeroizing<Vec<u8>>, FetchError> {
         let url = address(&self.url).map_err(|error| self.unreachable(error.problem))?;
-        let client = self.client(&url).map_err(|error| self.unreachable(error))?;
+        let authorities = (url.scheme() == "https").then_some(self.ca_file.as_path());
+        let client = of.clients.trusting(authorities).await;
+        let client = client.map_err(|error| self.unreachable(error))?;
         let request = client
             .post(url)
             .header("accept", "application/xml")
             .header("content-type", "application/x-www-form-urlencoded")
-            .body(self.form(of, identity));
+            .body(Bytes::from_owner(self.form(of, identity)));
         let sent = request.send().await;
         let response = sent.map_err(|error| self.unreachable(error.without_url()))?;
         let status = response.status();
@@ -129,15 +136,19 @@ impl Settings {
         }
     }
 
-    fn form(&self, of: &Request, identity: &Secret) -> String {
-        form_urlencoded::Serializer::new(String::new())
+    fn form(&self, of: &Request, identity: &Secret) -> Zeroizing<String> {
+        // Large enough from the beginning: a copy into a larger one would leave the token where it was.
+        let others = 1_024 + 3 * self.role_arn.len();
+        let form = String::with_capacity(others + 3 * identity.expose().len());
+        let form = form_urlencoded::Serializer::new(form)
             .append_pair("Action", "AssumeRoleWithWebIdentity")
             .append_pair("Version", "2011-06-15")
             .append_pair("RoleArn", &self.role_arn)
             .append_pair("RoleSessionName", &of.instance.to_string())
             .append_pair("DurationSeconds", &self.duration_seconds.to_string())
             .append_pair("WebIdentityToken", identity.expose())
-            .finish()
+            .finish();
+        Zeroizing::new(form)
     }
 
     async fn whole(&self, mut response: Response) -> Result<Zeroizing<Vec<u8>>, FetchError> {
@@ -154,37 +165,6 @@ impl Settings {
             body.extend_from_slice(&piece);
         }
     }
-
-    /// A client that follows nobody elsewhere, and by TLS trusts the authorities of the file alone.
-    fn client(&self, url: &Url) -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
-        let authorities = match url.scheme() {
-            "https" => authorities(&self.ca_file)?,
-            _ => rustls::RootCertStore::empty(),
-        };
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let tls = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(authorities)
-            .with_no_client_auth();
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .build();
-        Ok(client?)
-    }
-}
-
-fn authorities(file: &Path) -> Result<rustls::RootCertStore, Box<dyn std::error::Error + Send + Sync>> {
-    let mut store = rustls::RootCertStore::empty();
-    let found = CertificateDer::pem_file_iter(file)
-        .map_err(|error| format!("the authorities in {} can't be read: {error}", file.display()))?;
-    // Some systems trust a certificate that this library can't read; the others count all the same.
-    store.add_parsable_certificates(found.flatten());
-    if store.is_empty() {
-        return Err(format!("{} holds no authority", file.display()).into());
-    }
-    Ok(store)
 }
 
 /// Whatever goes over a network is encrypted.

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use moorline_client::{Client, Endpoint};
 use moorline_shared::InstanceId;
 use moorline_shared::credential::Credential;
+use rustix::process::{Pid, Signal};
 use tokio::time::timeout;
 
 use super::super::{FetchError, Fetched, Request};
@@ -24,6 +25,7 @@ fn request() -> Request {
         host: "h1".parse().unwrap(),
         session: None,
         control: Client::new(nobody).unwrap(),
+        clients: Default::default(),
     }
 }
 
@@ -32,7 +34,7 @@ fn script(text: &str, seconds: u32) -> Settings {
     Settings {
         command: vec!["/bin/sh".to_owned(), "-c".to_owned(), text.to_owned()],
         timeout_seconds: seconds,
-        environment: [("GREETING".to_owned(), "hello".to_owned())].into(),
+        environment: [("GREETING".to_owned(), "hello".to_owned().into())].into(),
     }
 }
 
@@ -143,4 +145,27 @@ async fn what_a_command_leaves_behind_keeps_nobody_waiting() {
     assert!(fetch(&text, 300).await.is_ok());
     assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
     until_gone(&std::fs::read_to_string(&file).unwrap()).await;
+}
+
+/// It has the command's pipes in hand, and is in no group that is killed.
+#[tokio::test]
+async fn what_a_command_puts_elsewhere_keeps_nobody_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pid");
+    let left = format!(
+        "setsid sh -c 'echo $$ >{file}; exec sleep 1000' & until test -s {file}; do :; done",
+        file = file.display()
+    );
+    for (then, expected) in [(GOOD, None), ("echo no >&2; exit 3", Some("exit status: 3: no"))] {
+        let began = Instant::now();
+        let fetched = fetch(&format!("{left}; {then}"), 300).await;
+        assert!(began.elapsed() < Duration::from_mins(1), "{:?}", began.elapsed());
+        let said = fetched.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(said.ends_with(expected.unwrap_or_default()), "{said}");
+        assert_eq!(said.is_empty(), expected.is_none(), "{said}");
+        let pid = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+        std::fs::remove_file(&file).unwrap();
+        // It lives on, and is nobody's but the test's.
+        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+    }
 }

@@ -1,7 +1,8 @@
 //! The answer of a security token service: XML, of which only what the API documents is taken.
 //!
 //! This reads elements, their texts and the five named entities, and nothing else: a document type, a comment, a
-//! section of raw characters or an element that is not closed make the whole answer invalid. Attributes are passed over.
+//! section of raw characters, text beside an element or an element that is not closed make the whole answer invalid.
+//! Attributes are passed over.
 
 use moorline_shared::Timestamp;
 use moorline_shared::credential::Aws;
@@ -114,22 +115,25 @@ fn walk(
     loop {
         let open = rest.find('<').ok_or_else(|| at(rest))?;
         let (between, tag) = rest.split_at(open);
+        let is_blank = between.trim().is_empty();
         let close = tag.find('>').ok_or_else(|| at(rest))?;
         let (tag, after) = (&tag[1..close], &tag[close + 1..]);
         if let Some(name) = tag.strip_prefix('/') {
             if path.last() != Some(&name.trim_end()) {
                 return Err(at(rest));
             }
-            if depth_of_last == path.len() {
-                leaf(&path, &plain(between).ok_or_else(|| at(rest))?)?;
+            match (depth_of_last == path.len(), is_blank) {
+                (true, _) => leaf(&path, &plain(between).ok_or_else(|| at(rest))?)?,
+                (false, true) => {}
+                (false, false) => return Err(at(rest)),
             }
             path.pop();
         } else {
-            let name = element(tag).filter(|_| path.len() < MAX_DEPTH);
+            let name = element(tag).filter(|_| is_blank && path.len() < MAX_DEPTH);
             let name = name.ok_or_else(|| at(rest))?;
+            depth_of_last = path.len() + 1;
             if !tag.ends_with('/') {
                 path.push(name);
-                depth_of_last = path.len();
             }
         }
         rest = after;

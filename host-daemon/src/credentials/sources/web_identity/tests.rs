@@ -79,6 +79,7 @@ async fn fetch(status: StatusCode, answer: &str) -> (Result<Fetched, FetchError>
         host: "h1".parse().unwrap(),
         session: None,
         control: Client::new(endpoint).unwrap(),
+        clients: Default::default(),
     };
     let fetched = settings(&url).fetch(&request).await;
     let asked = service.asked.lock().unwrap().clone();
@@ -153,6 +154,11 @@ fn answers_that_are_not_plain_are_refused_and_not_shown() {
         ),
         ("sesame", "&sesame;"),
         ("sesame", "<![CDATA[sesame]]>"),
+        ("sesame", "sesame<x/>door"),
+        ("sesame", "sesame<x>door</x>"),
+        ("sesame", "<x/>sesame"),
+        ("<Credentials>", "<Credentials>sesame"),
+        ("</Credentials>", "sesame</Credentials>"),
         ("</Credentials>", ""),
         ("</Credentials>", "</Credential>"),
         ("<Expiration>2027", "<Expiration>sesame"),
