@@ -78,7 +78,8 @@ impl Endpoint {
 }
 
 /// How often, and after what wait, a call is made again when no answer came: the control plane can't be reached, or
-/// the connection broke. An answer, whatever it says, is never asked for again.
+/// the connection broke. An answer, whatever it says, is never asked for again; nor is, once a connection came about, what
+/// changes something and has no key, such as a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retries {
     /// How many times more, after the first.
@@ -129,6 +130,11 @@ impl BaseUrl {
 }
 
 impl BaseUrl {
+    /// Whether it is this machine, for whoever uses the address.
+    pub fn is_loopback(&self) -> bool {
+        is_loopback(&self.0)
+    }
+
     /// Whether TLS is spoken there.
     pub fn is_secure(&self) -> bool {
         self.0.scheme() == "https"

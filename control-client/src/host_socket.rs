@@ -1,6 +1,7 @@
 //! The host daemon of this machine, by its unix sockets: `register.sock` for VM managers, `admin.sock` for root.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use http::Method;
 use moorline_shared::InstanceId;
@@ -14,6 +15,10 @@ use crate::transport::{REQUEST_TIMEOUT, Reply, exchange_once, succeeded, unsecur
 pub const REGISTER_SOCKET: &str = "/run/moorline/host/register.sock";
 /// Where root asks the daemon how it is, unless the daemon's configuration says otherwise.
 pub const ADMIN_SOCKET: &str = "/run/moorline/host/admin.sock";
+
+/// For a registration: longer than the two minutes for which the daemon goes on with one, in which it may have to wait for
+/// the control plane.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(130);
 
 /// One of a host daemon's two sockets. Each answers only its own requests. Nothing is asked twice.
 #[derive(Clone, Debug)]
@@ -57,12 +62,12 @@ impl HostSocket {
     }
 
     async fn get(&self, target: &str) -> Result<Reply, ClientError> {
-        let request = self.client.get(url(target));
+        let request = self.client.get(url(target)).timeout(REQUEST_TIMEOUT);
         self.send(Method::GET, target, request).await
     }
 
     async fn post(&self, target: &str, body: &impl Serialize) -> Result<Reply, ClientError> {
-        let request = self.client.post(url(target)).json(body);
+        let request = self.client.post(url(target)).json(body).timeout(REGISTER_TIMEOUT);
         self.send(Method::POST, target, request).await
     }
 
@@ -77,7 +82,7 @@ impl HostSocket {
             method,
             url: format!("unix:{}:{target}", self.path.display()),
         };
-        let request = request.timeout(REQUEST_TIMEOUT).build();
+        let request = request.build();
         let request = request.map_err(|error| ClientError::request(&asked.url, error))?;
         succeeded(exchange_once(&self.client, &asked, request).await?)
     }

@@ -1,6 +1,8 @@
 //! The secret that a caller shows to the control plane.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -15,12 +17,17 @@ impl Token {
     /// The longest token, in bytes.
     pub const MAX_BYTES: usize = 4096;
 
-    /// Reads a token from the first line of a file. Blocks for as long as the file's reading takes.
+    /// Reads a token from a file that holds nothing else, but for white space behind it. Blocks for as long as the file's
+    /// reading takes.
     ///
     /// # Errors
     /// [`TokenError::File`] if the file can't be read, [`TokenError::Form`] if what it holds is not a token.
     pub fn read(path: &Path) -> Result<Self, TokenError> {
-        let text = std::fs::read_to_string(path).map_err(|source| TokenError::File {
+        let mut text = String::new();
+        // Whatever is longer is not read to its end, and refused.
+        let longest = Self::MAX_BYTES as u64 + 64;
+        let read = File::open(path).and_then(|file| file.take(longest).read_to_string(&mut text));
+        read.map_err(|source| TokenError::File {
             path: path.to_owned(),
             source,
         })?;
@@ -73,7 +80,8 @@ pub enum TokenError {
 
 #[cfg(test)]
 mod tests {
-    use super::Token;
+    use super::{Token, TokenError};
+    use std::path::Path;
 
     #[test]
     fn a_token_is_never_shown() {
@@ -90,10 +98,16 @@ mod tests {
     }
 
     #[test]
-    fn a_files_first_line_is_the_token() {
+    fn a_file_holds_a_token_and_nothing_else() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "abc\n").unwrap();
+        std::fs::write(file.path(), "abc\r\n\n").unwrap();
         assert_eq!(Token::read(file.path()).unwrap(), "abc".parse().unwrap());
+        for bad in ["abc\ndef\n".to_owned(), "x".repeat(Token::MAX_BYTES + 1)] {
+            std::fs::write(file.path(), bad).unwrap();
+            assert!(matches!(Token::read(file.path()), Err(TokenError::Form)));
+        }
+        // It has no end, and is not waited for.
+        assert!(Token::read(Path::new("/dev/zero")).is_err());
         let missing = file.path().with_extension("missing");
         assert!(Token::read(&missing).unwrap_err().to_string().contains("missing"));
     }

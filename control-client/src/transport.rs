@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode, header};
 use moorline_shared::InstanceId;
-use moorline_shared::api::{ON_BEHALF_OF, ProblemDetails};
+use moorline_shared::api::{IDEMPOTENCY_KEY, ON_BEHALF_OF, ProblemDetails};
 use reqwest::{Request, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 
@@ -15,6 +15,7 @@ use crate::error::{Asked, ClientError, Server};
 use crate::ndjson::Lines;
 use crate::stream::{EventStream, events};
 use crate::tls::{self, Identity, Trust};
+use crate::token::Token;
 
 /// The longest answer that is read, in bytes. Streams have a bound for each line instead.
 pub const MAX_REPLY_BYTES: usize = 16 * 1024 * 1024;
@@ -88,6 +89,23 @@ impl Client {
     pub fn identify(&self, identity: Identity) -> Result<(), ClientError> {
         let mut endpoint = self.wires().endpoint.clone();
         endpoint.identity = Some(identity);
+        self.replace(endpoint)
+    }
+
+    /// Has this client and all that were cloned from it show another token from the next request on.
+    ///
+    /// # Errors
+    /// [`ClientError::Request`] if HTTP or TLS can't be set up; then nothing has changed.
+    pub fn authorize(&self, token: Token) -> Result<(), ClientError> {
+        let mut endpoint = self.wires().endpoint.clone();
+        if endpoint.token.as_ref() == Some(&token) {
+            return Ok(());
+        }
+        endpoint.token = Some(token);
+        self.replace(endpoint)
+    }
+
+    fn replace(&self, endpoint: Endpoint) -> Result<(), ClientError> {
         let wires = Arc::new(Wires::new(endpoint)?);
         *self.wires.write().unwrap_or_else(PoisonError::into_inner) = wires;
         Ok(())
@@ -141,19 +159,22 @@ impl Client {
         succeeded(self.exchange(request).await?)?.parsed()
     }
 
-    /// Sends a request and reads its answer, whatever it says, as often as the retries allow. Only requests that
-    /// may be made twice come here: reads, and changes under a key.
+    /// Sends a request and reads its answer, whatever it says, as often as the retries allow: what never reached anybody
+    /// is sent again, and what may have been done only if doing it twice does no harm.
     pub(crate) async fn exchange(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
         let request = self.built(request)?;
         let asked = asked(&request);
+        let harmless = is_harmless_twice(&request);
         let mut attempt = 0;
         while let Some(wait) = self.retries.wait(attempt) {
             // Bodies are bytes in memory, so a request can always be copied.
             let copy = request.try_clone().expect("a body in memory can be copied");
             match exchange_once(&self.wires().calls, &asked, copy).await {
-                Err(error) if error.is_silence() => tokio::time::sleep(wait).await,
+                Err(ClientError::Unreachable { .. }) => {}
+                Err(ClientError::Lost { .. }) if harmless => {}
                 settled => return settled,
             }
+            tokio::time::sleep(wait).await;
             attempt += 1;
         }
         exchange_once(&self.wires().calls, &asked, request).await
@@ -184,6 +205,11 @@ impl Client {
         let request = request.build();
         request.map_err(|error| ClientError::request(&self.wires().endpoint.url, error.without_url()))
     }
+}
+
+/// Whether nothing is done by it, or at most once: it reads, or is known by its key (`IDEMPOTENCY_KEY`).
+fn is_harmless_twice(request: &Request) -> bool {
+    request.method().is_safe() || request.headers().contains_key(IDEMPOTENCY_KEY)
 }
 
 /// Sends a request once and reads its answer, whatever it says.

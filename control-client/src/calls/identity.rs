@@ -13,13 +13,15 @@ use crate::terms::key_header;
 use crate::transport::Client;
 
 impl Client {
-    /// `LogIn`: the tokens of a new session. No token is needed for it, and a lost answer is not asked for again.
+    /// `LogIn`: the tokens of a new session. No token is needed for it. A lost answer is not asked for again: it would begin
+    /// another session.
     pub async fn log_in(&self, body: &LogIn) -> Result<Tokens, ClientError> {
         self.answer(self.call(Method::POST, "/v1/sessions")?.json(body))
             .await
     }
 
-    /// `RefreshTokens`: fresh tokens for a refresh token, which is good for it once.
+    /// `RefreshTokens`: fresh tokens for a refresh token, which is good for it once. A lost answer is not asked for again:
+    /// who shows the token twice is taken for a thief after a while.
     pub async fn refresh_tokens(&self, body: &RefreshTokens) -> Result<Tokens, ClientError> {
         self.answer(self.call(Method::POST, "/v1/tokens/refresh")?.json(body))
             .await

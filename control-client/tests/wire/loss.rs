@@ -1,9 +1,11 @@
 //! Connections that don't come about, or break.
 
 use std::net::TcpListener;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use moorline_client::{ClientError, Retries, fresh_key};
+use moorline_shared::InstanceId;
+use moorline_shared::api::identity::{LogIn, RefreshTokens};
 use moorline_shared::api::instances::InstanceIds;
 use moorline_shared::id::IdempotencyKey;
 
@@ -60,6 +62,53 @@ async fn after_the_last_retry_a_change_may_have_happened_and_a_read_has_not() {
         count += 1;
     }
     assert_eq!(count, 6);
+}
+
+/// Each request of these would begin another session, or show a token twice that is good once.
+#[tokio::test]
+async fn what_has_no_key_and_changes_something_is_sent_once() {
+    let (server, mut requests) = script(&["", "", ""]).await;
+    let client = client_with(server.address, TWICE_MORE);
+    let login = LogIn {
+        user: "ann".parse().unwrap(),
+        password: "hunter2".to_owned().into(),
+        directory: None,
+        client: None,
+        form: Default::default(),
+    };
+    let refresh = RefreshTokens {
+        refresh_token: "mlr_1".to_owned().into(),
+        client: None,
+    };
+    let lost = client.log_in(&login).await.unwrap_err();
+    assert!(lost.may_have_happened(), "{lost:?}");
+    client.refresh_tokens(&refresh).await.unwrap_err();
+    let (host, instance) = ("h1".parse().unwrap(), InstanceId::from_bytes([7; 16]));
+    let asked = client.create_identity_token(&host, instance, "sts").await;
+    asked.unwrap_err();
+    for path in ["/v1/sessions ", "/v1/tokens/refresh ", "/v1/hosts/h1/instances/"] {
+        let request = requests.recv().await.unwrap();
+        assert!(request.starts_with(&format!("POST {path}")), "{request}");
+    }
+    assert!(requests.try_recv().is_err());
+}
+
+/// The waits between the attempts show that there are several.
+#[tokio::test]
+async fn what_reached_nobody_is_sent_again_whatever_it_is() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let refresh = RefreshTokens {
+        refresh_token: "mlr_1".to_owned().into(),
+        client: None,
+    };
+    let retries = Retries {
+        more: 2,
+        first_wait: Duration::from_millis(20),
+    };
+    let began = Instant::now();
+    let error = client_with(address, retries).refresh_tokens(&refresh).await;
+    assert!(matches!(error, Err(ClientError::Unreachable { .. })), "{error:?}");
+    assert!(began.elapsed() >= Duration::from_millis(60));
 }
 
 #[tokio::test]
