@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Tag;
 use crate::api::data::PutEntry;
 use crate::api::instances::{Driver, InstanceState};
-use crate::id::{HostId, InstanceId, RoleName};
+use crate::id::{HostId, IdempotencyKey, InstanceId, RoleName};
 use crate::path::EntryPath;
 use crate::revision::Revision;
 use crate::time::Timestamp;
@@ -28,6 +28,10 @@ pub struct Register {
     /// Which instance it is; absent for a new one. One that the control plane doesn't know is made there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<InstanceId>,
+    /// What makes it safe to send again when the answer was lost: a new instance is the same one under the same key, for
+    /// the same user of this host. Absent, each request without an instance makes a new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<IdempotencyKey>,
     /// A name for people, where the instance is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,

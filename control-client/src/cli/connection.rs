@@ -1,11 +1,13 @@
 //! Which control plane is meant, whom it is known by, and with which token: flags before the environment before the
-//! profile.
+//! profile. A login goes before the token of a profile that is only the chosen one, and after everything that was said for
+//! this command.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::args::ConnectionArgs;
 use super::failure::Failure;
-use super::login::LoginFile;
+use super::login::Login;
 use super::profile::{Profile, Profiles};
 use crate::endpoint::{BaseUrl, Endpoint, Retries};
 use crate::tls::{Authority, AuthorityDigestError, AuthorityError, Trust};
@@ -88,43 +90,73 @@ pub(super) enum ConnectionError {
     },
 }
 
-/// The endpoint that flags, environment, login and profile agree on, in this order. A login whose token is about to end
-/// is refreshed first, by asking the control plane.
-pub(super) async fn endpoint(args: &ConnectionArgs, environment: &Environment) -> Result<Endpoint, Failure> {
+/// Where a token is from.
+#[derive(Clone, Debug)]
+pub(super) enum TokenSource {
+    /// `--token-file`.
+    Flag,
+    /// `MOORLINE_TOKEN`.
+    Variable,
+    /// `MOORLINE_TOKEN_FILE`.
+    VariableFile,
+    /// The profile that was named for this command.
+    NamedProfile,
+    /// A login.
+    Login(Box<Login>),
+    /// The profile that is the chosen one.
+    ChosenProfile,
+}
+
+impl fmt::Display for TokenSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag => f.write_str("what --token-file names"),
+            Self::Variable => f.write_str("what MOORLINE_TOKEN holds"),
+            Self::VariableFile => f.write_str("what MOORLINE_TOKEN_FILE names"),
+            Self::NamedProfile => f.write_str("that of the profile that was named"),
+            Self::Login(login) => write!(f, "that of the login at {}", login.endpoint.url),
+            Self::ChosenProfile => f.write_str("that of the chosen profile"),
+        }
+    }
+}
+
+/// The endpoint that flags, environment, login and profile agree on, and where its token is from. A login whose token is
+/// about to end is refreshed first, by asking the control plane.
+pub(super) async fn endpoint(
+    args: &ConnectionArgs,
+    environment: &Environment,
+) -> Result<(Endpoint, TokenSource), Failure> {
     let profiles = Profiles::load(environment.config.as_deref())?;
     let place = Place::of(args, environment, &profiles)?;
     let mut endpoint = place.endpoint()?;
-    endpoint.token = match place.given()? {
-        Some(token) => Some(token),
-        None => match place.login(&endpoint).await? {
-            Some(token) => Some(token),
-            None => place.of_profile()?,
-        },
-    };
-    let url = endpoint.url.clone();
-    if endpoint.token.is_none() {
+    let Some((token, source)) = place.token(&endpoint).await? else {
+        let url = endpoint.url;
         return Err(ConnectionError::NoToken { url }.into());
-    }
-    if url.is_secure() && endpoint.trust == Trust::Nobody {
-        return Err(ConnectionError::NoAuthority { url }.into());
-    }
-    Ok(endpoint)
+    };
+    endpoint.token = Some(token);
+    known(&endpoint)?;
+    Ok((endpoint, source))
 }
 
-/// The same for whoever has no token yet, and where their login is kept.
-pub(super) fn without_token(
+/// The login at the control plane that is meant, and the source of a token that goes before it, if there is one.
+pub(super) fn login(
     args: &ConnectionArgs,
     environment: &Environment,
-) -> Result<(Endpoint, LoginFile), Failure> {
+) -> Result<(Login, Option<TokenSource>), Failure> {
     let profiles = Profiles::load(environment.config.as_deref())?;
     let place = Place::of(args, environment, &profiles)?;
     let endpoint = place.endpoint()?;
+    known(&endpoint)?;
+    Ok((Login::at(endpoint, place.folder)?, place.said()))
+}
+
+/// Whether it is known whom to trust there.
+fn known(endpoint: &Endpoint) -> Result<(), ConnectionError> {
     let url = endpoint.url.clone();
     if url.is_secure() && endpoint.trust == Trust::Nobody {
-        return Err(ConnectionError::NoAuthority { url }.into());
+        return Err(ConnectionError::NoAuthority { url });
     }
-    let file = LoginFile::of(place.folder, &url.to_string())?;
-    Ok((endpoint, file))
+    Ok(())
 }
 
 /// Where it may stand what is needed beside the address.
@@ -181,12 +213,34 @@ impl<'a> Place<'a> {
         })
     }
 
-    /// The token of whoever is logged in, if anybody is.
-    async fn login(&self, endpoint: &Endpoint) -> Result<Option<Token>, Failure> {
-        match LoginFile::of(self.folder, &endpoint.url.to_string()) {
-            Ok(file) => file.token(endpoint).await,
-            // Where no login can be kept, nobody is logged in.
-            Err(_) => Ok(None),
+    /// The token that is sent, and where it is from.
+    async fn token(&self, endpoint: &Endpoint) -> Result<Option<(Token, TokenSource)>, Failure> {
+        if let Some(source) = self.said() {
+            let token = self.read(&source)?;
+            return Ok(token.map(|token| (token, source)));
+        }
+        // Where no login can be kept, nobody is logged in.
+        if let Ok(login) = Login::at(endpoint.clone(), self.folder)
+            && let Some(token) = login.token().await?
+        {
+            return Ok(Some((token, TokenSource::Login(Box::new(login)))));
+        }
+        let token = self.of_profile()?;
+        Ok(token.map(|token| (token, TokenSource::ChosenProfile)))
+    }
+
+    /// The source of a token that was named for this command.
+    fn said(&self) -> Option<TokenSource> {
+        let named = self.args.profile.is_some() || self.environment.profile.is_some();
+        if self.args.token_file.is_some() {
+            Some(TokenSource::Flag)
+        } else if self.environment.token.is_some() {
+            Some(TokenSource::Variable)
+        } else if self.environment.token_file.is_some() {
+            Some(TokenSource::VariableFile)
+        } else {
+            let has_token = self.profile.is_some_and(Profile::has_token);
+            (named && has_token).then_some(TokenSource::NamedProfile)
         }
     }
 
@@ -234,17 +288,26 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The token of a flag or the environment.
-    fn given(&self) -> Result<Option<Token>, Failure> {
-        if let Some(path) = &self.args.token_file {
-            return token_of_file("what --token-file names", path);
-        }
-        if let Some(text) = &self.environment.token {
-            return token_of_text("MOORLINE_TOKEN", text);
-        }
-        match &self.environment.token_file {
-            Some(path) => token_of_file("what MOORLINE_TOKEN_FILE names", path),
-            None => Ok(None),
+    /// The token of a source.
+    fn read(&self, source: &TokenSource) -> Result<Option<Token>, Failure> {
+        match (source, &self.args.token_file, &self.environment) {
+            (TokenSource::Flag, Some(path), _) => token_of_file("what --token-file names", path),
+            (
+                TokenSource::Variable,
+                _,
+                Environment {
+                    token: Some(text), ..
+                },
+            ) => token_of_text("MOORLINE_TOKEN", text),
+            (
+                TokenSource::VariableFile,
+                _,
+                Environment {
+                    token_file: Some(path),
+                    ..
+                },
+            ) => token_of_file("what MOORLINE_TOKEN_FILE names", path),
+            _ => self.of_profile(),
         }
     }
 
@@ -282,10 +345,12 @@ fn of_digest(what: &'static str, text: &str) -> Result<Trust, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ConnectionArgs, Endpoint, Environment, Trust, config_path, endpoint};
+    use super::{ConnectionArgs, Endpoint, Environment, Login, Trust, config_path, endpoint};
     use std::path::PathBuf;
 
     const CONFIG: &str = "chosen = \"lab\"\n\
+        [profiles.admin]\nurl = \"https://logged-in:5\"\nca_file = \"ca.pem\"\ntoken = \"of-admin\"\n\
+        [profiles.bare]\nurl = \"https://logged-in:5\"\nca_file = \"ca.pem\"\n\
         [profiles.lab]\nurl = \"https://lab:1\"\nca_digest = \"sha256:0000000000000000000000000000000000000000000000000000000000000000\"\ntoken = \"of-lab\"\n\
         [profiles.other]\nurl = \"https://other:2\"\ntoken_file = \"other.token\"\n";
 
@@ -307,10 +372,13 @@ mod tests {
             config: Some(config),
             ..Environment::default()
         };
+        Login::keep_for_tests(folder.path(), "https://logged-in:5", "of-login");
         set(&mut environment);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let found = runtime.block_on(endpoint(args, &environment));
-        found.map_err(|failure| failure.to_string())
+        found
+            .map(|(endpoint, _)| endpoint)
+            .map_err(|failure| failure.to_string())
     }
 
     fn asked(args: &ConnectionArgs, set: impl FnOnce(&mut Environment)) -> Result<(String, String), String> {
@@ -345,6 +413,27 @@ mod tests {
             .unwrap(),
             pair("https://flag:4", "of-other")
         );
+    }
+
+    #[test]
+    fn a_login_goes_before_a_chosen_profile_and_after_one_that_is_named() {
+        let none = ConnectionArgs::default();
+        let here = "https://logged-in:5";
+        let as_admin = ConnectionArgs {
+            profile: Some("admin".parse().unwrap()),
+            ..ConnectionArgs::default()
+        };
+        assert_eq!(asked(&as_admin, |_| ()).unwrap(), pair(here, "of-admin"));
+        let by_variable = |environment: &mut Environment| environment.profile = Some("admin".into());
+        assert_eq!(asked(&none, by_variable).unwrap(), pair(here, "of-admin"));
+        let bare = |environment: &mut Environment| environment.profile = Some("bare".into());
+        assert_eq!(asked(&none, bare).unwrap(), pair(here, "of-login"));
+        let chosen = |environment: &mut Environment| {
+            let config = environment.config.as_ref().unwrap();
+            let text = CONFIG.replace("\"lab\"\n", "\"admin\"\n");
+            std::fs::write(config, text).unwrap();
+        };
+        assert_eq!(asked(&none, chosen).unwrap(), pair(here, "of-login"));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use moorline_shared::entry::MAX_VALUE_BYTES;
 use moorline_shared::id::IdempotencyKey;
 use serde::Serialize;
 
-use super::connection::ConnectionError;
+use super::connection::{ConnectionError, TokenSource};
 use super::login::LoginError;
 use super::name::NameError;
 use super::profile::ProfileError;
@@ -28,8 +28,8 @@ const NOT_FOUND: u8 = 4;
 /// Why a command didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    #[error(transparent)]
-    Client(#[from] ClientError),
+    #[error("{error}")]
+    Client { error: ClientError, with: Box<With> },
     #[error(transparent)]
     Name(#[from] NameError),
     #[error(transparent)]
@@ -46,6 +46,10 @@ pub(super) enum Failure {
     },
     #[error("{0} can't be read")]
     Input(InputName, #[source] std::io::Error),
+    #[error("the password has more than {0} bytes, which is the most that one has")]
+    PasswordTooLong(usize),
+    #[error("the two passwords differ, and nothing was changed: repeat the command")]
+    PasswordsDiffer,
     #[error("{0} has more than {MAX_VALUE_BYTES} bytes, which is the most that a value has")]
     ValueTooLong(InputName),
     #[error("{name} is not {what}")]
@@ -66,7 +70,7 @@ pub(super) enum Failure {
          look again with 'moorline instance show {instance}', or wait longer with --timeout"
     )]
     WaitedInVain {
-        seconds: u64,
+        seconds: u32,
         instance: String,
         state: &'static str,
         wanted: &'static str,
@@ -77,6 +81,22 @@ pub(super) enum Failure {
     Unwritable(#[source] serde_json::Error),
     #[error("the command can't be set up")]
     Runtime(#[source] std::io::Error),
+}
+
+/// What a request was made with that failed, as far as there is something to be advised about it.
+#[derive(Debug, Default)]
+pub(super) struct With {
+    /// The key under which it may be made again.
+    pub(super) key: Option<IdempotencyKey>,
+    /// Where the token is from that was shown.
+    pub(super) token: Option<TokenSource>,
+}
+
+impl From<ClientError> for Failure {
+    fn from(error: ClientError) -> Self {
+        let with = Box::default();
+        Self::Client { error, with }
+    }
 }
 
 /// Where something was read.
@@ -110,39 +130,64 @@ impl Failure {
         }
     }
 
+    /// The same, with what the requests of the command were made with.
+    pub(super) fn with(self, with: With) -> Self {
+        match self {
+            Self::Client { error, .. } => Self::Client {
+                error,
+                with: Box::new(with),
+            },
+            other => other,
+        }
+    }
+
+    /// Whether nobody answered.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Client { error, .. } if error.is_silence())
+    }
+
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.status())
     }
 
     fn status(&self) -> u8 {
         match self {
-            Self::Client(error) if error.is_silence() => NO_ANSWER,
-            Self::Client(error) if error.problem().is_some_and(|problem| problem.status == 404) => NOT_FOUND,
+            Self::Client { error, .. } if error.is_silence() => NO_ANSWER,
+            Self::Client { error, .. } if error.problem().is_some_and(|problem| problem.status == 404) => {
+                NOT_FOUND
+            }
             Self::Name(NameError::Unknown { .. }) | Self::Profile(ProfileError::Unknown { .. }) => NOT_FOUND,
-            Self::Argument { .. } | Self::ValueTooLong(_) | Self::Json { .. } => USAGE,
+            Self::Argument { .. }
+            | Self::ValueTooLong(_)
+            | Self::PasswordTooLong(_)
+            | Self::PasswordsDiffer
+            | Self::Json { .. } => USAGE,
             _ => FAILED,
         }
     }
 
     /// The failure as the user reads it: what was wrong, why, and what to do; nothing in it can move the cursor.
-    pub(super) fn told(&self, key: &IdempotencyKey) -> String {
+    pub(super) fn told(&self) -> String {
         let mut text = format!("error: {}\n", printable(&self.to_string()));
         for cause in self.causes() {
             let _ = writeln!(text, "  cause: {}", printable(&cause.to_string()));
         }
         match self {
-            Self::Client(error) => text + &advice(error, key),
+            Self::Client { error, with } => text + &advice(error, with),
             _ => text,
         }
     }
 
     /// The failure as programs read it, on a line: a problem of the API as it came, others in the same form.
-    pub(super) fn told_in_json(&self, key: &IdempotencyKey) -> String {
+    pub(super) fn told_in_json(&self) -> String {
         let (detail, causes) = (self.to_string(), self.causes());
-        let repeat = matches!(self, Self::Client(error) if error.may_have_happened());
+        let key = match self {
+            Self::Client { error, with } if error.may_have_happened() => with.key.as_ref(),
+            _ => None,
+        };
         let told = Told {
             causes: causes.into_iter().map(ToString::to_string).collect(),
-            idempotency_key: repeat.then(|| key.to_string()),
+            idempotency_key: key.map(ToString::to_string),
             ..self.problem().map_or_else(|| self.own(detail), Told::of)
         };
         let mut line = serde_json::to_string(&told).unwrap_or_else(|_| self.to_string());
@@ -150,9 +195,9 @@ impl Failure {
         line
     }
 
-    fn problem(&self) -> Option<&ProblemDetails> {
+    pub(super) fn problem(&self) -> Option<&ProblemDetails> {
         match self {
-            Self::Client(error) => error.problem(),
+            Self::Client { error, .. } => error.problem(),
             _ => None,
         }
     }
@@ -176,10 +221,10 @@ impl Failure {
     /// The causes worth telling. Between a failed call and what the system said, the libraries say little more than
     /// that something failed beneath them.
     fn causes(&self) -> Vec<&dyn StdError> {
-        let all: Vec<_> = std::iter::successors(self.source(), |&error| error.source()).collect();
+        let below = |error| std::iter::successors(error, |&error: &&dyn StdError| error.source());
         match self {
-            Self::Client(_) => all.into_iter().next_back().into_iter().collect(),
-            _ => all,
+            Self::Client { error, .. } => below(error.source()).last().into_iter().collect(),
+            other => below(other.source()).collect(),
         }
     }
 }
@@ -218,20 +263,31 @@ impl Told {
     }
 }
 
-fn advice(error: &ClientError, key: &IdempotencyKey) -> String {
+fn advice(error: &ClientError, with: &With) -> String {
     let mut text = String::new();
     if let Some(operation) = error.problem().and_then(|problem| problem.operation) {
         let _ = writeln!(text, "  record: moorline operation show {operation}");
     }
-    if matches!(error.problem(), Some(problem) if problem.kind == "unauthenticated") {
-        text += "  try: see which token is sent with 'moorline profile show'\n";
+    let refused = matches!(error.problem(), Some(problem) if problem.kind == "unauthenticated");
+    match &with.token {
+        Some(TokenSource::Login(_)) if refused => text += "  try: log in again with 'moorline login'\n",
+        Some(source) if refused => {
+            let _ = writeln!(text, "  the token that was sent is {source}");
+        }
+        _ => {}
     }
-    if error.may_have_happened() {
-        let _ = writeln!(
-            text,
-            "  a change may have been made: repeat the command with --idempotency-key {key},"
-        );
-        text += "  which makes it at most once\n";
+    match &with.key {
+        Some(key) if error.may_have_happened() => {
+            let _ = writeln!(
+                text,
+                "  a change may have been made: repeat the command with --idempotency-key {key},"
+            );
+            text += "  which makes it at most once\n";
+        }
+        None if error.may_have_happened() => {
+            text += "  it may have been done all the same: look before you repeat the command\n";
+        }
+        _ => {}
     }
     text
 }

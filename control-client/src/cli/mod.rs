@@ -34,16 +34,54 @@ use moorline_shared::id::IdempotencyKey;
 
 use crate::terms::fresh_key;
 use crate::transport::Client;
-use args::{Cli, Command};
-use connection::Environment;
-use failure::{Failure, USAGE};
+use args::{Cli, Command, ConnectionArgs};
+use connection::{Environment, TokenSource};
+use failure::{Failure, USAGE, With};
 use out::{Format, Out};
 
 /// What a command works with: the control plane, the key of its changes, and where its answers go.
 struct Session<'a> {
     client: Client,
+    token: TokenSource,
     key: IdempotencyKey,
     out: &'a mut Out,
+}
+
+impl<'a> Session<'a> {
+    async fn open(
+        connection: &ConnectionArgs,
+        environment: &Environment,
+        key: IdempotencyKey,
+        out: &'a mut Out,
+    ) -> Result<Self, Failure> {
+        let (endpoint, token) = connection::endpoint(connection, environment).await?;
+        Ok(Self {
+            client: Client::new(endpoint)?,
+            token,
+            key,
+            out,
+        })
+    }
+
+    /// Has the client show a token that is good for a while, where it shows that of a login. Whoever asks for longer than
+    /// such a token lives calls it between two requests.
+    async fn keep_fresh(&self) -> Result<(), Failure> {
+        if let TokenSource::Login(login) = &self.token {
+            // Whoever logged out meanwhile is told so by the control plane.
+            if let Some(token) = login.token().await? {
+                self.client.authorize(token)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The failure, with what this session's requests are made with.
+    fn failed(&self, failure: impl Into<Failure>) -> Failure {
+        failure.into().with(With {
+            key: Some(self.key.clone()),
+            token: Some(self.token.clone()),
+        })
+    }
 }
 
 /// Runs the command that this process was started with, and gives its exit status.
@@ -58,12 +96,12 @@ pub fn main() -> ExitCode {
     };
     let key = cli.connection.idempotency_key.clone().unwrap_or_else(fresh_key);
     let format = cli.output;
-    match run(cli, key.clone()) {
+    match run(cli, key) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             let told = match format {
-                Format::Table => failure.told(&key),
-                Format::Json => failure.told_in_json(&key),
+                Format::Table => failure.told(),
+                Format::Json => failure.told_in_json(),
             };
             let _ = write!(std::io::stderr(), "{told}");
             failure.exit_code()
@@ -90,21 +128,25 @@ async fn dispatch(cli: Cli, key: IdempotencyKey, out: &mut Out) -> Result<(), Fa
             return profile::command::run(command, &cli.connection, &environment, out);
         }
         Command::Login(args) => return login::login(args, &cli.connection, &environment, out).await,
-        Command::Logout => return login::logout(&cli.connection, &environment, out).await,
-        Command::Host(command) => return host::run(command, &cli.connection, &environment, out).await,
+        Command::Logout => return login::logout(&cli.connection, &environment, &key, out).await,
+        Command::Host(command) => return host::run(command, &cli.connection, &environment, key, out).await,
         command => command,
     };
-    let client = Client::new(connection::endpoint(&cli.connection, &environment).await?)?;
-    let mut session = Session { client, key, out };
+    let mut session = Session::open(&cli.connection, &environment, key, out).await?;
+    let done = command_of_session(command, &mut session).await;
+    done.map_err(|failure| session.failed(failure))
+}
+
+async fn command_of_session(command: Command, session: &mut Session<'_>) -> Result<(), Failure> {
     match command {
-        Command::Instance(command) => instance::run(command, &mut session).await,
-        Command::Data(command) => data::run(command, &mut session).await,
-        Command::Operation(command) => operation::run(command, &mut session).await,
-        Command::Whoami => login::whoami(&mut session).await,
-        Command::Token(command) => token::run(command, &mut session).await,
-        Command::TokenKey(command) => token_key::run(command, &mut session).await,
-        Command::User(command) => user::run(command, &mut session).await,
-        Command::Group(command) => group::run(command, &mut session).await,
+        Command::Instance(command) => instance::run(command, session).await,
+        Command::Data(command) => data::run(command, session).await,
+        Command::Operation(command) => operation::run(command, session).await,
+        Command::Whoami => login::whoami(session).await,
+        Command::Token(command) => token::run(command, session).await,
+        Command::TokenKey(command) => token_key::run(command, session).await,
+        Command::User(command) => user::run(command, session).await,
+        Command::Group(command) => group::run(command, session).await,
         Command::Host(_)
         | Command::Completion(_)
         | Command::Profile(_)

@@ -81,7 +81,9 @@ fn escaped(text: &str, keeps: impl Fn(char) -> bool) -> Cow<'_, str> {
 
 /// Unicode's controls of direction and zero-width characters, which reorder or hide text.
 const fn is_format(c: char) -> bool {
-    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{61c}')
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
+        | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A value in a cell: text of at most `most` characters, or how many bytes there are.
@@ -105,7 +107,11 @@ fn bytes(count: usize) -> String {
 
 /// How long ago `then` was, in its largest unit.
 pub(super) fn age(then: Timestamp, now: Timestamp) -> String {
-    let seconds = then.millis_until(now) / 1000;
+    period(then.millis_until(now) / 1000)
+}
+
+/// A period in its largest unit.
+pub(super) fn period(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3_600 => format!("{}m", seconds / 60),
@@ -154,6 +160,10 @@ mod tests {
         assert_eq!(
             printable("\u{1b}]0;x\u{7}\r\u{9b}\u{202e}"),
             r"\u{1b}]0;x\u{7}\r\u{9b}\u{202e}"
+        );
+        assert_eq!(
+            printable("a\u{ad}b\u{2028}c\u{e0041}"),
+            r"a\u{ad}b\u{2028}c\u{e0041}"
         );
         assert_eq!(preview(&Value::from("abcdef"), 3), "abc... (6 bytes)");
         assert_eq!(

@@ -8,7 +8,7 @@ use moorline_shared::api::identity::{
 
 use super::Session;
 use super::failure::Failure;
-use super::login::{From, password};
+use super::login::{PasswordArgs, password_of_terminal};
 use super::table::Table;
 
 const EXAMPLES: &str = "\
@@ -61,9 +61,8 @@ pub(super) struct CreateArgs {
     /// What they are in the account.
     #[arg(long, value_enum, default_value_t = KnownRole::Member)]
     role: KnownRole,
-    /// Read the password from the standard input instead of the terminal.
-    #[arg(long)]
-    password_stdin: bool,
+    #[command(flatten)]
+    password: PasswordArgs,
 }
 
 #[derive(Debug, Args)]
@@ -73,9 +72,8 @@ pub(super) struct PasswdArgs {
     /// It is your own: say the one until now first. Administrators needn't.
     #[arg(long, conflicts_with = "password_stdin")]
     own: bool,
-    /// Read the new password from the standard input instead of the terminal.
-    #[arg(long)]
-    password_stdin: bool,
+    #[command(flatten)]
+    password: PasswordArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -84,7 +82,7 @@ pub(super) enum KnownRole {
     Member,
 }
 
-impl std::convert::From<KnownRole> for AccountRole {
+impl From<KnownRole> for AccountRole {
     fn from(role: KnownRole) -> Self {
         match role {
             KnownRole::Administrator => Self::Administrator,
@@ -125,9 +123,8 @@ const fn state(state: UserState) -> ModifyUser {
 }
 
 async fn create(args: CreateArgs, session: &mut Session<'_>) -> Result<(), Failure> {
-    let from = From::stdin_if(args.password_stdin);
     let body = CreateUser {
-        password: Some(password(&format!("Password for {}", args.user), from)?),
+        password: Some(args.password.read_new(&format!("Password for {}", args.user))?),
         user: args.user,
         role: args.role.into(),
     };
@@ -138,13 +135,12 @@ async fn create(args: CreateArgs, session: &mut Session<'_>) -> Result<(), Failu
 async fn passwd(args: PasswdArgs, session: &mut Session<'_>) -> Result<(), Failure> {
     let user = args.user;
     let current = if args.own {
-        Some(password("Current password", From::Terminal)?)
+        Some(password_of_terminal("Current password")?)
     } else {
         None
     };
-    let from = From::stdin_if(args.password_stdin);
     let body = SetUserPassword {
-        password: password(&format!("New password of {user}"), from)?,
+        password: args.password.read_new(&format!("New password of {user}"))?,
         current,
     };
     let done = session

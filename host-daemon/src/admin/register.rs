@@ -11,9 +11,10 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use axum::{Json, Router};
 use moorline_client::{ClientError, fresh_key};
-use moorline_shared::InstanceId;
 use moorline_shared::api::instances::{Driver, Instance, InstanceQuery, RegisterInstance};
 use moorline_shared::host::{Register, Registered, Unregister};
+use moorline_shared::id::IdempotencyKey;
+use moorline_shared::{Digest, HostId, InstanceId};
 
 use super::Services;
 use super::problem::{Problem, unknown_path};
@@ -36,10 +37,7 @@ async fn register(
     body: Result<Json<Register>, JsonRejection>,
 ) -> Result<Json<Registered>, Problem> {
     let Json(body) = body?;
-    let instance = match body.instance {
-        Some(instance) => instance,
-        None => fresh_id()?,
-    };
+    let instance = instance_of(&body, &services.host, caller)?;
     let mut registration = Registration {
         instance,
         incarnation: 0,
@@ -63,6 +61,24 @@ async fn register(
         }
     })?;
     Ok(Json(registered))
+}
+
+/// Which instance a registration is of. A new one under a key is the same one however often it is asked for.
+fn instance_of(body: &Register, host: &HostId, caller: Caller) -> Result<InstanceId, Problem> {
+    match (body.instance, &body.key) {
+        (Some(instance), _) => Ok(instance),
+        (None, Some(key)) => Ok(id_under(key, host, caller)),
+        (None, None) => fresh_id(),
+    }
+}
+
+/// Keys are a caller's own, and so are the instances that are made under them.
+fn id_under(key: &IdempotencyKey, host: &HostId, caller: Caller) -> InstanceId {
+    let parts = [host.as_str(), &caller.uid.to_string(), &key.to_string()];
+    let digest = Digest::of_parts(parts.map(str::as_bytes));
+    let mut id = [0; 16];
+    id.copy_from_slice(&digest.bytes()[..16]);
+    InstanceId::from_bytes(id)
 }
 
 fn fresh_id() -> Result<InstanceId, Problem> {
@@ -187,5 +203,42 @@ impl From<RegisterError> for Problem {
             | RegisterError::File(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal", title),
             RegisterError::Ending => problem(StatusCode::SERVICE_UNAVAILABLE, "ending", title),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Caller, instance_of};
+    use moorline_shared::host::{Channel, Register, Supervision};
+    use moorline_shared::{HostId, InstanceId};
+
+    fn id(key: Option<&str>, host: &str, uid: u32) -> InstanceId {
+        let body = Register {
+            instance: None,
+            key: key.map(|key| key.parse().unwrap()),
+            name: None,
+            tags: Vec::new(),
+            roles: Default::default(),
+            data: Default::default(),
+            channel: Channel::Vsock { cid: 7 },
+            supervision: Supervision::Unsupervised,
+        };
+        let host: HostId = host.parse().unwrap();
+        instance_of(&body, &host, Caller { uid }).unwrap()
+    }
+
+    #[test]
+    fn a_new_instance_is_the_same_one_under_the_same_key() {
+        let first = id(Some("k1"), "h1", 1_000);
+        assert_eq!(first, id(Some("k1"), "h1", 1_000));
+        for other in [
+            id(Some("k2"), "h1", 1_000),
+            id(Some("k1"), "h2", 1_000),
+            id(Some("k1"), "h1", 1_001),
+            id(None, "h1", 1_000),
+        ] {
+            assert_ne!(first, other);
+        }
+        assert_ne!(id(None, "h1", 1_000), id(None, "h1", 1_000));
     }
 }

@@ -321,6 +321,7 @@ async fn joined(tasks: &mut JoinSet<Result<Guest>>) -> Result<Option<Guest>> {
 async fn register_one(socket: PathBuf, path: PathBuf) -> Result<Guest> {
     let body = Register {
         instance: None,
+        key: None,
         name: None,
         tags: Vec::new(),
         roles: BTreeSet::new(),

@@ -90,6 +90,7 @@ pub(super) async fn register_at(
     let device = external_folder(folder)?.join(name);
     let body = Register {
         instance,
+        key: None,
         name: Some(name.to_owned()),
         tags: Vec::new(),
         roles: BTreeSet::new(),

@@ -50,7 +50,10 @@ pub(super) async fn run(args: WatchArgs, session: &mut Session<'_>) -> Result<()
                 session.out.event(&event, told)?;
                 left -= u64::from(matches!(event, WatchEvent::Changes { .. }));
             }
-            Followed::Lost { error, wait } => note(&lost(error.as_ref(), wait)),
+            Followed::Lost { error, wait } => {
+                note(&lost(error.as_ref(), wait));
+                refresh(session).await?;
+            }
         }
     }
     Ok(())
@@ -69,6 +72,15 @@ async fn present(
     };
     let page = session.client.list_instance_data(instance, &query).await?;
     Ok(page.revision)
+}
+
+/// By the time that a watch is lost, the token that it was begun with may have run out.
+async fn refresh(session: &Session<'_>) -> Result<(), Failure> {
+    match session.keep_fresh().await {
+        // The watch isn't there either then, and this is asked again when it is lost the next time.
+        Err(failure) if failure.is_silence() => Ok(()),
+        result => result,
+    }
 }
 
 fn lost(error: Option<&ClientError>, wait: std::time::Duration) -> String {

@@ -7,7 +7,7 @@ use moorline_shared::host::{Channel, ProcessRef, Register, Registered, Supervisi
 
 use super::Local;
 use crate::cli::beginning::BeginningArgs;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, With};
 use crate::host_socket::{HostSocket, REGISTER_SOCKET};
 
 const ATTACH_USAGE: &str =
@@ -87,6 +87,7 @@ pub(super) async fn attach(args: AttachArgs, local: &mut Local<'_>) -> Result<()
     };
     let body = Register {
         instance,
+        key: Some(local.key.clone()),
         data: args.beginning.entries()?,
         channel: channel(args.channel, args.device_pid)?,
         supervision: supervision(&args.supervision)?,
@@ -94,7 +95,13 @@ pub(super) async fn attach(args: AttachArgs, local: &mut Local<'_>) -> Result<()
         tags: args.beginning.tags,
         roles: args.beginning.roles.into_iter().collect(),
     };
-    let registered = HostSocket::new(&args.socket.socket)?.register(&body).await?;
+    let registered = HostSocket::new(&args.socket.socket)?.register(&body).await;
+    let registered = registered.map_err(|error| {
+        Failure::from(error).with(With {
+            key: body.key.clone(),
+            token: None,
+        })
+    })?;
     local.out.show(&registered, told)
 }
 

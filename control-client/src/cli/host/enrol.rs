@@ -9,16 +9,19 @@ use serde::Serialize;
 
 use super::Local;
 use crate::cli::connection;
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, With};
 use crate::cli::input;
+use crate::cli::out::note;
 use crate::endpoint::BaseUrl;
-use crate::terms::fresh_key;
 use crate::transport::Client;
 
 const EXAMPLES: &str = "\
 Examples:
-  moorline host enroll-token host-2 --endpoint https://control.example:8471
-  moorline-host enroll TOKEN                    # on the new host, as root";
+  moorline host enroll-token host-2 --endpoint https://control.example:8471 > host-2.token
+  moorline-host enroll - < host-2.token         # on the new host, as root
+
+Whoever has the token first is the host: give it to the new host by a file that only you and root there can read. What
+stands on a command line is seen in the list of processes and kept by shells.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -50,17 +53,27 @@ struct Made {
 }
 
 pub(super) async fn token(args: EnrollTokenArgs, local: &mut Local<'_>) -> Result<(), Failure> {
-    let endpoint = connection::endpoint(local.connection, local.environment).await?;
+    let (endpoint, source) = connection::endpoint(local.connection, local.environment).await?;
     let url = args.endpoint.unwrap_or_else(|| endpoint.url.clone());
+    if url.is_loopback() {
+        note(&format!(
+            "the token leads to {url}, which only this machine reaches: for another one give --endpoint"
+        ));
+    }
     let client = Client::new(endpoint)?;
     let secret = fresh_secret();
     let body = CreateEnrolmentToken {
         digest: EnrolmentToken::digest_of(&secret),
         ttl: args.ttl,
     };
-    let made = client
-        .create_enrolment_token(&args.name, &body, &fresh_key())
-        .await?;
+    let made = client.create_enrolment_token(&args.name, &body, &local.key).await;
+    // A repetition has another secret, and so is another change: no key makes one of the two.
+    let made = made.map_err(|error| {
+        Failure::from(error).with(With {
+            key: None,
+            token: Some(source),
+        })
+    })?;
     let made = whole(made, &url, secret)?;
     local.out.show(&made, |made| format!("{}\n", made.token.expose()))
 }
@@ -94,7 +107,8 @@ fn fresh_secret() -> SecretKey {
 
 pub(super) async fn revoke(args: RevokeArgs, local: &mut Local<'_>) -> Result<(), Failure> {
     let session = local.session().await?;
-    let changed = session.client.revoke_host(&args.name, &session.key).await?;
+    let changed = session.client.revoke_host(&args.name, &session.key).await;
+    let changed = changed.map_err(|error| session.failed(error))?;
     session.out.show(&changed, |changed| {
         format!(
             "revoked at revision {} by {}\n",

@@ -6,17 +6,16 @@ mod status;
 
 use clap::Subcommand;
 use moorline_shared::api::hosts::{Host, HostPage, HostStanding};
+use moorline_shared::id::IdempotencyKey;
 use moorline_shared::{InstanceId, Timestamp};
 
 use super::Session;
 use super::args::ConnectionArgs;
-use super::connection::{self, Environment};
+use super::connection::Environment;
 use super::failure::Failure;
 use super::instance::id_or_uuid;
 use super::out::Out;
 use super::table::{Table, age, now};
-use crate::terms::fresh_key;
-use crate::transport::Client;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum HostCommand {
@@ -39,6 +38,7 @@ pub(super) enum HostCommand {
 struct Local<'a> {
     connection: &'a ConnectionArgs,
     environment: &'a Environment,
+    key: IdempotencyKey,
     out: &'a mut Out,
 }
 
@@ -46,11 +46,13 @@ pub(super) async fn run(
     command: HostCommand,
     connection: &ConnectionArgs,
     environment: &Environment,
+    key: IdempotencyKey,
     out: &mut Out,
 ) -> Result<(), Failure> {
     let mut local = Local {
         connection,
         environment,
+        key,
         out,
     };
     match command {
@@ -65,11 +67,7 @@ pub(super) async fn run(
 
 impl Local<'_> {
     async fn session(&mut self) -> Result<Session<'_>, Failure> {
-        Ok(Session {
-            client: Client::new(connection::endpoint(self.connection, self.environment).await?)?,
-            key: fresh_key(),
-            out: self.out,
-        })
+        Session::open(self.connection, self.environment, self.key.clone(), self.out).await
     }
 
     /// The id of the instance that `text` means. Only a name, or the beginning of an id, needs the control plane.
@@ -83,7 +81,8 @@ impl Local<'_> {
 
 async fn list(local: &mut Local<'_>) -> Result<(), Failure> {
     let session = local.session().await?;
-    let page = session.client.describe_hosts().await?;
+    let described = session.client.describe_hosts().await;
+    let page = described.map_err(|error| session.failed(error))?;
     session.out.show(&page, |page| table(page, now()))
 }
 

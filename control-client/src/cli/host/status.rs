@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
-use moorline_shared::host::{GuestStatus, HostStatus, InstanceStatus, VmStatus};
+use moorline_shared::host::{CredentialStatus, GuestStatus, HostStatus, InstanceStatus, VmStatus};
 
 use super::Local;
 use crate::cli::failure::{Failure, state_word};
-use crate::cli::table::{Table, age, now, or_dash, pairs};
+use crate::cli::table::{Table, age, now, or_dash, pairs, period};
 use crate::host_socket::{ADMIN_SOCKET, HostSocket};
 
 #[derive(Debug, Args)]
@@ -40,7 +40,15 @@ fn all(status: &HostStatus) -> String {
         ("up for", age(status.started_at, now())),
         ("feed", feed(status)),
     ]);
-    let mut table = Table::new(["INSTANCE", "VM", "GUEST", "REVISION", "ENTRIES", "BYTES"]);
+    let mut table = Table::new([
+        "INSTANCE",
+        "VM",
+        "GUEST",
+        "REVISION",
+        "ENTRIES",
+        "BYTES",
+        "CREDENTIALS",
+    ]);
     for instance in &status.instances {
         let guest = instance.guest.as_ref();
         table.row([
@@ -50,10 +58,20 @@ fn all(status: &HostStatus) -> String {
             or_dash(guest.and_then(|guest| guest.revision)),
             or_dash(guest.map(|guest| guest.entries)),
             or_dash(guest.map(|guest| guest.bytes)),
+            how_many_good(&instance.credentials),
         ]);
     }
     let _ = write!(text, "\n{table}");
     text
+}
+
+/// How many of an instance's credentials are there and were not refused the last time.
+fn how_many_good(credentials: &[CredentialStatus]) -> String {
+    let good = |credential: &&CredentialStatus| credential.kind.is_some() && credential.error.is_none();
+    match credentials.len() {
+        0 => or_dash(None::<u8>),
+        all => format!("{} of {all}", credentials.iter().filter(good).count()),
+    }
 }
 
 fn feed(status: &HostStatus) -> String {
@@ -81,7 +99,27 @@ fn one(status: &InstanceStatus) -> String {
         Some(guest) => lines.extend(guest_lines(guest)),
         None => lines.push(("guest", "-".to_owned())),
     }
-    pairs(&lines)
+    let mut text = pairs(&lines);
+    if !status.credentials.is_empty() {
+        let _ = write!(text, "\n{}", credentials(&status.credentials));
+    }
+    text
+}
+
+/// What the guest is given to be somebody, and why not where it isn't.
+fn credentials(of: &[CredentialStatus]) -> Table<4> {
+    let mut table = Table::new(["CREDENTIAL", "KIND", "GOOD FOR", "LAST ERROR"]);
+    for credential in of {
+        let role = credential.role.as_ref().map(ToString::to_string);
+        let left = credential.expires_in_ms.map(|millis| period(millis / 1_000));
+        table.row([
+            role.unwrap_or_else(|| "(its own)".to_owned()),
+            or_dash(credential.kind.as_ref()),
+            or_dash(left),
+            or_dash(credential.error.as_ref()),
+        ]);
+    }
+    table
 }
 
 fn vm_lines(vm: &VmStatus) -> [(&'static str, String); 5] {
@@ -141,6 +179,11 @@ mod tests {
                     "guest": {"incarnation": 3, "revision": "1.9", "entries": 4, "bytes": 80, "foreign_views": 1,
                               "connection": {"session": 5, "build": "agent\u{1b}[2J", "heard_ms_ago": 12},
                               "requests": {"gets": 6, "lists": 1, "watches": 2, "relays": 3, "refused": 1, "faults": 0}},
+                    "credentials": [
+                        {"kind": "session", "expires_in_ms": 3_000_000},
+                        {"role": "backup", "kind": "aws", "expires_in_ms": 119_000, "error": "nothing came within 30s"},
+                        {"role": "mail", "error": "the command /x\u{1b} ended with exit status: 1"},
+                    ],
                 },
             ],
         }))

@@ -22,7 +22,7 @@ pub(in crate::cli) struct WaitArgs {
     wait: bool,
     /// How long to wait at most, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 180, requires = "wait")]
-    timeout: u64,
+    timeout: u32,
 }
 
 /// Prints what was made, after waiting for it if that was asked.
@@ -33,7 +33,7 @@ pub(super) async fn settled(
     session: &mut Session<'_>,
 ) -> Result<(), Failure> {
     if args.wait {
-        let deadline = Instant::now() + Duration::from_secs(args.timeout);
+        let deadline = Instant::now() + Duration::from_secs(args.timeout.into());
         for instance in &mut made.instances {
             *instance = reached(instance.id, wanted, deadline, args.timeout, session).await?;
         }
@@ -45,7 +45,7 @@ async fn reached(
     id: InstanceId,
     wanted: InstanceState,
     deadline: Instant,
-    seconds: u64,
+    seconds: u32,
     session: &Session<'_>,
 ) -> Result<Instance, Failure> {
     loop {
@@ -71,6 +71,7 @@ async fn look(id: InstanceId, session: &Session<'_>) -> Result<Instance, Failure
         instance: Some(id),
         ..InstanceQuery::default()
     };
+    session.keep_fresh().await?;
     let mut page = session.client.describe_instances(&query).await?;
     page.instances
         .pop()

@@ -6,17 +6,18 @@ mod typed;
 use clap::Args;
 use moorline_shared::UserName;
 use moorline_shared::api::identity::{LogIn, Tokens, WhoAmI};
+use moorline_shared::id::IdempotencyKey;
+use serde::Serialize;
 
-pub(super) use saved::{LoginError, LoginFile};
-pub(super) use typed::{From, password};
+pub(super) use saved::{Login, LoginError};
+pub(super) use typed::{PasswordArgs, password_of_terminal};
 
-use self::saved::Login;
+use self::saved::{Kept, Lock};
 use super::args::ConnectionArgs;
 use super::connection::{self, Environment};
-use super::failure::Failure;
+use super::failure::{Failure, With};
 use super::out::{Out, note};
 use super::table::pairs;
-use crate::terms::fresh_key;
 use crate::transport::Client;
 
 const EXAMPLES: &str = "\
@@ -32,9 +33,8 @@ pub(super) struct LoginArgs {
     /// Who you are; the name you have on this machine if absent.
     #[arg(long)]
     user: Option<UserName>,
-    /// Read the password from the standard input instead of the terminal.
-    #[arg(long)]
-    password_stdin: bool,
+    #[command(flatten)]
+    password: PasswordArgs,
 }
 
 pub(super) async fn login(
@@ -43,16 +43,12 @@ pub(super) async fn login(
     environment: &Environment,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let (endpoint, file) = connection::without_token(connection, environment)?;
+    let (login, before) = connection::login(connection, environment)?;
     let user = match args.user {
         Some(user) => user,
         None => own_name()?,
     };
-    let password = password(
-        &format!("Password of {user}"),
-        From::stdin_if(args.password_stdin),
-    )?;
-    let url = endpoint.url.to_string();
+    let password = args.password.read(&format!("Password of {user}"))?;
     let body = LogIn {
         user,
         password,
@@ -60,10 +56,15 @@ pub(super) async fn login(
         client: None,
         form: Default::default(),
     };
-    let tokens = Client::new(endpoint)?.log_in(&body).await?;
-    let _lock = file.lock()?;
+    let tokens = Client::new(login.endpoint.clone())?.log_in(&body).await?;
     let shown = shown(&tokens);
-    file.save(&Login::of(url, tokens)?)?;
+    let kept = Kept::of(login.endpoint.url.to_string(), tokens)?;
+    login.save(&kept, &login.lock()?)?;
+    if let Some(source) = before {
+        note(&format!(
+            "commands like this one go on sending another token, which goes before a login: {source}"
+        ));
+    }
     out.show(&shown, |shown| {
         format!(
             "logged in as {} in account {}",
@@ -89,43 +90,67 @@ fn own_name() -> Result<UserName, Failure> {
         .map_err(|error| Failure::argument("the name of a user; give one with --user", name, error))
 }
 
-/// Ends the session, and forgets it here even if the control plane can't be told.
+/// What became of a session.
+#[derive(Serialize)]
+struct LoggedOut {
+    /// Which it was; absent if nobody was logged in.
+    session: Option<String>,
+}
+
+/// Ends the session, and forgets it here once it is ended: while the control plane can't be told, it can be told later.
 pub(super) async fn logout(
     connection: &ConnectionArgs,
     environment: &Environment,
+    key: &IdempotencyKey,
     out: &mut Out,
 ) -> Result<(), Failure> {
-    let (mut endpoint, file) = connection::without_token(connection, environment)?;
-    let Some(login) = file.load()? else {
-        return out.text("nobody is logged in");
-    };
-    let token = file.token(&endpoint).await;
-    file.remove()?;
-    endpoint.token = match token {
-        Ok(token) => token,
-        // Its session is over, or nobody can be asked: it is forgotten here in either case.
-        Err(failure) => {
-            note(&format!("the session could not be ended: {failure}"));
-            return out.text("logged out here");
+    let (login, _) = connection::login(connection, environment)?;
+    // A shell that refreshes meanwhile would log in again whom this one logs out.
+    let lock = login.lock()?;
+    let session = login.load()?.map(|kept| kept.session);
+    if let Err(failure) = end(&login, &lock, key).await {
+        note("you are still logged in");
+        return Err(failure);
+    }
+    login.remove(&lock)?;
+    out.show(&LoggedOut { session }, |out| match out.session {
+        Some(_) => "logged out".to_owned(),
+        None => "nobody is logged in".to_owned(),
+    })
+}
+
+async fn end(login: &Login, lock: &Lock, key: &IdempotencyKey) -> Result<(), Failure> {
+    let ended = match login.refreshed(lock).await {
+        Ok(None) => return Ok(()),
+        Ok(Some(kept)) => {
+            let client = Client::new(login.endpoint.clone())?;
+            client.authorize(kept.token()?)?;
+            let ended = client.end_session(&kept.session, key).await;
+            ended.map(drop).map_err(Failure::from)
         }
+        Err(failure) => Err(failure),
     };
-    let ended = Client::new(endpoint)?
-        .end_session(&login.session, &fresh_key())
-        .await;
     match ended {
-        Err(error)
-            if error
+        // It was over before.
+        Err(failure)
+            if failure
                 .problem()
-                .is_none_or(|problem| !matches!(problem.status, 401 | 404)) =>
+                .is_some_and(|problem| matches!(problem.status, 401 | 404)) =>
         {
-            Err(error.into())
+            Ok(())
         }
-        _ => out.text("logged out"),
+        ended => ended.map_err(|failure| {
+            failure.with(With {
+                key: Some(key.clone()),
+                token: None,
+            })
+        }),
     }
 }
 
 pub(super) async fn whoami(session: &mut super::Session<'_>) -> Result<(), Failure> {
     let who = session.client.who_am_i().await?;
+    let token = session.token.to_string();
     session.out.show(&who, |who: &WhoAmI| {
         let role = if who.administrator {
             "administrator"
@@ -136,6 +161,7 @@ pub(super) async fn whoami(session: &mut super::Session<'_>) -> Result<(), Failu
             ("principal", who.principal.to_string()),
             ("account", who.account.to_string()),
             ("role", role.to_owned()),
+            ("token", token),
         ])
     })
 }

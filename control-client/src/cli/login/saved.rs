@@ -12,6 +12,7 @@ use moorline_shared::api::identity::{RefreshTokens, Tokens};
 use moorline_shared::secret::Secret;
 use moorline_shared::{Digest, Timestamp};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::cli::failure::Failure;
 use crate::cli::private_file;
@@ -25,10 +26,10 @@ const EARLY_SECONDS: u64 = 60;
 
 /// What is kept of a login.
 #[derive(Debug, Serialize, Deserialize)]
-pub(in crate::cli) struct Login {
+pub(super) struct Kept {
     /// The control plane that it is for. Its tokens are sent nowhere else.
-    pub(in crate::cli) url: String,
-    pub(in crate::cli) session: String,
+    url: String,
+    pub(super) session: String,
     access_token: Secret,
     /// By this machine's clock, which need not be the control plane's.
     fresh_until: Timestamp,
@@ -53,12 +54,23 @@ pub(in crate::cli) enum LoginError {
     Token(#[source] crate::token::TokenError),
 }
 
-/// Where the login for a control plane is kept.
+/// A login at a control plane, whether or not there is one now.
 #[derive(Clone, Debug)]
-pub(in crate::cli) struct LoginFile(PathBuf);
+pub(in crate::cli) struct Login {
+    /// The control plane, without a token.
+    pub(in crate::cli) endpoint: Endpoint,
+    /// Where it is kept.
+    path: PathBuf,
+}
 
-impl Login {
-    pub(in crate::cli) fn of(url: String, tokens: Tokens) -> Result<Self, LoginError> {
+/// Held by the one command that may change a login.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Kept {
+    pub(super) fn of(url: String, tokens: Tokens) -> Result<Self, LoginError> {
         let seconds = u32::try_from(tokens.access_expires_in_seconds).unwrap_or(u32::MAX);
         Ok(Self {
             url,
@@ -69,7 +81,7 @@ impl Login {
         })
     }
 
-    fn token(&self) -> Result<Token, LoginError> {
+    pub(super) fn token(&self) -> Result<Token, LoginError> {
         self.access_token.expose().parse().map_err(LoginError::Token)
     }
 
@@ -78,80 +90,83 @@ impl Login {
     }
 }
 
-impl LoginFile {
-    /// The file for `url` in the folder of the profiles.
-    pub(in crate::cli) fn of(folder: &Path, url: &str) -> Result<Self, LoginError> {
+impl Login {
+    /// The one at this control plane, kept in the folder of the profiles.
+    pub(in crate::cli) fn at(endpoint: Endpoint, folder: &Path) -> Result<Self, LoginError> {
         if folder.as_os_str().is_empty() {
             return Err(LoginError::Nowhere);
         }
-        let name = Digest::of(url.as_bytes()).to_string();
-        Ok(Self(folder.join("logins").join(format!("{}.json", &name[..32]))))
+        let name = Digest::of(endpoint.url.to_string().as_bytes()).to_string();
+        let path = folder.join("logins").join(format!("{}.json", &name[..32]));
+        Ok(Self { endpoint, path })
     }
 
-    /// The login that is kept there, if there is one.
-    pub(in crate::cli) fn load(&self) -> Result<Option<Login>, LoginError> {
-        let text = match fs::read(&self.0) {
-            Ok(text) => text,
+    /// What is kept of it, if somebody is logged in.
+    pub(super) fn load(&self) -> Result<Option<Kept>, LoginError> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => Zeroizing::new(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(self.failed(source)),
         };
-        let login = serde_json::from_slice(&text);
-        login.map(Some).map_err(|source| LoginError::Form {
-            path: self.0.clone(),
+        let kept: Result<Kept, _> = serde_json::from_slice(&text);
+        let kept = kept.map_err(|source| LoginError::Form {
+            path: self.path.clone(),
             source,
-        })
+        })?;
+        Ok(Some(kept).filter(|kept| kept.url == self.endpoint.url.to_string()))
     }
 
     /// Keeps a login in the place of the one before, in one step.
-    pub(in crate::cli) fn save(&self, login: &Login) -> Result<(), LoginError> {
-        let text = serde_json::to_vec(login).map_err(|source| LoginError::Form {
-            path: self.0.clone(),
+    pub(super) fn save(&self, kept: &Kept, _lock: &Lock) -> Result<(), LoginError> {
+        let text = serde_json::to_vec(kept).map_err(|source| LoginError::Form {
+            path: self.path.clone(),
             source,
         })?;
-        private_file::replace(&self.0, &text).map_err(|source| self.failed(source))
+        private_file::replace(&self.path, &Zeroizing::new(text)).map_err(|source| self.failed(source))
     }
 
     /// Forgets the login.
-    pub(in crate::cli) fn remove(&self) -> Result<(), LoginError> {
-        match fs::remove_file(&self.0) {
+    pub(super) fn remove(&self, _lock: &Lock) -> Result<(), LoginError> {
+        match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(self.failed(error)),
             _ => Ok(()),
         }
     }
 
     /// An access token of the login that is good for a while, refreshed if need be. `None` if nobody is logged in.
-    ///
-    /// `endpoint` is where to refresh it, without a token.
-    pub(in crate::cli) async fn token(&self, endpoint: &Endpoint) -> Result<Option<Token>, Failure> {
-        let Some(login) = self.load()?.filter(|login| login.url == endpoint.url.to_string()) else {
-            return Ok(None);
-        };
-        if login.is_fresh() {
-            return Ok(Some(login.token()?));
+    pub(in crate::cli) async fn token(&self) -> Result<Option<Token>, Failure> {
+        match self.load()? {
+            Some(kept) if kept.is_fresh() => Ok(Some(kept.token()?)),
+            Some(_) => {
+                let kept = self.refreshed(&self.lock()?).await?;
+                Ok(kept.map(|kept| kept.token()).transpose()?)
+            }
+            None => Ok(None),
         }
-        let _lock = self.lock()?;
-        // Whoever had the lock before may have refreshed it.
-        let Some(login) = self.load()? else {
-            return Ok(None);
-        };
-        if login.is_fresh() {
-            return Ok(Some(login.token()?));
-        }
-        let refresh = RefreshTokens {
-            refresh_token: login.refresh_token,
-            client: None,
-        };
-        let tokens = Client::new(endpoint.clone())?.refresh_tokens(&refresh).await?;
-        let login = Login::of(login.url, tokens)?;
-        self.save(&login)?;
-        Ok(Some(login.token()?))
     }
 
-    /// Held until it is dropped. Blocks while another command holds it.
-    pub(in crate::cli) fn lock(&self) -> Result<File, LoginError> {
+    /// The login with an access token that is good for a while. `None` if nobody is logged in.
+    pub(super) async fn refreshed(&self, lock: &Lock) -> Result<Option<Kept>, Failure> {
+        // Whoever had the lock before may have refreshed it, or logged out.
+        let Some(kept) = self.load()?.filter(|kept| !kept.is_fresh()) else {
+            return Ok(self.load()?);
+        };
+        let refresh = RefreshTokens {
+            refresh_token: kept.refresh_token,
+            client: None,
+        };
+        let client = Client::new(self.endpoint.clone())?;
+        let tokens = client.refresh_tokens(&refresh).await?;
+        let kept = Kept::of(kept.url, tokens)?;
+        self.save(&kept, lock)?;
+        Ok(Some(kept))
+    }
+
+    /// Blocks while another command holds it.
+    pub(super) fn lock(&self) -> Result<Lock, LoginError> {
         let open = || {
-            private_file::make_folder_of(&self.0)?;
-            let path = self.0.with_extension("lock");
+            private_file::make_folder_of(&self.path)?;
+            let path = self.path.with_extension("lock");
             let mut options = OpenOptions::new();
             let file = options
                 .write(true)
@@ -160,16 +175,30 @@ impl LoginFile {
                 .mode(0o600)
                 .open(path)?;
             file.lock()?;
-            Ok(file)
+            Ok(Lock { _file: file })
         };
         open().map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: io::Error) -> LoginError {
         LoginError::File {
-            path: self.0.clone(),
+            path: self.path.clone(),
             source,
         }
+    }
+
+    /// Has somebody be logged in, with an access token that is good for an hour.
+    #[cfg(test)]
+    pub(in crate::cli) fn keep_for_tests(folder: &Path, url: &str, token: &str) {
+        let login = Self::at(Endpoint::without_token(url.parse().unwrap()), folder).unwrap();
+        let kept = Kept {
+            url: url.to_owned(),
+            session: "s-1".to_owned(),
+            access_token: token.to_owned().into(),
+            fresh_until: now().plus_seconds(3_600),
+            refresh_token: "mlr_1".to_owned().into(),
+        };
+        login.save(&kept, &login.lock().unwrap()).unwrap();
     }
 }
 
@@ -182,28 +211,30 @@ mod tests {
     #[test]
     fn a_login_is_kept_for_its_owner_alone_and_printed_for_nobody() {
         let folder = tempfile::tempdir().unwrap();
-        let file = LoginFile::of(folder.path(), "https://control:1").unwrap();
-        assert!(file.load().unwrap().is_none());
-        let login = Login {
+        let endpoint = Endpoint::without_token("https://control:1".parse().unwrap());
+        let login = Login::at(endpoint.clone(), folder.path()).unwrap();
+        assert!(login.load().unwrap().is_none());
+        let kept = Kept {
             url: "https://control:1".into(),
             session: "s-1".into(),
             access_token: "hunter2".to_owned().into(),
             fresh_until: now(),
             refresh_token: "hunter3".to_owned().into(),
         };
-        file.save(&login).unwrap();
-        assert!(!format!("{login:?}").contains("hunter"));
-        let kept = file.load().unwrap().unwrap();
-        assert_eq!(kept.refresh_token.expose(), "hunter3");
-        assert!(!kept.is_fresh());
+        let lock = login.lock().unwrap();
+        login.save(&kept, &lock).unwrap();
+        assert!(!format!("{kept:?}").contains("hunter"));
+        let again = login.load().unwrap().unwrap();
+        assert_eq!(again.refresh_token.expose(), "hunter3");
+        assert!(!again.is_fresh());
         let rights = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
         assert_eq!(
-            (rights(&file.0), rights(file.0.parent().unwrap())),
+            (rights(&login.path), rights(login.path.parent().unwrap())),
             (0o600, 0o700)
         );
-        file.remove().unwrap();
-        file.remove().unwrap();
-        assert!(file.load().unwrap().is_none());
-        assert!(LoginFile::of(Path::new(""), "x").is_err());
+        login.remove(&lock).unwrap();
+        login.remove(&lock).unwrap();
+        assert!(login.load().unwrap().is_none());
+        assert!(Login::at(endpoint, Path::new("")).is_err());
     }
 }

@@ -10,7 +10,7 @@ use crate::cli::args::ConnectionArgs;
 use crate::cli::connection::Environment;
 use crate::cli::failure::Failure;
 use crate::cli::input;
-use crate::cli::out::{Format, Out};
+use crate::cli::out::Out;
 use crate::cli::table::{Table, or_dash, pairs};
 use crate::token::Token;
 
@@ -89,23 +89,31 @@ pub(in crate::cli) fn run(
 ) -> Result<(), Failure> {
     let mut profiles = Profiles::load(environment.config.as_deref())?;
     match command {
-        ProfileCommand::Set(args) => return set(&mut profiles, &args, flags, out),
-        ProfileCommand::List => return list(&profiles, out),
+        ProfileCommand::Set(args) => set(&mut profiles, &args, flags, out),
+        ProfileCommand::List => list(&profiles, out),
         ProfileCommand::Show { name } => {
             let name = name.as_ref().or(flags.profile.as_ref());
-            return show(&profiles, name, environment.profile.as_deref(), out);
+            show(&profiles, name, environment.profile.as_deref(), out)
         }
         ProfileCommand::Use { name } => {
             profiles.named(&name.0)?;
-            profiles.contents.chosen = Some(name);
+            profiles.contents.chosen = Some(name.clone());
+            profiles.save()?;
+            changed(&shown(&profiles, &name, profiles.named(&name.0)?), out)
         }
         ProfileCommand::Remove { name } => {
-            profiles.named(&name.0)?;
+            let removed = shown(&profiles, &name, profiles.named(&name.0)?);
             profiles.contents.profiles.remove(&name);
             profiles.contents.chosen.take_if(|chosen| *chosen == name);
+            profiles.save()?;
+            changed(&removed, out)
         }
     }
-    Ok(profiles.save()?)
+}
+
+/// Tells programs what was changed. People see that it is done by the absence of an error.
+fn changed(profile: &Shown, out: &mut Out) -> Result<(), Failure> {
+    out.show(profile, |_| String::new())
 }
 
 fn set(
@@ -137,14 +145,7 @@ fn set(
     }
     contents.chosen.get_or_insert(args.name.clone());
     profiles.save()?;
-    // People see that it is done by the absence of an error.
-    match out.format() {
-        Format::Table => Ok(()),
-        Format::Json => {
-            let set = shown(profiles, &args.name, profiles.named(&args.name.0)?);
-            out.show(&set, |_| String::new())
-        }
-    }
+    changed(&shown(profiles, &args.name, profiles.named(&args.name.0)?), out)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
@@ -215,9 +216,10 @@ fn show(
         .or(environment)
         .or(chosen.map(|name| name.0.as_str()));
     let Some(name) = name else {
-        return out.text(
-            "no profile is chosen: make one with 'moorline profile set NAME --url URL --token-file FILE'",
-        );
+        return out.show(&None::<Shown>, |_| {
+            "no profile is chosen: make one with 'moorline profile set NAME --url URL --token-file FILE'"
+                .to_owned()
+        });
     };
     let profile = profiles.named(name)?;
     let name = ProfileName(name.to_owned());

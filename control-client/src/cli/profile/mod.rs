@@ -93,6 +93,12 @@ pub(super) struct Profile {
     pub(super) token_file: Option<PathBuf>,
 }
 
+impl Profile {
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some() || self.token_file.is_some()
+    }
+}
+
 /// What the file holds.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -20,7 +20,7 @@ use super::config::KeyError;
 use super::document::DocumentError;
 use crate::link::SessionGrant;
 use moorline_shared::credential::{Credential, CredentialError};
-pub use web_identity::Clients;
+pub(super) use web_identity::Clients;
 
 /// The list below, as types: the settings of all sources, and what is asked of any of them.
 macro_rules! sources {

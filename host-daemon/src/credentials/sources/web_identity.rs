@@ -9,7 +9,7 @@ mod clients;
 mod tests;
 
 pub(super) use answer::AnswerError;
-pub use clients::Clients;
+pub(in crate::credentials) use clients::Clients;
 
 use std::path::PathBuf;
 use std::time::Duration;
