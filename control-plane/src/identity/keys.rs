@@ -28,7 +28,7 @@ struct Shared {
     master: Arc<MasterKey>,
     known: Mutex<BTreeMap<KeyId, TokenKeyRecord>>,
     /// `None` before there is any key.
-    current: RwLock<Option<Arc<KeyRing>>>,
+    current: RwLock<Option<KeyRing>>,
 }
 
 impl fmt::Debug for Ring {
@@ -75,10 +75,11 @@ impl Ring {
         }))
     }
 
-    /// The ring in force; `None` only before the first key was made.
-    pub fn current(&self) -> Option<Arc<KeyRing>> {
+    /// What `work` makes of the ring in force, which stays in force as long as that takes; `None` only before the first
+    /// key was made.
+    pub fn with<R>(&self, work: impl FnOnce(&KeyRing) -> R) -> Option<R> {
         let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
-        current.clone()
+        current.as_ref().map(work)
     }
 
     /// Takes note of a key; [`Self::renew`] makes it count.
@@ -101,7 +102,7 @@ impl Ring {
         }
         drop(known);
         let sealing = keys.iter().any(|(_, stage, _)| *stage == Stage::Primary);
-        let ring = sealing.then(|| KeyRing::new(keys)).transpose()?.map(Arc::new);
+        let ring = sealing.then(|| KeyRing::new(keys)).transpose()?;
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = ring;
         Ok(())
     }

@@ -15,6 +15,7 @@
 pub mod api;
 pub mod authority;
 pub mod directory;
+mod draw;
 pub mod enrolment;
 pub mod guesses;
 pub mod instances;

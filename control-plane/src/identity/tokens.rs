@@ -7,10 +7,11 @@ use moorline_shared::Timestamp;
 use moorline_shared::id::ClientName;
 use moorline_shared::secret::SecretKey;
 
+use super::draw;
 use super::keys::Ring;
 use super::records::SessionRecord;
 use super::sessions::{FollowError, Sessions, Standing};
-use super::token::{Bundle, Grant, KeyId, Kind, OpenError, Opening, Token, TokenId};
+use super::token::{Bundle, Grant, KeyId, KeyRing, Kind, OpenError, Opening, Token, TokenId};
 use crate::identity::records::SessionPurpose;
 
 /// Makes tokens, and says whose they are. Clones share the sessions and the key ring.
@@ -109,18 +110,14 @@ impl Tokens {
         lifetime: u32,
         now: Timestamp,
     ) -> Result<Minted, MintError> {
-        let ring = self.ring.current().ok_or(MintError::NoRing)?;
-        let mut random = [0; 48];
-        getrandom::fill(&mut random).map_err(|_| MintError::Random)?;
-        let (id, nonce) = random.split_first_chunk().ok_or(MintError::Random)?;
-        let nonce = nonce.first_chunk().ok_or(MintError::Random)?;
+        let random = draw::one().map_err(|_| MintError::Random)?;
         let incarnation = match &session.purpose {
             SessionPurpose::Instance(part) => Some(part.incarnation),
             SessionPurpose::Login | SessionPurpose::Program { .. } => None,
         };
         let bundle = Bundle {
             kind,
-            token: TokenId::from_bytes(*id),
+            token: random.id_in(&session.id),
             session: session.id,
             grant,
             issued: now,
@@ -131,10 +128,14 @@ impl Tokens {
             client,
             incarnation,
         };
+        let sealed = self
+            .ring
+            .with(|ring| (ring.seal(&bundle, &random.nonce), ring.primary()));
+        let (token, key) = sealed.ok_or(MintError::NoRing)?;
         Ok(Minted {
-            token: ring.seal(&bundle, nonce),
+            token,
             id: bundle.token,
-            key: ring.primary(),
+            key,
             expires_at: bundle.expires,
         })
     }
@@ -148,23 +149,25 @@ impl Tokens {
             // One for each thread, since wiping one takes as long as opening a token.
             static OPENING: RefCell<Opening> = const { RefCell::new(Opening::new()) };
         }
-        let ring = self.ring.current().ok_or(TokenRefusal::NoRing)?;
-        let (key, bundle) = OPENING.with_borrow_mut(|opening| ring.open_by(text, now, opening))?;
-        if !kinds.contains(&bundle.kind) {
-            return Err(TokenRefusal::Kind);
-        }
-        match self
-            .sessions
-            .standing_of_grant(&bundle.session, bundle.grant, now)
-        {
-            Standing::Stands => Ok(Known { bundle, key }),
-            standing => Err(TokenRefusal::Session(standing)),
-        }
+        let check = |ring: &KeyRing| {
+            let (key, bundle) = OPENING.with_borrow_mut(|opening| ring.open_by(text, now, opening))?;
+            if !kinds.contains(&bundle.kind) {
+                return Err(TokenRefusal::Kind);
+            }
+            match self
+                .sessions
+                .standing_of_grant(&bundle.session, bundle.grant, now)
+            {
+                Standing::Stands => Ok(Known { bundle, key }),
+                standing => Err(TokenRefusal::Session(standing)),
+            }
+        };
+        self.ring.with(check).unwrap_or(Err(TokenRefusal::NoRing))
     }
 
     /// The key that requests are signed with which go with the token `token`, sealed by key `sealed_by`. It is never
     /// kept: it is made of these two again. `None` if that key was destroyed.
     pub fn signing_key(&self, token: &TokenId, sealed_by: KeyId) -> Option<SecretKey> {
-        self.ring.current()?.signing_key(token, sealed_by)
+        self.ring.with(|ring| ring.signing_key(token, sealed_by))?
     }
 }

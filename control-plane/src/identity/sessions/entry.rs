@@ -1,4 +1,7 @@
 //! What is known of a session in memory: what its standing depends on, and no more.
+//!
+//! A map of a million sessions is far larger than any cache of the processor, and every miss costs as much as a hash. So
+//! what is looked at for each token is all that lies in the map; the rest is behind a pointer.
 
 use moorline_shared::{Principal, Timestamp};
 
@@ -9,14 +12,30 @@ use crate::identity::token::Grant;
 /// A session in memory.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) principal: Principal,
-    pub(super) created_at: Timestamp,
     pub(super) expires_at: Timestamp,
-    /// The first grant lies with the rest, so that looking at it costs no further miss of the processor's cache.
-    first: Option<Slot>,
+    first: First,
+    rest: Box<Rest>,
+}
+
+/// What the session's first tokens hang on.
+#[derive(Clone, Copy, Debug)]
+enum First {
+    /// An instance's session: its tokens are good as long as it is, and it has no grants.
+    Instance,
+    /// Nothing: there is no grant.
+    NoGrant,
+    /// The first grant. Most sessions have no other.
+    Grant(Slot),
+}
+
+/// What is looked at when one session is asked about, not for each token.
+#[derive(Debug)]
+struct Rest {
+    principal: Principal,
+    created_at: Timestamp,
     others: Box<[Slot]>,
     /// Few sessions are an instance's and have one, and it is large.
-    pub(super) instance: Option<Box<InstancePart>>,
+    instance: Option<Box<InstancePart>>,
 }
 
 /// What is known of a grant's place.
@@ -34,40 +53,60 @@ impl Entry {
             until: expires.map_or(i64::MIN, Timestamp::millis),
         };
         let mut slots = record.grants.standing().map(slot);
-        Self {
+        let first = slots.next().map_or(First::NoGrant, First::Grant);
+        let (first, instance) = match &record.purpose {
+            SessionPurpose::Instance(part) => (First::Instance, Some(Box::new(part.clone()))),
+            SessionPurpose::Login | SessionPurpose::Program { .. } => (first, None),
+        };
+        let rest = Rest {
             principal: record.principal.clone(),
             created_at: record.created_at,
-            expires_at: record.expires_at,
-            first: slots.next(),
             others: slots.collect(),
-            instance: match &record.purpose {
-                SessionPurpose::Instance(part) => Some(Box::new(part.clone())),
-                SessionPurpose::Login | SessionPurpose::Program { .. } => None,
-            },
+            instance,
+        };
+        Self {
+            expires_at: record.expires_at,
+            first,
+            rest: Box::new(rest),
         }
+    }
+
+    pub(super) fn principal(&self) -> &Principal {
+        &self.rest.principal
+    }
+
+    pub(super) fn created_at(&self) -> Timestamp {
+        self.rest.created_at
+    }
+
+    /// What the session has that is an instance's, if it is one's.
+    pub(super) fn instance(&self) -> Option<&InstancePart> {
+        self.rest.instance.as_deref()
     }
 
     pub(super) fn standing(&self, now: Timestamp) -> Standing {
         if now >= self.expires_at {
             return Standing::Expired;
         }
-        let late =
-            |part: &InstancePart| part.identified.is_none() && part.identify_by.is_some_and(|by| now >= by);
-        match &self.instance {
-            Some(part) if late(part) => Standing::Unidentified,
-            _ => Standing::Stands,
+        match self.first {
+            First::Instance if self.is_late(now) => Standing::Unidentified,
+            First::Instance | First::NoGrant | First::Grant(_) => Standing::Stands,
         }
     }
 
-    /// Whether the grant is the one that its place has, and good. An instance's session has no grants, and its tokens
-    /// are good as long as it is.
+    fn is_late(&self, now: Timestamp) -> bool {
+        let late =
+            |part: &InstancePart| part.identified.is_none() && part.identify_by.is_some_and(|by| now >= by);
+        self.instance().is_some_and(late)
+    }
+
+    /// Whether the grant is the one that its place has, and good.
     pub(super) fn grant_stands(&self, grant: Grant, now: Timestamp) -> bool {
-        if self.instance.is_some() {
-            return true;
-        }
-        let slot = match grant.slot {
-            0 => self.first.as_ref(),
-            nth => self.others.get(usize::from(nth) - 1),
+        let slot = match (self.first, grant.slot) {
+            (First::Instance, _) => return true,
+            (First::NoGrant, _) => None,
+            (First::Grant(slot), 0) => Some(slot),
+            (First::Grant(_), nth) => self.rest.others.get(usize::from(nth) - 1).copied(),
         };
         slot.is_some_and(|slot| slot.generation == grant.generation && now.millis() < slot.until)
     }

@@ -92,18 +92,18 @@ impl Sessions {
     /// Whose session it is, if there is one.
     pub fn principal(&self, id: &SessionId) -> Option<Principal> {
         self.entries
-            .read(id, |entry| entry.map(|entry| entry.principal.clone()))
+            .read(id, |entry| entry.map(|entry| entry.principal().clone()))
     }
 
     /// What the session has that is an instance's, if it is one's.
     pub fn instance(&self, id: &SessionId) -> Option<InstancePart> {
-        self.entries.read(id, |entry| entry?.instance.as_deref().cloned())
+        self.entries.read(id, |entry| entry?.instance().cloned())
     }
 
     /// When the last session ends that was begun before `time`; `None` if there is none.
     pub fn last_end_of_those_begun_before(&self, time: Timestamp) -> Option<Timestamp> {
         self.entries.fold(None, |last, entry| {
-            let ends = (entry.created_at < time).then_some(entry.expires_at);
+            let ends = (entry.created_at() < time).then_some(entry.expires_at);
             last.max(ends)
         })
     }

@@ -6,12 +6,16 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
+use foldhash::fast::RandomState;
+
 use crate::identity::token::SessionId;
 
 /// So many that a million sessions are a thousand in each.
 const SHARDS: usize = 1024;
 
-type Part<T> = HashMap<SessionId, T>;
+/// Ids are digests of what somebody chose, so that whoever tries long enough finds many that are alike in places: the
+/// hash has a secret of this process's. It is short, since all that it hashes is 16 bytes.
+type Part<T> = HashMap<SessionId, T, RandomState>;
 
 /// The map.
 #[derive(Debug)]

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use hmac::{Hmac, Mac as _};
 use moorline_shared::Timestamp;
 use moorline_shared::secret::SecretKey;
 use ring::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use ring::{hkdf, hmac};
+use ring::hkdf;
 use serde::{Deserialize, Serialize};
+use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
@@ -83,11 +85,14 @@ pub struct KeyRing {
     primary: KeyId,
 }
 
+/// HMAC of the hash's own package: of texts as short as these it makes twice as many as ring's.
+type Mac = Hmac<Sha256>;
+
 /// What is derived from one root key, with the work of the first block of each HMAC done.
 struct Keys {
-    kinds: [hmac::Key; Kind::ALL.len()],
-    nonces: hmac::Key,
-    signatures: hmac::Key,
+    kinds: [Mac; Kind::ALL.len()],
+    nonces: Mac,
+    signatures: Mac,
 }
 
 impl Keys {
@@ -95,8 +100,11 @@ impl Keys {
         let root = hkdf::Salt::new(hkdf::HKDF_SHA256, LABEL).extract(&root.0[..]);
         let key = |what: u8| {
             let info = [LABEL, &[what]];
-            let derived = root.expand(&info, hmac::HMAC_SHA256);
-            hmac::Key::from(derived.expect("32 bytes are within what HKDF gives"))
+            let mut key = Zeroizing::new([0; 32]);
+            root.expand(&info, hkdf::HKDF_SHA256)
+                .and_then(|derived| derived.fill(&mut key[..]))
+                .expect("32 bytes are within what HKDF gives");
+            Mac::new_from_slice(&key[..]).expect("HMAC takes a key of any length")
         };
         Self {
             kinds: Kind::ALL.map(|kind| key(kind as u8)),
@@ -105,7 +113,7 @@ impl Keys {
         }
     }
 
-    fn of(&self, kind: Kind) -> &hmac::Key {
+    fn of(&self, kind: Kind) -> &Mac {
         &self.kinds[usize::from(kind as u8) - 1]
     }
 }
@@ -141,11 +149,11 @@ impl KeyRing {
         bytes.resize(BEFORE, 0);
         layout::write(bundle, &mut bytes);
         let nonce = mac(&keys.nonces, &[random, &bytes]);
-        bytes[HEADER..HEADER + NONCE].copy_from_slice(&nonce.as_ref()[..NONCE]);
-        let Derived { key, commit } = Derived::new(keys.of(bundle.kind), &bytes[..HEADER + NONCE]);
-        bytes[HEADER + NONCE..BEFORE].copy_from_slice(&commit.as_ref()[..COMMIT]);
+        bytes[HEADER..HEADER + NONCE].copy_from_slice(&nonce[..NONCE]);
+        let Derived { encryption, commit } = Derived::new(keys.of(bundle.kind), &bytes[..HEADER + NONCE]);
+        bytes[HEADER + NONCE..BEFORE].copy_from_slice(&commit[..COMMIT]);
         let (before, content) = bytes.split_at_mut(BEFORE);
-        let tag = key
+        let tag = aes_gcm(&encryption)
             .seal_in_place_separate_tag(zero_nonce(), Aad::from(before), content)
             .expect("a bundle is shorter than what AES-GCM takes");
         bytes.extend(tag.as_ref());
@@ -173,11 +181,11 @@ impl KeyRing {
         }
         let (before, content) = bytes.split_at_mut(BEFORE);
         let (id, keys) = self.keys_for(before, kind)?;
-        let Derived { key, commit } = Derived::new(keys.of(kind), &before[..HEADER + NONCE]);
-        if commit.as_ref()[..COMMIT].ct_ne(&before[HEADER + NONCE..]).into() {
+        let Derived { encryption, commit } = Derived::new(keys.of(kind), &before[..HEADER + NONCE]);
+        if commit[..COMMIT].ct_ne(&before[HEADER + NONCE..]).into() {
             return Err(OpenError::Forged);
         }
-        let content = key
+        let content = aes_gcm(&encryption)
             .open_in_place(zero_nonce(), Aad::from(&*before), content)
             .map_err(|_| OpenError::Forged)?;
         let bundle = layout::read(content, kind).map_err(OpenError::Layout)?;
@@ -194,9 +202,7 @@ impl KeyRing {
     /// made of these two again. `None` if that key is no longer in the ring.
     pub fn signing_key(&self, token: &TokenId, sealed_by: KeyId) -> Option<SecretKey> {
         let key = mac(&self.keys.get(&sealed_by)?.signatures, &[token.bytes()]);
-        let mut bytes = [0; 32];
-        bytes.copy_from_slice(key.as_ref());
-        Some(bytes.into())
+        Some(key.into())
     }
 
     fn keys_for(&self, header: &[u8], kind: Kind) -> Result<(KeyId, &Keys), OpenError> {
@@ -221,22 +227,26 @@ impl fmt::Debug for KeyRing {
     }
 }
 
-/// What one token is encrypted with.
+/// What is made of a key and a token's header and nonce, for this token alone.
 struct Derived {
-    key: LessSafeKey,
-    commit: hmac::Tag,
+    encryption: Zeroizing<[u8; 32]>,
+    commit: [u8; 32],
 }
 
 impl Derived {
     /// `public` is the header and the nonce.
-    fn new(kind: &hmac::Key, public: &[u8]) -> Self {
-        let key = mac(kind, &[public, &[1]]);
-        let key = UnboundKey::new(&aead::AES_256_GCM, key.as_ref()).expect("it takes 32 bytes");
+    fn new(kind: &Mac, public: &[u8]) -> Self {
+        let begun = kind.clone().chain_update(public);
+        let end = |last: u8| begun.clone().chain_update([last]).finalize().into_bytes().into();
         Self {
-            key: LessSafeKey::new(key),
-            commit: mac(kind, &[public, &[2]]),
+            encryption: Zeroizing::new(end(1)),
+            commit: end(2),
         }
     }
+}
+
+fn aes_gcm(key: &[u8; 32]) -> LessSafeKey {
+    LessSafeKey::new(UnboundKey::new(&aead::AES_256_GCM, key).expect("it takes 32 bytes"))
 }
 
 /// Each key encrypts one token, so that its nonce needn't differ.
@@ -244,12 +254,12 @@ fn zero_nonce() -> Nonce {
     Nonce::assume_unique_for_key([0; 12])
 }
 
-fn mac(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
-    let mut context = hmac::Context::with_key(key);
+fn mac(key: &Mac, parts: &[&[u8]]) -> [u8; 32] {
+    let mut mac = key.clone();
     for part in parts {
-        context.update(part);
+        mac.update(part);
     }
-    context.sign()
+    mac.finalize().into_bytes().into()
 }
 
 /// There is no leeway at the end of a token's time, and little before it: clocks of servers are a few seconds apart.
