@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 /// Ours, and the load's. Always built together, so that no bench makes cargo build another's anew.
-const PACKAGES: [&str; 4] = [
+const PACKAGES: [&str; 5] = [
+    "moorline-client",
     "moorline-control",
     "moorline-host",
     "moorline-lab-load",
