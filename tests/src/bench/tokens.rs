@@ -55,6 +55,8 @@ async fn run(programs: &Programs) -> Result<Measured> {
         .tempdir_in(tools::target_folder())
         .context("make a folder")?;
     let mut command = pinned(SERVER_CORE, &programs.path("lab-store"));
+    // As the control plane's unit has it.
+    command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
     command
         .arg("--store")
         .arg(folder.path().join("store.db"))
