@@ -12,6 +12,7 @@ mod demo;
 mod guests;
 mod hostile_link;
 mod identity_token;
+mod idle;
 mod imds;
 mod leftovers;
 mod nested;
