@@ -1,8 +1,10 @@
-//! The metadata service in a guest: reads with a token over TCP, on connections that stay and on new ones.
+//! The metadata service in a guest: reads with a token over TCP, on connections that stay and on new ones. And what a
+//! guest writes.
 
 use super::load::Loader;
 use super::peers::Peer;
 use super::programs::Programs;
+use super::relay;
 use super::report::{Goal, Row};
 use super::servers::{Agent, ControlPlane, Cores, Host, free_address};
 use super::spread::against;
@@ -44,14 +46,18 @@ pub(super) async fn measure(programs: &Programs) -> Result<Vec<Row>> {
     let agent = Agent::with_imds(programs, guest, folder.path(), address).await?;
     let length = guest.instance.to_string().len();
     let nginx = Peer::nginx(&Cache::open()?, folder.path(), length).await?;
+    let loader = Loader::new(programs, folder.path());
+    let relayed = relay::measure(&loader, &control, &host, &agent);
+    let relayed = progress::step("write as a guest", relayed).await?;
     let scene = Scene {
-        loader: Loader::new(programs, folder.path()),
+        loader,
         agent: agent.process()?,
         address,
         nginx,
     };
     let mut rows = progress::step("read on connections that stay", scene.staying()).await?;
     rows.extend(progress::step("read on new connections", scene.anew()).await?);
+    rows.extend(relayed);
     Ok(rows)
 }
 

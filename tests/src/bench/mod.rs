@@ -2,7 +2,7 @@
 //!
 //! [`Bench`] names them; [`run`] builds what is measured, in the profiles that are shipped, sets it up, measures, and
 //! prints a [`report`]. `link` is about guests and their host, `feed` about changes at the control plane, `tokens` about
-//! what shows who asks, `imds` about the metadata service in a guest.
+//! what shows who asks, `imds` about the metadata service in a guest and a guest's own writes.
 //!
 //! The method is the same for all. What is compared takes turns, many short ones, and a row shows the median of the
 //! turns' own ratios beside the smallest and the largest ([`spread`]). The load comes from one small program
@@ -15,6 +15,7 @@ mod link;
 mod load;
 mod peers;
 mod programs;
+mod relay;
 pub mod report;
 mod servers;
 pub mod spread;
@@ -41,7 +42,7 @@ pub enum Bench {
     Feed,
     /// Tokens made and checked.
     Tokens,
-    /// Reads from the metadata service in a guest.
+    /// Reads from the metadata service in a guest, and a guest's own writes.
     Imds,
 }
 

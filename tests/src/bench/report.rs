@@ -112,7 +112,7 @@ impl Row {
         };
         let [median, min, max] = [median, min, max].map(shown);
         let line = format!(
-            "{:<38}{median:>12}{min:>12}{max:>12}  {:<15}{goal:<9}{met}",
+            "{:<38}{median:>12}{min:>12}{max:>12}  {:<15}{goal:<12}{met}",
             self.name, self.unit
         );
         line.trim_end().to_owned()
@@ -193,8 +193,8 @@ mod tests {
     fn people_see_what_is_not_met() {
         let table = report().show(Form::Table).unwrap();
         let lines: Vec<&str> = table.lines().collect();
-        assert!(lines[1].ends_with(">= 0.85  met"), "{table}");
-        assert!(lines[2].ends_with("<= 2     NOT MET"), "{table}");
+        assert!(lines[1].ends_with(">= 0.85     met"), "{table}");
+        assert!(lines[2].ends_with("<= 2        NOT MET"), "{table}");
         assert!(lines[3].ends_with("250000  1/s"), "{table}");
     }
 
