@@ -162,10 +162,11 @@ fn refused(error: ClientError) -> Problem {
 
 async fn unregister(
     State(services): State<Arc<Services>>,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<Unregister>, JsonRejection>,
 ) -> Result<StatusCode, Problem> {
     let Json(Unregister { instance }) = body?;
-    services.external.unregister(instance).await?;
+    services.external.unregister(instance, caller).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -191,6 +192,10 @@ impl From<RegisterError> for Problem {
             }
             RegisterError::NotYours { .. } => {
                 problem(StatusCode::FORBIDDEN, "not-your-process", title).at("supervision")
+            }
+            RegisterError::NotYourRegistration(_) => {
+                let title = "The registration is another user's";
+                problem(StatusCode::FORBIDDEN, "not-your-registration", title).at("instance")
             }
             RegisterError::Cid(_) => problem(StatusCode::BAD_REQUEST, "bad-cid", title).at("channel"),
             RegisterError::Place(_) => problem(StatusCode::BAD_REQUEST, "bad-path", title).at("channel"),

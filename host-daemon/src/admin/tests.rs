@@ -11,7 +11,7 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::api::feed::InstanceSpec;
 use moorline_shared::api::hosts::ReportState;
 use moorline_shared::api::instances::{Desired, Driver, InstanceState};
-use moorline_shared::host::{HostStatus, InstanceStatus, Registered};
+use moorline_shared::host::{Channel, HostStatus, InstanceStatus, Registered, Supervision};
 use moorline_shared::{InstanceId, Revision, Timestamp};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ use crate::link::Shards;
 use crate::uplink::{Reports, SpecChange};
 use crate::vm::Supervisor;
 use crate::vm::config::{ExternalConfig, Tables};
+use crate::vm::external::{Caller, External, RegisterError, Registration};
 
 const OURS: InstanceId = InstanceId::from_bytes([1; 16]);
 const OTHER: InstanceId = InstanceId::from_bytes([2; 16]);
@@ -109,6 +110,7 @@ impl Drop for Vmm {
 struct Daemon {
     sockets: SocketConfig,
     specs: mpsc::Sender<SpecChange>,
+    external: External,
     reports: mpsc::UnboundedReceiver<ReportState>,
     /// Those that came while something else was waited for.
     early: VecDeque<ReportState>,
@@ -141,6 +143,7 @@ impl Daemon {
             credentials: crate::credentials::channel().0,
             control: nobody(),
         };
+        let external = supervisor.external();
         let (specs, changes) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         let sockets = Sockets::bind(&host.sockets()).unwrap();
@@ -153,6 +156,7 @@ impl Daemon {
         let mut daemon = Self {
             sockets,
             specs,
+            external,
             reports,
             early: VecDeque::new(),
             cancel,
@@ -271,6 +275,48 @@ async fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     let body = body.to_owned();
     Answer { status, body }
+}
+
+/// Other members of the group may use the socket, and register VMs of their own.
+#[tokio::test]
+async fn a_registration_is_its_users_until_it_ends() {
+    let host = Host::new();
+    let daemon = Daemon::start(&host).await;
+    let vmm = Vmm::start();
+    daemon
+        .register(&host.registration(&vmm))
+        .await
+        .as_done::<Registered>();
+    let other = Caller { uid: 4_000_000 };
+    let taken = Registration {
+        instance: OURS,
+        incarnation: 0,
+        channel: Channel::Hybrid {
+            path: host.uds_path(),
+            device: None,
+        },
+        supervision: Supervision::Unsupervised,
+        caller: other,
+    };
+    let refused = daemon.external.check(taken.clone()).await.unwrap_err();
+    assert!(
+        matches!(refused, RegisterError::NotYourRegistration(OURS)),
+        "{refused}"
+    );
+    let refused = daemon.external.register(taken.clone()).await.unwrap_err();
+    assert!(
+        matches!(refused, RegisterError::NotYourRegistration(OURS)),
+        "{refused}"
+    );
+    let refused = daemon.external.unregister(OURS, other).await.unwrap_err();
+    assert!(
+        matches!(refused, RegisterError::NotYourRegistration(OURS)),
+        "{refused}"
+    );
+    assert!(host.guest_socket().exists());
+    daemon.external.unregister(OURS, Caller { uid: 0 }).await.unwrap();
+    daemon.external.check(taken).await.unwrap();
+    daemon.end().await;
 }
 
 #[tokio::test]

@@ -61,6 +61,11 @@ pub enum RegisterError {
     /// There is no registration to take back.
     #[error("no VM is registered for {0}")]
     NotRegistered(InstanceId),
+    /// Somebody else's VM is registered.
+    #[error(
+        "the VM of {0} was registered by another user, and only that one or root may take it back or replace it"
+    )]
+    NotYourRegistration(InstanceId),
     /// A CID that no guest can have.
     #[error("{0} is no guest's CID: the lowest is 3, and the highest 4294967294")]
     Cid(u32),
@@ -119,7 +124,7 @@ enum Command {
         Box<Registration>,
         oneshot::Sender<Result<Registered, RegisterError>>,
     ),
-    Unregister(InstanceId, oneshot::Sender<Result<(), RegisterError>>),
+    Unregister(InstanceId, Caller, oneshot::Sender<Result<(), RegisterError>>),
     Change(SpecChange),
 }
 
@@ -139,15 +144,17 @@ impl External {
             .await?
     }
 
-    /// Takes the VM for the instance's from now on; one that was registered before is taken no longer.
+    /// Takes the VM for the instance's from now on; one that was registered before is taken no longer,
+    /// and must be the caller's.
     pub async fn register(&self, registration: Registration) -> Result<Registered, RegisterError> {
         self.call(|reply| Command::Register(Box::new(registration), reply))
             .await?
     }
 
-    /// Takes the registration back.
-    pub async fn unregister(&self, instance: InstanceId) -> Result<(), RegisterError> {
-        self.call(|reply| Command::Unregister(instance, reply)).await?
+    /// Takes the registration back, which must be the caller's.
+    pub async fn unregister(&self, instance: InstanceId, caller: Caller) -> Result<(), RegisterError> {
+        self.call(|reply| Command::Unregister(instance, caller, reply))
+            .await?
     }
 
     /// Passes on what the feed says.

@@ -8,12 +8,13 @@ use moorline_shared::host::Channel;
 use moorline_shared::secret::SecretKey;
 use serde::{Deserialize, Serialize};
 
+use super::Caller;
 use crate::vm::file::{self, FileError, Head, failed};
 use crate::vm::link_key;
 use crate::vm::process::Identity;
 
-/// The version of the record's form that this daemon writes.
-const VERSION: u32 = 1;
+/// The version of the record's form that this daemon writes. The first one doesn't say who registered the VM.
+const VERSION: u32 = 2;
 const EXTENSION: &str = "json";
 const LINK_KEY: &str = "key";
 
@@ -42,6 +43,16 @@ pub(super) struct Active {
     pub(super) peer: Peer,
     /// The VMM whose end ends the registration; absent for an unsupervised one.
     pub(super) vmm: Option<Identity>,
+    /// The user who registered it; absent in records of the first version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) registrant: Option<u32>,
+}
+
+impl Active {
+    /// Whether this user may take the registration back, or another's in its place.
+    pub(super) fn is_of(&self, caller: Caller) -> bool {
+        caller.uid == 0 || self.registrant.is_none_or(|registrant| registrant == caller.uid)
+    }
 }
 
 /// Who may connect to a hybrid vsock socket.
@@ -101,10 +112,9 @@ impl Registrations {
 
     /// The record of an instance, if there is one. One that can't be read is set aside and is an error once.
     pub(super) fn load(&self, instance: InstanceId) -> Result<Option<Record>, FileError> {
-        let version = VERSION;
-        let expected = Head { version, instance };
         file::load(&self.path(instance), |record: &Record| {
-            expected.check(record.head())
+            let version = record.version.clamp(1, VERSION);
+            Head { version, instance }.check(record.head())
         })
     }
 
@@ -150,7 +160,7 @@ impl Registrations {
 
 #[cfg(test)]
 mod tests {
-    use super::{Active, Peer, Record, Registrations};
+    use super::{Active, Caller, Peer, Record, Registrations};
     use crate::vm::process::Identity;
     use moorline_shared::InstanceId;
     use moorline_shared::host::Channel;
@@ -167,6 +177,7 @@ mod tests {
             channel: Channel::Vsock { cid: 7 },
             peer: Peer::Process(vmm),
             vmm: Some(vmm),
+            registrant: Some(1001),
         };
         for record in [
             Record::new(instance, 3, Some(active)),
@@ -179,5 +190,23 @@ mod tests {
         registrations.discard(instance).await.unwrap();
         registrations.discard(instance).await.unwrap();
         assert_eq!(registrations.instances().unwrap(), []);
+    }
+
+    #[test]
+    fn the_form_of_version_1_stays_readable_and_is_anybodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let registrations = Registrations::open(folder.path()).unwrap();
+        let instance = InstanceId::from_bytes([7; 16]);
+        let first = r#"{"version":1,"instance":"i-07070707070707070707070707070707","incarnation":3,"active":
+            {"boot":"7f0c","channel":{"vsock":{"cid":7}},"peer":{"user":1001},"vmm":null}}"#;
+        std::fs::write(registrations.path(instance), first).unwrap();
+        let active = registrations.load(instance).unwrap().unwrap().active.unwrap();
+        assert!(active.is_of(Caller { uid: 1002 }));
+        let later = Active {
+            registrant: Some(1001),
+            ..active
+        };
+        let may = [0, 1001, 1002].map(|uid| later.is_of(Caller { uid }));
+        assert_eq!(may, [true, true, false]);
     }
 }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::peer::{find, peer};
 use super::place::{Place, Socket};
 use super::record::{Active, Record, Registrations};
-use super::{Command, External, RegisterError, Registration};
+use super::{Caller, Command, External, RegisterError, Registration};
 use crate::causes::Causes;
 use crate::link::{BeginError, Handover, LifeId, ShardsHandle};
 use crate::uplink::{Reports, SpecChange};
@@ -148,8 +148,8 @@ impl Registrar {
             Command::Register(registration, reply) => {
                 let _ = reply.send(self.register(*registration).await);
             }
-            Command::Unregister(instance, reply) => {
-                let _ = reply.send(self.unregister(instance).await);
+            Command::Unregister(instance, caller, reply) => {
+                let _ = reply.send(self.unregister(instance, caller).await);
             }
             Command::Change(change) => self.change(change).await,
         }
@@ -163,7 +163,7 @@ impl Registrar {
 
     /// Everything about a registration that can be found out without doing anything.
     fn look_at(&self, registration: &Registration) -> Result<(Active, Option<Process>), RegisterError> {
-        self.may_register(registration.instance)?;
+        self.may_register(registration.instance, registration.caller)?;
         let vmm = match registration.supervision {
             Supervision::Vmm(reference) => Some(find(reference, registration.caller)?),
             Supervision::Unsupervised => None,
@@ -173,6 +173,7 @@ impl Registrar {
             channel: registration.channel.clone(),
             peer: peer(registration, vmm.as_ref())?,
             vmm: vmm.as_ref().map(Process::identity),
+            registrant: Some(registration.caller.uid),
         };
         self.locate(registration.instance, &active.channel)?;
         Ok((active, vmm))
@@ -239,8 +240,13 @@ impl Registrar {
         self.entries.entry(instance).or_default().record = Some(record);
     }
 
-    fn may_register(&self, instance: InstanceId) -> Result<(), RegisterError> {
-        let spec = self.entries.get(&instance).and_then(|entry| entry.spec.as_ref());
+    fn may_register(&self, instance: InstanceId, caller: Caller) -> Result<(), RegisterError> {
+        let entry = self.entries.get(&instance);
+        let active = entry.and_then(Entry::active);
+        if active.is_some_and(|active| !active.is_of(caller)) {
+            return Err(RegisterError::NotYourRegistration(instance));
+        }
+        let spec = entry.and_then(|entry| entry.spec.as_ref());
         if spec.is_some_and(|spec| spec.driver != Driver::External) {
             return Err(RegisterError::NotExternal(instance));
         }
@@ -296,13 +302,13 @@ impl Registrar {
         self.report(instance, InstanceState::Running, None);
     }
 
-    async fn unregister(&mut self, instance: InstanceId) -> Result<(), RegisterError> {
-        let registered = self
-            .entries
-            .get(&instance)
-            .is_some_and(|entry| entry.active().is_some());
-        if !registered {
-            return Err(RegisterError::NotRegistered(instance));
+    async fn unregister(&mut self, instance: InstanceId, caller: Caller) -> Result<(), RegisterError> {
+        let active = self.entries.get(&instance).and_then(Entry::active);
+        if !active
+            .ok_or(RegisterError::NotRegistered(instance))?
+            .is_of(caller)
+        {
+            return Err(RegisterError::NotYourRegistration(instance));
         }
         self.end(instance, None).await;
         Ok(())
