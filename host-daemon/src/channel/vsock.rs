@@ -85,8 +85,15 @@ pub struct VsockPort(VsockListener);
 /// What came of waiting for a connection.
 #[derive(Debug)]
 pub enum Arrival {
-    /// The privileged part of this instance's guest.
-    Guest(InstanceId, OwnedFd),
+    /// The privileged part of a guest.
+    Guest {
+        /// Whose the CID was.
+        instance: InstanceId,
+        /// Where it came from.
+        cid: u32,
+        /// The connection.
+        socket: OwnedFd,
+    },
     /// Nobody who may speak; the connection is closed.
     Stranger {
         /// Where it came from.
@@ -113,7 +120,12 @@ impl VsockPort {
             None => Ok(Arrival::Stranger { cid, port }),
             Some(instance) => {
                 stream.set_nonblocking(true)?;
-                Ok(Arrival::Guest(instance, stream.into()))
+                let socket = stream.into();
+                Ok(Arrival::Guest {
+                    instance,
+                    cid,
+                    socket,
+                })
             }
         }
     }

@@ -31,6 +31,8 @@ pub(super) struct Guest {
     /// The life of its VM; 0 before the first.
     pub(super) incarnation: u64,
     pub(super) listening: Option<Listening>,
+    /// The CID of this life, where its connections arrive over `AF_VSOCK`.
+    pub(super) cid: Option<u32>,
     /// What its HELLOs have to pass.
     pub(super) gate: Gate,
     /// Whether connections are its own: between the begin and the end of a life.
@@ -70,6 +72,7 @@ impl Guest {
         Self {
             incarnation: 0,
             listening: None,
+            cid: None,
             gate: Gate::Closed,
             alive: false,
             talking: None,

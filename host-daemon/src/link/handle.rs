@@ -17,7 +17,7 @@ use super::desk::Desk;
 use super::grants::{Grant, Notice};
 use super::guest::GuestStatus;
 use super::lobby::{Lobby, shard_of};
-use super::mailbox::{Begin, Hybrid, Mailbox, Message, mailbox};
+use super::mailbox::{Begin, Channel, Hybrid, Mailbox, Message, mailbox};
 use super::poll::LOBBY;
 use super::shard::Shard;
 use crate::cache::FeedBatch;
@@ -277,14 +277,14 @@ impl ShardsHandle {
             } => {
                 let listener = PreparedListener::bind(&uds_path, peer)?;
                 let hybrid = Hybrid { listener, admission };
-                self.begin(instance, incarnation, Some(hybrid)).await?;
+                self.begin(instance, incarnation, Channel::Hybrid(hybrid)).await?;
                 self.release_cid(instance);
                 Ok(())
             }
             ChannelSpec::Vsock { cid } => {
                 let cids = self.0.cids.as_ref().ok_or(ChannelError::NoVsock)?;
                 let before = cids.assign(cid, instance)?;
-                let begun = self.begin(instance, incarnation, None).await;
+                let begun = self.begin(instance, incarnation, Channel::Cid(cid)).await;
                 begun.inspect_err(|_| cids.give_back(instance, before))
             }
         }
@@ -294,12 +294,12 @@ impl ShardsHandle {
         &self,
         instance: InstanceId,
         incarnation: u64,
-        hybrid: Option<Hybrid>,
+        channel: Channel,
     ) -> Result<(), BeginError> {
         let begin = Begin {
             instance,
             incarnation,
-            hybrid,
+            channel,
         };
         self.call(self.mailbox(&instance), |reply| Message::Begin(begin, reply))
             .await?

@@ -43,10 +43,14 @@ impl Lobby {
     pub(super) fn receive(&self) -> Reception {
         for _ in 0..ACCEPTS {
             match self.port.accept(&self.cids) {
-                Ok(Arrival::Guest(instance, socket)) => {
+                Ok(Arrival::Guest {
+                    instance,
+                    cid,
+                    socket,
+                }) => {
                     let shard = shard_of(&instance, self.mailboxes.len());
                     // A shard that has ended takes no connection; dropping it closes it.
-                    let _ = self.mailboxes[shard].send(Message::Arrived(instance, socket));
+                    let _ = self.mailboxes[shard].send(Message::Arrived(instance, cid, socket));
                 }
                 Ok(Arrival::Stranger { cid, port }) => {
                     tracing::debug!(cid, port, "a connection over AF_VSOCK is of no guest's agent");

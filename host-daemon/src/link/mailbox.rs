@@ -37,8 +37,8 @@ pub(super) enum Message {
     End(InstanceId, Ended, oneshot::Sender<Option<Ended>>),
     /// That the guest's link key is out is recorded.
     HandOver(LifeId),
-    /// A connection from the instance's CID.
-    Arrived(InstanceId, OwnedFd),
+    /// A connection from this CID, which was the instance's when it was accepted.
+    Arrived(InstanceId, u32, OwnedFd),
     /// To a question of this instance's.
     Answer(InstanceId, Answer),
     /// For this life of the instance's VM.
@@ -55,8 +55,16 @@ pub(super) enum Message {
 pub(super) struct Begin {
     pub(super) instance: InstanceId,
     pub(super) incarnation: u64,
-    /// `None` where the connections arrive over `AF_VSOCK`.
-    pub(super) hybrid: Option<Hybrid>,
+    pub(super) channel: Channel,
+}
+
+/// Where the connections of a life arrive.
+#[derive(Debug)]
+pub(super) enum Channel {
+    /// Over `AF_VSOCK`, from this CID.
+    Cid(u32),
+    /// At a socket of their own.
+    Hybrid(Hybrid),
 }
 
 /// A hybrid vsock's socket, and who is let in there.

@@ -13,7 +13,7 @@ use crate::link::grants::{Grants, Notice};
 use crate::link::guest::{Guest, Listening};
 use crate::link::handle::{BeginError, Ended};
 use crate::link::lobby::Reception;
-use crate::link::mailbox::{Begin, Hybrid};
+use crate::link::mailbox::{Begin, Channel, Hybrid};
 use crate::link::poll::{Interest, LOBBY, Poll};
 
 /// How many connections of one guest are accepted before the others have their turn.
@@ -32,9 +32,9 @@ impl Shard {
             });
         }
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let (new, admission) = match begin.hybrid {
-            None => (None, None),
-            Some(Hybrid {
+        let (new, cid, admission) = match begin.channel {
+            Channel::Cid(cid) => (None, Some(cid), None),
+            Channel::Hybrid(Hybrid {
                 listener: prepared,
                 admission,
             }) => {
@@ -49,11 +49,12 @@ impl Shard {
                     token,
                     paused,
                 };
-                (Some(listening), Some(admission))
+                (Some(listening), None, Some(admission))
             }
         };
         (guest.incarnation, guest.alive) = (incarnation, true);
         guest.gate = Gate::new(admission);
+        guest.cid = cid;
         guest.grants = Grants::default();
         let tokens = guest.tokens();
         if let Some(old) = std::mem::replace(&mut guest.listening, new) {
@@ -139,8 +140,17 @@ impl Shard {
         }
     }
 
+    /// A connection from a CID that was the instance's when it was accepted. Another life may have begun since, on another
+    /// channel, and whoever has the CID of an earlier one sees nothing of that.
+    pub(super) fn arrived_from(&mut self, cid: u32, instance: InstanceId, socket: OwnedFd) {
+        let guest = self.desk.guests.get(&instance);
+        if guest.is_some_and(|guest| guest.cid == Some(cid)) {
+            self.arrived(instance, socket);
+        }
+    }
+
     /// A connection from the instance's channel.
-    pub(super) fn arrived(&mut self, instance: InstanceId, socket: OwnedFd) {
+    fn arrived(&mut self, instance: InstanceId, socket: OwnedFd) {
         let now = self.desk.now;
         let Some(guest) = self.desk.guests.get_mut(&instance) else {
             return;
@@ -235,5 +245,57 @@ fn listen_again(poll: &Poll, guest: &mut Guest) {
     if let Some(listening) = guest.listening.as_mut().filter(|listening| listening.paused) {
         listening.paused = false;
         let _ = poll.modify(&listening.listener, listening.token, Interest::READ);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Read as _};
+    use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+
+    use super::Shard;
+    use crate::config::{CacheConfig, LinkConfig};
+    use crate::link::desk::Desk;
+    use crate::link::mailbox::{Begin, Channel, mailbox};
+    use crate::link::tests::id;
+
+    fn shard() -> Shard {
+        let (asks, _) = tokio::sync::mpsc::channel(1);
+        let (link, cache) = (LinkConfig::default(), CacheConfig::default());
+        let desk = Desk::new(0, link, cache, Arc::default(), asks);
+        let (_, inbox) = mailbox().unwrap();
+        Shard::new(desk, inbox, None, Arc::default()).unwrap()
+    }
+
+    fn begin(shard: &mut Shard, incarnation: u64, cid: u32) {
+        let begin = Begin {
+            instance: id(1),
+            incarnation,
+            channel: Channel::Cid(cid),
+        };
+        shard.begin(begin).unwrap();
+    }
+
+    /// Whether a connection that was accepted from the CID is greeted.
+    fn is_greeted(shard: &mut Shard, cid: u32) -> bool {
+        let (socket, mut guest) = UnixStream::pair().unwrap();
+        shard.arrived_from(cid, id(1), socket.into());
+        guest.set_nonblocking(true).unwrap();
+        match guest.read(&mut [0; 1]) {
+            Ok(count) => count > 0,
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => false,
+            Err(error) => panic!("neither greeted nor closed: {error}"),
+        }
+    }
+
+    #[test]
+    fn who_came_by_the_cid_of_an_earlier_life_sees_nothing_of_this_one() {
+        let mut shard = shard();
+        begin(&mut shard, 1, 7);
+        assert!(is_greeted(&mut shard, 7));
+        begin(&mut shard, 2, 8);
+        assert!(!is_greeted(&mut shard, 7));
+        assert!(is_greeted(&mut shard, 8));
     }
 }

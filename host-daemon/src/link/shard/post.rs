@@ -48,7 +48,7 @@ impl Shard {
                 let _ = reply.send(self.end(instance, ended));
             }
             Message::HandOver(life) => self.hand_over(life),
-            Message::Arrived(instance, socket) => self.arrived(instance, socket),
+            Message::Arrived(instance, cid, socket) => self.arrived_from(cid, instance, socket),
             Message::Answer(reader, answer) => {
                 self.desk.answered(&reader);
                 self.answer(answer);
