@@ -51,7 +51,7 @@ impl Foreign {
         let told = slot.told;
         slot.view
             .as_ref()
-            .filter(|view| told.is_none_or(|told| view.revision() >= told))
+            .filter(|view| told.is_none_or(|told| view.known() >= told))
     }
 
     /// The reader was told of a change at `revision` that the view may not show yet.

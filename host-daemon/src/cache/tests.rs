@@ -479,6 +479,33 @@ fn an_entry_that_changes_often_while_its_view_is_asked_for_takes_its_place_once(
     );
 }
 
+/// An entry that came and went was told to a reader in between; the view that comes after that is the present one.
+#[test]
+fn a_view_that_shows_that_what_its_reader_was_told_is_gone_is_read() {
+    let view = foreign(1, 2);
+    let content = Content::from([("a".to_owned(), (1, "1".to_owned()))]);
+    let comes_whole = |cache: &mut Cache| drop(cache.replace(whole(view, 11, &content), at(0)));
+    let is_changed = |cache: &mut Cache| {
+        let gone = vec![change(view, "x", None)];
+        drop(cache.apply(batch(Some(8), 11, gone), at(0)));
+    };
+    let ways: [&dyn Fn(&mut Cache); 2] = [&comes_whole, &is_changed];
+    for way in ways {
+        let mut cache = cache_with(CacheConfig::default());
+        cache.apply(batch(None, 8, vec![instance(1), instance(2)]), at(0));
+        cache.want(&view, at(0).moment, &|_| false).unwrap();
+        cache.replace(whole(view, 9, &content), at(0));
+        assert!(cache.read_foreign(&view, at(0).moment).is_some());
+        cache.told(&view, rev(10));
+        assert!(cache.read_foreign(&view, at(0).moment).is_none());
+        way(&mut cache);
+        let read = cache
+            .read_foreign(&view, at(0).moment)
+            .expect("it shows what was told");
+        assert_eq!(read.revision(), rev(9), "nothing of it has changed");
+    }
+}
+
 #[test]
 fn a_view_that_is_older_than_what_was_lost_is_asked_for_again() {
     let mut cache = cache_with(CacheConfig::default());

@@ -126,6 +126,11 @@ impl View {
         self.revision
     }
 
+    /// Up to where it is known to be as it is: that a change came to nothing is known too, and is no revision of the view.
+    pub(super) fn known(&self) -> Revision {
+        self.known
+    }
+
     /// How many entries there are.
     pub fn len(&self) -> usize {
         self.entries.len()
