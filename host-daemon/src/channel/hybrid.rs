@@ -200,7 +200,7 @@ fn bind_at(directory: OwnedFd, file: OsString, peer: ExpectedPeer) -> Result<(Ow
     // A socket's address takes no directory's descriptor; this path is the same.
     let path = Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string());
     net::bind(&socket, &SocketAddrUnix::new(path.join(&file))?)?;
-    let inode = inode(&directory, &file)?;
+    let (held, inode) = hold_ours(&directory, &file)?;
     let name = Name {
         directory,
         file,
@@ -210,16 +210,23 @@ fn bind_at(directory: OwnedFd, file: OsString, peer: ExpectedPeer) -> Result<(Ow
         && uid != rustix::process::geteuid().as_raw()
     {
         let owner = Some(Uid::from_raw(uid));
-        fs::chownat(
-            &name.directory,
-            &name.file,
-            owner,
-            None,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?;
+        fs::chownat(&held, "", owner, None, AtFlags::EMPTY_PATH)?;
     }
     net::listen(&socket, BACKLOG)?;
     Ok((socket, name))
+}
+
+/// Holds the socket of this name, which is to be one of the daemon's own, and says which inode it is. The directory's owner
+/// may have put something else there by now, which must not be given away by its name.
+pub(super) fn hold_ours(directory: &OwnedFd, name: &OsString) -> Result<(OwnedFd, u64), Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let held = fs::openat(directory, name, flags, Mode::empty())?;
+    let stat = fs::fstat(&held)?;
+    let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+    if !is_socket || stat.st_uid != rustix::process::geteuid().as_raw() || stat.st_nlink != 1 {
+        return Err(Errno::EXIST);
+    }
+    Ok((held, stat.st_ino))
 }
 
 /// Gives an error of the system its context.

@@ -1,9 +1,10 @@
 //! The sockets of guests, for real.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
+use super::hybrid::hold_ours;
 use super::{Accepted, ChannelError, Cids, ExpectedPeer, HybridListener, PreparedListener};
 use crate::vm::process::Identity;
 use moorline_shared::InstanceId;
@@ -50,6 +51,24 @@ fn a_half_made_socket_of_an_earlier_daemon_is_no_hindrance() {
     drop(UnixListener::bind(directory.path().join("vm_8470.new")).unwrap());
     let _listener = bind(&device, ExpectedPeer::Owner).unwrap();
     assert!(!directory.path().join("vm_8470.new").exists());
+}
+
+#[test]
+fn only_a_socket_of_the_daemons_own_is_given_away() {
+    let directory = directory();
+    let path = |name: &str| directory.path().join(name);
+    drop(UnixListener::bind(path("ours")).unwrap());
+    std::fs::write(path("file"), "").unwrap();
+    std::os::unix::fs::symlink("ours", path("link")).unwrap();
+    let folder = std::fs::File::open(directory.path()).unwrap().into();
+    let (_, inode) = hold_ours(&folder, &"ours".into()).unwrap();
+    assert_eq!(inode, path("ours").metadata().unwrap().ino());
+    for other in ["file", "link", "missing"] {
+        hold_ours(&folder, &other.into()).unwrap_err();
+    }
+    // Where else it is known is not known here.
+    std::fs::hard_link(path("ours"), path("twice")).unwrap();
+    hold_ours(&folder, &"ours".into()).unwrap_err();
 }
 
 #[test]
