@@ -198,6 +198,8 @@ impl Feed {
         if before.is_some() && before != self.deployment {
             // The cursor that this session was opened with means nothing there.
             self.cursor = None;
+            // The shards have let go of all their views, and will not say so of each.
+            self.interests = Interests::default();
             self.lost.clear();
             self.too_early.clear();
             return Err(Over::OtherDeployment);

@@ -360,12 +360,18 @@ async fn a_batch_that_builds_on_what_is_not_here_begins_everything_anew() {
 #[tokio::test]
 async fn another_deployment_begins_everything_anew() {
     let mut world = World::new().await;
-    drop(world.begun().await);
+    let lines = world.begun().await;
+    world.guest(1, |agent| read_until(agent, id(2), b"up")).await;
+    assert_eq!(soon(world.interests.recv()).await.add, [foreign(2)]);
+    batch(&lines, 5, 6, vec![view(1, 2, 6, &[]), put_own(1, 6, "six")]);
+    world.stands_at(1, 6).await;
+    drop(lines);
     let other = world.opened().await;
-    assert_eq!(other.asked.cursor, Some(revision(5)));
+    let was_asked = (other.asked.cursor, other.asked.interests);
+    assert_eq!(was_asked, (Some(revision(6)), vec![foreign(2)]));
     hello(&other.lines, 1, "other");
     let anew = world.opened().await;
-    assert_eq!(anew.asked.cursor, None);
+    assert_eq!((anew.asked.cursor, anew.asked.interests), (None, vec![]));
     hello(&anew.lines, 2, "other");
     caught_up(
         &anew.lines,
