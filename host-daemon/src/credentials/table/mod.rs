@@ -346,11 +346,15 @@ impl Table {
                 },
             );
         }
-        for item in self.lanes.keys().cloned().collect::<Vec<_>>() {
-            while let Some(id) = self.lane(&item).next(now) {
-                self.fetch(id, &item);
-            }
+        while let Some((id, item)) = self.next_due(now) {
+            self.fetch(id, &item);
         }
+    }
+
+    /// Begins the fetch that is due the longest, of the first lane that has one.
+    fn next_due(&mut self, now: Moment) -> Option<(InstanceId, Item)> {
+        let mut lanes = self.lanes.iter_mut();
+        lanes.find_map(|(item, lane)| lane.next(now).map(|id| (id, item.clone())))
     }
 
     fn fetch(&mut self, id: InstanceId, item: &Item) {

@@ -43,6 +43,8 @@ pub(super) struct Conn {
     pub(super) told: Option<Gist>,
     /// Whether a follower may have become ready for its next batch, or waits until its guest may have one.
     pub(super) feed_due: bool,
+    /// Whether the shard goes on with it in its next turn.
+    pub(super) goes_on: bool,
     socket: OwnedFd,
     /// What was read and not handled: a piece of a frame, or what came while too many answers waited.
     unhandled: Vec<u8>,
@@ -141,6 +143,7 @@ impl Conn {
             pending: BTreeMap::new(),
             told: None,
             feed_due: false,
+            goes_on: false,
             socket,
             unhandled: Vec::new(),
             held_back: false,

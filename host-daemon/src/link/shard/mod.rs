@@ -145,6 +145,7 @@ impl Shard {
     /// A connection goes on where its last turn ended.
     fn resume(&mut self, token: Token) {
         if let Some(conn) = self.conns.get_mut(&token) {
+            conn.goes_on = false;
             let result = conn.resume(&mut self.buffer, &mut self.desk);
             self.settle(token, result);
         }
@@ -169,7 +170,10 @@ impl Shard {
         {
             return self.close(token, &End::Socket(error));
         }
-        if turn.rest == Rest::More && !self.again.contains(&token) {
+        if turn.rest == Rest::More
+            && let Some(conn) = self.conns.get_mut(&token)
+            && !std::mem::replace(&mut conn.goes_on, true)
+        {
             self.again.push(token);
         }
         if turn.progress == Progress::Welcomed {

@@ -45,6 +45,9 @@ impl Turns {
 
     /// Gives a place to the question whose turn it is; `None` if nobody may be given one now.
     pub(super) fn next(&mut self) -> Option<Ask> {
+        if self.free == 0 {
+            return None;
+        }
         let may = |reader: &InstanceId| self.held.get(reader).copied().unwrap_or(0) * SHARE < self.free;
         let at = self.order.iter().position(may)?;
         let reader = self.order.remove(at)?;
