@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::Config;
-use crate::platform::start_log;
+use crate::platform::{start_log, write_no_cores};
 use args::{Command, Query};
 use client::ClientError;
 
@@ -65,6 +65,8 @@ fn execute(command: Command) -> Result<(), Failure> {
         }
         Command::Run { config, level } => {
             start_log(level);
+            write_no_cores()
+                .map_err(|error| Failure::Run(format!("the kernel may write a core file: {error}")))?;
             on_this_thread(daemon(&config))
         }
         Command::Ask { socket, query } => on_this_thread(ask(&socket, &query)),

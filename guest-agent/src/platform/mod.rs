@@ -1,5 +1,6 @@
 //! Calls to the guest's operating system. Linux only so far; every other module is free of it.
 
+mod cores;
 mod generation;
 mod log;
 mod netlink;
@@ -8,6 +9,7 @@ mod peer;
 mod sockopt;
 mod vsock;
 
+pub use cores::write_no_cores;
 pub use generation::generation;
 pub use log::{Level, start_log};
 pub use netlink::{Connection, LoopbackAddress, LoopbackError, Owner, SockDiag};

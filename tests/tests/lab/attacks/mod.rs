@@ -2,6 +2,7 @@
 
 mod certificates;
 mod clones;
+mod inside;
 mod relays;
 mod second_host;
 

@@ -1,11 +1,14 @@
 //! Who is served: programs of the agent's own network namespace, each by its user, and nobody else.
 
 use super::{Namespace, PATIENCE, Who};
+use crate::talker::Talker;
 use anyhow::{Context, Result, ensure};
-use moorline_lab::deployment::{Plan, Programs};
-use moorline_lab::process::Running;
+use moorline_lab::deployment::{Deployment, External, Plan, Programs};
+use moorline_lab::process::{Running, finish};
 use moorline_lab::wait;
+use moorline_shared::api::data::PutEntry;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -21,14 +24,22 @@ struct Scene {
     agent: Running,
     socket: PathBuf,
     instance: String,
-    _folder: tempfile::TempDir,
-    _deployment: moorline_lab::deployment::Deployment,
+    other: External,
+    folder: tempfile::TempDir,
+    deployment: Deployment,
 }
 
 impl Scene {
     async fn set() -> Result<Self> {
+        Self::ruled(RULES, PutEntry::value(SECRET.into())).await
+    }
+
+    /// One whose administrators have these rules.
+    async fn ruled(access: &str, user_data: PutEntry) -> Result<Self> {
         let deployment = Plan::new(Programs::build().await?).start().await?;
-        let external = deployment.attach("web", &[("user-data", SECRET)]).await?;
+        let other = deployment.attach("other", &[("name", "other")]).await?;
+        let data = BTreeMap::from([("user-data".parse()?, user_data)]);
+        let external = deployment.register(None, "web", data).await?;
         let folder = tempfile::tempdir()?;
         // Other users look for the socket in it.
         fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).context("open the folder")?;
@@ -36,7 +47,7 @@ impl Scene {
         let elsewhere = Namespace::new(&folder.path().join("elsewhere.log")).await?;
         connect(&here, &elsewhere).await?;
         let rules = folder.path().join("agent.access");
-        fs::write(&rules, RULES).context("write the rules")?;
+        fs::write(&rules, access).context("write the rules")?;
         let socket = folder.path().join("run/agent.sock");
         let mut command = here.command(deployment.programs().agent().await?);
         command
@@ -55,8 +66,9 @@ impl Scene {
             agent,
             socket,
             instance: external.id.to_string(),
-            _folder: folder,
-            _deployment: deployment,
+            other,
+            folder,
+            deployment,
         })
     }
 
@@ -122,6 +134,8 @@ async fn only_programs_of_the_machine_are_served_and_each_by_its_user() -> Resul
             "{who:?} sees {listing:?}"
         );
     }
+    what_no_client_of_ours_asks_is_refused(&scene, &token).await?;
+    the_answer_goes_no_further_than_the_machine(&scene).await?;
     let url = format!("{SERVICE}/latest/meta-data/instance-id");
     let header = format!("X-aws-ec2-metadata-token: {token}");
     let foreign = scene.elsewhere.curl(Who::Root, &["-H", &header, &url]).await;
@@ -133,6 +147,85 @@ async fn only_programs_of_the_machine_are_served_and_each_by_its_user() -> Resul
         "not refused but: {refused}"
     );
     ends_without_a_trace(&mut scene).await
+}
+
+/// Requests that were passed on or are for another name, and tokens of every other kind, or broken, or far too long.
+async fn what_no_client_of_ours_asks_is_refused(scene: &Scene, token: &str) -> Result<()> {
+    let url = format!("{SERVICE}/latest/meta-data/instance-id");
+    let put = format!("{SERVICE}/latest/api/token");
+    let good = format!("X-aws-ec2-metadata-token: {token}");
+    let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 60";
+    for header in [
+        "X-Forwarded-For: 10.0.0.1",
+        "x-forwarded-for: 10.0.0.1",
+        "X-FORWARDED-FOR;",
+        "Host: evil.example",
+        "Host: 169.254.169.254.evil.example",
+        "Host: localhost",
+    ] {
+        let (asked, _) = scene
+            .here
+            .curl(Who::Root, &["-X", "PUT", "-H", ttl, "-H", header, &put])
+            .await?;
+        let (read, _) = scene
+            .here
+            .curl(Who::Root, &["-H", &good, "-H", header, &url])
+            .await?;
+        ensure!((&*asked, &*read) == ("403", "403"), "{header}: {asked}, {read}");
+    }
+    let session = Talker::begin(&scene.other.socket()).await?.session().await?;
+    let administrator = fs::read_to_string(scene.deployment.control().token_file())?;
+    let long = "A".repeat(10_000);
+    let (longer, cut) = (format!("{token}A"), &token[1..]);
+    for token in [
+        "",
+        &long,
+        &longer,
+        cut,
+        session.token.expose(),
+        administrator.trim(),
+    ] {
+        let header = format!("X-aws-ec2-metadata-token: {token}");
+        let (status, said) = scene.here.curl(Who::Root, &["-H", &header, &url]).await?;
+        ensure!(
+            status == "401" && !said.contains(&scene.instance),
+            "a token: {status} {said}"
+        );
+    }
+    let flood = format!("X-aws-ec2-metadata-token: {}", "A".repeat(100_000));
+    if let Ok((status, _)) = scene.here.curl(Who::Root, &["-H", &flood, &url]).await {
+        ensure!(status.starts_with('4'), "100 kB of a token: {status}");
+    }
+    let (status, _) = scene.here.curl(Who::Root, &["-H", &good, &url]).await?;
+    ensure!(status == "200", "then it answers with {status}");
+    Ok(())
+}
+
+/// The first router drops it, whoever asked.
+async fn the_answer_goes_no_further_than_the_machine(scene: &Scene) -> Result<()> {
+    let script = scene.folder.path().join("wire.py");
+    fs::write(&script, include_str!("wire.py"))?;
+    let ttls = finish(scene.here.command("python3").arg(&script)).await?;
+    ensure!(ttls.trim() == "1", "the answer's packets have the TTLs {ttls}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_entry_is_shown_to_those_alone_whom_a_rule_names() -> Result<()> {
+    for (rules, expected) in [("", "404"), ("user-data all\n", "200")] {
+        let scene = Scene::ruled(rules, PutEntry::secret(SECRET.into())).await?;
+        let token = scene.token().await?;
+        for (who, expected) in [(Who::Root, "200"), (Who::Ordinary, expected)] {
+            let (status, said) = scene.get(who, &token, "/latest/user-data").await?;
+            ensure!(
+                status == expected && (status == "200" || !said.contains(SECRET)),
+                "{who:?}: {status}"
+            );
+            let native = scene.get_native(who, "user-data").await?;
+            ensure!(native == expected, "{who:?} gets {native} on the native surface");
+        }
+    }
+    Ok(())
 }
 
 /// The address is the machine's only for as long as the agent runs.

@@ -6,6 +6,7 @@ mod control_plane;
 mod cuts;
 mod host_daemon;
 mod secrets;
+mod tokens;
 
 use crate::alone::path;
 use anyhow::{Context, Result};

@@ -1,0 +1,130 @@
+//! What a user of a real guest who isn't root tries with the agent: its process, its files, its socket, and what it keeps
+//! from others. (`privileged` has what such a user tries with the host.)
+
+use anyhow::{Context, Result, ensure};
+use moorline_lab::deployment::{Deployment, IMAGE, PATIENCE, Programs};
+use moorline_lab::guest::{Control, Shell, seats};
+use moorline_lab::image::Busybox;
+use moorline_lab::setup::{self, tools};
+use moorline_shared::agent::DEFAULT_SOCKET;
+use moorline_shared::api::data::PutEntry;
+use moorline_shared::api::instances::RunInstances;
+use std::collections::{BTreeMap, BTreeSet};
+
+const SECRET: &str = "a-secret-of-the-guest-4b1d";
+const STATE: &str = "/var/lib/moorline/agent";
+
+/// What must fail. `PID` is the agent's, `SOCKET` its socket.
+const TRIES: &[&str] = &[
+    // Its memory, which to read is to trace it; what it was started with; what it has open.
+    "dd if=/proc/PID/mem bs=1 count=1 skip=4194304",
+    "cat /proc/PID/environ",
+    "cat /proc/PID/maps",
+    "cat /proc/PID/auxv",
+    "cat /proc/PID/syscall",
+    "cat /proc/PID/stack",
+    "ls /proc/PID/fd/",
+    "ls /proc/PID/map_files/",
+    "cat /proc/PID/root/etc/passwd",
+    // Its life.
+    "kill -0 PID",
+    "kill -STOP PID",
+    "kill -KILL PID",
+    // What it keeps.
+    "ls STATE",
+    "cat STATE/link-key",
+    "touch STATE/mine",
+    "mv STATE /tmp/state",
+    "rm -r STATE",
+    "cat /sys/firmware/qemu_fw_cfg/by_name/opt/org.moorline.link-key/raw",
+    "cat /sys/firmware/qemu_fw_cfg/by_name/etc/vmgenid_guid/raw",
+    // Its place.
+    "rm -f SOCKET && ! test -S SOCKET",
+    "mv SOCKET /tmp/taken.sock",
+    "ln -sf /tmp/mine.sock SOCKET",
+    "moorline-agent run --socket SOCKET --state /tmp/mine",
+    // What is root's.
+    "moorline-agent get db/password",
+    "moorline-agent credentials",
+    "moorline-agent set app/mode red",
+    "moorline-agent append app/mode red",
+    "moorline-agent delete app/mode",
+    "moorline-agent identity-token --audience anybody",
+];
+
+async fn guest(deployment: &Deployment, seats: &moorline_lab::guest::Seats) -> Result<Control> {
+    let data = BTreeMap::from([
+        ("app/mode".parse()?, PutEntry::value("blue".into())),
+        ("db/password".parse()?, PutEntry::secret(SECRET.into())),
+    ]);
+    let request = RunInstances {
+        image: IMAGE.parse()?,
+        instance_type: "micro".parse()?,
+        count: 1,
+        host: None,
+        zone: None,
+        name: None,
+        tags: Vec::new(),
+        roles: BTreeSet::new(),
+        data,
+    };
+    let ids = deployment.run(seats, &request).await?;
+    let control = deployment.guest(ids[0]).await?;
+    control
+        .wait_for("moorline-agent get db/password", PATIENCE)
+        .await?;
+    Ok(control)
+}
+
+async fn pid(guest: &Control) -> Result<String> {
+    guest
+        .wait_for("pidof moorline-agent", PATIENCE)
+        .await
+        .context("the agent's process")
+}
+
+#[tokio::test]
+async fn a_user_of_a_guest_gets_at_nothing_of_the_agents() -> Result<()> {
+    let tools = setup::ready().await?;
+    let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
+    let image = Busybox::new().agent(agent).build(tools).await?;
+    let seats = seats(1).await;
+    let deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
+    let guest = guest(&deployment, &seats).await?;
+    let before = pid(&guest).await?;
+    for command in TRIES {
+        let command = command
+            .replace("PID", &before)
+            .replace("STATE", STATE)
+            .replace("SOCKET", DEFAULT_SOCKET);
+        let tried = guest
+            .run(Shell::ordinary(format!("timeout 10 {command}")))
+            .await?;
+        let said = String::from_utf8_lossy(&tried.stdout);
+        ensure!(
+            !tried.succeeded() && !said.contains(SECRET),
+            "{command} did it: {said}"
+        );
+    }
+    // What is everybody's is still there, from the same agent.
+    let mode = guest.run(Shell::ordinary("moorline-agent get app/mode")).await?;
+    ensure!(mode.text()? == "blue" && pid(&guest).await? == before);
+    nothing_lies_about(&guest, &before).await
+}
+
+/// Nor does the agent leave it where somebody finds it: not in its log, nor in a core file.
+async fn nothing_lies_about(guest: &Control, pid: &str) -> Result<()> {
+    let found = format!("grep -rl {SECRET} /var/log /run /tmp {STATE} /home");
+    let found = guest.run(found).await?;
+    ensure!(found.stdout.is_empty(), "it lies in {:?}", found.text());
+    let dies = "mkdir -m 1777 /tmp/cores && echo '/tmp/cores/core.%p' > /proc/sys/kernel/core_pattern && ulimit -c unlimited";
+    guest
+        .run(format!("{dies} && sleep 100 & kill -SEGV {pid}"))
+        .await?
+        .text()?;
+    let again = format!("p=$(pidof moorline-agent) && [ \"$p\" != {pid} ]");
+    guest.wait_for(again, PATIENCE).await?;
+    let cores = guest.run("ls /tmp/cores").await?.text()?;
+    ensure!(cores.is_empty(), "{cores} was left");
+    Ok(())
+}
