@@ -12,7 +12,7 @@ use super::dispatcher::{FeedHandle, Opened};
 use super::index::Told;
 use super::parts::{Gone, Parts, Sink};
 use super::queue::{Next, Queue, Waiting};
-use super::views::Views;
+use super::views::{Readable, Views};
 use crate::store::{ReadError, Store};
 
 /// How often a host hears a bookmark, in seconds: twice while it may take it that it knows all that was revoked.
@@ -117,14 +117,27 @@ impl Stream {
         for spec in &opened.instances {
             parts.item(FeedItem::Instance(spec.clone())).await?;
         }
+        let mut incomplete = Vec::new();
         for (view, touched) in &opened.views {
             if from.is_none_or(|from| from.n < *touched) {
                 self.pass_revoked(&mut parts).await?;
-                parts.view(self.views.read(opened.at, *view).await?).await?;
+                let Readable { view, damage } = self.views.readable(opened.at, *view).await?;
+                if !damage.is_empty() {
+                    report(view.view, &damage);
+                    incomplete.push(view.view);
+                }
+                parts.view(view).await?;
             }
         }
         parts.flush().await?;
-        Ok(sink.send(&FeedMessage::SnapshotEnd { to }).await?)
+        sink.send(&FeedMessage::SnapshotEnd { to }).await?;
+        if incomplete.is_empty() {
+            return Ok(());
+        }
+        // The host serves what there is of them as what may be out of date, and asks until it gets them whole.
+        resync(incomplete, sink).await?;
+        let (from, items) = (to, Vec::new());
+        Ok(sink.send(&FeedMessage::Batch { from, to, items }).await?)
     }
 
     async fn follow(&mut self, sink: &mut impl Sink) -> Result<(), FeedError> {
@@ -163,16 +176,22 @@ impl Stream {
     async fn pass_on(&mut self, batch: Waiting, sink: &mut impl Sink) -> Result<(), FeedError> {
         let revision = |n| Revision::new(self.store.epoch(), n);
         let (from, to) = (revision(self.cursor), revision(batch.to));
-        for view in batch.resync {
-            sink.send(&FeedMessage::Resync { view }).await?;
-        }
+        resync(batch.resync, sink).await?;
+        let mut damaged = Vec::new();
         let mut parts = Parts::new(sink);
         for told in batch.told {
             match told {
                 Told::Item(item) => parts.item(item).await?,
                 Told::Reread(view) => {
                     self.pass_revoked(&mut parts).await?;
-                    parts.view(self.views.read(batch.to, view).await?).await?;
+                    match self.views.readable(batch.to, view).await? {
+                        Readable { view, damage } if damage.is_empty() => parts.view(view).await?,
+                        // What the host has of it is better than what can be read now.
+                        Readable { damage, .. } => {
+                            report(view, &damage);
+                            damaged.push(view);
+                        }
+                    }
                 }
                 Told::Withheld(view, path) => {
                     if let Some(item) = self.withheld(view, path).await? {
@@ -182,6 +201,7 @@ impl Stream {
             }
         }
         let items = parts.rest();
+        resync(damaged, sink).await?;
         sink.send(&FeedMessage::Batch { from, to, items }).await?;
         self.cursor = batch.to;
         Ok(())
@@ -211,5 +231,21 @@ impl Stream {
         }
         let revision = Revision::new(self.store.epoch(), self.cursor);
         Ok(sink.send(&FeedMessage::Bookmark { revision }).await?)
+    }
+}
+
+/// Names views that the host has to ask for.
+async fn resync(views: impl IntoIterator<Item = ViewId>, sink: &mut impl Sink) -> Result<(), Gone> {
+    for view in views {
+        sink.send(&FeedMessage::Resync { view }).await?;
+    }
+    Ok(())
+}
+
+/// One that is damaged costs the others nothing, but must not go unnoticed.
+fn report(view: ViewId, damage: &[ReadError]) {
+    for error in damage {
+        tracing::error!(reader = %view.reader, instance = %view.instance, %error,
+            "an entry can't be read: the feed brings the rest of the view");
     }
 }

@@ -28,6 +28,15 @@ pub struct Views {
     master: Arc<MasterKey>,
 }
 
+/// What can be read of a view.
+#[derive(Debug)]
+pub struct Readable {
+    /// The view, without the entries that are damaged.
+    pub view: View,
+    /// What is wrong with each of those.
+    pub damage: Vec<ReadError>,
+}
+
 impl Views {
     /// Views of what is in `store`, whose secrets `master` opens.
     pub const fn new(store: Store, control: AccessControl, master: Arc<MasterKey>) -> Self {
@@ -40,29 +49,50 @@ impl Views {
 
     /// The view at revision `at`, empty if either instance doesn't exist.
     pub async fn read(&self, at: u64, view: ViewId) -> Result<View, ReadError> {
+        let Readable { view, damage } = self.readable(at, view).await?;
+        damage.into_iter().next().map_or(Ok(view), Err)
+    }
+
+    /// What can be read of the view at revision `at`, and why the rest of its entries can't.
+    pub async fn readable(&self, at: u64, view: ViewId) -> Result<Readable, ReadError> {
         let revision = Revision::new(self.store.epoch(), at);
-        let mut entries = Vec::new();
+        let (mut entries, mut damage) = (Vec::new(), Vec::new());
         if let (Some(reader), Some(owner)) = (
             self.asker(at, view.reader).await?,
             self.instance(at, view.instance).await?,
         ) {
             for (key, kept) in self.all(at, &EntryRecord::prefix(&view.instance)).await? {
-                let record: EntryRecord = decode(&key, &kept)?;
-                if may_read(&reader, &owner, &record, self.control) {
-                    let value = self.value(at, &record).await?;
-                    let entry = shown(&record, Revision::new(self.store.epoch(), kept.modified), value);
-                    entries.push(ViewEntry {
-                        path: record.path,
-                        entry,
-                    });
+                match self.entry(at, (&reader, &owner), &key, &kept).await {
+                    Ok(entry) => entries.extend(entry),
+                    Err(error @ ReadError::Damaged { .. }) => damage.push(error),
+                    Err(error) => return Err(error),
                 }
             }
         }
-        Ok(View {
+        let view = View {
             view,
             revision,
             entries,
-        })
+        };
+        Ok(Readable { view, damage })
+    }
+
+    /// The entry as the reader sees it, if it may.
+    async fn entry(
+        &self,
+        at: u64,
+        (reader, owner): (&Asker, &InstanceRecord),
+        key: &Key,
+        kept: &Versioned,
+    ) -> Result<Option<ViewEntry>, ReadError> {
+        let record: EntryRecord = decode(key, kept)?;
+        if !may_read(reader, owner, &record, self.control) {
+            return Ok(None);
+        }
+        let value = self.value(at, &record).await?;
+        let entry = shown(&record, Revision::new(self.store.epoch(), kept.modified), value);
+        let path = record.path;
+        Ok(Some(ViewEntry { path, entry }))
     }
 
     /// Whether the view shows this entry at revision `at`.

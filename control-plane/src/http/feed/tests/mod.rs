@@ -1,5 +1,6 @@
 //! A host that loses its feed at any moment has, once it is in step again, just what its guests may see.
 
+mod damage;
 mod host;
 mod resume;
 mod revoked;

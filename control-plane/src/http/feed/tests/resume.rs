@@ -14,7 +14,7 @@ use crate::instance_data::rules::NewValue;
 use crate::settings::AccessControl;
 
 impl World {
-    async fn put(&mut self, nth: usize, path: &str, value: &str) {
+    pub(super) async fn put(&mut self, nth: usize, path: &str, value: &str) {
         let op = Op::PutInstanceData {
             instance: self.instance(nth),
             path: path.parse().unwrap(),

@@ -112,6 +112,46 @@ async fn what_is_asked_again_is_done_once() {
 }
 
 #[tokio::test]
+async fn whoever_asked_for_something_may_know_what_became_of_it() {
+    let world = World::new().await;
+    let (api, host) = (&world.api, world.api.host());
+    let made = world.guest.put("made").passed_on_by(host).send(api).await;
+    let guarded = world.guest.put("never").with(|draft| {
+        draft.fields.push(("if-none-match", "*".to_owned()));
+    });
+    let refused = guarded.passed_on_by(host).send(api).await;
+    assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{refused:?}");
+    let describe = async |guest: &Guest, operation: &Json| {
+        let target = format!("/v1/operations/{}", operation.as_str().unwrap());
+        let asked = Draft::new(guest, Method::GET, &target, "");
+        asked.passed_on_by(host).send(api).await
+    };
+    let done = describe(&world.guest, &made.body["operation"]).await;
+    assert_eq!(
+        (done.status, &done.body["outcome"]),
+        (StatusCode::OK, &json!("done")),
+        "{done:?}"
+    );
+    assert_eq!(
+        done.body["effects"],
+        json!([]),
+        "what was there before is not said"
+    );
+    let told = describe(&world.guest, &refused.body["operation"]).await;
+    assert_eq!(told.body["outcome"], "refused", "{told:?}");
+    let other = api.guest(&world.other).await;
+    let others = describe(&other, &made.body["operation"]).await;
+    let unknown = describe(&other, &json!(format!("op-{}", "0".repeat(64)))).await;
+    assert_eq!(
+        (others.status, unknown.status),
+        (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND)
+    );
+    let all = Draft::new(&world.guest, Method::GET, "/v1/operations", "");
+    let all = all.passed_on_by(host).send(api).await;
+    assert_eq!(all.status, StatusCode::FORBIDDEN, "{all:?}");
+}
+
+#[tokio::test]
 async fn a_further_token_is_of_the_same_session_and_leaves_nothing_behind() {
     let world = World::new().await;
     let before = world.api.store.head().await.unwrap();
