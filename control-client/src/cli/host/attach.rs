@@ -19,6 +19,9 @@ Examples:
   moorline host attach --cid 7 --pid 4242 --instance web
   moorline host attach --path /srv/vms/web.vsock --device-pid 4241 --unsupervised
 
+A VM that is attached begins another life of its instance. So a guest that has lost its link key is helped by attaching its
+running VM again, with --instance and where it is.
+
 Whoever may attach a VM can read the secrets of every instance that it attaches.";
 
 #[derive(Debug, Args)]
