@@ -62,6 +62,7 @@ pub(super) enum What {
         path: EntryPath,
         change: Change,
         key: Option<IdempotencyKey>,
+        guard: Option<Guard>,
     },
     /// Which changes are in doubt.
     Writes,
@@ -85,6 +86,15 @@ pub(super) enum Change {
         value: NewValue,
     },
     Delete,
+}
+
+/// What must be so for a change to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Guard {
+    /// The entry last changed at this revision.
+    At(Revision),
+    /// There is no such entry.
+    Absent,
 }
 
 /// Where a value comes from.
@@ -161,6 +171,7 @@ struct Given {
     audience: Option<String>,
     content_type: Option<ContentType>,
     key: Option<IdempotencyKey>,
+    guard: Option<Guard>,
     help: Option<&'static str>,
 }
 
@@ -261,7 +272,9 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
             Arg::Long("format") => given.form = Some(value("--format", &mut parser)?),
             Arg::Long("audience") => given.audience = Some(parser.value()?.string()?),
             Arg::Long("content-type") => given.content_type = Some(value("--content-type", &mut parser)?),
-            Arg::Long("key") => given.key = Some(value("--key", &mut parser)?),
+            Arg::Long("idempotency-key") => given.key = Some(value("--idempotency-key", &mut parser)?),
+            Arg::Long("if-match") => given.guard = Some(Guard::At(value("--if-match", &mut parser)?)),
+            Arg::Long("if-absent") => given.guard = Some(Guard::Absent),
             Arg::Long("json") => given.json = true,
             Arg::Long("values") => given.values = true,
             Arg::Value(word) => given.words.push(word.string()?),
@@ -307,18 +320,26 @@ fn change(given: &Given, command: &'static str, words: &[&str]) -> Result<What, 
         "append" => Change::Append { value },
         _ => Change::Delete,
     };
-    let (path, key) = (parsed(path)?, given.key.clone());
-    Ok(What::Change { path, change, key })
+    Ok(What::Change {
+        path: parsed(path)?,
+        change,
+        key: given.key.clone(),
+        guard: given.guard,
+    })
 }
 
 impl Given {
     /// A change, with the options that it knows.
     fn asking(self, command: &'static str, what: What) -> Result<Command, UsageError> {
-        let known: &[&str] = match command {
-            "set" => &["--instance", "--json", "--key", "--content-type"],
-            _ => &["--instance", "--json", "--key"],
-        };
-        Ok(self.only(command, known)?.ask(what))
+        let mut known = vec![
+            "--instance",
+            "--json",
+            "--idempotency-key",
+            "--if-match",
+            "--if-absent",
+        ];
+        known.extend((command == "set").then_some("--content-type"));
+        Ok(self.only(command, &known)?.ask(what))
     }
 
     fn run(self) -> Result<Command, UsageError> {
@@ -377,7 +398,9 @@ impl Given {
             ("--format", self.form.is_some()),
             ("--audience", self.audience.is_some()),
             ("--content-type", self.content_type.is_some()),
-            ("--key", self.key.is_some()),
+            ("--idempotency-key", self.key.is_some()),
+            ("--if-match", matches!(self.guard, Some(Guard::At(_)))),
+            ("--if-absent", self.guard == Some(Guard::Absent)),
         ];
         match present
             .into_iter()
@@ -456,14 +479,20 @@ mod tests {
                 panic!("{text} was not taken")
             };
             let path = "a".parse().unwrap();
-            let key = None;
-            assert_eq!(query.what, What::Change { path, change, key }, "{text}");
+            let (key, guard) = (None, None);
+            let what = What::Change {
+                path,
+                change,
+                key,
+                guard,
+            };
+            assert_eq!(query.what, what, "{text}");
         }
-        let Ok(Command::Ask { query, .. }) = line("moorline-agent delete a --key k/1") else {
+        let Ok(Command::Ask { query, .. }) = line("moorline-agent delete a --idempotency-key k/1") else {
             panic!("not taken")
         };
         assert!(
-            matches!(&query.what, What::Change { key: Some(key), .. } if key.to_string() == "k/1"),
+            matches!(&query.what, What::Change { key: Some(key), guard: None, .. } if key.to_string() == "k/1"),
             "{query:?}"
         );
         assert!(matches!(

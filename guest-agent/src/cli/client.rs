@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, IF_MATCH, IF_NONE_MATCH};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -19,11 +19,14 @@ use tokio::net::UnixStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::args::{Change, Format, NewValue, Query, What};
+use super::args::{Change, Format, Guard, NewValue, Query, What};
 use super::show;
 
 /// How long an answer may take to begin. The agent itself gives the host half of that.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The kind of problem of a change of which nobody knows yet whether it was made.
+const OUTCOME_UNKNOWN: &str = "outcome-unknown";
 
 /// Why the daemon didn't give what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +68,7 @@ impl ClientError {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
             Self::NotRunning { .. } | Self::Silent { .. } => 4,
+            Self::Refused(problem) if problem.kind == OUTCOME_UNKNOWN => 5,
             Self::Refused(problem) => match problem.status {
                 404 => 3,
                 502..=504 => 4,
@@ -146,10 +150,17 @@ impl Client {
 fn request(query: &Query) -> Result<Request<Full<Bytes>>, ClientError> {
     let mut request = Request::builder().uri(target(query)).header("host", "agent");
     let (method, value) = match &query.what {
-        What::Change { change, key, .. } => {
+        What::Change {
+            change, key, guard, ..
+        } => {
             if let Some(key) = key {
                 request = request.header(IDEMPOTENCY_KEY, key.to_string());
             }
+            request = match guard {
+                None => request,
+                Some(Guard::At(revision)) => request.header(IF_MATCH, format!("\"{revision}\"")),
+                Some(Guard::Absent) => request.header(IF_NONE_MATCH, "*"),
+            };
             match change {
                 Change::Set { value, content_type } => {
                     if let Some(said) = content_type {

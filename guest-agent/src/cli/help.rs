@@ -25,7 +25,9 @@ For get, list, watch, set, append and delete:
   --instance ID        another instance's data, as far as its access lists allow
   --json               as JSON: the entry, the listing, a line for each change, what was done
 For set, append and delete:
-  --key KEY            what the change is known by; asked for again with the same key, it is made once at most
+  --idempotency-key KEY  what the change is known by; asked for again with the same key, it is made once at most
+  --if-match EPOCH.N   only if the entry last changed at this revision
+  --if-absent          only if there is no such entry
 For set:
   --content-type TYPE  what the value is, as in text/plain
 For get:
@@ -45,7 +47,8 @@ For run:
   --state FOLDER       what outlasts a reboot, for root alone [default: /var/lib/moorline/agent]
   --log LEVEL          error, warn, info, debug or trace [default: info]
 
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, 4 agent or host can't be reached.
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, 4 agent or host can't be reached,
+5 nobody can say yet whether it was done: repeat the command with the idempotency key that it named.
 Local programs can also ask the socket themselves, by HTTP:
   curl --unix-socket /run/moorline/agent.sock http://agent/v1/data/PATH
 ";

@@ -2,7 +2,7 @@
 //! socket; [`show`] writes for people and for programs, and [`credentials`] in the forms that other programs read.
 //!
 //! Exit codes: 0 done, 1 it failed, 2 the command line is wrong, 3 there is no such entry, 4 the agent or the host can't
-//! be reached.
+//! be reached, 5 nobody can say yet whether it was done.
 
 mod args;
 mod client;

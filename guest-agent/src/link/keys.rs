@@ -83,7 +83,7 @@ impl LinkKeys {
         if let Some(path) = &self.kept
             && let Err(error) = keep(path, &key)
         {
-            tracing::warn!(%error, path = %path.display(), "the link key can't be kept: after a reboot the host doesn't know this guest until its VM is registered anew");
+            tracing::warn!(%error, path = %path.display(), "the link key can't be kept: after a reboot the host doesn't know this guest until its VM is attached anew (moorline host attach --instance)");
         }
         self.given.replace(Some(key));
         self.next.set(Next::Proof);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use moorline_shared::{EntryPath, PathPrefix, Revision};
 
 use crate::access::{Content, Peer, Rules};
-use crate::mirror::{Change, Entry, Lookup, Mirror};
+use crate::mirror::{Before, Change, Entry, Lookup, Mirror};
 use moorline_shared::link::Moment;
 
 /// One state of the mirror, seen by a peer.
@@ -34,24 +34,23 @@ impl<'a> View<'a> {
     /// The revision at which a commit removed `path`; zero where nobody knows or the peer may not.
     pub(super) fn removed_at(self, path: &str) -> Revision {
         // What is denied now may have been removed and made anew; its past is denied, too.
-        let denied = match self.mirror.peek(path) {
-            Some(entry) => !self.shows(entry),
-            None => !self.names(path),
-        };
+        let denied = self.mirror.peek(path).is_some_and(|entry| !self.shows(entry));
         let removed = self.mirror.removed_at(path).filter(|_| !denied);
-        removed.unwrap_or(Revision::ZERO)
+        let shown = removed.filter(|(_, before)| self.shows_what_was(path, *before));
+        shown.map_or(Revision::ZERO, |(revision, _)| revision)
     }
 
-    /// What became of the paths below `prefix`: the entry, or `None` where it is gone.
+    /// What became of the paths below `prefix`: the entry, or `None` where it is gone. What the peer was shown and may not
+    /// read any more is gone for it; of what it never was shown nothing is said.
     pub(super) fn below(
         self,
         change: &'a Change,
         prefix: &'a PathPrefix,
     ) -> impl Iterator<Item = (&'a EntryPath, Option<&'a Arc<Entry>>)> {
-        let items = change.below(prefix);
-        items.filter(move |(path, entry)| match entry {
-            Some(entry) => self.shows(entry),
-            None => self.names(path),
+        change.below(prefix).filter_map(move |item| {
+            let entry = item.entry.as_ref().filter(|entry| self.shows(entry));
+            let told = entry.is_some() || self.shows_what_was(&item.path, item.before);
+            told.then_some((&item.path, entry))
         })
     }
 
@@ -73,8 +72,13 @@ impl<'a> View<'a> {
         self.rules.may_read(self.peer, entry.path(), content(entry))
     }
 
-    fn names(self, path: &str) -> bool {
-        self.rules.may_read(self.peer, path, Content::Ordinary)
+    fn shows_what_was(self, path: &str, before: Before) -> bool {
+        let content = match before {
+            Before::Absent => return false,
+            Before::Open => Content::Ordinary,
+            Before::Secret => Content::Secret,
+        };
+        self.rules.may_read(self.peer, path, content)
     }
 }
 

@@ -14,21 +14,53 @@ const MOST_BYTES: usize = 256 * 1024;
 /// What an item costs besides its value and its name.
 const ITEM_BYTES: usize = 64;
 
+/// What was under a path before a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// Nothing.
+    Absent,
+    /// An entry that is not secret.
+    Open,
+    /// A secret entry.
+    Secret,
+}
+
+impl Before {
+    pub(super) fn of(entry: Option<&Arc<Entry>>) -> Self {
+        match entry {
+            None => Self::Absent,
+            Some(entry) if entry.is_secret() => Self::Secret,
+            Some(_) => Self::Open,
+        }
+    }
+}
+
+/// What became of a path.
+#[derive(Clone, Debug)]
+pub struct Changed {
+    /// Which path.
+    pub path: EntryPath,
+    /// What was there.
+    pub before: Before,
+    /// What is there now; `None` if nothing is.
+    pub entry: Option<Arc<Entry>>,
+}
+
 /// Changes that became visible together.
 #[derive(Debug)]
 pub struct Change {
     from: Revision,
     revision: Revision,
-    items: Vec<(EntryPath, Option<Arc<Entry>>)>,
+    items: Vec<Changed>,
     weight: usize,
 }
 
 impl Change {
-    fn new(from: Revision, revision: Revision, items: Vec<(EntryPath, Option<Arc<Entry>>)>) -> Self {
+    fn new(from: Revision, revision: Revision, items: Vec<Changed>) -> Self {
         let value = |entry: &Option<Arc<Entry>>| entry.as_ref().map_or(0, |entry| entry.value().len());
         let weight = items
             .iter()
-            .map(|(path, entry)| ITEM_BYTES + path.len() + value(entry))
+            .map(|item| ITEM_BYTES + item.path.len() + value(&item.entry))
             .sum::<usize>();
         Self {
             from,
@@ -43,18 +75,9 @@ impl Change {
         self.revision
     }
 
-    /// What became of the paths below `prefix`: the entry, or `None` where it is gone.
-    pub fn below<'a>(
-        &'a self,
-        prefix: &'a PathPrefix,
-    ) -> impl Iterator<Item = (&'a EntryPath, Option<&'a Arc<Entry>>)> {
-        let covered = self.items.iter().filter(|(path, _)| prefix.covers(path));
-        covered.map(|(path, entry)| (path, entry.as_ref()))
-    }
-
-    /// Whether it touches something below `prefix`.
-    pub fn touches(&self, prefix: &PathPrefix) -> bool {
-        self.below(prefix).next().is_some()
+    /// What became of the paths below `prefix`.
+    pub fn below<'a>(&'a self, prefix: &'a PathPrefix) -> impl Iterator<Item = &'a Changed> {
+        self.items.iter().filter(|item| prefix.covers(&item.path))
     }
 }
 
@@ -91,7 +114,7 @@ impl ChangeLog {
     }
 
     /// Keeps a change; one that changes nothing and leads nowhere is none.
-    pub(super) fn push(&mut self, from: Revision, to: Revision, items: Vec<(EntryPath, Option<Arc<Entry>>)>) {
+    pub(super) fn push(&mut self, from: Revision, to: Revision, items: Vec<Changed>) {
         if from == to && items.is_empty() {
             return;
         }
@@ -131,11 +154,11 @@ impl ChangeLog {
         Ok(change.map(|change| (change, Cursor(cursor.0 + 1))))
     }
 
-    pub(super) fn removed_at(&self, path: &str) -> Option<Revision> {
+    pub(super) fn removed_at(&self, path: &str) -> Option<(Revision, Before)> {
         let last = |change: &Arc<Change>| {
-            let (_, entry) = change.items.iter().rfind(|(other, _)| other.as_str() == path)?;
-            let committed = change.from < change.revision;
-            Some((entry.is_none() && committed).then_some(change.revision))
+            let item = change.items.iter().rfind(|item| item.path.as_str() == path)?;
+            let removed = item.entry.is_none() && change.from < change.revision;
+            Some(removed.then_some((change.revision, item.before)))
         };
         self.changes.iter().rev().find_map(last).flatten()
     }

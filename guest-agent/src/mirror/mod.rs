@@ -31,7 +31,7 @@ use moorline_shared::{EntryPath, PathPrefix, Revision};
 
 pub use entry::{Entry, etag};
 pub use live::Live;
-pub use log::{Change, Compacted, Cursor};
+pub use log::{Before, Change, Changed, Compacted, Cursor};
 
 use log::ChangeLog;
 
@@ -221,14 +221,17 @@ impl Mirror {
     fn change(&mut self, items: Vec<(EntryPath, Option<Arc<Entry>>)>, to: Revision) -> Result<(), Refusal> {
         let (entries, bytes) = self.size_after(&items);
         bounded(entries, bytes)?;
-        for (path, entry) in &items {
-            match entry {
+        let changed = items.into_iter().map(|(path, entry)| {
+            let before = match &entry {
                 Some(entry) => self.entries.insert(path.clone(), Arc::clone(entry)),
-                None => self.entries.remove(path),
+                None => self.entries.remove(&path),
             };
-        }
+            let before = Before::of(before.as_ref());
+            Changed { path, before, entry }
+        });
+        let changed = changed.collect();
         self.bytes = bytes;
-        self.log.push(self.revision().unwrap_or(to), to, items);
+        self.log.push(self.revision().unwrap_or(to), to, changed);
         Ok(())
     }
 
@@ -349,8 +352,9 @@ impl Mirror {
         self.log.next(cursor)
     }
 
-    /// The revision at which a commit removed `path`, as far back as the log goes. What ran out was removed by none.
-    pub fn removed_at(&self, path: &str) -> Option<Revision> {
+    /// The revision at which a commit removed `path`, as far back as the log goes, and what it removed. What ran out was
+    /// removed by none.
+    pub fn removed_at(&self, path: &str) -> Option<(Revision, Before)> {
         self.log.removed_at(path)
     }
 }
@@ -367,16 +371,19 @@ fn bounded(entries: usize, bytes: usize) -> Result<(), Refusal> {
 fn difference(
     before: &BTreeMap<EntryPath, Arc<Entry>>,
     after: &BTreeMap<EntryPath, Arc<Entry>>,
-) -> Vec<(EntryPath, Option<Arc<Entry>>)> {
-    let gone = before
-        .keys()
-        .filter(|path| !after.contains_key(*path))
-        .map(|path| (path.clone(), None));
+) -> Vec<Changed> {
+    let gone = before.keys().filter(|path| !after.contains_key(*path));
+    let gone = gone.map(|path| (path, None));
     let changed = after.iter().filter(|(path, entry)| {
         before
             .get(*path)
             .is_none_or(|before| before.revision() != entry.revision())
     });
-    gone.chain(changed.map(|(path, entry)| (path.clone(), Some(Arc::clone(entry)))))
-        .collect()
+    let all = gone.chain(changed.map(|(path, entry)| (path, Some(Arc::clone(entry)))));
+    all.map(|(path, entry)| Changed {
+        path: path.clone(),
+        before: Before::of(before.get(path)),
+        entry,
+    })
+    .collect()
 }

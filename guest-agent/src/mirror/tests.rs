@@ -9,7 +9,9 @@ use moorline_shared::link::body::{Item, Mirrored};
 use moorline_shared::{EntryPath, PathPrefix, Revision};
 use proptest::prelude::*;
 
-use super::{Batch, Compacted, Cursor, Freshness, Known, Lookup, Mirror, Refusal, STALE_AFTER_MS, Standing};
+use super::{
+    Batch, Before, Compacted, Cursor, Freshness, Known, Lookup, Mirror, Refusal, STALE_AFTER_MS, Standing,
+};
 
 const PATHS: [&str; 7] = ["a", "a/b", "a/b/c", "a.b", "ab", "b", "b/x"];
 const NOW: Moment = Moment(1_000);
@@ -254,7 +256,8 @@ impl World {
                 }
                 Err(Compacted { .. }) => return self.relist(i),
                 Ok(Some((change, cursor))) => {
-                    for (path, entry) in change.below(&watcher.prefix) {
+                    for item in change.below(&watcher.prefix) {
+                        let (path, entry) = (&item.path, item.entry.as_ref());
                         match entry {
                             Some(entry) => watcher.copy.insert(
                                 path.to_string(),
@@ -388,7 +391,10 @@ fn removals_are_remembered_while_the_log_lasts() {
     let mut world = World::new();
     world.change(vec![("a", Some(1))]);
     world.change(vec![("a", None)]);
-    assert_eq!(world.mirror.removed_at("a"), Some(Revision::new(1, 3)));
+    assert_eq!(
+        world.mirror.removed_at("a"),
+        Some((Revision::new(1, 3), Before::Open))
+    );
     world.change(vec![("a", Some(1))]);
     assert_eq!(world.mirror.removed_at("a"), None);
     assert_eq!(world.mirror.removed_at("never"), None);
@@ -452,7 +458,9 @@ fn what_happens_without_a_commit_is_seen_by_whoever_may_not_have_seen_it() {
     let resumed = mirror.cursor_after(Revision::new(1, 1)).unwrap();
     for cursor in [cursor, resumed] {
         let (change, cursor) = mirror.next_change(cursor).unwrap().unwrap();
-        assert!(change.touches(&"a".parse().unwrap()) && change.revision() == Revision::new(1, 1));
+        assert!(
+            change.below(&"a".parse().unwrap()).next().is_some() && change.revision() == Revision::new(1, 1)
+        );
         assert!(mirror.next_change(cursor).unwrap().is_none());
     }
     assert_eq!(mirror.removed_at("a"), None, "no commit removed it");

@@ -7,7 +7,7 @@ use moorline_shared::api::{OPERATION, SERVER_TIME};
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{
     Code, Found, Freshness, Hello, HelloAck, Item, LinkKey, Listed, Listing, Mirrored, Relay, Relayed,
-    Standing,
+    Secrets, Standing,
 };
 use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent, Told};
 use moorline_shared::link::{KindSet, StreamId};
@@ -33,6 +33,8 @@ pub(super) struct Connection {
 }
 
 type Ends = Option<()>;
+/// What a batch builds on, where it leads, and what it has.
+type Next = ((Option<Revision>, Revision), Vec<Item>);
 /// The revision a watch stands at, and what it has seen.
 type Sent = (u64, BTreeMap<EntryPath, Mirrored>);
 
@@ -116,10 +118,20 @@ impl Connection {
         Some(())
     }
 
-    fn odd_batch(&mut self, from: u64, to: u64, items: &[Item]) {
-        let (from, to) = (Some(Revision::new(1, from)), Revision::new(1, to));
+    /// Sends a batch, and before it which of its entries are secret.
+    fn batch(&mut self, stream: StreamId, (from, to): (Option<Revision>, Revision), items: &[Item]) {
+        let secret = &self.host.state.borrow().secret;
+        let marked = items.iter().enumerate();
+        let marked = marked.filter(|(_, item)| item.entry.is_some() && secret.contains(item.path.as_str()));
+        let secrets: Secrets = marked.map(|(place, _)| place).collect();
+        tell_secrets(&mut self.core, stream, &secrets);
         let content = content(items);
-        self.core.batch(StreamId::SESSION, Batch { from, to, content });
+        self.core.batch(stream, Batch { from, to, content });
+    }
+
+    fn odd_batch(&mut self, from: u64, to: u64, items: &[Item]) {
+        let span = (Some(Revision::new(1, from)), Revision::new(1, to));
+        self.batch(StreamId::SESSION, span, items);
     }
 
     fn push(&mut self) {
@@ -148,9 +160,15 @@ impl Connection {
     }
 
     fn push_own(&mut self) {
+        if let Some((span, items)) = self.next_own() {
+            self.batch(StreamId::SESSION, span, &items);
+        }
+    }
+
+    fn next_own(&mut self) -> Option<Next> {
         let state = &mut *self.host.state.borrow_mut();
         if self.sent == Some(state.revision) || !self.core.can_push(StreamId::SESSION) {
-            return;
+            return None;
         }
         let from = self
             .sent
@@ -168,24 +186,20 @@ impl Connection {
         };
         self.sent = Some(state.revision);
         let from = from.map(|n| Revision::new(1, n));
-        let to = Revision::new(1, state.revision);
-        self.core.batch(
-            StreamId::SESSION,
-            Batch {
-                from,
-                to,
-                content: content(&items),
-            },
-        );
+        Some(((from, Revision::new(1, state.revision)), items))
     }
 
     fn push_watch(&mut self, stream: StreamId) {
+        if let Some((span, items)) = self.next_watched(stream) {
+            self.batch(stream, span, &items);
+        }
+    }
+
+    fn next_watched(&mut self, stream: StreamId) -> Option<Next> {
         let mut state = self.host.state.borrow_mut();
-        let Some((prefix, sent)) = self.watches.get_mut(&stream) else {
-            return;
-        };
+        let (prefix, sent) = self.watches.get_mut(&stream)?;
         if sent.as_ref().is_some_and(|(n, _)| *n == state.other_revision) || !self.core.can_push(stream) {
-            return;
+            return None;
         }
         let mut present = state.other.clone();
         present.retain(|path, _| prefix.covers(path));
@@ -208,14 +222,7 @@ impl Connection {
         state.watches += usize::from(from.is_none());
         let to = Revision::new(1, state.other_revision);
         *sent = Some((state.other_revision, present));
-        self.core.batch(
-            stream,
-            Batch {
-                from,
-                to,
-                content: content(&items),
-            },
-        );
+        Some(((from, to), items))
     }
 
     fn feed(&mut self, bytes: &[u8]) -> Option<usize> {
@@ -318,6 +325,7 @@ impl Connection {
     }
 
     fn get(&mut self, stream: StreamId, instance: Option<InstanceId>, path: &str) {
+        let secret = self.host.state.borrow().secret.contains(path);
         let state = self.host.state.borrow();
         let entries = if instance == Some(OTHER) {
             &state.other
@@ -342,6 +350,8 @@ impl Connection {
                     length: u32::try_from(value.len()).unwrap(),
                     value: value[..cut].into(),
                 };
+                let secrets = secret.then_some(0).into_iter().collect();
+                tell_secrets(&mut self.core, stream, &secrets);
                 self.core.found(stream, &found, value.slice(cut..), now());
             }
         }
@@ -364,6 +374,9 @@ impl Connection {
             .collect();
         let more = entries.len() > 2;
         entries.truncate(2);
+        let marked = entries.iter().enumerate();
+        let marked = marked.filter(|(_, listed)| state.secret.contains(listed.path.as_str()));
+        let secrets: Secrets = marked.map(|(place, _)| place).collect();
         let revision = Revision::new(1, state.other_revision);
         let listing = Listing {
             revision,
@@ -372,6 +385,7 @@ impl Connection {
             entries,
             more,
         };
+        tell_secrets(&mut self.core, stream, &secrets);
         self.core.listing(stream, &listing, now());
     }
 
@@ -434,6 +448,13 @@ pub(super) fn take_one(count: &mut usize) -> bool {
     let any = *count > 0;
     *count = count.saturating_sub(1);
     any
+}
+
+/// Says which entries of what is sent next are secret.
+fn tell_secrets(core: &mut Host, stream: StreamId, secrets: &Secrets) {
+    if !secrets.is_empty() {
+        assert_eq!(core.secrets(stream, secrets, now()), Told::Queued);
+    }
 }
 
 fn content(items: &[Item]) -> Bytes {

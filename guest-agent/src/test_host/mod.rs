@@ -5,7 +5,7 @@ mod plane;
 mod rig;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -58,6 +58,8 @@ pub(crate) struct HostState {
     pub(crate) instance: InstanceId,
     pub(crate) incarnation: u64,
     pub(crate) authority: String,
+    /// Which entries of either guest are secret.
+    pub(crate) secret: BTreeSet<String>,
     /// Whether the host is in step, and how old its data are, in milliseconds.
     pub(crate) standing: (Freshness, u32),
     pub(crate) hellos: Vec<Hello>,
@@ -76,6 +78,8 @@ pub(crate) struct HostState {
     pub(crate) lose_requests: usize,
     /// How many answers to relays the host loses on its way to the control plane, though what was asked is done.
     pub(crate) unsettle: usize,
+    /// How many changes a proxy before the control plane answers by a failure of its own, though they are made.
+    pub(crate) fail: usize,
     /// How many changes the control plane turns away at its door.
     pub(crate) turn_away: usize,
     /// What was answered under each idempotency key.
@@ -142,6 +146,7 @@ impl TestHost {
             instance: OWN,
             incarnation: 7,
             authority: "test".to_owned(),
+            secret: BTreeSet::new(),
             standing: (Freshness::Fresh, 0),
             hellos: Vec::new(),
             snapshots: 0,
@@ -154,6 +159,7 @@ impl TestHost {
             lose_answers: 0,
             lose_requests: 0,
             unsettle: 0,
+            fail: 0,
             turn_away: 0,
             recorded: BTreeMap::new(),
             gives: Vec::new(),

@@ -42,6 +42,9 @@ pub(super) fn answer(host: &TestHost, relay: &Relay) -> Answer {
     };
     let earlier = host.with(|state| state.recorded.get(&key).cloned());
     let recorded = earlier.unwrap_or_else(|| commit(host, relay, key));
+    if host.with(|state| take_one(&mut state.fail)) {
+        return Answer::unrecorded(502, Value::Null);
+    }
     Answer {
         status: recorded.status,
         operation: Some(recorded.operation),

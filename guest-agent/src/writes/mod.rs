@@ -98,15 +98,27 @@ pub enum WriteError {
     Prove(#[from] ProveError),
     /// The answer was lost, and could not be had again in time.
     #[error(
-        "{lost}, and whether the change was made could not be found out yet; ask again with the header \
-         Idempotency-Key: {key}, which makes it once at most, or see moorline-agent write-status {key}"
+        "{doubt}, and whether the change was made could not be found out yet; ask again with the same idempotency key, \
+         {key} (the header Idempotency-Key, or --idempotency-key of moorline-agent), which makes it once at most, or see \
+         moorline-agent write-status {key}"
     )]
     Unsettled {
         /// What the change is known by.
         key: IdempotencyKey,
-        /// How the answer was lost.
-        lost: AskFailure,
+        /// What came in place of the answer.
+        doubt: Doubt,
     },
+}
+
+/// What came in place of an answer to a change that may be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Doubt {
+    /// Nothing.
+    #[error(transparent)]
+    Lost(AskFailure),
+    /// The failure of a server on the way, which names no record.
+    #[error("the answer was status {0} without a record")]
+    Failed(u16),
 }
 
 /// Makes changes, and finds out about those whose answer was lost. It belongs to one thread.
@@ -172,9 +184,10 @@ impl Writes {
     async fn ask(&self, change: &Change, asked: &mut Asked<'_>) -> Result<Relayed, WriteError> {
         let answer = self.prover.relay(&change.relay).await;
         asked.end = end_of(&answer);
-        let lost = match answer {
-            Err(ProveError::Ask(lost)) if asked.end == End::Lost => lost,
-            answer => return Ok(answer?),
+        let doubt = match (asked.end, answer) {
+            (End::Lost, Err(ProveError::Ask(lost))) => Doubt::Lost(lost),
+            (End::Lost, Ok(failed)) => Doubt::Failed(failed.status),
+            (_, answer) => return Ok(answer?),
         };
         asked.writes.pending.borrow_mut().lost(asked.key, now());
         match timeout(self.patience, self.ask_again(&change.relay)).await {
@@ -184,7 +197,7 @@ impl Writes {
             }
             Err(_) => Err(WriteError::Unsettled {
                 key: asked.key.clone(),
-                lost,
+                doubt,
             }),
         }
     }

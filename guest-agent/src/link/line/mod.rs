@@ -249,17 +249,15 @@ impl Line {
 
     /// Asks for batches of changes, and waits for the first, which is a snapshot.
     pub async fn watch(self: &Rc<Self>, asking: Asking, watch: &Watch) -> Result<Watching, AskFailure> {
-        let opening = async {
-            // The host sends one batch at a time, and a refusal may follow it.
-            let (sender, batches) = mpsc::channel(2);
-            let send = |core: &mut Guest, now| core.watch(watch, now);
-            let reply = Reply::Watch(sender);
-            let (stream, ask) = self.open((asking, Bound::Streams), send, reply).await?;
-            Watching::begin(Rc::clone(self), stream, ask, batches).await
-        };
-        timeout(ANSWER_TIMEOUT, opening)
-            .await
-            .unwrap_or(Err(AskFailure::NoAnswer))
+        // The host sends one batch at a time, and a refusal may follow it.
+        let (sender, batches) = mpsc::channel(2);
+        let send = |core: &mut Guest, now| core.watch(watch, now);
+        let (stream, ask) = self
+            .open((asking, Bound::Streams), send, Reply::Watch(sender))
+            .await?;
+        let begun = Watching::begin(Rc::clone(self), stream, ask, batches);
+        let begun = timeout(ANSWER_TIMEOUT, begun).await;
+        begun.unwrap_or(Err(AskFailure::NoAnswer))
     }
 
     async fn ask<T>(
@@ -269,22 +267,31 @@ impl Line {
         reply: impl FnOnce(oneshot::Sender<Answer<T>>) -> Reply,
     ) -> Answer<T> {
         let (sender, answer) = oneshot::channel();
-        let asking = async {
-            let (stream, ask) = self.open(of, send, reply(sender)).await?;
-            let _ticket = Ticket {
-                line: self,
-                stream,
-                ask,
-            };
-            answer.await.unwrap_or(Err(AskFailure::Lost))
+        let (stream, ask) = self.open(of, send, reply(sender)).await?;
+        let _ticket = Ticket {
+            line: self,
+            stream,
+            ask,
         };
-        timeout(ANSWER_TIMEOUT, asking)
-            .await
-            .unwrap_or(Err(AskFailure::NoAnswer))
+        match timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(answer) => answer.unwrap_or(Err(AskFailure::Lost)),
+            Err(_) => Err(AskFailure::NoAnswer),
+        }
     }
 
-    /// Sends a request as soon as the host's bound on requests and the share of whoever asks allow it.
+    /// Sends a request as soon as the host's bound on requests and the share of whoever asks allow it. What can't be sent in
+    /// time was not sent.
     async fn open(
+        &self,
+        of: (Asking, Bound),
+        send: impl FnMut(&mut Guest, Moment) -> Result<StreamId, AskError>,
+        reply: Reply,
+    ) -> Answer<(StreamId, u64)> {
+        let sending = timeout(ANSWER_TIMEOUT, self.open_when_free(of, send, reply));
+        sending.await.unwrap_or_else(|_| Err(AskError::TooMany.into()))
+    }
+
+    async fn open_when_free(
         &self,
         of: (Asking, Bound),
         mut send: impl FnMut(&mut Guest, Moment) -> Result<StreamId, AskError>,

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use moorline_shared::agent::{Entry, Listing};
 use moorline_shared::entry::MAX_ENTRIES;
-use moorline_shared::link::body::{self, Item, List, Secrets, Watch};
+use moorline_shared::link::body::{self, List, Secrets, Watch};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 use tokio::time::timeout;
 
@@ -85,7 +85,9 @@ impl Native {
         };
         let watching = self.backing.line.watch(self.backing.asking(peer), &watch).await;
         let watching = watching.map_err(Problem::from_host)?;
-        match timeout(wait.timeout, changed(watching, &path, wait.last_etag)).await {
+        let rules = &self.backing.rules;
+        let shows = |content| may_read_other(rules, peer, id, &path, content);
+        match timeout(wait.timeout, changed(watching, &path, shows, wait.last_etag)).await {
             Ok(watched) => watched.map_err(Problem::from_host),
             // Running out of time is an answer, too: the present state.
             Err(_) => Ok(()),
@@ -199,17 +201,24 @@ pub(super) fn content(secrets: &Secrets, place: usize) -> Content {
     }
 }
 
-/// Waits until the entry is not what `known` says; without that, until it changes.
+/// Waits until the entry is not what `known` says; without that, until it changes. What isn't shown is not there.
 async fn changed(
     mut watching: Watching,
     path: &EntryPath,
+    shows: impl Fn(Content) -> bool,
     mut known: Option<Etag>,
 ) -> Result<(), AskFailure> {
     loop {
         let batch = watching.next().await?;
-        let of_path = |item: &&Item| item.path == *path;
-        let present = match batch.items.iter().rfind(of_path) {
-            Some(item) => Some(item.entry.as_ref().map_or(Revision::ZERO, |entry| entry.revision)),
+        let items = batch.items.iter().enumerate();
+        let present = match items.rev().find(|(_, item)| item.path == *path) {
+            Some((place, item)) => {
+                let entry = item
+                    .entry
+                    .as_ref()
+                    .filter(|_| shows(content(&batch.secrets, place)));
+                Some(entry.map_or(Revision::ZERO, |entry| entry.revision))
+            }
             // A snapshot that doesn't name it says that it isn't there; a batch says nothing about it.
             None => batch.from.is_none().then_some(Revision::ZERO),
         };

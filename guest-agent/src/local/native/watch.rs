@@ -1,5 +1,6 @@
 //! The stream of changes: whole batches, and never one left out in silence.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -7,7 +8,7 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Response};
 use moorline_shared::agent::{Entry, EntryChange, WatchEvent};
 use moorline_shared::link::body::{Item, Secrets, Watch};
-use moorline_shared::{InstanceId, PathPrefix, Revision};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 
 use super::Native;
 use super::answer::Outcome;
@@ -16,7 +17,7 @@ use super::foreign::{content, may_read_other};
 use super::params::Params;
 use super::problem::Problem;
 use super::respond::{Values, json_entry};
-use crate::access::Peer;
+use crate::access::Content;
 use crate::link::{AskFailure, WatchBatch, Watching};
 use crate::local::Backing;
 use crate::local::body::Body;
@@ -58,6 +59,7 @@ impl Native {
                     watching,
                     after,
                     begun: Begun::No,
+                    present: BTreeMap::new(),
                 };
                 Ok(lines(stream::unfold(Some(foreign), Foreign::step), asker.busy()))
             }
@@ -183,6 +185,8 @@ struct Foreign {
     watching: Watching,
     after: Option<Revision>,
     begun: Begun,
+    /// What the host showed last, and how it is marked: what was never shown is never said to be gone.
+    present: BTreeMap<EntryPath, Content>,
 }
 
 /// Whether the state from which the changes go on is known.
@@ -201,13 +205,28 @@ impl Foreign {
         Some((event, (!ends).then_some(foreign)))
     }
 
-    /// The changes that the rules show.
-    fn changes(&self, items: Vec<Item>, secrets: &Secrets) -> Vec<EntryChange> {
-        let (rules, peer): (_, &Peer) = (&self.backing.rules, &self.asker.peer);
-        let items = items.into_iter().enumerate().filter(|(place, item)| {
-            may_read_other(rules, peer, self.id, &item.path, content(secrets, *place))
-        });
-        items.map(|(_, item)| change_of(item)).collect()
+    /// The changes that the rules show. What was shown and may not be read any more is gone.
+    fn changes(&mut self, items: Vec<Item>, secrets: &Secrets) -> Vec<EntryChange> {
+        let mut changes = Vec::new();
+        for (place, mut item) in items.into_iter().enumerate() {
+            let after = item.entry.as_ref().map(|_| content(secrets, place));
+            let before = match after {
+                Some(content) => self.present.insert(item.path.clone(), content),
+                None => self.present.remove(&item.path),
+            };
+            let shows =
+                |content: Option<Content>| content.is_some_and(|content| self.shows(&item.path, content));
+            let (was_shown, is_shown) = (shows(before), shows(after));
+            item.entry = item.entry.filter(|_| is_shown);
+            if was_shown || is_shown {
+                changes.push(change_of(item));
+            }
+        }
+        changes
+    }
+
+    fn shows(&self, path: &EntryPath, content: Content) -> bool {
+        may_read_other(&self.backing.rules, &self.asker.peer, self.id, path, content)
     }
 
     fn event(&mut self, batch: Result<WatchBatch, AskFailure>) -> WatchEvent {
@@ -222,6 +241,7 @@ impl Foreign {
         };
         self.watching.applied(batch.to);
         self.begun = Begun::At(batch.to);
+        let changes = self.changes(batch.items, &batch.secrets);
         match (at, batch.from) {
             // The first batch is the state from which changes go on; whoever has another one has to list again.
             (None, None) if self.after.is_none_or(|after| after == batch.to) => {
@@ -230,7 +250,7 @@ impl Foreign {
             (_, None) => WatchEvent::Resync { revision: batch.to },
             (_, Some(_)) => WatchEvent::Changes {
                 revision: batch.to,
-                changes: self.changes(batch.items, &batch.secrets),
+                changes,
             },
         }
     }

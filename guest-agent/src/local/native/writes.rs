@@ -13,7 +13,7 @@ use moorline_shared::api::data::{AppendEntry, PutEntry};
 use moorline_shared::api::session::CreateIdentityToken;
 use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
 use moorline_shared::entry::{ContentType, ContentTypeError, MAX_VALUE_BYTES, Value};
-use moorline_shared::id::{IdError, IdempotencyKey};
+use moorline_shared::id::IdempotencyKey;
 use moorline_shared::link::body::{Relay, Relayed};
 use moorline_shared::{EntryPath, InstanceId, Ttl};
 use percent_encoding::percent_decode_str;
@@ -74,7 +74,7 @@ impl Native {
         let relay = Relay {
             method: mark.method.clone(),
             target: mark.target.clone(),
-            headers: headers_for(head, &mark.key, &body),
+            headers: headers_for(head, &mark.key, &body)?,
             length: 0,
             body: Value::from(body),
         };
@@ -171,11 +171,31 @@ fn append_body(value: &Bytes, params: Params<'_>) -> Result<Bytes, Problem> {
 
 /// What the program knows the change by, or a fresh key.
 fn key_of(headers: &HeaderMap) -> Result<IdempotencyKey, Problem> {
-    let Some(said) = headers.get(IDEMPOTENCY_KEY) else {
-        return fresh_key().map_err(|error| Problem::unproven(error.into()));
+    match said_once(headers, &HeaderName::from_static(IDEMPOTENCY_KEY))? {
+        Some(said) => said
+            .parse()
+            .map_err(|error| Problem::invalid(IDEMPOTENCY_KEY, error)),
+        None => fresh_key().map_err(|error| Problem::unproven(error.into())),
+    }
+}
+
+/// A header on which it depends whether the change is made: one that is said twice, or is no text, is not left out.
+fn said_once<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>, Problem> {
+    let mut said = headers.get_all(name).iter();
+    let (first, second) = (said.next(), said.next());
+    let Some(first) = first else {
+        return Ok(None);
     };
-    let parsed = said.to_str().ok().and_then(|text| text.parse().ok());
-    parsed.ok_or_else(|| Problem::invalid(IDEMPOTENCY_KEY, IdError::IdempotencyKey))
+    let invalid = || {
+        Problem::invalid(
+            name.as_str().to_owned(),
+            "it must be said once, in printable ASCII",
+        )
+    };
+    if second.is_some() {
+        return Err(invalid());
+    }
+    first.to_str().map(Some).map_err(|_| invalid())
 }
 
 /// What the client says the bytes are; what `curl` says of any bytes is not said by anyone.
@@ -205,14 +225,17 @@ fn json(document: &impl Serialize) -> Bytes {
     serde_json::to_vec(document).unwrap_or_default().into()
 }
 
-fn headers_for(head: &Parts, key: &IdempotencyKey, body: &Bytes) -> Vec<(String, String)> {
-    let passed = [IF_MATCH, IF_NONE_MATCH].into_iter().filter_map(|name| {
-        let value = head.headers.get(&name)?.to_str().ok()?;
-        Some((name.as_str().to_owned(), value.to_owned()))
-    });
-    let keyed = [(IDEMPOTENCY_KEY.to_owned(), key.to_string())];
-    let typed = (!body.is_empty()).then(|| (CONTENT_TYPE.as_str().to_owned(), "application/json".to_owned()));
-    passed.chain(keyed).chain(typed).collect()
+fn headers_for(head: &Parts, key: &IdempotencyKey, body: &Bytes) -> Result<Vec<(String, String)>, Problem> {
+    let mut headers = Vec::new();
+    for name in [IF_MATCH, IF_NONE_MATCH] {
+        let said = said_once(&head.headers, &name)?;
+        headers.extend(said.map(|value| (name.as_str().to_owned(), value.to_owned())));
+    }
+    headers.push((IDEMPOTENCY_KEY.to_owned(), key.to_string()));
+    if !body.is_empty() {
+        headers.push((CONTENT_TYPE.as_str().to_owned(), "application/json".to_owned()));
+    }
+    Ok(headers)
 }
 
 /// The control plane's answer to a change, with what it is known by and whether the mirror has it.

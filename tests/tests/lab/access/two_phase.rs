@@ -30,7 +30,8 @@ impl Guest {
     /// A program that changes an entry under a key, and waits for the answer; its request has come to the host.
     async fn appends(&self, scene: &Scene, at: &str, value: &str, key: &str) -> Result<Lines> {
         let before = relays(scene, self).await?;
-        let command = format!("moorline-agent append {at} {value} --key {key} 2>&1; echo it ended with $?");
+        let command =
+            format!("moorline-agent append {at} {value} --idempotency-key {key} 2>&1; echo it ended with $?");
         let waiting = self.control.lines(command)?;
         let sent = async || (relays(scene, self).await.ok()? > before).then_some(());
         wait::until("the request to come to the host", PATIENCE, sent).await?;
@@ -74,7 +75,7 @@ async fn the_agent_is_killed(scene: &Scene, guest: &Guest) -> Result<()> {
     is_equal(scene, guest, "log/a", "once").await?;
     // The program that got no answer asks again under its key.
     guest
-        .shell("moorline-agent append log/a once --key agent-1")
+        .shell("moorline-agent append log/a once --idempotency-key agent-1")
         .await?;
     is_equal(scene, guest, "log/a", "once").await
 }
@@ -101,7 +102,7 @@ async fn both_are_killed(scene: &mut Scene, guest: &Guest) -> Result<()> {
     drop(frozen);
     scene.deployment.start_host().await?;
     // Whether the request was on its way when they died is nobody's to say; asked for again, it is made once.
-    let again = "moorline-agent append log/c once --key both-1";
+    let again = "moorline-agent append log/c once --idempotency-key both-1";
     guest.control.wait_for(again, PATIENCE).await?;
     guest.finds_out("both-1", "made").await?;
     is_equal(scene, guest, "log/c", "once").await

@@ -108,6 +108,33 @@ fn what_curl_says_of_any_bytes_is_no_content_type() {
 }
 
 #[test]
+fn a_header_on_which_it_depends_is_never_left_out() {
+    run(async {
+        let rig = Rig::linked().await;
+        let mut client = Client::connect(&rig).await;
+        for name in ["if-match", "if-none-match", "idempotency-key"] {
+            let mut odd = request("PUT", "/v1/data/a", "x");
+            let value = http::HeaderValue::from_bytes(b"\"1.2\xe9\"").unwrap();
+            odd.headers_mut().insert(name, value);
+            let mut twice = request("PUT", "/v1/data/a", "x");
+            for value in ["\"1.2\"", "\"1.3\""] {
+                twice.headers_mut().append(name, value.parse().unwrap());
+            }
+            for put in [odd, twice] {
+                let answer = client.ask(put).await;
+                assert_eq!(answer.problem(), (400, "invalid-request".into()));
+                assert_eq!(answer.json::<ProblemDetails>().field.unwrap(), name);
+            }
+        }
+        let mut long = request("PUT", "/v1/data/a", "x");
+        long.headers_mut()
+            .insert("idempotency-key", "k".repeat(129).parse().unwrap());
+        assert_eq!(client.ask(long).await.problem(), (400, "invalid-request".into()));
+        assert_eq!(rig.host.with(|state| state.relays.len()), 0);
+    });
+}
+
+#[test]
 fn programs_of_other_users_may_read_and_not_change() {
     run(async {
         let own = settings();

@@ -31,11 +31,12 @@ fn an_answer_that_is_lost_on_any_part_of_its_way_is_had_again() {
     run(async {
         let rig = Rig::linked().await;
         let mut client = Client::connect(&rig).await;
-        let losses: [(&str, fn(&mut crate::test_host::HostState)); 4] = [
+        let losses: [(&str, fn(&mut crate::test_host::HostState)); 5] = [
             ("before", |state| state.lose_requests = 1),
             ("after", |state| state.lose_answers = 1),
             ("twice", |state| state.lose_answers = 2),
             ("behind-the-host", |state| state.unsettle = 1),
+            ("by-a-proxy", |state| state.fail = 1),
         ];
         for (n, (key, lose)) in (1..).zip(losses) {
             rig.host.with(lose);

@@ -6,6 +6,7 @@ mod credentials;
 mod doubt;
 mod others;
 mod reads;
+mod secrets;
 mod trouble;
 mod watches;
 
