@@ -197,6 +197,7 @@ async fn a_guest(deployment: &Deployment) -> Result<Vec<Telltale>> {
     deployment.attach("first", &[("name", "first")]).await?;
     let device = deployment.folder().join("external/with-a-role");
     let body = Register {
+        key: None,
         instance: None,
         name: Some("with-a-role".into()),
         tags: Vec::new(),

@@ -11,9 +11,7 @@ use crate::local::posing::door_for;
 /// A linked agent with secret entries, its own and another's, and sockets on which everyone is root or user 1000.
 async fn secretive() -> (Rig, PathBuf, PathBuf) {
     let mut rig = Rig::linked().await;
-    let surface = Rc::new(Native {
-        backing: Rc::clone(&rig.backing),
-    });
+    let surface = Rc::new(Native::new(&rig.backing));
     let root = door_for(&mut rig, &surface, "root", Peer::process(0, vec![0]));
     let user = door_for(&mut rig, &surface, "user", Peer::process(1000, vec![1000]));
     rig.host.with(|state| {
