@@ -1,4 +1,9 @@
 //! Secrets: bytes that are wiped when they are dropped and that nothing prints.
+//!
+//! Only these bytes are wiped. What carried them, the buffers of a connection, of a batch that is being put together and
+//! of a request that is being sent, is freed as it is, except where its owner wipes it: the agent does so with what it
+//! reads from its host. Wiping makes it unlikely that an old copy is found; that nothing reads the process's memory, and
+//! that no core file is written of it, is what the secrets rest on.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! Moves bytes between a socket and the session core, and acts on what the host says.
 
 use std::io;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use moorline_shared::link::body::{self, Code, GoAway, HelloAck};
@@ -9,6 +9,7 @@ use moorline_shared::link::session::{Fault, Guest, GuestEvent};
 use moorline_shared::link::{Kind, Moment, StreamId};
 use tokio::io::ReadBuf;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroize as _;
 
 use super::Given;
 use super::endpoint::Stream;
@@ -93,6 +94,12 @@ impl Default for ReadBuffer {
 }
 
 impl ReadBuffer {
+    #[cfg(test)]
+    pub(super) fn fill(&mut self, bytes: &[u8]) {
+        self.room()[..bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
+    }
+
     fn clear(&mut self) {
         (self.start, self.end) = (0, 0);
     }
@@ -101,7 +108,9 @@ impl ReadBuffer {
         &self.bytes[self.start..self.end]
     }
 
-    fn take(&mut self, count: usize) {
+    /// A frame was taken. It may have been a secret, so that nothing of it is left behind.
+    pub(super) fn take(&mut self, count: usize) {
+        self.bytes[self.start..self.start + count].zeroize();
         self.start += count;
         if self.start == self.end {
             self.clear();
@@ -109,10 +118,11 @@ impl ReadBuffer {
     }
 
     /// Room for more. A frame that began far back is moved to the front; it is shorter than the buffer.
-    fn room(&mut self) -> &mut [u8] {
+    pub(super) fn room(&mut self) -> &mut [u8] {
         if self.end == self.bytes.len() {
             self.bytes.copy_within(self.start..self.end, 0);
             (self.start, self.end) = (0, self.end - self.start);
+            self.bytes[self.end..].zeroize();
         }
         &mut self.bytes[self.end..]
     }
@@ -179,24 +189,30 @@ impl<'a> Driver<'a> {
     /// Writes and reads until neither goes on; ready only when the session is over.
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
         loop {
-            if let Err(error) = self.poll_write(cx) {
-                return Poll::Ready(Lost::Broken(error));
-            }
-            let mut room = ReadBuf::new(self.buffer.room());
-            match self.stream.poll_read(cx, &mut room) {
-                Poll::Pending => return Poll::Pending,
-                Poll::Ready(Err(error)) => return Poll::Ready(Lost::Broken(error)),
-                Poll::Ready(Ok(())) => {}
-            }
-            let count = room.filled().len();
-            if count == 0 {
-                return Poll::Ready(Lost::Closed);
-            }
-            self.buffer.end += count;
-            if let Err(lost) = self.take_frames() {
-                return Poll::Ready(lost);
+            let written = self.poll_write(cx);
+            match (self.poll_read(cx), written) {
+                // A host that has closed takes nothing more, and what it said before is read all the same: why it closed,
+                // and when to come back.
+                (Poll::Ready(Ok(())), _) => {}
+                (Poll::Ready(Err(lost)), _) => return Poll::Ready(lost),
+                (Poll::Pending, Err(error)) => return Poll::Ready(Lost::Broken(error)),
+                (Poll::Pending, Ok(())) => return Poll::Pending,
             }
         }
+    }
+
+    /// Reads once, and acts on the frames that are whole.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Lost>> {
+        let mut room = ReadBuf::new(self.buffer.room());
+        if let Err(error) = ready!(self.stream.poll_read(cx, &mut room)) {
+            return Poll::Ready(Err(Lost::Broken(error)));
+        }
+        let count = room.filled().len();
+        if count == 0 {
+            return Poll::Ready(Err(Lost::Closed));
+        }
+        self.buffer.end += count;
+        Poll::Ready(self.take_frames())
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {

@@ -55,7 +55,7 @@ pub async fn keep(endpoint: &Endpoint, line: &Line, given: &Given, stop: &Cancel
     let mut backoff = Backoff::default();
     let mut buffer = ReadBuffer::default();
     loop {
-        let ended = once(endpoint, line, given, &mut buffer, backoff.patience(), stop).await;
+        let ended = attempt(endpoint, line, given, &mut buffer, backoff.patience(), stop).await;
         line.lost(&ended.lost, now());
         if stop.is_cancelled() {
             return;
@@ -80,7 +80,8 @@ struct Ended {
     led_anywhere: bool,
 }
 
-async fn once(
+/// Dials once, and runs the session that comes of it until it ends.
+async fn attempt(
     endpoint: &Endpoint,
     line: &Line,
     given: &Given,

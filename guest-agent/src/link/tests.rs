@@ -4,17 +4,20 @@ use std::time::{Duration, Instant};
 
 use moorline_shared::agent::LinkState;
 use moorline_shared::link::body::{Code, Get, List, Relay, Watch};
-use moorline_shared::link::{Kind, Moment};
+use moorline_shared::link::session::{DEFAULT_LIMITS, Host};
+use moorline_shared::link::{Kind, Moment, StreamId};
 use moorline_shared::secret::SecretKey;
 use moorline_shared::{PathPrefix, Revision};
 
-use super::driver::ReadBuffer;
-use super::{AskFailure, Asking, Endpoint, Given, Line, Watching, once};
+use super::driver::{Driver, ReadBuffer};
+use super::endpoint::Stream;
+use super::{AskFailure, Asking, Endpoint, Given, Line, Watching, attempt};
 use crate::access::User;
 use crate::mirror::{Lookup, Mirror};
 use crate::platform::now;
 use crate::test_host::{Answers, HostState, Lock, OTHER, OWN, Order, Rig, TestHost, entry, run};
-use tokio::net::UnixListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -209,7 +212,7 @@ fn a_session_that_the_host_soon_ends_led_nowhere() {
         for (order, led_anywhere) in [(Order::GoAway(0), false), (Order::Cut, true)] {
             let (line, given, stop) = (Line::new(&endpoint), Given::default(), CancellationToken::new());
             let mut buffer = ReadBuffer::default();
-            let session = once(
+            let session = attempt(
                 &endpoint,
                 &line,
                 &given,
@@ -523,4 +526,43 @@ fn a_watch_whose_first_batch_never_comes_is_given_up() {
         assert!(matches!(users_watch(&rig).await, Err(AskFailure::NoAnswer)));
         rig.host.until(|state| (state.cancelled == 1).then_some(())).await;
     });
+}
+
+#[test]
+fn what_a_host_said_before_it_closed_is_heard_though_it_takes_nothing_more() {
+    run(async {
+        let (guest, mut host) = UnixStream::pair().unwrap();
+        let (line, given) = (Line::new(&"test"), Given::default());
+        let (mut buffer, stop) = (ReadBuffer::default(), CancellationToken::new());
+        let mut driver = Driver::begin(Stream::Unix(guest), &line, &given, &mut buffer);
+        let mut core = Host::new(DEFAULT_LIMITS, [9; 16], now());
+        host.write_all(core.outbox().output()).await.unwrap();
+        let welcomed = core.outbox().output().len();
+        core.outbox().wrote(welcomed, now());
+        tokio::select! {
+            lost = driver.run(&stop) => panic!("{lost}"),
+            hello = host.read_u8() => assert!(hello.is_ok()),
+        }
+        core.deny(now());
+        core.go_away("not believed", 700, now());
+        host.write_all(core.outbox().output()).await.unwrap();
+        drop(host);
+        // The agent has something to say at the same moment.
+        line.core().applied(StreamId::SESSION, Revision::ZERO, now());
+        let lost = driver.run(&stop).await;
+        assert_eq!(lost.asked_wait(), Duration::from_millis(700), "{lost}");
+    });
+}
+
+#[test]
+fn nothing_of_a_frame_is_left_in_the_buffer() {
+    let mut buffer = ReadBuffer::default();
+    buffer.fill(b"secret");
+    buffer.take(4);
+    buffer.take(2);
+    buffer.fill(&[b'x'; 32 * 1024]);
+    buffer.take(32 * 1024 - 3);
+    assert_eq!(buffer.room().iter().find(|byte| **byte != 0), None);
+    buffer.take(3);
+    assert_eq!(buffer.room().iter().find(|byte| **byte != 0), None);
 }

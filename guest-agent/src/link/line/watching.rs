@@ -39,8 +39,8 @@ impl Watching {
         Ok(watching)
     }
 
-    /// The next batch; the first is a snapshot, and is there. Say [`Self::applied`] once it is dealt with; no other comes before. Dropping the future is
-    /// harmless.
+    /// The next batch; the first is a snapshot, and is there. Say [`Self::applied`] once it is dealt with; no other comes
+    /// before. Dropping the future is harmless.
     pub async fn next(&mut self) -> Result<WatchBatch, AskFailure> {
         if let Some(first) = self.first.take() {
             return Ok(first);

@@ -69,7 +69,7 @@ pub enum Fault {
     /// No HELLO came in time.
     #[error("no HELLO within {PATIENCE_MS} ms")]
     NoHello,
-    /// No CHALLENGE came in time, or no HELLO_ACK.
+    /// No CHALLENGE came in time, or no `HELLO_ACK`.
     #[error("the host didn't let this guest in within {PATIENCE_MS} ms")]
     NoWelcome,
     /// A frame was begun and not finished in time.

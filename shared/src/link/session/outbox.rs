@@ -35,7 +35,8 @@ pub struct Outbox {
     answers: BytesMut,
     flows: VecDeque<Flow>,
     credit: u32,
-    /// When a byte was last written, or since when there is something to write; `None` while nobody has seen anything wait.
+    /// When a byte was last written, or since when there is something to write; `None` while nobody has seen anything
+    /// wait.
     progress: Option<Moment>,
 }
 
