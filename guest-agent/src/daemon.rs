@@ -92,7 +92,7 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
         prover.keep(stop),
         writes.keep(stop),
         join_all(surfaces),
-        readiness(&given.mirror, config.ready_after, stop),
+        readiness(&given.mirror, config.ready_after, stop, notify),
     );
     Ok(())
 }
@@ -105,20 +105,59 @@ fn rules(named: Option<&Path>) -> Result<Rules, RulesError> {
     }
 }
 
-/// Tells the service manager when there is something to serve, and when it ends.
-async fn readiness(mirror: &Live, ready_after: Duration, stop: &CancellationToken) {
-    let first = mirror.until(Mirror::revision);
-    match stop.run_until_cancelled(timeout(ready_after, first)).await {
-        Some(Ok(revision)) => {
-            tracing::info!(%revision, "ready");
-            notify(Readiness::Ready);
-        }
-        Some(Err(_)) => {
+/// Tells the service manager when there is something to serve, or that the boot goes on without it, and when it ends.
+async fn readiness(
+    mirror: &Live,
+    ready_after: Duration,
+    stop: &CancellationToken,
+    mut notify: impl FnMut(Readiness),
+) {
+    let waiting = async {
+        let mut first = std::pin::pin!(mirror.until(Mirror::revision));
+        let revision = if let Ok(revision) = timeout(ready_after, &mut first).await {
+            revision
+        } else {
             tracing::warn!("no data from the host yet; the boot goes on without it");
             notify(Readiness::Degraded);
-        }
-        None => {}
-    }
+            first.await
+        };
+        tracing::info!(%revision, "ready");
+        notify(Readiness::Ready);
+    };
+    stop.run_until_cancelled(waiting).await;
     stop.cancelled().await;
     notify(Readiness::Stopping);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::{Duration, Readiness, readiness};
+    use crate::test_host::{Rig, run, settings};
+
+    #[test]
+    fn data_that_come_late_are_told_of() {
+        run(async {
+            let mut rig = Rig::without_host(settings()).await;
+            rig.host.change(&[("a", Some(b"one"))]);
+            let mirror = Rc::clone(&rig.mirror);
+            let (told, stop) = (RefCell::default(), CancellationToken::new());
+            let note = |state| {
+                let told: &RefCell<Vec<Readiness>> = &told;
+                told.borrow_mut().push(state);
+                match state {
+                    Readiness::Degraded => rig.start_host(),
+                    Readiness::Ready => stop.cancel(),
+                    Readiness::Stopping => {}
+                }
+            };
+            readiness(&mirror, Duration::from_millis(1), &stop, note).await;
+            let all = [Readiness::Degraded, Readiness::Ready, Readiness::Stopping];
+            assert_eq!(told.into_inner(), all);
+        });
+    }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use tracing::field::{Field, Visit};
 use tracing::span;
@@ -36,22 +37,68 @@ impl std::str::FromStr for Level {
 /// Begins to write events of `level` and above. A second call in one process changes nothing.
 pub fn start_log(level: Level) {
     // Only a second call fails.
-    let _ = tracing::subscriber::set_global_default(Lines(level.0));
+    let _ = tracing::subscriber::set_global_default(Lines {
+        level: level.0,
+        reader: Reader::of_standard_error(),
+    });
 }
 
-struct Lines(tracing::Level);
+struct Lines {
+    level: tracing::Level,
+    reader: Reader,
+}
+
+/// Who reads the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reader {
+    /// The journal, which takes a line's priority from its beginning (sd-daemon(3)).
+    Journal,
+    Other,
+}
+
+impl Reader {
+    fn of_standard_error() -> Self {
+        let file = std::fs::metadata("/proc/self/fd/2").map(|file| (file.dev(), file.ino()));
+        Self::of(std::env::var("JOURNAL_STREAM").ok().as_deref(), file.ok())
+    }
+
+    /// `JOURNAL_STREAM` says which file is the journal's, which standard error need not be any more.
+    fn of(said: Option<&str>, standard_error: Option<(u64, u64)>) -> Self {
+        let journal = said.and_then(|said| said.split_once(':'));
+        let number = |text: &str| text.parse().ok();
+        let journal = journal.and_then(|(device, inode)| number(device).zip(number(inode)));
+        if journal.is_some() && journal == standard_error {
+            Self::Journal
+        } else {
+            Self::Other
+        }
+    }
+
+    /// How a line of this level begins.
+    fn prefix(self, level: tracing::Level) -> &'static str {
+        match (self, level) {
+            (Self::Other, _) => "",
+            (Self::Journal, tracing::Level::ERROR) => "<3>",
+            (Self::Journal, tracing::Level::WARN) => "<4>",
+            (Self::Journal, tracing::Level::INFO) => "<6>",
+            (Self::Journal, _) => "<7>",
+        }
+    }
+}
 
 impl Subscriber for Lines {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= self.0
+        metadata.is_event() && *metadata.level() <= self.level
     }
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
-        Some(self.0.into())
+        Some(self.level.into())
     }
 
     fn event(&self, event: &Event<'_>) {
-        let mut line = Line(event.metadata().level().as_str().to_ascii_lowercase());
+        let level = *event.metadata().level();
+        let mut line = Line(self.reader.prefix(level).to_owned());
+        line.0.push_str(&level.as_str().to_ascii_lowercase());
         event.record(&mut line);
         line.0.push('\n');
         // Nobody is left to tell if standard error is gone.
@@ -106,12 +153,31 @@ impl Visit for Line {
 
 #[cfg(test)]
 mod tests {
-    use super::{Level, Line};
+    use super::{Level, Line, Reader};
 
     #[test]
     fn levels_have_names() {
         assert!("debug".parse::<Level>().is_ok());
         assert!("loud".parse::<Level>().is_err());
+    }
+
+    #[test]
+    fn the_journal_is_told_how_urgent_a_line_is() {
+        let journal = Reader::of(Some("9:12"), Some((9, 12)));
+        assert_eq!(journal.prefix(tracing::Level::WARN), "<4>");
+        let others = [
+            (None, Some((9, 12))),
+            (Some("9:12"), Some((9, 13))),
+            (Some("x"), None),
+            (None, None),
+        ];
+        for (said, file) in others {
+            assert_eq!(
+                Reader::of(said, file).prefix(tracing::Level::WARN),
+                "",
+                "{said:?}"
+            );
+        }
     }
 
     #[test]

@@ -7,7 +7,8 @@ use sd_notify::NotifyState;
 pub enum Readiness {
     /// The socket is bound and the first snapshot is applied.
     Ready,
-    /// The socket is bound; the first snapshot didn't come in time, and the boot goes on without it.
+    /// The socket is bound; the first snapshot didn't come in time, and the boot goes on without it. [`Self::Ready`] may
+    /// follow.
     Degraded,
     /// The agent ends.
     Stopping,
