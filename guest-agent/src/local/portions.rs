@@ -1,5 +1,5 @@
-//! A bound on what answers to users hold that the mirror doesn't hold anyway: copies of other instances' data, for clients
-//! that take their time to read.
+//! A bound on what answers to users hold that the mirror doesn't hold anyway: copies of other instances' data, for
+//! clients that take their time to read.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

@@ -47,8 +47,8 @@ impl Native {
         }
     }
 
-    /// Whom the rules of this machine show nothing below `prefix`, the host isn't asked for: the revisions of what it would
-    /// say are a word about it, too.
+    /// Whom the rules of this machine show nothing below `prefix`, the host isn't asked for: the revisions of what it
+    /// would say are a word about it, too.
     pub(super) fn may_read_below_other(
         &self,
         peer: &Peer,
