@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use moorline_shared::agent::LinkState;
+use moorline_shared::api::IDEMPOTENCY_KEY;
 use moorline_shared::link::body::{Code, Get, List, Relay, Watch};
 use moorline_shared::link::session::{DEFAULT_LIMITS, Host};
 use moorline_shared::link::{Kind, Moment, StreamId};
@@ -448,7 +449,7 @@ fn a_user_with_all_the_watches_it_gets_keeps_no_change_out() {
         let relay = Relay {
             method: "PUT".into(),
             target: format!("/v1/instances/{OWN}/data/a"),
-            headers: vec![],
+            headers: vec![(IDEMPOTENCY_KEY.to_owned(), "once".to_owned())],
             length: 0,
             body: r#"{"value":"x"}"#.into(),
         };

@@ -363,7 +363,7 @@ fn a_token_is_asked_for_as_on_ec2() {
 fn without_a_good_token_nothing_is_read() {
     run(async {
         let mut service = Service::start(Version::V2).await;
-        let door = service.door_for("door", Peer::of(User::Nobody));
+        let door = service.door_for("door", Peer::of(User::Known(1000)));
         let other = Service::start(Version::V1).await;
         let line = "GET /latest/meta-data/instance-id";
         let with = |token: &str| format!("{HOST}x-aws-ec2-metadata-token: {token}\r\n");
