@@ -13,8 +13,8 @@ use bytes::BytesMut;
 use moorline_shared::entry::MAX_VALUE_BYTES;
 use moorline_shared::link::body::{
     Applied, Beat, Begin, Busy, Challenge, Code, Commit, Credential, Credit, Ended, Found, Get, GoAway,
-    Hello, HelloAck, Item, LinkKey, List, Listing, Refused, Relay, Relayed, Secrets, Session, Standing,
-    Watch,
+    Hello, HelloAck, Item, LinkKey, List, Listing, Refused, Relay, Relayed, Secrets, Session, SessionOver,
+    Standing, Watch,
 };
 use moorline_shared::link::frame::{HEADER_BYTES, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, put_header};
 use moorline_shared::link::proof::proof;
@@ -62,6 +62,7 @@ fn through_its_type(kind: Kind, body: &[u8]) -> Option<(Vec<u8>, Json)> {
         Kind::Credential => through::<Credential>(body),
         Kind::LinkKey => through::<LinkKey>(body),
         Kind::Secrets => through::<Secrets>(body),
+        Kind::SessionOver => through::<SessionOver>(body),
         Kind::Get => through::<Get<'_>>(body),
         Kind::List => through::<List>(body),
         Kind::Watch => through::<Watch>(body),

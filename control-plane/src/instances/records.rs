@@ -88,6 +88,11 @@ impl InstanceRecord {
         }
     }
 
+    /// Whether somebody ended its session, and no later life of its VM has begun.
+    pub fn is_out_of_session(&self) -> bool {
+        self.session_ended_in.is_some_and(|life| self.incarnation <= life)
+    }
+
     /// Whether its VM has ended for good, as its host reported after the user asked for it.
     pub fn has_ended(&self) -> bool {
         self.state == InstanceState::Terminated

@@ -122,6 +122,11 @@ impl Held {
         }));
     }
 
+    /// The instance's token is worth nothing any more, before its time.
+    pub fn take_session_back(&mut self) {
+        self.session = None;
+    }
+
     /// Takes what a role's credentials are from `now` on. That there are none withdraws those that were held, unless the
     /// host is still saying which roles there are; where none were held, it announces them.
     pub fn take_credential(&mut self, said: &body::Credential, now: Moment) -> Result<(), Refusal> {

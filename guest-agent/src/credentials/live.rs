@@ -85,6 +85,12 @@ impl Credentials {
         self.changed.notify_waiters();
     }
 
+    /// See [`Held::take_session_back`].
+    pub fn take_session_back(&self) {
+        self.held.borrow_mut().take_session_back();
+        self.changed.notify_waiters();
+    }
+
     /// See [`Held::take_credential`].
     pub fn take_credential(&self, said: &body::Credential, now: Moment) -> Result<(), Refusal> {
         self.held.borrow_mut().take_credential(said, now)?;

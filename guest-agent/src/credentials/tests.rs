@@ -79,6 +79,7 @@ enum Event {
     Session {
         expires_in_ms: u64,
     },
+    SessionOver,
     Given {
         role: u8,
         expires_in_ms: u64,
@@ -98,6 +99,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         1 => (0..2u8, 1..3u64, any::<bool>()).prop_map(|(instance, incarnation, authority)| Event::Hello { instance, incarnation, authority }),
         2 => (0..100u64).prop_map(|expires_in_ms| Event::Session { expires_in_ms }),
+        1 => Just(Event::SessionOver),
         4 => (0..4u8, 0..100u64).prop_map(|(role, expires_in_ms)| Event::Given { role, expires_in_ms }),
         1 => (0..4u8).prop_map(|role| Event::Withdrawn { role }),
         1 => (0..4u8).prop_map(|role| Event::Broken { role }),
@@ -141,6 +143,10 @@ fn play(held: &mut Held, expected: &mut Expected, event: Event, number: u64, now
         Event::Session { expires_in_ms } => {
             held.take_session(session(number, expires_in_ms), Moment(*now));
             expected.session = Some((number, *now + expires_in_ms));
+        }
+        Event::SessionOver => {
+            held.take_session_back();
+            expected.session = None;
         }
         Event::Given { role, expires_in_ms } => {
             held.take_credential(&given(&format!("r{role}"), number, expires_in_ms), Moment(*now))

@@ -264,6 +264,10 @@ impl<'a> Driver<'a> {
             GuestEvent::Ready(ack) => self.ready(ack, now)?,
             GuestEvent::LinkKey(said) => self.given.keys.take(said.key),
             GuestEvent::Session(said) => self.given.credentials.take_session(said, now),
+            GuestEvent::SessionOver(said) => {
+                tracing::warn!(reason = said.reason, "the host took the instance's token back");
+                self.given.credentials.take_session_back();
+            }
             GuestEvent::Credential(said) => self.take_credential(&said, now),
             GuestEvent::Standing(said) => {
                 self.given.credentials.told();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moorline_client::Client;
 use moorline_shared::HostId;
-use moorline_shared::api::session::{CreateInstanceSession, InstanceSession};
+use moorline_shared::api::session::{CreateInstanceSession, InstanceSession, SESSION_ENDED};
 use moorline_shared::id::RoleName;
 use moorline_shared::link::Moment;
 use tokio::time::timeout;
@@ -49,8 +49,13 @@ impl Fetcher {
             .control
             .create_instance_session(&self.host, wanted.instance, &body);
         let given = timeout(SESSION_PATIENCE, asking).await;
-        let given = given.map_err(|_| FetchError::Timeout(SESSION_PATIENCE))?;
-        Ok(session(given.map_err(FetchError::Control)?, asked))
+        match given.map_err(|_| FetchError::Timeout(SESSION_PATIENCE))? {
+            Ok(given) => Ok(session(given, asked)),
+            Err(error) => match error.problem().filter(|problem| problem.kind == SESSION_ENDED) {
+                Some(problem) => Ok(Come::Ended(problem.detail.clone())),
+                None => Err(FetchError::Control(error)),
+            },
+        }
     }
 
     async fn role(&self, role: RoleName, wanted: Wanted) -> Result<Come, FetchError> {
@@ -81,6 +86,7 @@ fn session(given: InstanceSession, asked: Moment) -> Come {
         session: given.session,
         token: given.token,
         token_id: given.token_id,
+        sealed_by: given.sealed_by,
         key: given.key,
         deadline: after(given.expires_in_seconds),
     };

@@ -6,6 +6,13 @@
 //! each guest what it has through the shard that owns it. Where credentials come from is a [source](sources): one module
 //! and one line.
 //!
+//! A session may end before its time. The feed says so, and what hangs on it is taken back: the token, and the credentials
+//! of the sources that fall with it, `moorline` and `web-identity`. Those of `exec` are the operator's, for the
+//! instance whatever its session does, and go on. A session that was ended is ended for this life of the VM, here and at
+//! the control plane; one whose token was sealed with a key that is gone gets another token. A host that has not heard for
+//! some seconds what was revoked doesn't know, and gives out nothing that hangs on a session, and vouches for no request,
+//! without having asked the control plane just then.
+//!
 //! Nothing here is ever written to a disk or a log, and what people are shown are names, kinds and times. What is kept of
 //! secrets is kept for as long as they are good, in memory that is wiped afterwards. On their way to it and from it they
 //! go through buffers that are only freed: those of TLS and HTTP, of answers of the control plane, and of the guest link.
@@ -15,6 +22,7 @@
 //! one instance, and at worst the others of the same role.
 
 pub mod config;
+mod denied;
 mod document;
 mod fetch;
 mod serve;
@@ -24,4 +32,4 @@ mod table;
 mod tests;
 
 pub use config::{ConfigError, RoleConfig, Roles};
-pub use serve::{Credentials, Handle, channel};
+pub use serve::{Credentials, Handle, NotVouched, channel};

@@ -5,27 +5,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use moorline_client::Client;
+use moorline_shared::api::feed::{MAX_SILENCE_MS, Revocation};
 use moorline_shared::host::CredentialStatus;
-use moorline_shared::{HostId, InstanceId};
-use tokio::sync::{mpsc, oneshot};
+use moorline_shared::link::Moment;
+use moorline_shared::{Digest, HostId, InstanceId};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::config::Roles;
 use super::fetch::Fetcher;
 use super::sources::Clients;
-use super::table::{Action, Come, Item, Table, Ticket};
+use super::table::{Action, Come, Item, Knowledge, Table, Ticket, Vouched};
 use crate::link::{Notice, ShardsHandle, now};
 use crate::uplink::SpecChange;
 
 /// The longest wait. The system's timers stand still while it is suspended, deadlines don't.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How long a guest's request waits for the control plane to say whether its session stands.
+const ASKING: Duration = Duration::from_secs(3);
 
 /// What the rest of the daemon tells and asks.
 #[derive(Debug)]
 enum Event {
     Spec(SpecChange),
-    Revoked(String),
+    Revoked(Revocation),
+    Vouch(InstanceId, Digest, oneshot::Sender<Vouched>),
     Status(oneshot::Sender<Status>),
 }
 
@@ -33,36 +39,89 @@ type Status = BTreeMap<InstanceId, Vec<CredentialStatus>>;
 
 /// The way to the credentials, from anywhere in the daemon. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Handle(mpsc::UnboundedSender<Event>);
+pub struct Handle {
+    events: mpsc::UnboundedSender<Event>,
+    /// When the feed last said that it had told all that was revoked.
+    heard: watch::Sender<Option<Moment>>,
+}
 
 /// The other end of a [`Handle`], for [`Credentials::new`].
 #[derive(Debug)]
-pub struct Events(mpsc::UnboundedReceiver<Event>);
+pub struct Events {
+    events: mpsc::UnboundedReceiver<Event>,
+    heard: watch::Receiver<Option<Moment>>,
+}
+
+/// Why a guest's request isn't vouched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotVouched {
+    /// The session that it is made in was ended.
+    #[error(
+        "the instance's session was ended, and nothing is done in it: the instance gets another when it was stopped and started again"
+    )]
+    Ended,
+    /// The host has not heard what was revoked, and can't ask.
+    #[error(
+        "the host is cut off from the control plane, and can't know whether the instance's session still stands: ask again later"
+    )]
+    Unknown,
+}
 
 /// A handle, and where what it is told arrives.
 pub fn channel() -> (Handle, Events) {
-    let (sender, receiver) = mpsc::unbounded_channel();
-    (Handle(sender), Events(receiver))
+    let (sender, events) = mpsc::unbounded_channel();
+    let (heard, hearing) = watch::channel(None);
+    let handle = Handle {
+        events: sender,
+        heard,
+    };
+    (
+        handle,
+        Events {
+            events,
+            heard: hearing,
+        },
+    )
 }
 
 impl Handle {
     /// The feed says something about the instances of this host.
     pub fn spec(&self, change: &SpecChange) {
         // Nobody is given anything while the daemon ends.
-        let _ = self.0.send(Event::Spec(change.clone()));
+        let _ = self.events.send(Event::Spec(change.clone()));
     }
 
-    /// The control plane has ended a session. If it is an instance's, the instance's token is dropped, and what was
-    /// made of it.
-    pub fn revoked(&self, session: &str) {
+    /// The feed says that something is worth nothing any more. What a guest has of it is taken back.
+    pub fn revoked(&self, revocation: Revocation) {
         // Nobody is given anything while the daemon ends.
-        let _ = self.0.send(Event::Revoked(session.to_owned()));
+        let _ = self.events.send(Event::Revoked(revocation));
+    }
+
+    /// At this moment the feed had told all that was revoked.
+    pub fn heard(&self, now: Moment) {
+        self.heard.send_replace(Some(now));
+    }
+
+    /// Whether a guest's request that shows this token may be vouched for. If the feed is silent, the control plane is
+    /// asked first. Dropping the future is harmless.
+    ///
+    /// # Errors
+    /// [`NotVouched`] if the session was ended, or that can't be known within a few seconds.
+    pub async fn vouch(&self, instance: InstanceId, token: &str) -> Result<(), NotVouched> {
+        let (sender, receiver) = oneshot::channel();
+        let token = Digest::of(token.as_bytes());
+        let _ = self.events.send(Event::Vouch(instance, token, sender));
+        match timeout(ASKING, receiver).await {
+            Ok(Ok(Vouched::Good)) => Ok(()),
+            Ok(Ok(Vouched::Ended)) => Err(NotVouched::Ended),
+            Ok(Ok(Vouched::Asked) | Err(_)) | Err(_) => Err(NotVouched::Unknown),
+        }
     }
 
     /// What each instance has, by names, kinds and times; nothing while the daemon ends.
     pub async fn status(&self) -> BTreeMap<InstanceId, Vec<CredentialStatus>> {
         let (sender, receiver) = oneshot::channel();
-        let _ = self.0.send(Event::Status(sender));
+        let _ = self.events.send(Event::Status(sender));
         receiver.await.unwrap_or_default()
     }
 }
@@ -77,6 +136,15 @@ pub struct Credentials {
     notices: mpsc::UnboundedReceiver<Notice>,
     fetches: JoinSet<(Ticket, Result<Come, String>)>,
     under_way: HashMap<Ticket, (AbortHandle, InstanceId, Item)>,
+    /// Requests that wait for what the control plane says of the instance's session.
+    waiting: HashMap<InstanceId, Vec<(Digest, oneshot::Sender<Vouched>)>>,
+}
+
+/// What came of asking the control plane.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    Answered,
+    InVain,
 }
 
 impl Credentials {
@@ -99,19 +167,22 @@ impl Credentials {
             notices,
             fetches: JoinSet::new(),
             under_way: HashMap::new(),
+            waiting: HashMap::new(),
         }
     }
 
     /// Serves until it is cancelled. What is being fetched then is given up.
     pub async fn run(mut self, cancel: CancellationToken) {
         loop {
+            self.look_at_the_feed();
             self.table.tick(now());
             self.act();
             let wait = self.wait();
             // Each arm takes one thing out of a queue or nothing at all, so that one that loses has lost nothing.
             tokio::select! {
                 () = cancel.cancelled() => break,
-                Some(event) = self.events.0.recv() => self.on_event(event),
+                Some(event) = self.events.events.recv() => self.on_event(event),
+                Ok(()) = self.events.heard.changed(), if self.table.knowledge() == Knowledge::Doubt => {}
                 Some(notice) = self.notices.recv() => self.table.notice(notice, now()),
                 Some(ended) = self.fetches.join_next() => self.on_fetched(ended),
                 () = tokio::time::sleep(wait) => {}
@@ -120,8 +191,38 @@ impl Credentials {
         self.fetches.shutdown().await;
     }
 
+    /// Takes in what the feed said before it is believed to have said everything.
+    fn look_at_the_feed(&mut self) {
+        let heard = *self.events.heard.borrow_and_update();
+        while let Ok(event) = self.events.events.try_recv() {
+            self.on_event(event);
+        }
+        let silent = heard.is_none_or(|heard| now().since(heard) > MAX_SILENCE_MS);
+        let knowledge = if silent {
+            Knowledge::Doubt
+        } else {
+            Knowledge::Certain
+        };
+        let before = self.table.knowledge();
+        self.table.know(knowledge, now());
+        match (before, self.table.knowledge()) {
+            (Knowledge::Certain, Knowledge::Doubt) => {
+                tracing::warn!("the feed is silent: no token is given out without asking the control plane");
+            }
+            (Knowledge::Doubt, Knowledge::Certain) => tracing::info!("it is known what was revoked"),
+            _ => {}
+        }
+    }
+
     fn wait(&self) -> Duration {
-        let next = self.table.next().map_or(LONGEST_WAIT, |next| {
+        let doubt = self
+            .events
+            .heard
+            .borrow()
+            .map(|heard| Moment(heard.0.saturating_add(MAX_SILENCE_MS + 1)));
+        let doubt = doubt.filter(|_| self.table.knowledge() == Knowledge::Certain);
+        let next = [self.table.next(), doubt].into_iter().flatten().min();
+        let next = next.map_or(LONGEST_WAIT, |next| {
             Duration::from_millis(next.since(now()).max(1))
         });
         next.min(LONGEST_WAIT)
@@ -132,9 +233,35 @@ impl Credentials {
             Event::Spec(SpecChange::Set(spec)) => self.table.set(&spec, now()),
             Event::Spec(SpecChange::Gone(instance)) => self.table.gone(instance),
             Event::Spec(SpecChange::Complete) => {}
-            Event::Revoked(session) => self.table.revoked(&session),
+            Event::Revoked(revocation) => self.table.revoked(&revocation, now()),
+            Event::Vouch(instance, token, reply) => self.vouch(instance, token, reply),
             // Who asked may be gone.
             Event::Status(reply) => drop(reply.send(self.table.status(now()))),
+        }
+    }
+
+    fn vouch(&mut self, instance: InstanceId, token: Digest, reply: oneshot::Sender<Vouched>) {
+        match self.table.vouch(instance, &token, now()) {
+            Vouched::Asked => {
+                let waiting = self.waiting.entry(instance).or_default();
+                // Those that nobody waits for any more go with the next that asks.
+                waiting.retain(|(_, reply)| !reply.is_closed());
+                waiting.push((token, reply));
+            }
+            // Who asked may be gone.
+            known => drop(reply.send(known)),
+        }
+    }
+
+    /// Answers those who wait for what the control plane says of an instance's session.
+    fn answer_waiting(&mut self, instance: InstanceId, asked: Asked) {
+        for (token, reply) in self.waiting.remove(&instance).unwrap_or_default() {
+            let vouched = match asked {
+                Asked::Answered => self.table.vouch_asked(instance, &token, now()),
+                Asked::InVain => Vouched::Asked,
+            };
+            // Who asked may be gone.
+            let _ = reply.send(vouched);
         }
     }
 
@@ -145,13 +272,22 @@ impl Credentials {
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
             Err(_) => return,
         };
-        if let Some((_, instance, item)) = self.under_way.remove(&ticket) {
+        let asked = if come.is_ok() {
+            Asked::Answered
+        } else {
+            Asked::InVain
+        };
+        let fetched = self.under_way.remove(&ticket);
+        if let Some((_, instance, item)) = &fetched {
             match &come {
                 Ok(_) => tracing::debug!(%instance, ?item, "credentials came"),
                 Err(error) => tracing::warn!(%instance, ?item, error, "no credentials came"),
             }
         }
         self.table.fetched(ticket, come, now());
+        if let Some((_, instance, Item::Session)) = fetched {
+            self.answer_waiting(instance, asked);
+        }
     }
 
     fn act(&mut self) {

@@ -9,6 +9,7 @@ use axum::Router;
 use axum::extract::{Path as Named, State};
 use axum::routing::post;
 use moorline_client::{Client, Endpoint};
+use moorline_shared::api::feed::{Revocation, Revoked};
 use moorline_shared::credential::Credential;
 use moorline_shared::link::session::GuestEvent;
 use tokio::sync::mpsc;
@@ -33,7 +34,7 @@ async fn session(
     let n = count.fetch_add(1, Ordering::Relaxed);
     let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
     format!(
-        r#"{{"session":"s-{instance}","token":"mli_sesame_{instance}","token_id":"t-{n}","key":"{key}",
+        r#"{{"session":"s-{instance}","token":"mli_sesame_{instance}","token_id":"t-{n}","sealed_by":1,"key":"{key}",
         "expires_at":"2027-01-15T08:00:00Z","expires_in_seconds":3600}}"#
     )
 }
@@ -67,6 +68,8 @@ impl World {
         let roles: Roles = toml::from_str(roles).unwrap();
         let handle = shards.handle().clone();
         let credentials = Credentials::new("h1".parse().unwrap(), client, roles, handle, events);
+        // A feed that is never silent.
+        given.heard(moorline_shared::link::Moment(u64::MAX));
         tasks.spawn(credentials.run(CancellationToken::new()));
         let folder = tempfile::tempdir().unwrap();
         Self {
@@ -202,7 +205,15 @@ async fn what_is_taken_away_is_gone_at_once() {
             shown.contains("\"aws\"") && shown.contains("\"bearer\"")
         })
         .await;
-    world.given.revoked(&format!("s-{}", id(1)));
+    let time = |ms| moorline_shared::Timestamp::from_millis(ms).unwrap();
+    world.given.revoked(Revocation {
+        sequence: revision(1),
+        revoked: Revoked::Session {
+            id: format!("s-{}", id(1)),
+        },
+        not_before: time(0),
+        until: time(3_600_000),
+    });
     world
         .until(1, |shown| {
             !shown.contains("\"bearer\"") && !shown.contains("\"session\"")

@@ -27,6 +27,8 @@ pub struct SessionGrant {
     pub token: Secret,
     /// The token's id.
     pub token_id: String,
+    /// The id of the key that it is sealed with.
+    pub sealed_by: u32,
     /// The key that the instance's requests are signed with.
     pub key: SecretKey,
     /// From this moment on it is no longer good.
@@ -49,8 +51,10 @@ pub struct RoleGrant {
 pub enum Grant {
     /// The instance's token from now on.
     Session(Arc<SessionGrant>),
-    /// It has none any more.
+    /// It is given none for the present: it has run out, or nobody knows whether it is good.
     NoSession,
+    /// Its token is worth nothing any more; the text says why.
+    SessionOver(Arc<str>),
     /// A role's credentials from now on.
     Role(RoleName, Arc<RoleGrant>),
     /// A role whose credentials come later.
@@ -93,6 +97,8 @@ pub enum Notice {
 #[derive(Debug, Default)]
 pub(super) struct Grants {
     session: Option<Arc<SessionGrant>>,
+    /// Why the token that it had is worth nothing, until there is another.
+    over: Option<Arc<str>>,
     /// `None` for a role whose credentials are yet to come.
     roles: BTreeMap<RoleName, Option<Arc<RoleGrant>>>,
     /// Roles that were taken away while the guest was not connected.
@@ -108,8 +114,16 @@ impl Grants {
                     tell_session(&session, guest, now);
                 }
                 self.session = Some(session);
+                self.over = None;
             }
             Grant::NoSession => self.session = None,
+            Grant::SessionOver(why) => {
+                if let Some(guest) = guest {
+                    tell_over(&why, guest, now);
+                }
+                self.session = None;
+                self.over = Some(why);
+            }
             Grant::Role(role, credential) => {
                 if let Some(guest) = guest {
                     tell_role(&role, Some(&credential), guest, now);
@@ -152,6 +166,9 @@ impl Grants {
     pub(super) fn tell_all(&self, guest: &mut Host, now: Moment) {
         if let Some(session) = &self.session {
             tell_session(session, guest, now);
+        } else if let Some(why) = &self.over {
+            // It may have been away when it was taken back.
+            tell_over(why, guest, now);
         }
         for (role, grant) in &self.roles {
             tell_role(role, grant.as_deref(), guest, now);
@@ -178,6 +195,14 @@ fn tell_session(session: &SessionGrant, guest: &mut Host, now: Moment) {
         expires_in_ms: session.deadline.since(now),
     };
     log_unsent(guest.session(&body, now), "the instance's token");
+}
+
+fn tell_over(why: &str, guest: &mut Host, now: Moment) {
+    let reason = why.to_owned();
+    log_unsent(
+        guest.session_over(&body::SessionOver { reason }, now),
+        "why its session is over",
+    );
 }
 
 /// A role without credentials that are good is announced: they come when there are any.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use moorline_client::{Client, ClientError, EventStream};
-use moorline_shared::api::feed::{FeedItem, FeedMessage, InstanceSpec, OpenFeed, Revoked, View, ViewId};
+use moorline_shared::api::feed::{FeedItem, FeedMessage, InstanceSpec, OpenFeed, View, ViewId};
 use moorline_shared::{HostId, InstanceId, Revision};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -243,10 +243,13 @@ impl Feed {
     }
 
     async fn take(&mut self, session: &mut Session, message: FeedMessage) -> Result<(), Over> {
-        if let FeedMessage::Revoked(revocation) = &message
-            && let Revoked::Session { id } = &revocation.revoked
-        {
-            self.credentials.revoked(id);
+        match &message {
+            FeedMessage::Revoked(revocation) => self.credentials.revoked(revocation.clone()),
+            // All that was revoked until then has come before.
+            FeedMessage::Snapshot { .. } | FeedMessage::Bookmark { .. } => {
+                self.credentials.heard(crate::link::now());
+            }
+            _ => {}
         }
         for whole in session.assembly.take(message)? {
             self.apply_whole(&mut session.snapshot, whole).await?;

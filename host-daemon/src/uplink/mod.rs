@@ -76,6 +76,7 @@ impl Uplink {
             Signing {
                 client: self.client.clone(),
                 identity: self.identity,
+                credentials: self.credentials.clone(),
             },
             self.shards.clone(),
             self.asks,

@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use moorline_client::{Client, ClientError, GuestRequest};
 use moorline_shared::api::data::{Entry, ListQuery};
 use moorline_shared::link::body::{Code, Listed, Relay};
-use moorline_shared::signature::Seconds;
+use moorline_shared::signature::{Seconds, TOKEN};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::interests::InterestChange;
+use crate::credentials::{self, NotVouched};
 use crate::identity::HostIdentity;
 use crate::link::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply, ShardsHandle};
 use turns::Turns;
@@ -30,6 +31,8 @@ const MAX_PAGES: usize = 2;
 pub(super) struct Signing {
     pub(super) client: Client,
     pub(super) identity: HostIdentity,
+    /// Which sessions were ended.
+    pub(super) credentials: credentials::Handle,
 }
 
 /// The system's time in seconds, as signatures have it.
@@ -90,6 +93,7 @@ impl Asking {
         let control = Signing {
             client: control.client.on_behalf_of(reader),
             identity: control.identity.clone(),
+            credentials: control.credentials.clone(),
         };
         let promise = Promise {
             shards: shards.clone(),
@@ -236,6 +240,14 @@ fn listed(entry: Entry) -> PageEntry {
 async fn pass_on(control: &Signing, reader: InstanceId, relay: Relay) -> Result<Reply, Refusal> {
     let request = GuestRequest::new(&relay.method, &relay.target, &relay.headers);
     let request = request.map_err(|refused| Refusal::new(Code::Invalid, refused.to_string()))?;
+    if let Some((_, token)) = relay
+        .headers
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(TOKEN))
+    {
+        let vouched = control.credentials.vouch(reader, token).await;
+        vouched.map_err(|refused| Refusal::new(code_of(refused), refused.to_string()))?;
+    }
     let body = relay.body.bytes().clone();
     let present = control.identity.present();
     let request = request.countersigned(now(), present.key_id(), |base| present.sign(base));
@@ -262,6 +274,13 @@ fn unsettled() -> Refusal {
         Code::Unsettled,
         "the control plane's answer was lost: send the same again with the same idempotency key",
     )
+}
+
+const fn code_of(refused: NotVouched) -> Code {
+    match refused {
+        NotVouched::Ended => Code::Denied,
+        NotVouched::Unknown => Code::Unavailable,
+    }
 }
 
 /// What a guest is told of an answer that is none. It hears the control plane's own words about its request, and

@@ -172,7 +172,7 @@ pub struct Revocation {
 /// What was revoked. A host is told of what its own guests may hold. Users, their groups and their accounts show nothing
 /// to a host, and what is revoked of them counts at the control plane, which checks all that they show; a scope for them,
 /// and for directories and single grants, comes with the first who has to know of it elsewhere.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "scope", rename_all = "snake_case")]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub enum Revoked {

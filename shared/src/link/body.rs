@@ -173,6 +173,13 @@ pub struct Session {
     pub expires_in_ms: u64,
 }
 
+/// `SESSION_OVER`: what the last `SESSION` gave is worth nothing any more, before its time. Another may follow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionOver {
+    /// Why, for people.
+    pub reason: String,
+}
+
 /// `CREDENTIAL`: what a role's credentials are from now on. They are there whole or not at all.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credential {

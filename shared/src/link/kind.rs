@@ -66,6 +66,8 @@ kinds! {
     LinkKey = 0x17;
     /// Host to guest: which entries of what comes next on the stream are secret.
     Secrets = 0x18;
+    /// Host to guest: the instance's token is worth nothing any more.
+    SessionOver = 0x19;
 
     /// Guest to host: one entry, please.
     Get = 0x20;

@@ -210,7 +210,8 @@ fn the_documents_session_is_what_the_two_cores_say() {
 fn what_the_host_gives_is_what_the_document_shows() {
     let golden = golden();
     let (mut host, mut guest) = opened(&golden);
-    let [token, aws, key] = ["session-token", "credential-aws", "link-key"].map(|name| golden.wire(name));
+    let names = ["session-token", "credential-aws", "link-key", "session-over"];
+    let [token, aws, key, over] = names.map(|name| golden.wire(name));
     assert_eq!(host.session(&body(&token), NOW), Told::Queued);
     assert_eq!(sent(host.outbox()), token);
     assert_eq!(hear(&mut guest, &token), Some(GuestEvent::Session(body(&token))));
@@ -220,6 +221,12 @@ fn what_the_host_gives_is_what_the_document_shows() {
     assert_eq!(host.link_key(&body(&key), NOW), Told::Queued);
     assert_eq!(sent(host.outbox()), key);
     assert_eq!(hear(&mut guest, &key), Some(GuestEvent::LinkKey(body(&key))));
+    assert_eq!(host.session_over(&body(&over), NOW), Told::Queued);
+    assert_eq!(sent(host.outbox()), over);
+    assert_eq!(
+        hear(&mut guest, &over),
+        Some(GuestEvent::SessionOver(body(&over)))
+    );
 }
 
 #[test]

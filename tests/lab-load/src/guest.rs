@@ -84,6 +84,7 @@ impl Connected {
             GuestEvent::Ready(_)
             | GuestEvent::Standing(_)
             | GuestEvent::Session(_)
+            | GuestEvent::SessionOver(_)
             | GuestEvent::Credential(_) => {}
             GuestEvent::Batch { stream, to, .. } => {
                 self.core.applied(stream, to, now);

@@ -8,6 +8,7 @@ out on standard output, an object a line, told apart by `event`:
 * `answer`: the request with this `id` has ended; `kind` is FOUND, LISTING, RELAYED, REFUSED, BUSY or RESET.
 * `denied`: the host doesn't believe the proof in HELLO, or misses one.
 * `given`: a SESSION, CREDENTIAL (with its `role`) or LINK_KEY came; what is in it stays secret.
+* `taken_back`: SESSION_OVER came, and `why`; nothing is signed any more.
 * `mirror`: every entry that is valid, as asked for, and the mirror's `age_ms`, if it is known.
 * `error`: a command that can't be carried out now.
 * `closed`: the connection has ended, and why. Requests under way have failed with it.
@@ -44,7 +45,7 @@ from .faults import Lost
 from .keys import Keys
 from .link import ENDS, Backoff, Connection, Lines, boot_id, now, serve
 from .proof import Signer
-from .session import Answered, Began, Denied, Dismissed, Event, Given, Guest, Session, Updated
+from .session import Answered, Began, Denied, Dismissed, Event, Given, Guest, Session, TakenBack, Updated
 
 BUILD = "moorline-python/1"
 SHORT = 1_024
@@ -89,6 +90,9 @@ class Driver:
                     self._signer = Signer(self._authority, fields)
                 role = {"role": fields["role"]} if kind == "CREDENTIAL" else {}
                 tell("given", kind=kind, **role)
+            case TakenBack(reason):
+                self._signer = None
+                tell("taken_back", why=reason)
             case Dismissed(reason):
                 self.closed(reason)
 

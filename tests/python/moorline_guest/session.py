@@ -67,11 +67,18 @@ class Given:
 
 
 @dataclass(frozen=True)
+class TakenBack:
+    """SESSION_OVER: what the last SESSION gave is worth nothing any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Denied:
     """The host doesn't believe HELLO: its proof is wrong, or missing. `Dismissed` follows."""
 
 
-Event = Began | Updated | Answered | Dismissed | Given | Denied
+Event = Began | Updated | Answered | Dismissed | Given | TakenBack | Denied
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,8 @@ class Session:
                 self._standing = (frame.fields, now)
             case "SESSION" | "CREDENTIAL" | "LINK_KEY":
                 yield Given(frame.kind, frame.fields)
+            case "SESSION_OVER":
+                yield TakenBack(frame.fields["reason"])
             case "SECRETS":
                 self._batches.mark(frame.fields["places"])
             case "BEGIN" | "PART" | "COMMIT":

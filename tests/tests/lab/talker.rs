@@ -442,6 +442,7 @@ fn stream_of(event: &GuestEvent) -> Option<StreamId> {
         | GuestEvent::Ready(_)
         | GuestEvent::Standing(_)
         | GuestEvent::Session(_)
+        | GuestEvent::SessionOver(_)
         | GuestEvent::Credential(_)
         | GuestEvent::LinkKey(_)
         | GuestEvent::GoAway(_) => None,

@@ -1,6 +1,7 @@
 //! What the store keeps of the keys of identity tokens, and who may have a token.
 
 use moorline_shared::api::ProblemDetails;
+use moorline_shared::api::session::SESSION_ENDED;
 use moorline_shared::entry::Value;
 use moorline_shared::id::{ImageName, ZoneName};
 use moorline_shared::{AccountId, HostId, InstanceId, Principal, Timestamp};
@@ -149,6 +150,11 @@ pub enum Refusal {
     /// The instance doesn't exist, or isn't the caller's.
     #[error("there is no instance {0} here, or it is terminated")]
     UnknownInstance(InstanceId),
+    /// Its session was ended, and nobody vouches for it in this life of its VM.
+    #[error(
+        "the session of instance {0} was ended: stop the instance and start it again, and it has another"
+    )]
+    SessionEnded(InstanceId),
     /// The audience can't be named so.
     #[error("an audience is 1 to {MAX_AUDIENCE_BYTES} printable ASCII characters without spaces")]
     Audience,
@@ -159,6 +165,7 @@ impl Problem for Refusal {
         let (kind, title, status, field) = match self {
             Self::Denied(_) => ("access-denied", "Not allowed", 403, "authorization"),
             Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, "instance"),
+            Self::SessionEnded(_) => (SESSION_ENDED, "Its session was ended", 409, "instance"),
             Self::Audience => (
                 "invalid-request",
                 "The request is not well formed",
@@ -259,6 +266,9 @@ fn subject(v: &mut View<'_>, env: &Env, id: InstanceId, audience: &str) -> Step<
         other => return Err(Stop::Refused(Refusal::Denied(other.clone()))),
     }
     let instance = instance.into_inner();
+    if instance.is_out_of_session() {
+        return Err(Stop::Refused(Refusal::SessionEnded(id)));
+    }
     Ok(Reply::Subject(Subject {
         account: instance.account,
         instance: id,

@@ -129,6 +129,7 @@ impl Line {
             | GuestEvent::Batch { .. }
             | GuestEvent::Standing(_)
             | GuestEvent::Session(_)
+            | GuestEvent::SessionOver(_)
             | GuestEvent::Credential(_)
             | GuestEvent::LinkKey(_)
             | GuestEvent::GoAway(_) => {}

@@ -90,6 +90,11 @@ impl Settings {
         Rhythm::Own
     }
 
+    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
+    pub(super) const fn falls_with_session(&self) -> bool {
+        false
+    }
+
     pub(super) fn patience(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds.into())
     }

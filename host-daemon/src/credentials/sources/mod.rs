@@ -1,8 +1,9 @@
 //! Where credentials come from. A source is a module with its `Settings`, and a line in the list below.
 //!
 //! `Settings` are the keys of the role's table beside those that every role has. They say whether they can be (`check`),
-//! whether there are secrets among them (`has_secrets`), when the source is asked (`rhythm`), and `fetch` the credentials for one instance. A fetch may take as long as it
-//! likes: it is dropped when nobody wants it any more or when its time is over, and must leave nothing behind then.
+//! whether there are secrets among them (`has_secrets`), when the source is asked (`rhythm`), whether what it gives hangs
+//! on the instance's session (`falls_with_session`), and `fetch` the credentials for one instance. A fetch may take as long
+//! as it likes: it is dropped when nobody wants it any more or when its time is over, and must leave nothing behind then.
 
 mod exec;
 mod moorline;
@@ -46,6 +47,11 @@ macro_rules! sources {
             /// Whether there are secrets among them.
             pub fn has_secrets(&self) -> bool {
                 match self { $(Self::$name(settings) => settings.has_secrets(),)* }
+            }
+
+            /// Whether what it gives is worth nothing once the instance's session ended.
+            pub fn falls_with_session(&self) -> bool {
+                match self { $(Self::$name(settings) => settings.falls_with_session(),)* }
             }
 
             /// For how long a fetch may take.

@@ -32,6 +32,10 @@ impl Settings {
         Rhythm::Session
     }
 
+    pub(super) const fn falls_with_session(self) -> bool {
+        true
+    }
+
     pub(super) const fn patience(self) -> Duration {
         Duration::from_secs(1)
     }

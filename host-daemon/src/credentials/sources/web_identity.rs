@@ -86,6 +86,12 @@ impl Settings {
         Rhythm::Own
     }
 
+    /// They were given for who the instance is, which is what the session stands for.
+    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
+    pub(super) const fn falls_with_session(&self) -> bool {
+        true
+    }
+
     #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
     pub(super) const fn patience(&self) -> Duration {
         PATIENCE

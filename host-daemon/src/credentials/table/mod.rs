@@ -6,25 +6,28 @@
 //! which bounds how many of them are fetched at once.
 
 mod lane;
+mod session;
 mod slot;
 #[cfg(test)]
 mod tests;
 mod times;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use moorline_shared::InstanceId;
 use moorline_shared::api::feed::InstanceSpec;
 use moorline_shared::api::instances::Desired;
 use moorline_shared::host::CredentialStatus;
 use moorline_shared::id::{AccountId, RoleName};
 use moorline_shared::link::Moment;
+use moorline_shared::{Digest, InstanceId};
 
 use super::config::{RoleConfig, Roles};
+use super::denied::DenyList;
 use super::sources::Rhythm;
 use crate::link::{Grant, Notice, RoleGrant, SessionGrant};
 use lane::Lane;
+pub(super) use session::{Knowledge, Vouched};
 use slot::{Phase, Slot};
 use times::Times;
 
@@ -73,15 +76,19 @@ pub(super) struct Wanted {
 pub(super) enum Come {
     /// A token, and until when it must have been used, if it has to be.
     Session(SessionGrant, Option<Moment>),
+    /// No token in this life of the VM, and why: somebody ended the session.
+    Ended(String),
     /// A role's credentials.
     Role(RoleGrant),
 }
 
 impl Come {
-    const fn deadline(&self) -> Moment {
+    /// `None` if nothing came that could run out.
+    const fn deadline(&self) -> Option<Moment> {
         match self {
-            Self::Session(grant, _) => grant.deadline,
-            Self::Role(grant) => grant.deadline,
+            Self::Session(grant, _) => Some(grant.deadline),
+            Self::Role(grant) => Some(grant.deadline),
+            Self::Ended(_) => None,
         }
     }
 }
@@ -98,6 +105,8 @@ pub(super) struct Table {
     tickets: u64,
     times: Times,
     actions: Vec<Action>,
+    denied: DenyList,
+    knowledge: Knowledge,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +121,12 @@ struct Instance {
     instead_of: Option<String>,
     /// Until when its session must have been used.
     identify_by: Option<Moment>,
+    /// The session that it has, also where its token has run out.
+    session: Option<String>,
+    /// Why nothing that hangs on its session is fetched in this life, if somebody ended that.
+    ended: Option<String>,
+    /// The last tokens that it was given in this life, each with its session.
+    given: VecDeque<(Digest, String)>,
     slots: BTreeMap<Item, Slot>,
 }
 
@@ -138,6 +153,8 @@ impl Table {
             tickets: 0,
             times: Times::new(seed),
             actions: Vec::new(),
+            denied: DenyList::default(),
+            knowledge: Knowledge::default(),
         }
     }
 
@@ -199,60 +216,6 @@ impl Table {
         }
     }
 
-    /// A guest that was restored from a snapshot, or copied, has a token that somebody else may have as well; one that
-    /// comes after the time in which it had to use its token needs another.
-    fn greeted(&mut self, id: InstanceId, incarnation: u64, generation: Option<[u8; 16]>, now: Moment) {
-        let Some(instance) = self.instances.get_mut(&id) else {
-            return;
-        };
-        if instance.incarnation != Some(incarnation) {
-            return;
-        }
-        let before = generation.and_then(|new| instance.generation.replace(new));
-        let restored = before.is_some() && before != generation;
-        let lapsed = instance.identify_by.is_some_and(|last| last <= now);
-        let Some(session) = instance.slots.get(&Item::Session) else {
-            return;
-        };
-        if restored {
-            let session = session.session().map(|held| held.session.clone());
-            instance.instead_of = instance.instead_of.take().or(session);
-            self.end_session(id);
-        }
-        if restored || lapsed {
-            self.due(id, &Item::Session, now);
-        }
-    }
-
-    /// A session was ended at the control plane. Its instance gets no other in this life of its VM, unless it was the
-    /// machine that had to change.
-    pub(super) fn revoked(&mut self, session: &str) {
-        let of = |(id, instance): (&InstanceId, &Instance)| {
-            let held = instance.slots.get(&Item::Session)?.session()?;
-            (held.session == session).then_some(*id)
-        };
-        if let Some(id) = self.instances.iter().find_map(of) {
-            self.end_session(id);
-        }
-    }
-
-    /// Takes the session's token away, and what was made of it.
-    fn end_session(&mut self, id: InstanceId) {
-        let made_of_it = self.items(id, Rhythm::Session);
-        for item in std::iter::once(Item::Session).chain(made_of_it) {
-            self.rest(id, &item);
-            self.let_go(id, &item);
-            let grant = match &item {
-                Item::Session => Grant::NoSession,
-                Item::Role(role) => Grant::Withdrawn(role.clone()),
-            };
-            self.tell(id, grant);
-            if let Item::Role(role) = item {
-                self.tell(id, Grant::Announced(role));
-            }
-        }
-    }
-
     /// What came of a fetch. One that nobody wants any more is let go.
     pub(super) fn fetched(&mut self, ticket: Ticket, come: Result<Come, String>, now: Moment) {
         let Some((id, item)) = self.fetching.remove(&ticket) else {
@@ -260,7 +223,11 @@ impl Table {
         };
         self.lane(&item).end();
         match come {
-            Ok(come) if come.deadline() <= now => {
+            Ok(Come::Ended(why)) => self.session_ended(id, &why),
+            Ok(come) if self.is_denied(&come, now) => {
+                self.failed(id, &item, "what came was revoked meanwhile", now);
+            }
+            Ok(come) if come.deadline().is_some_and(|end| end <= now) => {
                 self.failed(id, &item, "what came has run out already", now);
             }
             Ok(come) => self.came(id, &item, come, now),
@@ -269,8 +236,7 @@ impl Table {
     }
 
     fn came(&mut self, id: InstanceId, item: &Item, come: Come, now: Moment) {
-        let deadline = come.deadline();
-        let Some(instance) = self.instances.get_mut(&id) else {
+        let (Some(deadline), Some(instance)) = (come.deadline(), self.instances.get_mut(&id)) else {
             return;
         };
         let Some(slot) = instance.slots.get_mut(item) else {
@@ -289,7 +255,11 @@ impl Table {
             self.ends.insert((deadline, id, item.clone()));
         }
         match item {
-            Item::Session => self.make_anew(id, now),
+            Item::Session => {
+                self.remember_given(id);
+                self.make_anew(id, now);
+                self.give_again(id);
+            }
             Item::Role(_) => {}
         }
         if self.rhythm(item) == Rhythm::Own {
@@ -308,9 +278,13 @@ impl Table {
         let grant = match (come, item) {
             (Come::Session(session, _), _) => Grant::Session(slot.hold_session(session)),
             (Come::Role(role), Item::Role(name)) => Grant::Role(name.clone(), slot.hold_role(role)),
-            (Come::Role(_), Item::Session) => return,
+            (Come::Role(_), Item::Session) | (Come::Ended(_), _) => return,
         };
         self.tell(id, grant);
+        if self.knowledge == Knowledge::Doubt && self.falls_with_session(item) {
+            // It was asked for just now; whoever comes later has to ask again.
+            self.withhold(id, item);
+        }
     }
 
     /// What is made of the instance's token is made of the new one.
@@ -443,7 +417,7 @@ impl Table {
         };
         let slot = Slot::new(refusal.clone());
         instance.slots.insert(item.clone(), slot);
-        if refusal.is_some() {
+        if refusal.is_some() || self.is_ended(id, item) {
             return;
         }
         if let Item::Role(role) = item {

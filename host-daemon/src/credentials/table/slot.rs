@@ -61,6 +61,13 @@ impl Slot {
         }
     }
 
+    pub(super) fn role(&self) -> Option<&Arc<RoleGrant>> {
+        match &self.held {
+            Held::Role(role) => Some(role),
+            Held::Session(_) | Held::Nothing => None,
+        }
+    }
+
     pub(super) fn hold_session(&mut self, session: SessionGrant) -> Arc<SessionGrant> {
         let session = Arc::new(session);
         self.held = Held::Session(Arc::clone(&session));
@@ -89,6 +96,11 @@ impl Slot {
     pub(super) fn recovered(&mut self) {
         self.phase = Phase::Resting;
         (self.failures, self.error) = (0, None);
+    }
+
+    /// There will be nothing for it.
+    pub(super) fn ended(&mut self, why: &str) {
+        self.error = Some(why.chars().take(MAX_ERROR).collect());
     }
 
     /// A fetch failed; returns how many have since the last that didn't.

@@ -1,15 +1,18 @@
 //! The table against what must hold of it, whatever happens.
 
+mod revoked;
+
 use std::collections::{BTreeMap, BTreeSet};
 
+use moorline_shared::api::feed::{Revocation, Revoked};
 use moorline_shared::api::instances::Desired;
 use moorline_shared::credential::{Bearer, Credential};
 use moorline_shared::link::Moment;
 use moorline_shared::secret::{Secret, SecretKey};
-use moorline_shared::{InstanceId, Timestamp};
+use moorline_shared::{InstanceId, Revision, Timestamp};
 use proptest::prelude::*;
 
-use super::{Action, Come, Item, Table, Ticket, Wanted};
+use super::{Action, Come, Item, Knowledge, Table, Ticket, Wanted};
 use crate::credentials::config::Roles;
 use crate::link::tests::{id, spec};
 use crate::link::{Grant, Notice, RoleGrant, SessionGrant};
@@ -43,6 +46,7 @@ fn come(wanted: &Wanted, number: u64, deadline: Moment) -> Come {
                 session: format!("s-{number}"),
                 token: Secret::from(mark),
                 token_id: number.to_string(),
+                sealed_by: 1,
                 key: SecretKey::from([1; 32]),
                 deadline,
             };
@@ -73,8 +77,10 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
+        let mut table = Table::new(roles(), seed);
+        table.know(Knowledge::Certain, Moment(1_000));
         Self {
-            table: Table::new(roles(), seed),
+            table,
             now: Moment(1_000),
             number: 0,
             wanted: BTreeMap::new(),
@@ -170,7 +176,7 @@ impl World {
                 Item::Session,
                 Some((session.token.expose().to_owned(), session.deadline)),
             ),
-            Grant::NoSession => (Item::Session, None),
+            Grant::NoSession | Grant::SessionOver(_) => (Item::Session, None),
             Grant::Role(role, grant) => {
                 let Credential::Bearer(bearer) = &grant.credential else {
                     panic!()
@@ -242,6 +248,8 @@ enum Event {
     Fail(u8),
     Late(u8),
     Revoke(u8),
+    DestroyKey,
+    Know(Knowledge),
     Pass(u64),
 }
 
@@ -257,6 +265,9 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         2 => (0..4u8).prop_map(Event::Fail),
         1 => (0..4u8).prop_map(Event::Late),
         1 => (0..3u8).prop_map(Event::Revoke),
+        1 => Just(Event::DestroyKey),
+        1 => Just(Event::Know(Knowledge::Doubt)),
+        2 => Just(Event::Know(Knowledge::Certain)),
         5 => (0..30 * MINUTE).prop_map(Event::Pass),
     ];
     prop::collection::vec(event, 200..300)
@@ -299,13 +310,51 @@ fn play(world: &mut World, event: Event) {
             let held = world.guests.get(&(id(n), Item::Session)).cloned();
             let number = held.and_then(|(mark, _)| mark.rsplit('/').next().map(str::to_owned));
             if let Some(number) = number {
-                world.table.revoked(&format!("s-{number}"));
-                world.settle();
+                world.revoke(&format!("s-{number}"));
                 assert_eq!(world.has(n, &Item::Session), None);
                 assert_eq!(world.has(n, &role("own")), None);
             }
         }
+        Event::DestroyKey => {
+            let sealed = world.guests.keys().filter(|(_, held)| *held == Item::Session);
+            let sealed: Vec<_> = sealed.map(|(instance, _)| *instance).collect();
+            world
+                .table
+                .revoked(&revocation(Revoked::Key { id: 1 }, 1), world.now);
+            world.settle();
+            let left = |(instance, held): &(InstanceId, Item)| falls(held) && sealed.contains(instance);
+            assert!(!world.guests.keys().any(left));
+        }
+        Event::Know(knowledge) => {
+            world.table.know(knowledge, world.now);
+            world.settle();
+        }
         Event::Pass(ms) => world.pass(ms),
+    }
+}
+
+/// Whether it hangs on the session.
+fn falls(held: &Item) -> bool {
+    *held == Item::Session || *held == role("own")
+}
+
+fn revocation(revoked: Revoked, lasts: i64) -> Revocation {
+    let time = |ms| Timestamp::from_millis(ms).unwrap();
+    Revocation {
+        sequence: Revision::new(1, 1),
+        revoked,
+        not_before: time(0),
+        until: time(lasts),
+    }
+}
+
+impl World {
+    fn revoke(&mut self, session: &str) {
+        let revoked = Revoked::Session {
+            id: session.to_owned(),
+        };
+        self.table.revoked(&revocation(revoked, 3_600_000), self.now);
+        self.settle();
     }
 }
 
@@ -321,7 +370,9 @@ proptest! {
             }
             play(&mut world, event);
             let shown = world.table.status(world.now);
+            let doubt = world.table.knowledge() == Knowledge::Doubt;
             for ((instance, held), (_, deadline)) in &world.guests {
+                prop_assert!(!(doubt && falls(held)), "{:?} is given to whoever connects, and may be revoked", held);
                 prop_assert!(*deadline > world.now);
                 let of = shown.get(instance).into_iter().flatten();
                 let found = of.filter(|status| status.role.clone().map_or(Item::Session, Item::Role) == *held);
@@ -421,6 +472,8 @@ fn a_restored_machine_gets_another_session_in_place_of_its_own() {
     );
     let wanted = world.wanted.values().next().unwrap();
     assert_eq!(wanted.instead_of.as_deref(), Some("s-1"));
+    // That the one before is over is what was asked for.
+    world.revoke("s-1");
     // It is asked for the same until it comes, though the guest connects once more.
     world.answer(&Item::Session, None);
     world.greet(1, 2);
@@ -441,9 +494,8 @@ fn a_session_that_was_ended_stays_ended_in_this_life() {
     world.set(1, &["own", "a"]);
     world.begin(1);
     world.answer_all(60 * MINUTE);
-    world.table.revoked("s-none");
-    world.table.revoked("s-1");
-    world.settle();
+    world.revoke("s-none");
+    world.revoke("s-1");
     assert_eq!(
         (world.has(1, &Item::Session), world.has(1, &role("own"))),
         (None, None)

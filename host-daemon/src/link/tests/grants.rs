@@ -17,6 +17,7 @@ fn session(number: u8, lasts_ms: u64) -> Grant {
         session: "s-1".to_owned(),
         token: Secret::from(format!("mli_{number}")),
         token_id: number.to_string(),
+        sealed_by: 1,
         key: SecretKey::from([number; 32]),
         deadline: Moment(crate::link::now().0 + lasts_ms),
     }))

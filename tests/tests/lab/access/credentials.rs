@@ -24,7 +24,12 @@ fn source(folder: &Path) -> String {
     format!("source = \"exec\"\ncommand = [\"/bin/sh\", \"-c\", {script:?}]")
 }
 
-async fn run(deployment: &Deployment, seats: &moorline_lab::guest::Seats, roles: &[&str]) -> Result<Guest> {
+/// Runs an instance that is given these roles.
+pub(super) async fn run(
+    deployment: &Deployment,
+    seats: &moorline_lab::guest::Seats,
+    roles: &[&str],
+) -> Result<Guest> {
     let request = RunInstances {
         image: IMAGE.parse()?,
         instance_type: "micro".parse()?,

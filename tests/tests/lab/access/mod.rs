@@ -5,6 +5,7 @@ mod credentials;
 mod foreign;
 mod lives;
 mod own;
+mod revoked;
 mod two_phase;
 mod values;
 

@@ -14,7 +14,7 @@ use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, code, unexpected}
 use crate::link::Moment;
 use crate::link::body::{
     Beat, Challenge, Code, Credential, Credit, Found, GoAway, HelloAck, Item, Limits, LinkKey, Listing,
-    Refused, Relayed, Secrets, Session, Standing,
+    Refused, Relayed, Secrets, Session, SessionOver, Standing,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -122,6 +122,8 @@ pub enum GuestEvent {
     Standing(Standing),
     /// The instance's token from now on; the one before is good until it expires.
     Session(Session),
+    /// The instance's token is worth nothing any more.
+    SessionOver(SessionOver),
     /// A role's credentials from now on, or that there are none any more.
     Credential(Credential),
     /// What proofs are to be made with from the next connection on; keep it where only root reads it.
@@ -211,7 +213,7 @@ impl Guest {
             }
             Kind::Pong => body::<Beat>(frame).map(|_| None),
             Kind::GoAway => body(frame).map(GuestEvent::GoAway).map(Some),
-            Kind::Standing | Kind::Session | Kind::Credential | Kind::LinkKey
+            Kind::Standing | Kind::Session | Kind::SessionOver | Kind::Credential | Kind::LinkKey
                 if frame.stream == StreamId::SESSION =>
             {
                 told(frame).map(Some)
@@ -314,6 +316,7 @@ fn told(frame: &Frame<'_>) -> Result<GuestEvent, Fault> {
     match frame.kind {
         Kind::Standing => body(frame).map(GuestEvent::Standing),
         Kind::Session => body(frame).map(GuestEvent::Session),
+        Kind::SessionOver => body(frame).map(GuestEvent::SessionOver),
         Kind::Credential => body(frame).map(GuestEvent::Credential),
         Kind::LinkKey => body(frame).map(GuestEvent::LinkKey),
         _ => Err(unexpected(frame)),

@@ -4,11 +4,11 @@ use serde::Serialize;
 
 use super::Host;
 use crate::link::Moment;
-use crate::link::body::{Code, Credential, Ended, GoAway, LinkKey, Secrets, Session, Standing};
+use crate::link::body::{Code, Credential, Ended, GoAway, LinkKey, Secrets, Session, SessionOver, Standing};
 use crate::link::frame::{Last, MAX_BODY, StreamId};
 use crate::link::kind::Kind;
 
-/// The most bytes of text in a SESSION or CREDENTIAL. What else is in their bodies is shorter than the rest of a frame.
+/// The most bytes of text in a SESSION, SESSION_OVER or CREDENTIAL. What else is in their bodies is shorter than the rest of a frame.
 const MAX_TEXT: usize = MAX_BODY - 256;
 
 /// What became of something that the host had to tell.
@@ -33,6 +33,11 @@ impl Host {
     pub fn session(&mut self, session: &Session, now: Moment) -> Told {
         let texts = [&*session.session, session.token.expose(), &session.token_id];
         self.tell_texts(Kind::Session, &texts, session, now)
+    }
+
+    /// Takes the instance's token back. A guest that doesn't understand it has it until it expires.
+    pub fn session_over(&mut self, over: &SessionOver, now: Moment) -> Told {
+        self.tell_texts(Kind::SessionOver, &[&over.reason], over, now)
     }
 
     /// Gives the guest a role's credentials in place of those before, or says that there are none any more.

@@ -1,7 +1,7 @@
 //! What the host says unasked.
 
 use super::*;
-use crate::link::body::{Credential, CredentialDocument, LinkKey, Session};
+use crate::link::body::{Credential, CredentialDocument, LinkKey, Session, SessionOver};
 use crate::link::frame::MAX_BODY;
 use crate::link::session::Told;
 use crate::secret::{Secret, SecretKey};
@@ -35,17 +35,25 @@ fn link_key() -> LinkKey {
     }
 }
 
+fn over() -> SessionOver {
+    SessionOver {
+        reason: "it was ended".to_owned(),
+    }
+}
+
 #[test]
 fn secrets_arrive_as_they_were_told() {
     let mut pair = Pair::open(DEFAULT_LIMITS);
     assert_eq!(pair.host.session(&session(500), pair.now), Told::Queued);
     assert_eq!(pair.host.credential(&credential(500), pair.now), Told::Queued);
     assert_eq!(pair.host.link_key(&link_key(), pair.now), Told::Queued);
+    assert_eq!(pair.host.session_over(&over(), pair.now), Told::Queued);
     pair.settle(7);
     let told = [
         GuestEvent::Session(session(500)),
         GuestEvent::Credential(credential(500)),
         GuestEvent::LinkKey(link_key()),
+        GuestEvent::SessionOver(over()),
     ];
     assert_eq!(pair.heard, told);
 }
@@ -74,6 +82,7 @@ fn a_guest_of_an_older_build_is_given_nothing() {
     let kinds = KindSet::of(&[Kind::HelloAck, Kind::Standing]);
     host.welcome(&Hello { kinds, ..hello() }, &ack(DEFAULT_LIMITS), now);
     assert_eq!(host.session(&session(1), now), Told::NotUnderstood);
+    assert_eq!(host.session_over(&over(), now), Told::NotUnderstood);
     assert_eq!(host.credential(&credential(1), now), Told::NotUnderstood);
     assert_eq!(host.link_key(&link_key(), now), Told::NotUnderstood);
 }
