@@ -276,6 +276,18 @@ pub enum ConfigError {
         "qemu.vsock is \"vhost\" and link.vsock is \"off\": let link.vsock be \"on\", or qemu.vsock \"vhost-user\""
     )]
     NobodyListens,
+    /// VMs of others where the daemon's own are.
+    #[error(
+        "external.directories has '{}', and state_dir is '{}': neither may lie in the other",
+        directory.display(),
+        state.display()
+    )]
+    NotApart {
+        /// The folder of others.
+        directory: PathBuf,
+        /// The daemon's.
+        state: PathBuf,
+    },
     /// Something about a role can't be.
     #[error(transparent)]
     Roles(#[from] credentials::ConfigError),
@@ -315,6 +327,10 @@ impl Config {
         self.link.check()?;
         self.cache.check()?;
         credentials::config::check(&self.roles)?;
+        self.external
+            .directories
+            .iter()
+            .try_for_each(|directory| apart(directory, &self.state_dir))?;
         if self.link.vsock == VsockUse::Off && self.qemu.vsock == VsockDevice::Vhost {
             return Err(ConfigError::NobodyListens);
         }
@@ -372,6 +388,19 @@ fn absolute(key: &'static str, path: &Path) -> Result<(), ConfigError> {
     }
 }
 
+/// Folders that hold the daemon's own VMs are nobody else's.
+fn apart(directory: &Path, state: &Path) -> Result<(), ConfigError> {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let (folder, own) = (real(directory), real(state));
+    if folder.starts_with(&own) || own.starts_with(&folder) {
+        return Err(ConfigError::NotApart {
+            directory: directory.to_owned(),
+            state: state.to_owned(),
+        });
+    }
+    Ok(())
+}
+
 impl CapacityConfig {
     fn check(self) -> Result<(), ConfigError> {
         bound("capacity.vcpus", self.vcpus.into(), 0, MAX_HOST_VCPUS.into())?;
@@ -424,6 +453,7 @@ impl CacheConfig {
 #[cfg(test)]
 mod tests {
     use super::{Config, ConfigError, VsockUse};
+    use std::path::Path;
 
     const LEAST: &str = "host = 'h1'\nzone = 'z1'\n[control]\nurl = 'https://127.0.0.1:8471'\n\
         [capacity]\nvcpus = 4\nmemory_mib = 1024\n";
@@ -564,6 +594,25 @@ mod tests {
             let said = refused(&format!("[sockets]\n{more}"));
             assert!(said.contains(named), "{said}");
         }
+    }
+
+    #[test]
+    fn folders_of_others_that_hold_the_daemons_own_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let real = folder.path().join("state");
+        std::fs::create_dir_all(real.join("vms")).unwrap();
+        let alias = folder.path().join("alias");
+        std::os::unix::fs::symlink(&real, &alias).unwrap();
+        let with = |directory: &Path| {
+            let state = format!("state_dir = '{}'\nhost =", real.display());
+            let external = format!("[external]\ndirectories = ['{}']\n", directory.display());
+            read(&format!("{}{external}", LEAST.replace("host =", &state)))
+        };
+        for held in [folder.path(), &real, &alias, &real.join("vms")] {
+            let error = with(held).unwrap_err();
+            assert!(matches!(error, ConfigError::NotApart { .. }), "{error}");
+        }
+        with(&folder.path().join("state-of-others")).unwrap();
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::credentials::{self, Credentials};
 use crate::identity::HostIdentity;
 use crate::identity::files::{self, Files};
 use crate::identity::renew::Renewal;
-use crate::link::{ShardError, Shards};
+use crate::link::{ShardError, Shards, ShardsHandle};
 use crate::parts::Parts;
 use crate::uplink::{Reports, Uplink};
 use crate::vm::record::{Lock, Records};
@@ -106,32 +106,17 @@ impl Daemon {
         let (reports, reported) = Reports::channel();
         let handle = shards.handle();
         let (given, events) = credentials::channel();
-        let credentials = Credentials::new(
-            config.host.clone(),
-            client.clone(),
-            config.roles.clone(),
-            handle.clone(),
-            events,
-        );
+        let common = Common {
+            config,
+            identity: &identity,
+            client: &client,
+            shards: handle,
+        };
+        let credentials = common.credentials(events);
         let supervisor = Supervisor::new(&config.machines(), &config.state_dir, handle.clone(), reports)?;
-        let services = admin::Services {
-            host: config.host.clone(),
-            started_at: crate::link::time().ok_or(StartError::Clock)?,
-            shards: handle.clone(),
-            table: supervisor.table(),
-            external: supervisor.external(),
-            credentials: given.clone(),
-            control: client.clone(),
-        };
-        let renewal = Renewal {
-            identity: identity.clone(),
-            host: config.host.clone(),
-            client: client.clone(),
-            files: Files::of(&config.state_dir),
-        };
+        let services = common.services(&supervisor, given.clone())?;
+        let renewal = common.renewal();
         let uplink = Uplink {
-            client,
-            identity,
             host: config.host.clone(),
             offer: offer(config),
             shards: handle.clone(),
@@ -139,6 +124,8 @@ impl Daemon {
             reports: reported,
             specs,
             credentials: given,
+            client,
+            identity,
         };
         Ok(Self {
             sockets: Sockets::bind(&config.sockets)?,
@@ -181,6 +168,51 @@ impl Daemon {
         drop(self.lock);
         drained?;
         Ok(ran?)
+    }
+}
+
+/// What several parts are made of.
+struct Common<'a> {
+    config: &'a Config,
+    identity: &'a HostIdentity,
+    client: &'a Client,
+    shards: &'a ShardsHandle,
+}
+
+impl Common<'_> {
+    fn credentials(&self, events: credentials::Events) -> Credentials {
+        Credentials::new(
+            self.config.host.clone(),
+            self.client.clone(),
+            self.config.roles.clone(),
+            self.shards.clone(),
+            events,
+        )
+    }
+
+    fn services(
+        &self,
+        supervisor: &Supervisor,
+        credentials: credentials::Handle,
+    ) -> Result<admin::Services, StartError> {
+        Ok(admin::Services {
+            host: self.config.host.clone(),
+            started_at: crate::link::time().ok_or(StartError::Clock)?,
+            shards: self.shards.clone(),
+            table: supervisor.table(),
+            external: supervisor.external(),
+            credentials,
+            control: self.client.clone(),
+        })
+    }
+
+    fn renewal(&self) -> Renewal {
+        Renewal {
+            identity: self.identity.clone(),
+            host: self.config.host.clone(),
+            client: self.client.clone(),
+            files: Files::of(&self.config.state_dir),
+        }
     }
 }
 

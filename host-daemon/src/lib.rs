@@ -4,7 +4,8 @@
 //! socket of each guest and says whose connection it is, [`cache`] holds what the guests may see, and [`link`] answers
 //! them from it, without a lock or a timer per request, and without an allocation for an entry, there or not. The
 //! second is one thread for everything that waits: [`uplink`] keeps the cache in step with the control plane and asks it
-//! what the cache can't answer, [`vm`] starts and stops the machines, [`credentials`] fetches what guests are given to be somebody, [`admin`] serves the two local sockets.
+//! what the cache can't answer, [`vm`] starts and stops the machines, [`credentials`] fetches what guests are given to be
+//! somebody, [`identity`] keeps what the host itself is known by, [`admin`] serves the two local sockets.
 //!
 //! Who tells whom: the feed's batches go from [`uplink`] to the shards, whole, and what they say of an instance's VM
 //! goes on to [`vm`]; [`vm`] begins and ends the incarnations that a channel belongs to, and reports what became of

@@ -32,4 +32,4 @@ mod table;
 mod tests;
 
 pub use config::{ConfigError, RoleConfig, Roles};
-pub use serve::{Credentials, Handle, NotVouched, channel};
+pub use serve::{Credentials, Events, Handle, NotVouched, channel};

@@ -10,9 +10,11 @@
 //! A runtime would add a task and its wake-ups to each connection, and would make every access to what guests share a
 //! run-time check; the loop is a few dozen lines.
 //!
-//! By module: `shard` is the loop; `admission` tells a guest's root from its other processes; `conn` reads, writes and bounds one connection; `answer` turns requests into answers
-//! and `reply` those into frames; `follow` and `push` turn changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked
-//! of the control plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its connection, `desk` what the guests share.
+//! By module: `shard` is the loop; `admission` tells a guest's root from its other processes; `conn` reads, writes and
+//! bounds one connection; `answer` turns requests into answers and `reply` those into frames; `follow` and `push` turn
+//! changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked of the control
+//! plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its connection, `desk`
+//! what the guests share.
 
 mod admission;
 mod answer;

@@ -27,7 +27,8 @@ pub(in crate::cli) enum ProfileCommand {
     Set(SetArgs),
     /// List the profiles; the chosen one has a star.
     List,
-    /// Show a profile, without its token.
+    /// Show a profile, without its token. A login at its address goes before that token, unless a command names the
+    /// profile; 'moorline whoami' says which token is sent.
     Show {
         /// Which; the one that commands would use if absent.
         name: Option<ProfileName>,

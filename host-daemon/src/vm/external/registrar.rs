@@ -102,7 +102,7 @@ impl Registrar {
         let (sender, commands) = mpsc::channel(QUEUE);
         let registrar = Self {
             commands,
-            allowed: allowed(directories, state),
+            allowed: directories.to_vec(),
             registrations: Registrations::open(state)?,
             shards,
             reports,
@@ -483,19 +483,4 @@ fn known_by_path(error: BeginError, channel: &Channel) -> BeginError {
         (BeginError::Channel(error), Channel::Hybrid { path, .. }) => error.known_as(path).into(),
         (error, _) => error,
     }
-}
-
-/// Folders that hold the daemon's own VMs are nobody else's.
-fn allowed(directories: &[PathBuf], state: &Path) -> Vec<PathBuf> {
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let state = real(state);
-    let apart = |directory: &&PathBuf| {
-        let folder = real(directory);
-        let apart = !folder.starts_with(&state) && !state.starts_with(&folder);
-        if !apart {
-            tracing::error!(directory = %directory.display(), "external.directories is ignored where it holds state_dir");
-        }
-        apart
-    };
-    directories.iter().filter(apart).cloned().collect()
 }
