@@ -68,15 +68,6 @@ impl Scene {
             .clone())
     }
 
-    async fn end_session(&self) -> Result<()> {
-        let session = self.session().await?;
-        self.deployment
-            .client()
-            .end_session(&session, &fresh_key())
-            .await?;
-        Ok(())
-    }
-
     /// What the host has for the guest, by name; `session` for its own token.
     async fn held(&self) -> Option<Vec<String>> {
         let status = self

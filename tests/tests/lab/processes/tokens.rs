@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use moorline_client::fresh_key;
-use moorline_lab::deployment::{Deployment, Plan, Programs};
+use moorline_lab::deployment::{Deployment, PATIENCE, Plan, Programs};
 use moorline_lab::process::finish;
+use moorline_lab::wait;
 use moorline_lab_load::disk;
 use moorline_shared::api::identity::{CreateToken, CreateUser, LogIn, RefreshTokens, TokenForm};
 use moorline_shared::enrolment::EnrolmentToken;
@@ -18,6 +19,7 @@ use moorline_shared::secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use tokio::time::timeout;
 
 const PASSWORD: &str = "lab-password-7d1c2f90";
 const WRONG_PASSWORD: &str = "lab-wrong-password-51aa3e";
@@ -212,19 +214,10 @@ async fn a_guest(deployment: &Deployment) -> Result<Vec<Telltale>> {
     let registered = deployment.register_socket()?.register(&body).await?;
     let socket = PathBuf::from(format!("{}_{PORT}", device.display()));
     let there = async || deployment.guest_status(registered.instance).await?.revision;
-    moorline_lab::wait::until("the guest's data", moorline_lab::deployment::PATIENCE, there).await?;
+    wait::until("the guest's data", PATIENCE, there).await?;
     let (mut guest, _) = Talker::dial(&socket).await?;
-    loop {
-        match guest.next().await?.context("the host hung up")? {
-            GuestEvent::Credential(told) => {
-                let document = told.current.map(|current| current.document);
-                if document.is_some_and(|document| document.expose().contains(ROLE_SECRET)) {
-                    break;
-                }
-            }
-            _ => guest.flush().await?,
-        }
-    }
+    let given = timeout(PATIENCE, is_given_the_roles(&mut guest)).await;
+    given.context("the guest is not given its role's credentials")??;
     let session = guest.session().await?;
     let stream = guest.put(registered.instance, "own", "changed").await?;
     ensure!(guest.relayed(stream).await?.status == 200);
@@ -237,6 +230,19 @@ async fn a_guest(deployment: &Deployment) -> Result<Vec<Telltale>> {
         Telltale::bytes("the key that came with it", session.key.expose()),
         Telltale::text("a role's secret", ROLE_SECRET),
     ])
+}
+
+async fn is_given_the_roles(guest: &mut Talker) -> Result<()> {
+    loop {
+        let event = guest.next().await?.context("the host hung up")?;
+        if let GuestEvent::Credential(told) = event {
+            let document = told.current.map(|current| current.document);
+            if document.is_some_and(|document| document.expose().contains(ROLE_SECRET)) {
+                return Ok(());
+            }
+        }
+        guest.flush().await?;
+    }
 }
 
 /// What the daemons keep for themselves.
@@ -252,7 +258,8 @@ fn kept(folder: &Path) -> Result<Vec<Telltale>> {
         Telltale::text("the administrator's token", administrator.trim()).in_file(&["admin.token"]),
         Telltale::text("the master key", master.trim()).in_file(&["master.key"]),
         Telltale::text("a host's key", line).in_file(&["identity.pem"]),
-        Telltale::text("any key in the clear", "PRIVATE KEY-----").in_file(&["identity.pem"]),
+        Telltale::text("any key in the clear", "PRIVATE KEY-----")
+            .in_file(&["identity.pem", "first-key.pem"]),
     ])
 }
 
