@@ -203,9 +203,7 @@ pub enum Refusal {
     #[error("{} may not do this: it takes an administrator of the account", .0.principal)]
     NotAdministrator(Caller),
     /// The caller is not the host it speaks for.
-    #[error(
-        "{caller} may not speak for host {host}: only the host itself does, by its certificate"
-    )]
+    #[error("{caller} may not speak for host {host}: only the host itself does, by its certificate")]
     NotTheHost {
         /// Who asks.
         caller: Principal,
