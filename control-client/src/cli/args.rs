@@ -95,7 +95,7 @@ pub(super) enum Command {
     reason = "these comments are the help, where names of variables stand as they are"
 )]
 pub(super) struct ConnectionArgs {
-    /// The profile to use instead of the chosen one, with its token even where a login is [env: MOORLINE_PROFILE].
+    /// The profile to use instead of the chosen one [env: MOORLINE_PROFILE].
     #[arg(long, global = true, value_name = "NAME")]
     pub(super) profile: Option<ProfileName>,
     /// The control plane's address, instead of the profile's [env: MOORLINE_URL].
