@@ -193,7 +193,7 @@ async fn a_watch_that_is_taken_up_again_shows_a_fresh_token() {
     assert!(watched.status.success(), "{watched:?}");
     let seen = seen.lock().unwrap();
     assert_eq!(seen.len(), 3);
-    assert_eq!(BTreeSet::from_iter(seen.iter()).len(), 3, "{seen:?}");
+    assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), 3, "{seen:?}");
 }
 
 #[tokio::test]

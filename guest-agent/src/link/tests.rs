@@ -561,7 +561,7 @@ fn nothing_of_a_frame_is_left_in_the_buffer() {
     buffer.fill(b"secret");
     buffer.take(4);
     buffer.take(2);
-    buffer.fill(&[b'x'; 32 * 1024]);
+    buffer.fill(&vec![b'x'; 32 * 1024]);
     buffer.take(32 * 1024 - 3);
     assert_eq!(buffer.room().iter().find(|byte| **byte != 0), None);
     buffer.take(3);

@@ -40,7 +40,7 @@ mod tests {
         groups.map(|group| group.parse().unwrap()).collect()
     }
 
-    async fn a_peer_has_its_groups() {
+    fn show_that_a_peer_has_its_groups() {
         // Only root may choose; everyone else is in groups of their own.
         let _ = set_thread_groups(&[27, 200, 1000, 70_000].map(Gid::from_raw));
         let (one, _other) = tokio::net::UnixStream::pair().unwrap();
@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn a_peer_is_the_process_with_all_its_groups() {
         // Groups are a thread's own here, and are not to be left to another test.
-        std::thread::spawn(|| run(a_peer_has_its_groups()))
+        std::thread::spawn(|| run(async { show_that_a_peer_has_its_groups() }))
             .join()
             .unwrap();
     }

@@ -20,13 +20,13 @@ const EMULATION: u64 = 10;
 
 /// Prints the processor time of all threads in nanoseconds, how often they went to sleep, and the resident memory in
 /// KiB; then the same again.
-const WATCH: &str = r#"p=$(pidof moorline-agent)
+const WATCH: &str = r"p=$(pidof moorline-agent)
 look() {
     cpu=0; for t in /proc/$p/task/*; do read -r ns _ < $t/schedstat; cpu=$((cpu + ns)); done
     switches=$(cat /proc/$p/task/*/status | awk '/^voluntary/ { n += $2 } END { print n }')
     echo $cpu $switches $(awk '/^Rss/ { print $2 }' /proc/$p/smaps_rollup)
 }
-"#;
+";
 
 /// What the agent had taken at one moment.
 #[derive(Clone, Copy, Debug)]

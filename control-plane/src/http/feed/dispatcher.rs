@@ -127,7 +127,7 @@ impl FeedHandle {
     pub async fn reached(&self, n: u64) {
         let mut position = self.position.clone();
         if position.wait_for(|position| *position >= n).await.is_err() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 }

@@ -78,7 +78,7 @@ impl Operation for Op {
 
     fn conceal(&mut self) {
         let Self::AdoptAuthority(material) = self;
-        material.sealed_key = "sealed".to_owned();
+        "sealed".clone_into(&mut material.sealed_key);
     }
 }
 

@@ -36,7 +36,9 @@ fn put(key: &str) -> Relay {
 fn next(rig: &Rig, marks: &[Mark]) -> Rc<Writes> {
     let folder = rig.folder().join("left");
     let before = Marks::at(&folder);
-    marks.iter().for_each(|mark| before.put(mark));
+    for mark in marks {
+        before.put(mark);
+    }
     Rc::new(Writes::new(
         Marks::at(&folder),
         Rc::clone(&rig.line),
@@ -66,13 +68,13 @@ fn a_process_finds_out_what_became_of_the_changes_of_the_one_before() {
         // What was made is known; what is another machine's is nobody's here; what the master has no record of may come yet.
         until(|| writes.open().len() == 1).await;
         assert_eq!((left(&rig), states(&writes)), (1, vec![WriteState::InDoubt]));
-        let status = async |key: &str| {
-            let status = writes.status(&key.parse().unwrap()).await.unwrap();
-            status.map(|status| status.state)
+        let state = async |key: &str| {
+            let found = writes.status(&key.parse().unwrap()).await.unwrap();
+            found.map(|found| found.state)
         };
-        assert_eq!(status("made").await, Some(WriteState::Made));
-        assert_eq!(status("unheard-of").await, Some(WriteState::InDoubt));
-        assert_eq!(status("theirs").await, None);
+        assert_eq!(state("made").await, Some(WriteState::Made));
+        assert_eq!(state("unheard-of").await, Some(WriteState::InDoubt));
+        assert_eq!(state("theirs").await, None);
         assert!(
             rig.host
                 .with(|state| !state.recorded.contains_key(&"unheard-of".parse().unwrap()))

@@ -139,7 +139,9 @@ proptest! {
         if together {
             follower.change(made);
         } else {
-            made.into_iter().for_each(|item| follower.change(vec![item]));
+            for item in made {
+                follower.change(vec![item]);
+            }
         }
     }
 

@@ -245,7 +245,7 @@ impl Errors {
 
     /// Takes what is in the pipe now, of which there is no more than a pipe holds.
     fn rest(&mut self) {
-        let mut piece = [0; 64 * 1024];
+        let mut piece = vec![0; 64 * 1024];
         if let Some(pipe) = &self.pipe
             && let Ok(count) = rustix::io::read(pipe, &mut piece[..])
         {

@@ -146,8 +146,8 @@ async fn a_session_that_was_ended_is_dead_at_the_host_and_in_the_guest_within_a_
     guest.shell("moorline-agent credentials theirs").await?;
     // The agent that begins anew is given nothing either.
     guest.shell("killall moorline-agent").await?;
-    let begun = "moorline-agent credentials theirs";
-    guest.control.wait_for(begun, PATIENCE).await?;
+    let theirs = "moorline-agent credentials theirs";
+    guest.control.wait_for(theirs, PATIENCE).await?;
     let all = guest.shell("moorline-agent credentials").await?;
     ensure!(!all.contains("own"), "{all}");
     Ok(())

@@ -98,7 +98,8 @@ async fn both_are_killed(scene: &mut Scene, guest: &Guest) -> Result<()> {
     let frozen = scene.deployment.control().freeze()?;
     let _waiting = guest.appends(scene, "log/c", "once", "both-1").await?;
     let (host, agent) = tokio::join!(scene.deployment.kill_host(), guest.kill_agent());
-    (host?, agent?);
+    host?;
+    agent?;
     drop(frozen);
     scene.deployment.start_host().await?;
     // Whether the request was on its way when they died is nobody's to say; asked for again, it is made once.

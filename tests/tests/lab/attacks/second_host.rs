@@ -73,7 +73,7 @@ impl Reader {
 
     /// Enrols the host and starts it, and waits until it is listed and has what concerns it.
     async fn enrols(&mut self, [token, enrol, start, list]: [&str; 4]) -> Result<()> {
-        self.token = self.runs(token).await?.trim().to_owned();
+        self.runs(token).await?.trim().clone_into(&mut self.token);
         let said = self.runs(enrol).await?;
         ensure!(said.contains("this machine is host host-2"), "{said}");
         self.runs(start).await?;
@@ -105,11 +105,11 @@ impl Reader {
             .context("an open feed goes on")?;
         let told = refused("a request", "host-revoked", client.describe_hosts().await)?;
         ensure!(told.contains("moorline host enroll-token host-2"), "{told}");
-        let lost = async || {
+        let said = async || {
             let out = !self.host.status().await?.feed.in_step;
             (out && self.host.said().contains("moorline host enroll-token host-2")).then_some(())
         };
-        wait::until("the daemon to say that it is refused", PATIENCE, lost)
+        wait::until("the daemon to say that it is refused", PATIENCE, said)
             .await
             .with_context(|| self.host.said())?;
         let listed = self.line_of(list).await?;

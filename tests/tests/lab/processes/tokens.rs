@@ -17,6 +17,7 @@ use moorline_shared::link::PORT;
 use moorline_shared::link::session::GuestEvent;
 use moorline_shared::secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use tokio::time::timeout;
@@ -45,7 +46,10 @@ impl Telltale {
 
     /// Bytes, and the texts that they may be written as.
     fn bytes(what: &'static str, bytes: &[u8]) -> Self {
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut hex = String::new();
+        for byte in bytes {
+            let _ = write!(hex, "{byte:02x}");
+        }
         let texts = [hex, STANDARD.encode(bytes), URL_SAFE_NO_PAD.encode(bytes)];
         let texts = texts.map(|text| text.trim_end_matches('=').as_bytes().to_vec());
         Self {
@@ -273,7 +277,11 @@ fn look_below(folder: &Path, telltales: &[Telltale]) -> Result<BTreeSet<&'static
             found.extend(look_below(&entry.path(), telltales)?);
         } else if kind.is_file() {
             let name = entry.file_name();
-            ensure!(!name.to_string_lossy().starts_with("core"), "{name:?} is left");
+            ensure!(
+                !name.to_string_lossy().starts_with("core"),
+                "{} is left",
+                name.display()
+            );
             let bytes = fs::read(entry.path())?;
             let belongs = |telltale: &&Telltale| {
                 telltale

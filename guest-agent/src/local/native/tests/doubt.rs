@@ -26,12 +26,15 @@ async fn state(client: &mut Client, key: &str) -> WriteState {
     answer.json::<WriteStatus>().state
 }
 
+/// Makes the host lose something.
+type Lose = fn(&mut crate::test_host::HostState);
+
 #[test]
 fn an_answer_that_is_lost_on_any_part_of_its_way_is_had_again() {
     run(async {
         let rig = Rig::linked().await;
         let mut client = Client::connect(&rig).await;
-        let losses: [(&str, fn(&mut crate::test_host::HostState)); 5] = [
+        let losses: [(&str, Lose); 5] = [
             ("before", |state| state.lose_requests = 1),
             ("after", |state| state.lose_answers = 1),
             ("twice", |state| state.lose_answers = 2),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use reqwest::Client;
@@ -31,7 +31,8 @@ impl Clients {
     pub(super) async fn trusting(&self, file: Option<&Path>) -> Result<Client, ClientError> {
         let changed = file.map(changed).transpose()?;
         let file = file.map(Path::to_owned);
-        if let Some(kept) = self.kept(&file).filter(|kept| kept.changed == changed) {
+        let kept = self.all().get(&file).cloned();
+        if let Some(kept) = kept.filter(|kept| kept.changed == changed) {
             return Ok(kept.client);
         }
         let path = file.clone();
@@ -40,14 +41,12 @@ impl Clients {
             client: client.clone(),
             changed,
         };
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.insert(file, kept);
+        self.all().insert(file, kept);
         Ok(client)
     }
 
-    fn kept(&self, file: &Option<PathBuf>) -> Option<Kept> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(file).cloned()
+    fn all(&self) -> MutexGuard<'_, BTreeMap<Option<PathBuf>, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -104,7 +103,7 @@ mod tests {
                 .unwrap()
                 .set_modified(at)
         };
-        let first = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+        let first = SystemTime::UNIX_EPOCH + Duration::from_hours(500_000);
         changed(first).unwrap();
         let clients = Clients::default();
         clients.trusting(Some(file.path())).await.unwrap();
