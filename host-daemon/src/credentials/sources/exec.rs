@@ -243,12 +243,14 @@ impl Errors {
         }
     }
 
-    /// Takes what is in the pipe now, of which there is no more than a pipe holds.
+    /// Takes what is in the pipe now: at most what a pipe holds, since whoever was left behind may go on writing.
     fn rest(&mut self) {
-        let mut piece = vec![0; 64 * 1024];
-        if let Some(pipe) = &self.pipe
-            && let Ok(count) = rustix::io::read(pipe, &mut piece[..])
-        {
+        let mut piece = [0; 1024];
+        for _ in 0..64 {
+            let Some(pipe) = &self.pipe else { return };
+            let Ok(count @ 1..) = rustix::io::read(pipe, &mut piece[..]) else {
+                return;
+            };
             self.keep(&piece[..count]);
         }
     }
