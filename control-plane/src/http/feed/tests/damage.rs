@@ -15,6 +15,8 @@ impl World {
         let mut spoiling = Transaction::default();
         spoiling.writes.push(Write::Delete(page.entries[0].0.clone()));
         store.commit(spoiling).await.unwrap();
+        // A feed that is opened from now on reads the damaged state.
+        self.dispatched().await;
     }
 
     /// The paths that the host has of an instance's own view.

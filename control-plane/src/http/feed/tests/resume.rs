@@ -37,7 +37,7 @@ impl World {
     }
 
     /// Waits until the dispatcher has seen all that was committed: what it sees later comes behind a snapshot.
-    async fn dispatched(&self) {
+    pub(super) async fn dispatched(&self) {
         let head = self.executor.store().head().await.unwrap();
         let seen = async {
             while self.handle.position() < head {
