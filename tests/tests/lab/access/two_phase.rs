@@ -15,6 +15,9 @@ const MARKS: &str = "/var/lib/moorline/agent/writes";
 async fn a_change_is_made_at_both_ends_or_neither_whoever_is_killed_meanwhile() -> Result<()> {
     let mut scene = Scene::open(1, BTreeMap::new()).await?;
     let guest = scene.guests.pop().context("one guest")?;
+    // The first change is made as soon as the guest has its token: from then on it can prove who asks.
+    let first = guest.control.wait_for("moorline-agent set ready yes", PATIENCE);
+    first.await.context("the first change")?;
     the_agent_is_killed(&scene, &guest)
         .await
         .context("the agent was killed")?;
