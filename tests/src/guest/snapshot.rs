@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// What QEMU calls the guest's vsock device.
 const DEVICE: &str = "guest-vsock";
 /// The slot that it is in.
-const SLOT: &str = "slot";
+const SLOT: &str = "vsock-slot";
 
 /// QEMU's arguments for a slot, for the id of the machine's generation, and for its monitor.
 pub(super) fn arguments(folder: &Path) -> Vec<String> {

@@ -14,13 +14,11 @@ use moorline_shared::api::identity::{CreateToken, CreateUser, LogIn, RefreshToke
 use moorline_shared::enrolment::EnrolmentToken;
 use moorline_shared::host::{Channel, Register, Supervision};
 use moorline_shared::link::PORT;
-use moorline_shared::link::session::GuestEvent;
 use moorline_shared::secret::Secret;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
-use tokio::time::timeout;
 
 const PASSWORD: &str = "lab-password-7d1c2f90";
 const WRONG_PASSWORD: &str = "lab-wrong-password-51aa3e";
@@ -220,8 +218,15 @@ async fn a_guest(deployment: &Deployment) -> Result<Vec<Telltale>> {
     let there = async || deployment.guest_status(registered.instance).await?.revision;
     wait::until("the guest's data", PATIENCE, there).await?;
     let (mut guest, _) = Talker::dial(&socket).await?;
-    let given = timeout(PATIENCE, is_given_the_roles(&mut guest)).await;
-    given.context("the guest is not given its role's credentials")??;
+    let admin = deployment.admin_socket()?;
+    let held = async || {
+        let status = admin.instance_status(registered.instance).await.ok()?;
+        let mut given = status.credentials.iter();
+        given
+            .any(|given| given.role.is_some() && given.kind.is_some())
+            .then_some(())
+    };
+    wait::until("the role's credentials", PATIENCE, held).await?;
     let session = guest.session().await?;
     let stream = guest.put(registered.instance, "own", "changed").await?;
     ensure!(guest.relayed(stream).await?.status == 200);
@@ -234,19 +239,6 @@ async fn a_guest(deployment: &Deployment) -> Result<Vec<Telltale>> {
         Telltale::bytes("the key that came with it", session.key.expose()),
         Telltale::text("a role's secret", ROLE_SECRET),
     ])
-}
-
-async fn is_given_the_roles(guest: &mut Talker) -> Result<()> {
-    loop {
-        let event = guest.next().await?.context("the host hung up")?;
-        if let GuestEvent::Credential(told) = event {
-            let document = told.current.map(|current| current.document);
-            if document.is_some_and(|document| document.expose().contains(ROLE_SECRET)) {
-                return Ok(());
-            }
-        }
-        guest.flush().await?;
-    }
 }
 
 /// What the daemons keep for themselves.
