@@ -158,7 +158,9 @@ mod tests {
     }
 
     fn address(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
+        let parsed = text.parse();
+        assert!(parsed.is_ok(), "{text}");
+        parsed.ok()
     }
 
     #[test]
