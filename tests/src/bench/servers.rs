@@ -268,6 +268,8 @@ impl Host {
     }
 }
 
+/// A guest may write as often as a host can be told to let it: how long a write takes is measured with one after the
+/// other.
 fn config(control: &ControlPlane, folder: &Path) -> String {
     let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
     format!(
@@ -275,7 +277,7 @@ fn config(control: &ControlPlane, folder: &Path) -> String {
          [control]\nurl = \"https://{}\"\n\
          [capacity]\nvcpus = 1\nmemory_mib = 128\n\
          [sockets]\nregister = {}\nadmin = {}\n\
-         [link]\nvsock = \"off\"\n\
+         [link]\nvsock = \"off\"\nupstream_per_second = 1000\n\
          [external]\ndirectories = [{}]\n",
         quoted(folder.join("host")),
         control.address,
