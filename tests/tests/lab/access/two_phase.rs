@@ -16,8 +16,9 @@ async fn a_change_is_made_at_both_ends_or_neither_whoever_is_killed_meanwhile() 
     let mut scene = Scene::open(1, BTreeMap::new()).await?;
     let guest = scene.guests.pop().context("one guest")?;
     // The first change is made as soon as the guest has its token: from then on it can prove who asks.
-    let first = guest.control.wait_for("moorline-agent set ready yes", PATIENCE);
-    first.await.context("the first change")?;
+    let sets = ["log/a", "log/b", "log/c"].map(|at| format!("moorline-agent set {at} +"));
+    let first = guest.control.wait_for(sets.join(" && "), PATIENCE);
+    first.await.context("the first changes")?;
     the_agent_is_killed(&scene, &guest)
         .await
         .context("the agent was killed")?;
@@ -75,12 +76,12 @@ async fn the_agent_is_killed(scene: &Scene, guest: &Guest) -> Result<()> {
     guest.kill_agent().await?;
     drop(frozen);
     guest.finds_out("agent-1", "made").await?;
-    is_equal(scene, guest, "log/a", "once").await?;
+    is_equal(scene, guest, "log/a", "+once").await?;
     // The program that got no answer asks again under its key.
     guest
         .shell("moorline-agent append log/a once --idempotency-key agent-1")
         .await?;
-    is_equal(scene, guest, "log/a", "once").await
+    is_equal(scene, guest, "log/a", "+once").await
 }
 
 /// The agent and the program live on, and the answer is had in the end.
@@ -94,7 +95,7 @@ async fn the_host_daemon_is_killed(scene: &mut Scene, guest: &Guest) -> Result<(
         .wait_for("the answer", PATIENCE, |line| line == "it ended with 0")
         .await?;
     guest.finds_out("host-1", "made").await?;
-    is_equal(scene, guest, "log/b", "once").await
+    is_equal(scene, guest, "log/b", "+once").await
 }
 
 async fn both_are_killed(scene: &mut Scene, guest: &Guest) -> Result<()> {
@@ -109,7 +110,7 @@ async fn both_are_killed(scene: &mut Scene, guest: &Guest) -> Result<()> {
     let again = "moorline-agent append log/c once --idempotency-key both-1";
     guest.control.wait_for(again, PATIENCE).await?;
     guest.finds_out("both-1", "made").await?;
-    is_equal(scene, guest, "log/c", "once").await
+    is_equal(scene, guest, "log/c", "+once").await
 }
 
 /// The master and the mirror have this value, of the same revision.

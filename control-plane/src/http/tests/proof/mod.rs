@@ -111,11 +111,6 @@ async fn what_is_asked_again_is_done_once() {
     assert_eq!(other.body["type"], "idempotency-key-reused");
 }
 
-/// What only looks needs no idempotency key.
-fn unkeyed(draft: &mut Draft<'_>) {
-    draft.fields.retain(|(name, _)| *name != "idempotency-key");
-}
-
 #[tokio::test]
 async fn whoever_asked_for_something_may_know_what_became_of_it() {
     let world = World::new().await;
@@ -128,7 +123,7 @@ async fn whoever_asked_for_something_may_know_what_became_of_it() {
     assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{refused:?}");
     let describe = async |guest: &Guest, operation: &Json| {
         let target = format!("/v1/operations/{}", operation.as_str().unwrap());
-        let asked = Draft::new(guest, Method::GET, &target, "").with(unkeyed);
+        let asked = Draft::new(guest, Method::GET, &target, "");
         asked.passed_on_by(host).send(api).await
     };
     let done = describe(&world.guest, &made.body["operation"]).await;
@@ -151,7 +146,7 @@ async fn whoever_asked_for_something_may_know_what_became_of_it() {
         (others.status, unknown.status),
         (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND)
     );
-    let all = Draft::new(&world.guest, Method::GET, "/v1/operations", "").with(unkeyed);
+    let all = Draft::new(&world.guest, Method::GET, "/v1/operations", "");
     let all = all.passed_on_by(host).send(api).await;
     assert_eq!(all.status, StatusCode::FORBIDDEN, "{all:?}");
 }
