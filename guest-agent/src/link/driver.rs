@@ -136,6 +136,8 @@ pub(super) struct Driver<'a> {
     buffer: &'a mut ReadBuffer,
     begun: Moment,
     progressed: bool,
+    /// Why the host takes nothing more, once it doesn't.
+    unwritable: Option<io::Error>,
 }
 
 impl<'a> Driver<'a> {
@@ -155,6 +157,7 @@ impl<'a> Driver<'a> {
             buffer,
             begun: now(),
             progressed: false,
+            unwritable: None,
         }
     }
 
@@ -189,14 +192,9 @@ impl<'a> Driver<'a> {
     /// Writes and reads until neither goes on; ready only when the session is over.
     fn poll_exchange(&mut self, cx: &mut Context<'_>) -> Poll<Lost> {
         loop {
-            let written = self.poll_write(cx);
-            match (self.poll_read(cx), written) {
-                // A host that has closed takes nothing more, and what it said before is read all the same: why it closed,
-                // and when to come back.
-                (Poll::Ready(Ok(())), _) => {}
-                (Poll::Ready(Err(lost)), _) => return Poll::Ready(lost),
-                (Poll::Pending, Err(error)) => return Poll::Ready(Lost::Broken(error)),
-                (Poll::Pending, Ok(())) => return Poll::Pending,
+            self.poll_write(cx);
+            if let Err(lost) = ready!(self.poll_read(cx)) {
+                return Poll::Ready(lost);
             }
         }
     }
@@ -209,25 +207,28 @@ impl<'a> Driver<'a> {
         }
         let count = room.filled().len();
         if count == 0 {
-            return Poll::Ready(Err(Lost::Closed));
+            let lost = self.unwritable.take().map_or(Lost::Closed, Lost::Broken);
+            return Poll::Ready(Err(lost));
         }
         self.buffer.end += count;
         Poll::Ready(self.take_frames())
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+    /// Writes what there is. A host that closed takes nothing more, but what it said before is still to be read: why it
+    /// closed, and when to come back. That the connection is over is seen at the end of that.
+    fn poll_write(&mut self, cx: &mut Context<'_>) {
         let mut core = self.line.core();
-        loop {
+        while self.unwritable.is_none() {
             let output = core.outbox().output();
             if output.is_empty() {
-                return Ok(());
+                return;
             }
             let piece = &output[..output.len().min(WRITE_BYTES)];
             match self.stream.poll_write(cx, piece) {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Pending => return,
+                Poll::Ready(Ok(0)) => self.unwritable = Some(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(count)) => core.outbox().wrote(count, now()),
-                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Err(error)) => self.unwritable = Some(error),
             }
         }
     }
