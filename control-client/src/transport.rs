@@ -180,8 +180,8 @@ impl Client {
         exchange_once(&self.wires().calls, &asked, request).await
     }
 
-    /// Sends a request and gives the lines of its answer, as `lines` bounds them. It is sent once: whoever follows a stream has to begin
-    /// again anyhow when it ends.
+    /// Sends a request and gives the lines of its answer, as `lines` bounds them. It is sent once: whoever follows a
+    /// stream has to begin again anyhow when it ends.
     pub(crate) async fn lines<T: DeserializeOwned + Send + 'static>(
         &self,
         request: RequestBuilder,

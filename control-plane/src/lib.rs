@@ -2,7 +2,9 @@
 //!
 //! [`store`] keeps it: revisioned, watched, durable. [`model`] is how every operation runs: the rules of a service
 //! are a pure function, and one executor carries them out and leaves the operation's record in the same transaction.
-//! [`services`] is the list of the services: [`instances`], [`instance_data`], [`accounts`], [`settings`].
+//! [`services`] is the list of the services: [`instances`], [`instance_data`], [`accounts`],
+//! [`settings`], and [`identity`]: users, groups, sessions and tokens, the authority of hosts and their enrolment, and what
+//! instances prove and are given.
 //! [`http`] serves them, and the feed to the hosts. [`server`] is all of it as one process, [`config`] what it is told.
 #![forbid(unsafe_code)]
 

@@ -15,9 +15,19 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+const AFTER_HELP: &str = "\
+Examples:
+  moorline-host enroll - < host-2.token
+  moorline-host --config /etc/moorline/host.toml --check
+  moorline-host --config /etc/moorline/host.toml
+
+Environment:
+  MOORLINE_LOG  what is logged to the standard error: error, warn, info, debug or trace, or
+                rules as in moorline_host::link=debug,warn [default: info]";
+
 /// Keeps the data of each instance on this host and serves each instance what it may have, and nothing more.
 #[derive(Debug, Parser)]
-#[command(name = "moorline-host", version, args_conflicts_with_subcommands = true)]
+#[command(name = "moorline-host", version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
 struct Options {
     #[command(subcommand)]
     command: Option<Command>,

@@ -2,11 +2,11 @@
 //!
 //! The words of the domain come first: [`id`] names instances, hosts, accounts and principals, [`path`] names the
 //! entries of an instance, [`entry`] says what an entry is, [`access`] who may do what with it, [`revision`] when it
-//! changed, [`ttl`] how long it is valid, [`credential`]
-//! what a role's credentials are, and [`secret`] holds what must not be shown. Each is parsed once, at the edge; a value that exists is valid.
+//! changed, [`ttl`] how long it is valid, [`credential`] what a role's credentials are, and [`secret`] holds what must
+//! not be shown. Each is parsed once, at the edge; a value that exists is valid.
 //!
-//! [`link`] is the guest link: frames, the kinds of frame, and the session cores of both ends, which take bytes and
-//! the time and give bytes and events. `PROTOCOL.md` beside this crate is its document.
+//! [`link`] is the guest link: frames, the kinds of frame, and the session cores of both ends, which take bytes and the
+//! time and give bytes and events. `PROTOCOL.md` beside this crate is its document.
 //!
 //! [`signature`] says what a signature of a request is made over, for those who make and those who check one.
 //!

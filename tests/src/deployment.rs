@@ -3,8 +3,9 @@
 //!
 //! A [`Plan`] says what there is to be and starts it. Both daemons ([`Programs`]) are built as cargo builds them for
 //! their own tests, listen on sockets that nobody else uses, and die with the lab. Either can be killed and started
-//! again, and the [`ControlPlane`] frozen. A [`Further`] host is beside the one that every deployment has. VMs outlive their daemon by design, so dropping a deployment finds and ends
-//! them, those too that were only beginning. An [`External`] guest has no VM at all.
+//! again, and the [`ControlPlane`] frozen. A [`Further`] host is beside the one that every deployment has. VMs outlive
+//! their daemon by design, so dropping a deployment finds and ends them, those too that were only beginning. An
+//! [`External`] guest has no VM at all.
 
 mod control_plane;
 pub(crate) mod enrolment;

@@ -13,8 +13,8 @@ use crate::terms::key_header;
 use crate::transport::Client;
 
 impl Client {
-    /// `LogIn`: the tokens of a new session. No token is needed for it. A lost answer is not asked for again: it would begin
-    /// another session.
+    /// `LogIn`: the tokens of a new session. No token is needed for it. A lost answer is not asked for again: it would
+    /// begin another session.
     pub async fn log_in(&self, body: &LogIn) -> Result<Tokens, ClientError> {
         self.answer(self.call(Method::POST, "/v1/sessions")?.json(body))
             .await

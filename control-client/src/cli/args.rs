@@ -101,7 +101,8 @@ pub(super) struct ConnectionArgs {
     /// The control plane's address, instead of the profile's [env: MOORLINE_URL].
     #[arg(long, global = true, value_name = "URL")]
     pub(super) url: Option<BaseUrl>,
-    /// A file with the token, instead of the profile's [env: MOORLINE_TOKEN_FILE]; MOORLINE_TOKEN may hold the token itself.
+    /// A file with the token, instead of the profile's [env: MOORLINE_TOKEN_FILE]; MOORLINE_TOKEN may hold the token
+    /// itself.
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
     /// A file with the certificate that the control plane is known by, its ca.pem, instead of the profile's

@@ -1,9 +1,10 @@
 //! The `moorline` command: a line of arguments becomes calls of the client, and answers become tables or JSON.
 //!
 //! [`args`] is the top of the command line; each noun has its own module with its arguments and what they do:
-//! `instance`, `data`, `operation`, `host`, `login`, `token`, `user`, `group`, `token_key`, `profile`, `completion`. `connection` finds out which control plane is
-//! meant and with which token, `name` which instance. `out` writes what a command found, `failure` what went wrong,
-//! and with which exit status: 0 done, 1 refused or failed, 2 misused, 3 no answer, 4 no such thing.
+//! `instance`, `data`, `operation`, `host`, `login`, `token`, `user`, `group`, `token_key`, `profile`, `completion`.
+//! `connection` finds out which control plane is meant and with which token, `name` which instance. `out` writes what a
+//! command found, `failure` what went wrong, and with which exit status: 0 done, 1 refused or failed, 2 misused, 3 no
+//! answer, 4 no such thing.
 
 pub mod args;
 mod beginning;

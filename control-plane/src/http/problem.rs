@@ -115,7 +115,7 @@ impl From<ExecuteError> for Failure {
                 Self(Box::new(ProblemDetails { operation, ..*shown }))
             }
             ExecuteError::KeyReused => Self::new(
-                "idempotency-key-reused",
+                moorline_shared::api::KEY_REUSED,
                 StatusCode::UNPROCESSABLE_ENTITY,
                 "The key was used before",
                 error.to_string(),

@@ -90,7 +90,8 @@ pub(super) fn report_state(v: &mut View<'_>, env: &Env, host: &HostId, report: &
     Ok(Reply::Recorded)
 }
 
-/// Gives the room of a terminated instance back, takes it out of its groups, and has what is kept of it removed after a while.
+/// Gives the room of a terminated instance back, takes it out of its groups, and has what is kept of it removed after a
+/// while.
 fn ended(v: &mut View<'_>, env: &Env, instance: &InstanceRecord) -> Step<()> {
     if let Some(host) = v.get::<HostRecord>(&instance.host)? {
         let mut host = host.into_inner();

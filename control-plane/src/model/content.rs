@@ -182,8 +182,8 @@ impl From<Value> for Content {
     }
 }
 
-/// A value over [`Content::INLINE_BYTES`] of an entry, or a sealed one, present or past. It goes when the last row of the entry's history
-/// that names it does.
+/// A value over [`Content::INLINE_BYTES`] of an entry, or a sealed one, present or past. It goes when the last row of
+/// the entry's history that names it does.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LongValue {
     /// Whose entry.

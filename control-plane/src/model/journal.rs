@@ -172,7 +172,8 @@ impl Record for TimelineRow {
     }
 }
 
-/// What the rows of refusals that are kept for a while begin with; they are in the order of time, and hold the record's rows of the timeline.
+/// What the rows of refusals that are kept for a while begin with; they are in the order of time, and hold the record's
+/// rows of the timeline.
 pub(super) const fn refused_read_prefix() -> &'static str {
     "refused-read/"
 }

@@ -1,8 +1,8 @@
 //! How many refused reads leave a record: a bound for each caller, so that none can fill the disk by asking in vain.
 //!
 //! The same goes for logging in, where whoever asks is nobody yet: all attempts that fail together have one bound. Any
-//! other refused change always leaves a record. What is not recorded is counted, and the next record of the same caller says how
-//! many there were.
+//! other refused change always leaves a record. What is not recorded is counted, and the next record of the same caller
+//! says how many there were.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

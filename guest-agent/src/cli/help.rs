@@ -5,7 +5,7 @@ moorline-agent: this machine's data, from its host, for its programs
 
 Usage:
   moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--access FILE] [--imds VERSION]
-                     [--state FOLDER] [--log LEVEL]
+                     [--imds-listen ADDRESS:PORT] [--state FOLDER] [--log LEVEL]
   moorline-agent get PATH        write an entry's bytes
   moorline-agent list [PREFIX]   name the entries below a prefix, or all
   moorline-agent watch [PREFIX]  write every change from now on
@@ -23,6 +23,7 @@ Usage:
 
 For get, list, watch, set, append and delete:
   --instance ID        another instance's data, as far as its access lists allow
+For these, and for write-status, identity-token, credentials and status:
   --json               as JSON: the entry, the listing, a line for each change, what was done
 For set, append and delete:
   --idempotency-key KEY  what the change is known by; asked for again with the same key, it is made once at most
@@ -47,7 +48,7 @@ For run:
   --state FOLDER       what outlasts a reboot, for root alone [default: /var/lib/moorline/agent]
   --log LEVEL          error, warn, info, debug or trace [default: info]
 
-Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, 4 agent or host can't be reached,
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, role or change, 4 agent or host can't be reached,
 5 nobody can say yet whether it was done: repeat the command with the idempotency key that it named.
 Local programs can also ask the socket themselves, by HTTP:
   curl --unix-socket /run/moorline/agent.sock http://agent/v1/data/PATH

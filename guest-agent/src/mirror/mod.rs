@@ -2,15 +2,15 @@
 //!
 //! [`Mirror`] stands at one revision. A batch brings it to the next one whole or not at all, so no reader ever sees
 //! half of a change; a batch that builds on another revision than the mirror's is refused, and a revision never goes
-//! back. It may stay: an entry that runs out goes without a commit. The last changes stay in a bounded [`log`], from which watches resume; whoever asks for more than the log
-//! holds is told so and never skipped silently.
+//! back. It may stay: an entry that runs out goes without a commit. The last changes stay in a bounded [`log`], from
+//! which watches resume; whoever asks for more than the log holds is told so and never skipped silently.
 //!
 //! Reads go on when the host is away: every answer has an age, which grows from the host's last word on, and is stale
 //! once that is [`STALE_AFTER_MS`] old. While the host itself is cut off from the control plane its words make nothing
 //! younger ([`Standing`]), and answers are stale at once. An entry past its validity is not given out.
 //!
-//! This module is also for programs that want the mirror inside. [`Live`] adds waiting for changes to it, for the
-//! tasks of one thread.
+//! This module is also for programs that want the mirror inside. [`Live`] adds waiting for changes to it, for the tasks
+//! of one thread.
 
 mod entry;
 mod live;

@@ -24,7 +24,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use moorline_shared::api::data::Changed;
-use moorline_shared::api::{OPERATION, ProblemDetails};
+use moorline_shared::api::{KEY_REUSED, OPERATION, ProblemDetails};
 use moorline_shared::id::IdempotencyKey;
 use moorline_shared::link::body::{Relay, Relayed};
 use tokio::sync::Notify;
@@ -53,8 +53,6 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 pub const SETTLING: Duration = Duration::from_secs(20);
 
 const SERVER_ERRORS: u16 = 500;
-/// The kind of problem by which the control plane says that the key was used for another request.
-const KEY_REUSED: &str = "idempotency-key-reused";
 
 /// A change to be made.
 #[derive(Clone, Debug)]

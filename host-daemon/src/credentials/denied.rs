@@ -1,8 +1,8 @@
-//! What is worth nothing any more though it has not expired: the deny list of this host. Pure: `now` and what was revoked
-//! in, answers out.
+//! What is worth nothing any more though it has not expired: the deny list of this host. Pure: `now` and what was
+//! revoked in, answers out.
 //!
-//! It remembers what was revoked until the last token of it has expired by itself, and no more than [`MAX_DENIED`] things at
-//! once. One that finds no place is never forgotten in silence: until it is of no use either, the list is not
+//! It remembers what was revoked until the last token of it has expired by itself, and no more than [`MAX_DENIED`]
+//! things at once. One that finds no place is never forgotten in silence: until it is of no use either, the list is not
 //! [whole](DenyList::is_whole), and whoever would ask it has to ask the control plane.
 
 use std::collections::{BTreeSet, HashMap};

@@ -1,5 +1,5 @@
-//! Where the host's identity is kept, in the folder `identity` beneath the daemon's state: readable by its owner alone, and
-//! each file replaced as a whole.
+//! Where the host's identity is kept, in the folder `identity` beneath the daemon's state: readable by its owner alone,
+//! and each file replaced as a whole.
 //!
 //! | file | what it is |
 //! |---|---|
@@ -8,8 +8,8 @@
 //! | `ca.pem` | The certificate that the control plane is known by. |
 //! | `enrolment.json` | Where the control plane is. |
 //!
-//! An enrolment makes all of them in the folder `identity.next`, which then takes the place of the other in one step: never
-//! is one host's certificate beside what another one was told.
+//! An enrolment makes all of them in the folder `identity.next`, which then takes the place of the other in one step:
+//! never is one host's certificate beside what another one was told.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{ErrorKind, Write as _};

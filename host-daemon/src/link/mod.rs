@@ -12,9 +12,9 @@
 //!
 //! By module: `shard` is the loop; `admission` tells a guest's root from its other processes; `conn` reads, writes and
 //! bounds one connection; `answer` turns requests into answers and `reply` those into frames; `follow` and `push` turn
-//! changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked of the control
-//! plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its connection, `desk`
-//! what the guests share.
+//! changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked of the
+//! control plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its
+//! connection, `desk` what the guests share.
 
 mod admission;
 mod answer;

@@ -1,10 +1,9 @@
 //! A small client of QEMU's machine protocol, over a unix socket.
 //!
-//! The guest may have got hold of its QEMU, so QEMU is not trusted: a line has a bound, every exchange a
-//! deadline, and whatever comes unasked is either an [`Event`] or passed over. It names its own socket, so who listens there
-//! is looked at before anything is said. After any error the connection is
-//! of no more use; drop it and make another, QEMU takes one at a time.
-//! (QEMU's `docs/interop/qmp-spec.rst` is the specification.)
+//! The guest may have got hold of its QEMU, so QEMU is not trusted: a line has a bound, every exchange a deadline, and
+//! whatever comes unasked is either an [`Event`] or passed over. It names its own socket, so who listens there is
+//! looked at before anything is said. After any error the connection is of no more use; drop it and make another, QEMU
+//! takes one at a time. (QEMU's `docs/interop/qmp-spec.rst` is the specification.)
 
 use std::collections::VecDeque;
 use std::io;

@@ -58,8 +58,8 @@ enum Begin {
 }
 
 impl Supervisor {
-    /// A supervisor that keeps its records beneath the daemon's state folder, which the caller keeps every other daemon away
-    /// from ([`Records::lock`]). Nothing is done before [`Self::run`].
+    /// A supervisor that keeps its records beneath the daemon's state folder, which the caller keeps every other daemon
+    /// away from ([`Records::lock`]). Nothing is done before [`Self::run`].
     ///
     /// Fails when the folders can't be made.
     pub fn new(

@@ -18,6 +18,8 @@ pub use problem::ProblemDetails;
 
 /// The header that makes a change safe to send again.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// The kind of problem that says that an idempotency key was used for another request.
+pub const KEY_REUSED: &str = "idempotency-key-reused";
 /// The header by which a host says for which of its instances a request is made.
 pub const ON_BEHALF_OF: &str = "moorline-instance";
 /// The header that names the operation's record in the reply to a change.

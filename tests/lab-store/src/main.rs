@@ -1,14 +1,14 @@
 //! `lab-store`: parts of the control plane by themselves, on the store that a control plane has left behind.
 //!
-//! * `commit` takes the transactions of a load out of the store and commits their rows again, with the same grouping and
-//!   the same settings of `SQLite`, and nothing around it: the most that a control plane on this disk could do.
+//! * `commit` takes the transactions of a load out of the store and commits their rows again, with the same grouping
+//!   and the same settings of `SQLite`, and nothing around it: the most that a control plane on this disk could do.
 //! * `groups` says how many groups a control plane has committed, while it runs.
 //! * `step` runs the rules of `PutInstanceData` over the store's state in memory, again and again, on one thread.
 //!
 //! * `tokens` fills a new store with sessions, and makes and checks tokens of them on one thread.
 //!
-//! Each prints one number, `tokens` several as JSON; `commit` and `step` what they did per second. The program is one of its own because the lab itself is
-//! built for quick building, and what is measured must not be.
+//! Each prints one number, `tokens` several as JSON; `commit` and `step` what they did per second. The program is one
+//! of its own because the lab itself is built for quick building, and what is measured must not be.
 
 #![forbid(unsafe_code)]
 

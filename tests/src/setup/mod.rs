@@ -1,9 +1,9 @@
 //! Makes sure that the machine has what the lab runs, and says where it is.
 //!
-//! Three ways, from the least intrusive: [`unpack`] takes Debian packages apart into the lab's cache and
-//! installs nothing (the guest's kernel and busybox, the servers that benches compare with); [`tools`] builds
-//! programs with cargo into the cache, and [`python`] does the same with packages of `PyPI`; [`packages`] installs with apt what must be installed, as root, and
-//! otherwise names what is missing and stops. All of it is quick when nothing is missing.
+//! Three ways, from the least intrusive: [`unpack`] takes Debian packages apart into the lab's cache and installs
+//! nothing (the guest's kernel and busybox, the servers that benches compare with); [`tools`] builds programs with
+//! cargo into the cache, and [`python`] does the same with packages of `PyPI`; [`packages`] installs with apt what must
+//! be installed, as root, and otherwise names what is missing and stops. All of it is quick when nothing is missing.
 
 pub mod packages;
 pub mod python;

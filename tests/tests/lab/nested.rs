@@ -3,8 +3,8 @@
 //! `AF_VSOCK` outside of a guest.
 //!
 //! CIDs are leased and passed to QEMU, the agent in a guest is known by the CID that its VM was given, each VM has a
-//! scope and a user of its own, a user of a guest can't speak for it, a daemon that was killed or restarted finds VMs and channels again, and a later VM
-//! doesn't get an earlier one's CID.
+//! scope and a user of its own, a user of a guest can't speak for it, a daemon that was killed or restarted finds VMs
+//! and channels again, and a later VM doesn't get an earlier one's CID.
 
 use anyhow::{Context, Result, bail, ensure};
 use moorline_lab::deployment::Programs;

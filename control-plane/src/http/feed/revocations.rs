@@ -61,6 +61,9 @@ impl Revocations {
     }
 
     /// Takes in what became of a row, if the event is of one; answers with what hosts are to be told of it.
+    ///
+    /// A row that can't be read is told to nobody. What it revoked is refused all the same: the control plane goes by the
+    /// session's own record, which ended in the same transaction, and judges all that hosts pass on.
     pub fn note(&mut self, epoch: u64, event: &Event) -> Option<Notice> {
         if !event
             .key

@@ -166,7 +166,10 @@ fn complete(path: &str, operation: &mut Operation) {
     let is_stamped = operation.operation_id.as_deref().is_some_and(is_stamped);
     for (status, response) in &mut operation.responses.responses {
         if let RefOr::T(response) = response {
-            succeed(status, response, is_stamped);
+            succeed(status, response);
+            if is_stamped {
+                stamp(response);
+            }
         }
     }
     operation.responses.responses.remove("default");
@@ -199,25 +202,26 @@ fn is_stamped(operation: &str) -> bool {
     )
 }
 
-fn succeed(status: &str, response: &mut Response, is_stamped: bool) {
+fn succeed(status: &str, response: &mut Response) {
     let description = match status {
         "201" => "They were made.",
         "204" => "It was done.",
         _ => "It was done; this is the answer.",
     };
     description.clone_into(&mut response.description);
-    if is_stamped {
-        header(
-            response,
-            OPERATION,
-            "The operation, whose record has this id; a read that is done leaves none.",
-        );
-        header(
-            response,
-            REVISION,
-            "When a change was committed, or which state was read.",
-        );
-    }
+}
+
+fn stamp(response: &mut Response) {
+    header(
+        response,
+        OPERATION,
+        "The operation, whose record has this id; a read that is done leaves none.",
+    );
+    header(
+        response,
+        REVISION,
+        "When a change was committed, or which state was read.",
+    );
 }
 
 fn header(response: &mut Response, name: &str, description: &str) {

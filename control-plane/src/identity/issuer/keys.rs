@@ -216,25 +216,23 @@ fn operation(what: &[u8]) -> OperationId {
     OperationId::from(Digest::of_parts([b"issuer".as_slice(), what]))
 }
 
-/// When a key begins to sign, in milliseconds since 1970. The first one does at once: nobody has older keys.
-fn begins(key: &IdentityKeyRecord, is_first: bool) -> i64 {
-    let wait = if is_first { 0 } else { PUBLISHED_BEFORE_MS };
-    key.created_at.millis().saturating_add(wait)
+/// When a key that others came before begins to sign, in milliseconds since 1970.
+fn begins(key: &IdentityKeyRecord) -> i64 {
+    key.created_at.millis().saturating_add(PUBLISHED_BEFORE_MS)
 }
 
 /// Which of the keys signs at `now`, the oldest first: the newest that has been published for long enough.
 fn signing(keys: &[&IdentityKeyRecord], now: Timestamp) -> Option<usize> {
-    let begun = |at: &usize| begins(keys[*at], *at == 0) <= now.millis();
-    (0..keys.len())
-        .rev()
-        .find(begun)
-        .or_else(|| (!keys.is_empty()).then_some(0))
+    let begun = |at: &usize| begins(keys[*at]) <= now.millis();
+    // Before the first one nobody signed, so it begins at once.
+    let first = (!keys.is_empty()).then_some(0);
+    (0..keys.len()).rev().find(begun).or(first)
 }
 
 /// Whether nothing that a key signed is good any more at `now`, because a later one has signed for long.
 pub(super) fn is_over(key: &IdentityKeyRecord, all: &[IdentityKeyRecord], now: Timestamp) -> bool {
     let mut later = all.iter().filter(|other| other.created_at > key.created_at);
-    later.any(|other| begins(other, false).saturating_add(PUBLISHED_AFTER_MS) < now.millis())
+    later.any(|other| begins(other).saturating_add(PUBLISHED_AFTER_MS) < now.millis())
 }
 
 /// A public key as RFC 7517 and RFC 7518 write it.

@@ -279,8 +279,8 @@ impl Line {
         }
     }
 
-    /// Sends a request as soon as the host's bound on requests and the share of whoever asks allow it. What can't be sent in
-    /// time was not sent.
+    /// Sends a request as soon as the host's bound on requests and the share of whoever asks allow it. What can't be
+    /// sent in time was not sent.
     async fn open(
         &self,
         of: (Asking, Bound),

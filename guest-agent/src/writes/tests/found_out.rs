@@ -65,7 +65,8 @@ fn a_process_finds_out_what_became_of_the_changes_of_the_one_before() {
         assert_eq!(states(&writes), [WriteState::InDoubt; 3]);
         let (keeping, stop) = (Rc::clone(&writes), rig.stop.clone());
         rig.tasks.spawn_local(async move { keeping.keep(&stop).await });
-        // What was made is known; what is another machine's is nobody's here; what the master has no record of may come yet.
+        // What was made is known; what is another machine's is nobody's here; what the master has no record of may come
+        // yet.
         until(|| writes.open().len() == 1).await;
         assert_eq!((left(&rig), states(&writes)), (1, vec![WriteState::InDoubt]));
         let state = async |key: &str| {

@@ -2,8 +2,9 @@
 //!
 //! `Settings` are the keys of the role's table beside those that every role has. They say whether they can be (`check`),
 //! whether there are secrets among them (`has_secrets`), when the source is asked (`rhythm`), whether what it gives hangs
-//! on the instance's session (`falls_with_session`), and `fetch` the credentials for one instance. A fetch may take as long
-//! as it likes: it is dropped when nobody wants it any more or when its time is over, and must leave nothing behind then.
+//! on the instance's session (`falls_with_session`), how long a fetch may take (`patience`), and `fetch` the credentials
+//! for one instance. A fetch is dropped when nobody wants it any more or when its time is over, and must leave nothing
+//! behind then.
 
 mod exec;
 mod moorline;

@@ -1,5 +1,5 @@
-//! A guest's change whose answer is lost on its way: the agent or the host daemon is killed meanwhile. In the end the master
-//! and the mirror are equal, the change is made once, and the guest can find out.
+//! A guest's change whose answer is lost on its way: the agent or the host daemon is killed meanwhile. In the end the
+//! master and the mirror are equal, the change is made once, and the guest can find out.
 
 use super::{Guest, Scene};
 use anyhow::{Context, Result, ensure};

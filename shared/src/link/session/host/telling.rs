@@ -8,8 +8,8 @@ use crate::link::body::{Code, Credential, Ended, GoAway, LinkKey, Secrets, Sessi
 use crate::link::frame::{Last, MAX_BODY, StreamId};
 use crate::link::kind::Kind;
 
-/// The most bytes of text in a SESSION, `SESSION_OVER` or CREDENTIAL. What else is in their bodies is shorter than the rest of
-/// a frame.
+/// The most bytes of text in a SESSION, `SESSION_OVER` or CREDENTIAL. What else is in their bodies is shorter than the
+/// rest of a frame.
 const MAX_TEXT: usize = MAX_BODY - 256;
 
 /// What became of something that the host had to tell.
