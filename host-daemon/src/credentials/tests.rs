@@ -35,7 +35,7 @@ async fn session(
     let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
     format!(
         r#"{{"session":"s-{instance}","token":"mli_sesame_{instance}","token_id":"t-{n}","sealed_by":1,"key":"{key}",
-        "expires_at":"2027-01-15T08:00:00Z","expires_in_seconds":3600}}"#
+        "expires_at":"2027-01-15T08:00:00Z","expires_in_seconds":3600,"identify_within_seconds":600}}"#
     )
 }
 

@@ -90,7 +90,18 @@ pub enum Notice {
         incarnation: u64,
         /// Which generation of the VM it is, as far as it knows: another than before was restored or copied.
         generation: Option<[u8; 16]>,
+        /// Whether it has spoken in this life before.
+        speaker: Speaker,
     },
+}
+
+/// Who says HELLO for a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    /// An agent that knows the present life of its VM, and has what it was given in it.
+    Known,
+    /// One that has nothing yet: the agent or the guest's system began anew.
+    New,
 }
 
 /// What a guest has in the present life of its VM.

@@ -41,7 +41,7 @@ pub(crate) mod tests;
 pub use admission::{Admission, Handover, LifeId};
 pub use ask::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply};
 pub use clock::{FeedClock, Standing, now, time};
-pub use grants::{Grant, Notice, RoleGrant, SessionGrant};
+pub use grants::{Grant, Notice, RoleGrant, SessionGrant, Speaker};
 pub use guest::{Conversation, GuestStatus, Requests};
 pub use handle::{
     BeginError, Ended, Ending, FeedEffects, PortState, ShardError, Shards, ShardsHandle, StartError,

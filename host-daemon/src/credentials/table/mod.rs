@@ -117,7 +117,10 @@ struct Instance {
     incarnation: Option<u64>,
     /// Which generation of the VM its guest said it is.
     generation: Option<[u8; 16]>,
-    /// The session that has to end because the VM went back to an earlier state.
+    /// Who has said HELLO in this life, once somebody has.
+    greeted: Option<Greeted>,
+    /// The session that has to end because nobody has the key any more that its requests are signed with, or somebody else
+    /// may have it too.
     instead_of: Option<String>,
     /// Until when its session must have been used.
     identify_by: Option<Moment>,
@@ -128,6 +131,15 @@ struct Instance {
     /// The last tokens that it was given in this life, each with its session.
     given: VecDeque<(Digest, String)>,
     slots: BTreeMap<Item, Slot>,
+}
+
+/// Who has said HELLO in a life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Greeted {
+    /// An agent that had nothing yet, while there was no session to give it.
+    Newcomer,
+    /// One that has what it was given, or is about to.
+    Settled,
 }
 
 #[derive(Debug)]
@@ -212,7 +224,8 @@ impl Table {
                 instance,
                 incarnation,
                 generation,
-            } => self.greeted(instance, incarnation, generation, now),
+                speaker,
+            } => self.greeted(instance, incarnation, (generation, speaker), now),
         }
     }
 
@@ -264,6 +277,9 @@ impl Table {
         }
         if self.rhythm(item) == Rhythm::Own {
             self.due(id, item, again);
+        }
+        if *item == Item::Session {
+            self.judge_newcomer(id, now);
         }
     }
 

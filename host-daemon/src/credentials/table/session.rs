@@ -4,14 +4,15 @@
 //! |---|---|
 //! | the session was ended | everything is taken back, and nothing of it is fetched again in this life of the VM |
 //! | the key that its token was sealed with is gone | everything is taken back, and fetched anew |
-//! | the guest was restored or copied | the same, with another session in place of that one |
+//! | the guest was restored or copied, or its agent began anew | the same, with another session in place of that one |
 //! | the feed is silent | what there is stays, and is given to nobody who connects: that one's is asked for anew |
 
 use moorline_shared::api::feed::{Revocation, Revoked};
 use moorline_shared::link::Moment;
 use moorline_shared::{Digest, InstanceId};
 
-use super::{Come, Grant, Instance, Item, Rhythm, Slot, Table};
+use super::{Come, Grant, Greeted, Instance, Item, Rhythm, Slot, Table};
+use crate::link::Speaker;
 
 /// How many of the last tokens of an instance are known by their session: each is good for a while beside the next.
 const MAX_GIVEN: usize = 4;
@@ -19,6 +20,7 @@ const MAX_GIVEN: usize = 4;
 const ENDED: &str = "the instance's session was ended: it gets another when it was stopped and started again";
 const KEY_GONE: &str = "the key that the instance's token was sealed with is gone: another token comes";
 const RESTORED: &str = "the machine was restored or copied: another session comes";
+const BEGAN_ANEW: &str = "the agent began anew, without its key: another session comes";
 
 /// Whether this host knows what was revoked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,14 +163,14 @@ impl Table {
         instance.given.push_back((digest, held.session.clone()));
     }
 
-    /// A guest that was restored from a snapshot, or copied, has a token that somebody else may have as well; one that
-    /// comes after the time in which it had to use its token needs another; and while nobody knows what was revoked, each
-    /// one's is asked for.
+    /// A guest that was restored from a snapshot, or copied, has a token that somebody else may have as well; an agent that
+    /// begins anew hasn't the key any more that the one before signed with; one that comes after the time in which it had
+    /// to use its token needs another; and while nobody knows what was revoked, each one's is asked for.
     pub(super) fn greeted(
         &mut self,
         id: InstanceId,
         incarnation: u64,
-        generation: Option<[u8; 16]>,
+        (generation, speaker): (Option<[u8; 16]>, Speaker),
         now: Moment,
     ) {
         let Some(instance) = self.instances.get_mut(&id) else {
@@ -180,18 +182,54 @@ impl Table {
         let before = generation.and_then(|new| instance.generation.replace(new));
         let restored = before.is_some() && before != generation;
         let lapsed = instance.identify_by.is_some_and(|last| last <= now);
-        let Some(session) = instance.slots.get(&Item::Session) else {
+        let Some(slot) = instance.slots.get(&Item::Session) else {
             return;
         };
-        if restored {
-            let session = session.session().map(|held| held.session.clone());
-            // Its end is what this host asks for, and not the end of all.
-            instance.session = None;
-            instance.instead_of = instance.instead_of.take().or(session);
-            self.fetch_anew(id, RESTORED, now);
+        let anew = match speaker {
+            _ if instance.ended.is_some() => false,
+            Speaker::Known => false,
+            // Whoever was greeted before may have identified; so has somebody if there is no time left in which to do it.
+            Speaker::New => {
+                instance.greeted == Some(Greeted::Settled)
+                    || slot.session().is_some() && instance.identify_by.is_none()
+            }
+        };
+        let waits = speaker == Speaker::New && slot.session().is_none();
+        instance.greeted = Some(if waits {
+            Greeted::Newcomer
+        } else {
+            Greeted::Settled
+        });
+        if restored || anew {
+            self.replace_session(id, if restored { RESTORED } else { BEGAN_ANEW }, now);
         } else if lapsed || self.knowledge == Knowledge::Doubt && !self.is_ended(id, &Item::Session) {
             self.due(id, &Item::Session, now);
         }
+    }
+
+    /// An agent that had nothing has waited for this session. If somebody has identified with it, it needs another.
+    pub(super) fn judge_newcomer(&mut self, id: InstanceId, now: Moment) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        if instance.greeted == Some(Greeted::Newcomer) {
+            instance.greeted = Some(Greeted::Settled);
+            if instance.identify_by.is_none() {
+                self.replace_session(id, BEGAN_ANEW, now);
+            }
+        }
+    }
+
+    fn replace_session(&mut self, id: InstanceId, why: &str, now: Moment) {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        let held = instance.slots.get(&Item::Session).and_then(Slot::session);
+        let session = held.map(|held| held.session.clone());
+        // Its end is what this host asks for, and not the end of all.
+        instance.session = None;
+        instance.instead_of = instance.instead_of.take().or(session);
+        self.fetch_anew(id, why, now);
     }
 
     /// Somebody ended the session: the instance gets no other in this life.

@@ -1,6 +1,7 @@
 //! The table against what must hold of it, whatever happens.
 
 mod revoked;
+mod sessions;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +16,7 @@ use proptest::prelude::*;
 use super::{Action, Come, Item, Knowledge, Table, Ticket, Wanted};
 use crate::credentials::config::Roles;
 use crate::link::tests::{id, spec};
-use crate::link::{Grant, Notice, RoleGrant, SessionGrant};
+use crate::link::{Grant, Notice, RoleGrant, SessionGrant, Speaker};
 
 const MINUTE: u64 = 60_000;
 
@@ -126,10 +127,15 @@ impl World {
     }
 
     fn greet(&mut self, n: u8, generation: u8) {
+        self.hello(n, generation, Speaker::Known);
+    }
+
+    fn hello(&mut self, n: u8, generation: u8, speaker: Speaker) {
         let notice = Notice::Greeted {
             instance: id(n),
             incarnation: self.lives.get(&id(n)).copied().unwrap_or(0),
             generation: Some([generation; 16]),
+            speaker,
         };
         self.table.notice(notice, self.now);
         self.settle();
@@ -455,79 +461,6 @@ fn what_is_held_is_served_until_its_deadline_while_its_source_fails() {
     let status = &world.table.status(world.now)[&id(1)];
     let role = status.iter().find(|status| status.role.is_some()).unwrap();
     assert_eq!((role.kind.as_ref(), role.error.as_deref()), (None, Some("no")));
-}
-
-#[test]
-fn a_restored_machine_gets_another_session_in_place_of_its_own() {
-    let mut world = World::new(7);
-    world.set(1, &["own"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
-    world.greet(1, 1);
-    assert!(world.wanted.is_empty() && world.has(1, &role("own")).is_some());
-    world.greet(1, 2);
-    assert_eq!(
-        (world.has(1, &Item::Session), world.has(1, &role("own"))),
-        (None, None)
-    );
-    let wanted = world.wanted.values().next().unwrap();
-    assert_eq!(wanted.instead_of.as_deref(), Some("s-1"));
-    // That the one before is over is what was asked for.
-    world.revoke("s-1");
-    // It is asked for the same until it comes, though the guest connects once more.
-    world.answer(&Item::Session, None);
-    world.greet(1, 2);
-    world.pass(2 * MINUTE);
-    assert_eq!(
-        world.wanted.values().next().unwrap().instead_of.as_deref(),
-        Some("s-1")
-    );
-    world.answer_all(60 * MINUTE);
-    assert!(world.has(1, &Item::Session).is_some() && world.has(1, &role("own")).is_some());
-    world.pass(40 * MINUTE);
-    assert_eq!(world.wanted.values().next().unwrap().instead_of, None);
-}
-
-#[test]
-fn a_session_that_was_ended_stays_ended_in_this_life() {
-    let mut world = World::new(7);
-    world.set(1, &["own", "a"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
-    world.revoke("s-none");
-    world.revoke("s-1");
-    assert_eq!(
-        (world.has(1, &Item::Session), world.has(1, &role("own"))),
-        (None, None)
-    );
-    assert!(world.has(1, &role("a")).is_some());
-    world.greet(1, 1);
-    world.pass(30 * MINUTE);
-    assert!(!world.wanted.values().any(|wanted| wanted.item == Item::Session));
-    world.begin(1);
-    assert!(world.wanted.values().any(|wanted| wanted.item == Item::Session));
-}
-
-#[test]
-fn one_that_was_not_used_in_time_is_asked_for_when_the_guest_comes() {
-    let mut world = World::new(7);
-    world.set(1, &[]);
-    world.begin(1);
-    let (ticket, wanted) = world.wanted.pop_first().unwrap();
-    let Come::Session(grant, _) = come(&wanted, 1, Moment(world.now.0 + 60 * MINUTE)) else {
-        panic!()
-    };
-    let window = Moment(world.now.0 + 5 * MINUTE);
-    world
-        .table
-        .fetched(ticket, Ok(Come::Session(grant, Some(window))), world.now);
-    world.settle();
-    world.pass(4 * MINUTE);
-    world.greet(1, 1);
-    assert!(world.wanted.is_empty());
-    world.pass(2 * MINUTE);
-    world.greet(1, 1);
-    assert_eq!(world.wanted.len(), 1);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::{Conn, End, Progress, Stage, printable};
 use crate::link::admission::{Denial, LifeId, Verdict};
 use crate::link::desk::Desk;
 use crate::link::follow::mirror;
-use crate::link::grants::Notice;
+use crate::link::grants::{Notice, Speaker};
 
 impl Conn {
     pub(super) fn hello(&mut self, hello: Hello, desk: &mut Desk) -> Result<Progress, End> {
@@ -124,6 +124,11 @@ impl Conn {
             instance: self.instance,
             incarnation,
             generation: hello.vmgenid,
+            speaker: if hello.incarnation == Some(incarnation) {
+                Speaker::Known
+            } else {
+                Speaker::New
+            },
         });
         Progress::Welcomed
     }

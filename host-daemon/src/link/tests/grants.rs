@@ -10,7 +10,7 @@ use moorline_shared::secret::{Secret, SecretKey};
 use tokio::sync::mpsc;
 
 use super::{Agent, World, id};
-use crate::link::{Grant, Notice, RoleGrant, SessionGrant};
+use crate::link::{Grant, Notice, RoleGrant, SessionGrant, Speaker};
 
 fn session(number: u8, lasts_ms: u64) -> Grant {
     Grant::Session(Arc::new(SessionGrant {
@@ -145,6 +145,7 @@ fn lives_and_greetings_are_told_in_their_order() {
             instance,
             incarnation,
             generation: Some([9; 16]),
+            speaker: Speaker::New,
         },
         Notice::Ended {
             instance,

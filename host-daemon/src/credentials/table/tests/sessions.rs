@@ -1,0 +1,151 @@
+//! Sessions that end, run out of time, or are replaced by others.
+
+use super::*;
+
+#[test]
+fn a_restored_machine_gets_another_session_in_place_of_its_own() {
+    let mut world = World::new(7);
+    world.set(1, &["own"]);
+    world.begin(1);
+    world.answer_all(60 * MINUTE);
+    world.greet(1, 1);
+    assert!(world.wanted.is_empty() && world.has(1, &role("own")).is_some());
+    world.greet(1, 2);
+    assert_eq!(
+        (world.has(1, &Item::Session), world.has(1, &role("own"))),
+        (None, None)
+    );
+    let wanted = world.wanted.values().next().unwrap();
+    assert_eq!(wanted.instead_of.as_deref(), Some("s-1"));
+    // That the one before is over is what was asked for.
+    world.revoke("s-1");
+    // It is asked for the same until it comes, though the guest connects once more.
+    world.answer(&Item::Session, None);
+    world.greet(1, 2);
+    world.pass(2 * MINUTE);
+    assert_eq!(
+        world.wanted.values().next().unwrap().instead_of.as_deref(),
+        Some("s-1")
+    );
+    world.answer_all(60 * MINUTE);
+    assert!(world.has(1, &Item::Session).is_some() && world.has(1, &role("own")).is_some());
+    world.pass(40 * MINUTE);
+    assert_eq!(world.wanted.values().next().unwrap().instead_of, None);
+}
+
+/// Answers the fetch of a session that nobody has identified with, or that somebody has.
+fn answer_session(world: &mut World, identified: Identified) {
+    let found = world
+        .wanted
+        .iter()
+        .find(|(_, wanted)| wanted.item == Item::Session);
+    let ticket = *found.unwrap().0;
+    let wanted = world.wanted.remove(&ticket).unwrap();
+    let Come::Session(grant, _) = come(&wanted, 1, Moment(world.now.0 + 60 * MINUTE)) else {
+        panic!()
+    };
+    let window = match identified {
+        Identified::Yes => None,
+        Identified::No => Some(Moment(world.now.0 + 5 * MINUTE)),
+    };
+    let come = Come::Session(grant, window);
+    world.table.fetched(ticket, Ok(come), world.now);
+    world.settle();
+}
+
+enum Identified {
+    Yes,
+    No,
+}
+
+fn replaces(world: &World) -> bool {
+    let mut sessions = world
+        .wanted
+        .values()
+        .filter(|wanted| wanted.item == Item::Session);
+    sessions.any(|wanted| wanted.instead_of.is_some())
+}
+
+#[test]
+fn an_agent_that_begins_anew_gets_another_session() {
+    let mut world = World::new(7);
+    world.set(1, &[]);
+    world.begin(1);
+    answer_session(&mut world, Identified::No);
+    world.hello(1, 1, Speaker::New);
+    world.hello(1, 1, Speaker::Known);
+    assert!(
+        world.wanted.is_empty(),
+        "the first one has its session, and keeps it"
+    );
+    world.hello(1, 1, Speaker::New);
+    assert!(replaces(&world), "the key of the one before is gone");
+    assert_eq!(world.has(1, &Item::Session), None);
+    answer_session(&mut world, Identified::No);
+    world.hello(1, 1, Speaker::Known);
+    assert!(world.wanted.is_empty());
+}
+
+#[test]
+fn an_agent_and_a_host_daemon_that_both_begin_anew_find_out_whose_session_it_is() {
+    for identified in [Identified::Yes, Identified::No] {
+        let is = matches!(identified, Identified::Yes);
+        let mut world = World::new(7);
+        world.set(1, &[]);
+        world.begin(1);
+        world.hello(1, 1, Speaker::New);
+        answer_session(&mut world, identified);
+        assert_eq!(replaces(&world), is);
+    }
+    let mut world = World::new(7);
+    world.set(1, &[]);
+    world.begin(1);
+    answer_session(&mut world, Identified::Yes);
+    world.hello(1, 1, Speaker::Known);
+    assert!(
+        world.wanted.is_empty(),
+        "an agent that outlived the daemon goes on"
+    );
+}
+
+#[test]
+fn a_session_that_was_ended_stays_ended_in_this_life() {
+    let mut world = World::new(7);
+    world.set(1, &["own", "a"]);
+    world.begin(1);
+    world.answer_all(60 * MINUTE);
+    world.revoke("s-none");
+    world.revoke("s-1");
+    assert_eq!(
+        (world.has(1, &Item::Session), world.has(1, &role("own"))),
+        (None, None)
+    );
+    assert!(world.has(1, &role("a")).is_some());
+    world.greet(1, 1);
+    world.pass(30 * MINUTE);
+    assert!(!world.wanted.values().any(|wanted| wanted.item == Item::Session));
+    world.begin(1);
+    assert!(world.wanted.values().any(|wanted| wanted.item == Item::Session));
+}
+
+#[test]
+fn one_that_was_not_used_in_time_is_asked_for_when_the_guest_comes() {
+    let mut world = World::new(7);
+    world.set(1, &[]);
+    world.begin(1);
+    let (ticket, wanted) = world.wanted.pop_first().unwrap();
+    let Come::Session(grant, _) = come(&wanted, 1, Moment(world.now.0 + 60 * MINUTE)) else {
+        panic!()
+    };
+    let window = Moment(world.now.0 + 5 * MINUTE);
+    world
+        .table
+        .fetched(ticket, Ok(Come::Session(grant, Some(window))), world.now);
+    world.settle();
+    world.pass(4 * MINUTE);
+    world.greet(1, 1);
+    assert!(world.wanted.is_empty());
+    world.pass(2 * MINUTE);
+    world.greet(1, 1);
+    assert_eq!(world.wanted.len(), 1);
+}
