@@ -19,6 +19,7 @@ mod nested;
 mod privileged;
 mod processes;
 mod python;
+mod readme;
 mod signer;
 mod talker;
 mod vm;

@@ -6,4 +6,5 @@ mod catch_up;
 mod command;
 mod feed;
 mod revoked;
+mod users;
 mod watches;

@@ -2,6 +2,7 @@
 
 use super::{refused, standing};
 use crate::alone::Alone;
+use crate::readme;
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use moorline_client::fresh_key;
@@ -16,25 +17,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const README: &str = include_str!("../../../../README.md");
-const SECTION: &str = "### A second host";
 /// The file that the token goes through.
 const TOKEN: &str = "host-2.token";
-
-/// The commands of the section, without comments, and without being put into the background.
-fn commands() -> Result<Vec<&'static str>> {
-    let (_, section) = README.split_once(SECTION).context("the README's section")?;
-    let (_, block) = section.split_once("```sh\n").context("its commands")?;
-    let (block, _) = block.split_once("```").context("their end")?;
-    let command = |line: &'static str| {
-        line.split('#')
-            .next()
-            .unwrap_or(line)
-            .trim()
-            .trim_end_matches(" &")
-    };
-    Ok(block.lines().map(command).collect())
-}
 
 /// Whoever follows the README.
 struct Reader {
@@ -134,8 +118,15 @@ impl Reader {
 
 #[tokio::test]
 async fn a_second_host_is_enrolled_by_the_readmes_commands_and_refused_once_revoked() -> Result<()> {
-    let commands: [_; 5] = commands()?.try_into().ok().context("five commands")?;
-    let [token, enrol, start, list, revoke] = commands;
+    let blocks = readme::commands("### A second host")?;
+    let [block] = &blocks[..] else {
+        bail!("the section has other blocks: {blocks:?}")
+    };
+    let [token, enrol, start, list, revoke] = block[..] else {
+        bail!("there are other commands: {block:?}")
+    };
+    // The test puts what runs on into the background by itself.
+    let start = start.trim_end_matches(" &");
     let deployment = Plan::new(Programs::build().await?).start().await?;
     let mut reader = Reader {
         host: deployment.further_host(&"host-2".parse()?, "second")?,
