@@ -134,6 +134,8 @@ fn tells_nothing(name: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
+/// The limit shows from outside that the daemon had the kernel write none, and what it has done besides for systems that
+/// pass cores on without regard to limits is shown where that is done: by `the_kernel_says_that_none_is_written`.
 #[tokio::test]
 async fn no_daemon_writes_a_core_file() -> Result<()> {
     let deployment = Plan::new(Programs::build().await?).start().await?;

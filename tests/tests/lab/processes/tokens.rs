@@ -269,11 +269,6 @@ fn look_below(folder: &Path, telltales: &[Telltale]) -> Result<BTreeSet<&'static
             found.extend(look_below(&entry.path(), telltales)?);
         } else if kind.is_file() {
             let name = entry.file_name();
-            ensure!(
-                !name.to_string_lossy().starts_with("core"),
-                "{} is left",
-                name.display()
-            );
             let bytes = fs::read(entry.path())?;
             let belongs = |telltale: &&Telltale| {
                 telltale
