@@ -231,9 +231,16 @@ impl Credentials {
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Spec(SpecChange::Set(spec)) => self.table.set(&spec, now()),
-            Event::Spec(SpecChange::Gone(instance)) => self.table.gone(instance),
+            Event::Spec(SpecChange::Gone(instance)) => {
+                self.table.gone(instance);
+                // Nothing is asked for it any more.
+                self.answer_waiting(instance, Asked::InVain);
+            }
             Event::Spec(SpecChange::Complete) => {}
-            Event::Revoked(revocation) => self.table.revoked(&revocation, now()),
+            Event::Revoked(revocation) => {
+                self.table.revoked(&revocation, now());
+                self.answer_ended();
+            }
             Event::Vouch(instance, token, reply) => self.vouch(instance, token, reply),
             // Who asked may be gone.
             Event::Status(reply) => drop(reply.send(self.table.status(now()))),
@@ -263,6 +270,19 @@ impl Credentials {
             // Who asked may be gone.
             let _ = reply.send(vouched);
         }
+    }
+
+    /// Answers those whose session is known to be ended: what they wait for is given up, or would tell nothing else.
+    fn answer_ended(&mut self) {
+        for (instance, waiting) in &mut self.waiting {
+            let ended =
+                waiting.extract_if(.., |(token, _)| self.table.is_known_dead(*instance, token, now()));
+            for (_, reply) in ended {
+                // Who asked may be gone.
+                let _ = reply.send(Vouched::Ended);
+            }
+        }
+        self.waiting.retain(|_, waiting| !waiting.is_empty());
     }
 
     fn on_fetched(&mut self, ended: Result<(Ticket, Result<Come, String>), JoinError>) {

@@ -11,19 +11,23 @@ use axum::routing::post;
 use moorline_client::{Client, Endpoint};
 use moorline_shared::api::feed::{Revocation, Revoked};
 use moorline_shared::credential::Credential;
+use moorline_shared::link::Moment;
 use moorline_shared::link::session::GuestEvent;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Credentials, Handle, Roles, channel};
+use super::{Credentials, Handle, NotVouched, Roles, channel};
 use crate::cache::FeedBatch;
 use crate::channel::{ChannelSpec, ExpectedPeer};
 use crate::config::{CacheConfig, LinkConfig};
 use crate::link::tests::{Agent, id, link_key, revision, spec, view};
 use crate::link::{Admission, Shards, ShardsHandle};
 use crate::uplink::SpecChange;
+
+/// The instance that is given one token, and no answer whenever it is asked for another.
+const ONCE: u8 = 9;
 
 /// Sessions, numbered.
 async fn session(
@@ -32,6 +36,9 @@ async fn session(
 ) -> String {
     assert_eq!(host, "h1");
     let n = count.fetch_add(1, Ordering::Relaxed);
+    if n > 1 && instance == id(ONCE).to_string() {
+        std::future::pending::<()>().await;
+    }
     let key = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
     format!(
         r#"{{"session":"s-{instance}","token":"mli_sesame_{instance}","token_id":"t-{n}","sealed_by":1,"key":"{key}",
@@ -44,6 +51,8 @@ struct World {
     shards: Shards,
     given: Handle,
     folder: tempfile::TempDir,
+    /// The number of the next session.
+    next_session: Arc<AtomicU32>,
     /// The control plane and the credentials; they end with the world.
     tasks: JoinSet<()>,
 }
@@ -52,9 +61,10 @@ impl World {
     async fn new(roles: &str) -> Self {
         // Without a provider the client can't be made; whoever comes second finds one.
         let _ = rustls::crypto::ring::default_provider().install_default();
+        let next_session = Arc::new(AtomicU32::new(1));
         let routes = Router::new()
             .route("/v1/hosts/{host}/instances/{instance}/session", post(session))
-            .with_state(Arc::new(AtomicU32::new(1)));
+            .with_state(next_session.clone());
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let mut tasks = JoinSet::new();
@@ -69,13 +79,14 @@ impl World {
         let handle = shards.handle().clone();
         let credentials = Credentials::new("h1".parse().unwrap(), client, roles, handle, events);
         // A feed that is never silent.
-        given.heard(moorline_shared::link::Moment(u64::MAX));
+        given.heard(Moment(u64::MAX));
         tasks.spawn(credentials.run(CancellationToken::new()));
         let folder = tempfile::tempdir().unwrap();
         Self {
             shards,
             given,
             folder,
+            next_session,
             tasks,
         }
     }
@@ -196,6 +207,19 @@ async fn each_guest_has_its_own_and_people_see_no_secret() {
     world.close().await;
 }
 
+/// What the feed says when the session of an instance was ended.
+fn end_of_session(n: u8) -> Revocation {
+    let time = |ms| moorline_shared::Timestamp::from_millis(ms).unwrap();
+    Revocation {
+        sequence: revision(1),
+        revoked: Revoked::Session {
+            id: format!("s-{}", id(n)),
+        },
+        not_before: time(0),
+        until: time(3_600_000),
+    }
+}
+
 #[tokio::test]
 async fn what_is_taken_away_is_gone_at_once() {
     let world = World::new(ROLES).await;
@@ -205,15 +229,7 @@ async fn what_is_taken_away_is_gone_at_once() {
             shown.contains("\"aws\"") && shown.contains("\"bearer\"")
         })
         .await;
-    let time = |ms| moorline_shared::Timestamp::from_millis(ms).unwrap();
-    world.given.revoked(Revocation {
-        sequence: revision(1),
-        revoked: Revoked::Session {
-            id: format!("s-{}", id(1)),
-        },
-        not_before: time(0),
-        until: time(3_600_000),
-    });
+    world.given.revoked(end_of_session(1));
     world
         .until(1, |shown| {
             !shown.contains("\"bearer\"") && !shown.contains("\"session\"")
@@ -221,5 +237,25 @@ async fn what_is_taken_away_is_gone_at_once() {
         .await;
     world.given.spec(&SpecChange::Gone(id(1)));
     world.until(1, |shown| shown == "null").await;
+    world.close().await;
+}
+
+#[tokio::test]
+async fn who_waits_for_word_of_a_session_hears_that_it_was_ended() {
+    let world = World::new("").await;
+    // The feed is silent, so that the control plane is asked.
+    world.given.heard(Moment(0));
+    world.add(ONCE, &[]).await;
+    world.until(ONCE, |shown| shown.contains("\"session\"")).await;
+    let token = format!("mli_sesame_{}", id(ONCE));
+    let ends = async {
+        // The fetch that is to tell is under way, and would tell nothing.
+        world
+            .until(ONCE, |_| world.next_session.load(Ordering::Relaxed) == 3)
+            .await;
+        world.given.revoked(end_of_session(ONCE));
+    };
+    let (vouched, ()) = tokio::join!(world.given.vouch(id(ONCE), &token), ends);
+    assert_eq!(vouched, Err(NotVouched::Ended));
     world.close().await;
 }

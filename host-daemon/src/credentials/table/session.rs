@@ -132,7 +132,8 @@ impl Table {
         }
     }
 
-    fn is_known_dead(&self, id: InstanceId, token: &Digest, now: Moment) -> bool {
+    /// Whether the session that this token is of was ended, as far as this host knows without asking.
+    pub(in crate::credentials) fn is_known_dead(&self, id: InstanceId, token: &Digest, now: Moment) -> bool {
         let ended = self
             .instances
             .get(&id)
