@@ -39,6 +39,18 @@ pub struct EnrolmentToken {
     pub secret: SecretKey,
 }
 
+/// The number of a host's certificate as text, in lowercase hexadecimal. The control plane finds a host's key by it, so
+/// that both must write it alike.
+pub fn serial_text(serial: &[u8]) -> String {
+    use fmt::Write as _;
+    let mut text = String::with_capacity(serial.len() * 2);
+    for byte in serial {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+    }
+    text
+}
+
 impl fmt::Debug for EnrolmentToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "EnrolmentToken({} at {}, hidden)", self.host, self.url)
@@ -132,7 +144,7 @@ fn parsed(body: &[u8]) -> Option<EnrolmentToken> {
 
 #[cfg(test)]
 mod tests {
-    use super::{EnrolmentToken, EnrolmentTokenError};
+    use super::{EnrolmentToken, EnrolmentTokenError, serial_text};
     use proptest::prelude::*;
 
     fn token() -> EnrolmentToken {
@@ -149,6 +161,11 @@ mod tests {
         let text = token().text().unwrap();
         assert_eq!(text.expose().parse(), Ok(token()));
         assert!(!format!("{:?}", token()).contains('2') || !format!("{:?}", token()).contains("22"));
+    }
+
+    #[test]
+    fn every_byte_of_a_serial_is_two_digits() {
+        assert_eq!(serial_text(&[0x0a, 0, 0xff]), "0a00ff");
     }
 
     #[test]

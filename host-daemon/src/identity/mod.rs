@@ -11,9 +11,9 @@ pub mod renew;
 pub(crate) mod tests;
 
 use std::fmt;
-use std::fmt::Write as _;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use moorline_shared::enrolment::serial_text;
 use moorline_shared::{HostId, Timestamp};
 use ring::rand::SystemRandom;
 use ring::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
@@ -81,7 +81,7 @@ impl Present {
         if parsed.public_key().subject_public_key.data.as_ref() != public {
             return Err(IdentityError::Apart);
         }
-        let (host, serial) = (host(&parsed)?, hexadecimal(parsed.raw_serial()));
+        let (host, serial) = (host(&parsed)?, serial_text(parsed.raw_serial()));
         let (from, until) = (
             time(parsed.validity().not_before)?,
             time(parsed.validity().not_after)?,
@@ -148,14 +148,6 @@ fn time(of: ASN1Time) -> Result<Timestamp, IdentityError> {
     millis
         .and_then(Timestamp::from_millis)
         .ok_or(IdentityError::Certificate)
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 impl HostIdentity {

@@ -1,5 +1,6 @@
 //! What a client's certificate says, once it is known to be one of ours.
 
+use moorline_shared::enrolment::serial_text;
 use moorline_shared::{HostId, Timestamp};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
@@ -29,7 +30,7 @@ impl HostCertificate {
         let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
         Some(Self {
             host: host(&certificate)?,
-            serial: hex(certificate.raw_serial()),
+            serial: serial_text(certificate.raw_serial()),
             not_after: not_after(&certificate)?,
             generation: generation(&certificate)?,
             public_key: certificate.public_key().subject_public_key.data.to_vec(),
@@ -41,16 +42,6 @@ impl HostCertificate {
 pub(super) fn not_after(certificate: &X509Certificate<'_>) -> Option<Timestamp> {
     let seconds = certificate.validity().not_after.timestamp();
     Timestamp::from_millis(seconds.checked_mul(1_000)?)
-}
-
-/// The bytes of a serial number as text.
-pub fn hex(serial: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(serial.len() * 2);
-    for byte in serial {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// The host of the one URI in the certificate, `spiffe://DOMAIN/host/NAME`.

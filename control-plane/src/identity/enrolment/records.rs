@@ -3,11 +3,11 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 pub use moorline_shared::api::hosts::HostStanding as Standing;
+use moorline_shared::enrolment::serial_text;
 use moorline_shared::{Digest, HostId, Timestamp};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::identity::authority::issue::HostWords;
-use crate::identity::authority::peer;
 use crate::model::record::{Record, key};
 use crate::store::Key;
 
@@ -86,7 +86,7 @@ pub struct Digits(pub [u8; 16]);
 
 impl std::fmt::Display for Digits {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&peer::hex(&self.0))
+        f.write_str(&serial_text(&self.0))
     }
 }
 
