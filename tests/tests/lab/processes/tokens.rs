@@ -254,8 +254,7 @@ fn kept(folder: &Path) -> Result<Vec<Telltale>> {
         Telltale::text("the administrator's token", administrator.trim()).in_file(&["admin.token"]),
         Telltale::text("the master key", master.trim()).in_file(&["master.key"]),
         Telltale::text("a host's key", line).in_file(&["identity.pem"]),
-        Telltale::text("any key in the clear", "PRIVATE KEY-----")
-            .in_file(&["identity.pem", "first-key.pem"]),
+        Telltale::text("any key in the clear", "PRIVATE KEY-----").in_file(&["identity.pem", "next-key.pem"]),
     ])
 }
 
