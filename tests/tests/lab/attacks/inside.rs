@@ -14,10 +14,10 @@ use std::collections::{BTreeMap, BTreeSet};
 const SECRET: &str = "a-secret-of-the-guest-4b1d";
 const STATE: &str = "/var/lib/moorline/agent";
 
-/// What must fail. `PID` is the agent's, `SOCKET` its socket.
-const TRIES: &[&str] = &[
+/// What root can look at, and nobody else. `PID` is the agent's, `ADDRESS` one that it has memory at, `STATE` its folder.
+const LOOKS: &[&str] = &[
     // Its memory, which to read is to trace it; what it was started with; what it has open.
-    "dd if=/proc/PID/mem bs=1 count=1 skip=4194304",
+    "dd if=/proc/PID/mem bs=1 count=1 skip=ADDRESS",
     "cat /proc/PID/environ",
     "cat /proc/PID/maps",
     "cat /proc/PID/auxv",
@@ -26,30 +26,36 @@ const TRIES: &[&str] = &[
     "ls /proc/PID/fd/",
     "ls /proc/PID/map_files/",
     "cat /proc/PID/root/etc/passwd",
-    // Its life.
     "kill -0 PID",
+    // What it keeps, and what the VMM passed to the guest.
+    "ls STATE",
+    "cat /sys/firmware/qemu_fw_cfg/by_name/opt/org.moorline.link-key/raw",
+    "cat /sys/firmware/qemu_fw_cfg/by_name/etc/vmgenid_guid/raw",
+    // What it says to root.
+    "moorline-agent get db/password",
+    "moorline-agent identity-token --audience anybody",
+];
+
+/// What would end the agent, or take its place. `SOCKET` is its socket.
+const GRABS: &[&str] = &[
     "kill -STOP PID",
     "kill -KILL PID",
-    // What it keeps.
-    "ls STATE",
-    "cat STATE/link-key",
     "touch STATE/mine",
     "mv STATE /tmp/state",
     "rm -r STATE",
-    "cat /sys/firmware/qemu_fw_cfg/by_name/opt/org.moorline.link-key/raw",
-    "cat /sys/firmware/qemu_fw_cfg/by_name/etc/vmgenid_guid/raw",
-    // Its place.
     "rm -f SOCKET && ! test -S SOCKET",
     "mv SOCKET /tmp/taken.sock",
     "ln -sf /tmp/mine.sock SOCKET",
     "moorline-agent run --socket SOCKET --state /tmp/mine",
-    // What is root's.
-    "moorline-agent get db/password",
-    "moorline-agent credentials",
+];
+/// What there is for those to grab.
+const GRABBED: &str = "kill -0 PID && test -d STATE && test -S SOCKET";
+
+/// What root can change of the guest's data, and nobody else, in this order.
+const WRITES: &[&str] = &[
     "moorline-agent set app/mode red",
     "moorline-agent append app/mode red",
     "moorline-agent delete app/mode",
-    "moorline-agent identity-token --audience anybody",
 ];
 
 /// Where the kernel writes core files, a program of the machine dies of a fault and leaves one, and an agent does.
@@ -93,6 +99,49 @@ async fn pid(guest: &Control) -> Result<String> {
         .context("the agent's process")
 }
 
+/// The guest, and what the commands above mean in it.
+struct Target {
+    guest: Control,
+    pid: String,
+    address: u64,
+}
+
+impl Target {
+    async fn of(guest: Control) -> Result<Self> {
+        let pid = pid(&guest).await?;
+        let first = guest.run(format!("head -n 1 /proc/{pid}/maps")).await?.text()?;
+        let (address, _) = first.split_once('-').context("a line of maps")?;
+        let address = u64::from_str_radix(address, 16).context("an address")?;
+        Ok(Self { guest, pid, address })
+    }
+
+    fn meant(&self, command: &str) -> String {
+        command
+            .replace("PID", &self.pid)
+            .replace("ADDRESS", &self.address.to_string())
+            .replace("STATE", STATE)
+            .replace("SOCKET", DEFAULT_SOCKET)
+    }
+
+    /// What root can: without that, nothing is shown by others' failing at it.
+    async fn root_can(&self, command: &str) -> Result<()> {
+        let done = self.guest.run(self.meant(command)).await?;
+        done.text().map(drop).context("root can't do it either")
+    }
+
+    async fn a_user_cannot(&self, command: &str) -> Result<()> {
+        let command = self.meant(command);
+        let tried = Shell::ordinary(format!("timeout 10 {command}"));
+        let tried = self.guest.run(tried).await?;
+        let said = String::from_utf8_lossy(&tried.stdout);
+        ensure!(
+            !tried.succeeded() && !said.contains(SECRET),
+            "{command} did it: {said}"
+        );
+        Ok(())
+    }
+}
+
 #[tokio::test]
 async fn a_user_of_a_guest_gets_at_nothing_of_the_agents() -> Result<()> {
     let tools = setup::ready().await?;
@@ -100,26 +149,35 @@ async fn a_user_of_a_guest_gets_at_nothing_of_the_agents() -> Result<()> {
     let image = Busybox::new().agent(agent).build(tools).await?;
     let seats = seats(1).await;
     let deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
-    let guest = guest(&deployment, &seats).await?;
-    let before = pid(&guest).await?;
-    for command in TRIES {
-        let command = command
-            .replace("PID", &before)
-            .replace("STATE", STATE)
-            .replace("SOCKET", DEFAULT_SOCKET);
-        let tried = guest
-            .run(Shell::ordinary(format!("timeout 10 {command}")))
-            .await?;
-        let said = String::from_utf8_lossy(&tried.stdout);
-        ensure!(
-            !tried.succeeded() && !said.contains(SECRET),
-            "{command} did it: {said}"
-        );
+    let target = Target::of(guest(&deployment, &seats).await?).await?;
+    only_root_is_shown_a_session(&target.guest).await?;
+    for look in LOOKS {
+        target.root_can(look).await?;
+        target.a_user_cannot(look).await?;
+    }
+    target.root_can(GRABBED).await?;
+    for change in GRABS.iter().chain(WRITES) {
+        target.a_user_cannot(change).await?;
     }
     // What is everybody's is still there, from the same agent.
+    let guest = &target.guest;
     let mode = guest.run(Shell::ordinary("moorline-agent get app/mode")).await?;
-    ensure!(mode.text()? == "blue" && pid(&guest).await? == before);
-    nothing_lies_about(&guest).await
+    ensure!(mode.text()? == "blue" && pid(guest).await? == target.pid);
+    nothing_lies_about(guest).await?;
+    for write in WRITES {
+        target.root_can(write).await?;
+    }
+    Ok(())
+}
+
+/// Everybody may ask what credentials there are, and is told of those that are for him.
+async fn only_root_is_shown_a_session(guest: &Control) -> Result<()> {
+    const ASK: &str = "moorline-agent credentials --json";
+    let session = format!("{ASK} | grep expires");
+    guest.wait_for(session, PATIENCE).await?;
+    let shown = guest.run(Shell::ordinary(ASK)).await?.text()?;
+    ensure!(!shown.contains("expires"), "a user is shown {shown}");
+    Ok(())
 }
 
 /// Nor does the agent leave it where somebody finds it: not in a log, nor in a core file.
