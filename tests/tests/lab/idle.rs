@@ -1,8 +1,8 @@
-//! What an agent takes while nobody asks it anything: in a real guest, with every surface on.
+//! What an agent takes while nobody asks it anything, in a real guest.
 
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, IMAGE, PATIENCE, Programs};
-use moorline_lab::guest::{Control, seats};
+use moorline_lab::guest::seats;
 use moorline_lab::image::Busybox;
 use moorline_lab::setup::{self, tools};
 use moorline_shared::api::instances::RunInstances;
@@ -62,7 +62,9 @@ async fn an_agent_that_nobody_asks_sleeps() -> Result<()> {
     let deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
     let ids = deployment.run(&seats, &one()?).await?;
     let guest = deployment.guest(*ids.first().context("an instance")?).await?;
-    with_every_surface(&guest).await?;
+    guest
+        .wait_for("moorline-agent get meta/instance-id", PATIENCE)
+        .await?;
 
     // Nothing is waited for: that nothing happens for so long is what is looked at.
     let script = format!("{WATCH}sleep 5; look; sleep {WATCHED_SECONDS}; look");
@@ -82,20 +84,6 @@ async fn an_agent_that_nobody_asks_sleeps() -> Result<()> {
         processor_us <= PROCESSOR_MS * 1_000 * EMULATION,
         "{processor_us} us of the processor in a minute"
     );
-    Ok(())
-}
-
-/// Has the guest's agent begin anew with all that it can serve, and asks each surface once.
-async fn with_every_surface(guest: &Control) -> Result<()> {
-    guest
-        .run("echo --imds v1 > /etc/moorline-agent.options && killall moorline-agent")
-        .await?
-        .text()?;
-    guest
-        .wait_for("moorline-agent get meta/instance-id", PATIENCE)
-        .await?;
-    let ask = "curl -sSf http://169.254.169.254/latest/meta-data/instance-id";
-    guest.wait_for(ask, PATIENCE).await?;
     Ok(())
 }
 

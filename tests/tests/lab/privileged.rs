@@ -98,9 +98,12 @@ async fn a_user_in_a_guest_whose_vmm_passes_the_key_gets_nothing() -> Result<()>
     tries_everything(&deployment, id, &control, FROM_THE_VMM).await
 }
 
-/// Has the agent's program begin anew, as a reboot does.
-async fn restart_agent(guest: &Guest) -> Result<()> {
-    guest.run("killall moorline-agent").await?.text().map(drop)
+/// Has the agent's program begin anew, as a reboot does, and waits until the host speaks with the new one.
+async fn restart_agent(deployment: &Deployment, id: InstanceId, guest: &Guest) -> Result<()> {
+    let before = connected(deployment, id).await?;
+    guest.run("killall moorline-agent").await?.text()?;
+    let anew = async || session(deployment, id).await.filter(|session| *session != before);
+    wait::until("another session", COMES_BACK, anew).await.map(drop)
 }
 
 #[tokio::test]
@@ -119,16 +122,13 @@ async fn a_user_in_a_guest_that_was_given_its_key_gets_nothing() -> Result<()> {
 
     deployment.kill_host().await?;
     deployment.start_host().await?;
-    restart_agent(&guest).await?;
+    restart_agent(&deployment, id, &guest).await?;
     tries_everything(&deployment, id, guest.control(), FROM_THE_HOST).await?;
 
     // A disk of another machine: its key is of no use in another life, and the guest is given its own.
     let again = begin_another_life(&deployment, &external).await?;
-    guest
-        .run(format!("head -c 32 /dev/urandom > {FROM_THE_HOST}"))
-        .await?
-        .text()?;
-    restart_agent(&guest).await?;
+    let copied = format!("head -c 32 /dev/urandom > {FROM_THE_HOST} && killall moorline-agent");
+    guest.run(copied).await?.text()?;
     tries_everything(&deployment, id, guest.control(), FROM_THE_HOST).await?;
 
     // Without a disk a reboot loses the key: the guest is nobody until another life begins.
