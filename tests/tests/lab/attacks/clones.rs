@@ -125,7 +125,10 @@ async fn a_copy_is_another_instance_and_no_more(
     let copy = boot(&other).await?;
     let who = "moorline-agent get meta/instance-id";
     let is_it = format!("[ \"$({who})\" = {} ]", other.id);
-    copy.wait_for(is_it, PATIENCE).await?;
+    // The connection of before is taken for alive for half a minute, and the key of before is tried first.
+    copy.wait_for(is_it, 2 * PATIENCE)
+        .await
+        .with_context(|| deployment.last_words())?;
     let secret = copy.run("moorline-agent get own/secret").await?;
     ensure!(!secret.succeeded(), "the copy still reads {secret:?}");
     let foreign = format!("moorline-agent get --instance {} own/secret", first.id);
