@@ -33,7 +33,14 @@ fn a_restored_machine_gets_another_session_in_place_of_its_own() {
     assert_eq!(world.wanted.values().next().unwrap().instead_of, None);
 }
 
-/// Answers the fetch of a session that nobody has identified with, or that somebody has.
+/// Whether somebody has identified with a session.
+#[derive(Clone, Copy)]
+enum Identified {
+    Yes,
+    No,
+}
+
+/// Answers the fetch of a session.
 fn answer_session(world: &mut World, identified: Identified) {
     let found = world
         .wanted
@@ -51,11 +58,6 @@ fn answer_session(world: &mut World, identified: Identified) {
     let come = Come::Session(grant, window);
     world.table.fetched(ticket, Ok(come), world.now);
     world.settle();
-}
-
-enum Identified {
-    Yes,
-    No,
 }
 
 fn replaces(world: &World) -> bool {
