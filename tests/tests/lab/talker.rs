@@ -96,7 +96,8 @@ pub(crate) fn hello() -> Hello {
         build: "lab".into(),
         boot_id: [1; 16],
         vmgenid: None,
-        incarnation: None,
+        // Of a life in which it spoke before: one that knows nothing is given another session each time.
+        incarnation: Some(1),
         applied: None,
         journal: 0,
         proof: None,
