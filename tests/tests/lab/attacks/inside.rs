@@ -53,9 +53,9 @@ const GRABBED: &str = "kill -0 PID && test -d STATE && test -S SOCKET";
 
 /// What root can change of the guest's data, and nobody else, in this order.
 const WRITES: &[&str] = &[
-    "moorline-agent set app/mode red",
-    "moorline-agent append app/mode red",
-    "moorline-agent delete app/mode",
+    "moorline-agent set own/mode red",
+    "moorline-agent append own/mode red",
+    "moorline-agent delete own/mode",
 ];
 
 async fn guest(deployment: &Deployment, seats: &moorline_lab::guest::Seats) -> Result<Control> {

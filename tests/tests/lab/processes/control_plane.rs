@@ -42,7 +42,7 @@ async fn guests_go_on_reading_while_the_control_plane_stands_still() -> Result<(
         // After three bookmarks that didn't come it is known that this is not the present state.
         if found.freshness == Freshness::Stale {
             ensure!(
-                found.age_ms >= 10_000,
+                found.age_ms >= 5_000,
                 "it is called stale after {} ms",
                 found.age_ms
             );
