@@ -48,6 +48,25 @@ pub struct RunInstances {
     pub data: BTreeMap<EntryPath, PutEntry>,
 }
 
+impl RunInstances {
+    /// One instance on any host with room, with no name, tags, roles or data: what a request is that says no more
+    /// than its image and its type. Whatever else is wanted is set over it, with `..RunInstances::of(image, type)`.
+    #[must_use]
+    pub const fn of(image: ImageName, instance_type: TypeName) -> Self {
+        Self {
+            image,
+            instance_type,
+            count: one(),
+            host: None,
+            zone: None,
+            name: None,
+            tags: Vec::new(),
+            roles: BTreeSet::new(),
+            data: BTreeMap::new(),
+        }
+    }
+}
+
 const fn one() -> u32 {
     1
 }
@@ -266,4 +285,16 @@ pub struct InstanceQuery {
     /// The most instances of a page, 1 to 1,000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RunInstances;
+
+    #[test]
+    fn a_request_that_says_no_more_is_the_same_made_and_read() {
+        let (image, instance_type) = ("debian".parse().unwrap(), "micro".parse().unwrap());
+        let read = serde_json::from_str(r#"{"image": "debian", "type": "micro"}"#).ok();
+        assert_eq!(read, Some(RunInstances::of(image, instance_type)));
+    }
 }

@@ -335,17 +335,14 @@ fn is_running(pid: i32) -> bool {
 }
 
 fn request() -> RunInstances {
-    let data = BTreeMap::from([(path("config/greeting"), PutEntry::value("hello".into()))]);
+    let image = IMAGE.parse().expect("this is a name");
+    let instance_type = "micro".parse().expect("this is a name");
     RunInstances {
-        image: IMAGE.parse().expect("this is a name"),
-        instance_type: "micro".parse().expect("this is a name"),
         count: 2,
-        host: None,
-        zone: None,
         name: Some("demo".into()),
-        tags: Vec::new(),
         roles: BTreeSet::from([trust::ROLE.parse().expect("this is a name")]),
-        data,
+        data: BTreeMap::from([(path("config/greeting"), PutEntry::value("hello".into()))]),
+        ..RunInstances::of(image, instance_type)
     }
 }
 
