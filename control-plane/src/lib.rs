@@ -10,7 +10,6 @@
 
 pub mod accounts;
 pub mod config;
-pub mod cores;
 pub mod http;
 pub mod identity;
 pub mod instance_data;

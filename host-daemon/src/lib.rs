@@ -19,7 +19,6 @@ pub mod cache;
 mod causes;
 pub mod channel;
 pub mod config;
-pub mod cores;
 pub mod credentials;
 pub mod daemon;
 mod durable;

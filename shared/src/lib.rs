@@ -10,6 +10,8 @@
 //!
 //! [`signature`] says what a signature of a request is made over, for those who make and those who check one.
 //!
+//! `cores`, a feature that only the daemons ask for, keeps a process's memory out of core files: the one call of the system.
+//!
 //! [`api`] holds the bodies of the control plane's HTTP API and of the feed to the hosts; [`agent`] those of the
 //! agent's local surface; [`host`] those of the host daemon's two sockets.
 #![forbid(unsafe_code)]
@@ -17,6 +19,8 @@
 pub mod access;
 pub mod agent;
 pub mod api;
+#[cfg(feature = "cores")]
+pub mod cores;
 pub mod credential;
 pub mod digest;
 pub mod enrolment;

@@ -1,4 +1,7 @@
-//! What is in this process's memory stays there: it holds secrets in the clear, and leaves no core file.
+//! What is in a daemon's memory stays there: it holds secrets in the clear, and leaves no core file.
+//!
+//! The one system call of this crate, and only behind the feature `cores`: both daemons owe their secrets the same, and
+//! neither depends on the other. The guest agent, whose dependencies are few, makes the call by its own.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
@@ -13,6 +16,9 @@ pub struct CoresError(#[from] rustix::io::Errno);
 /// user read its memory. Programs that it starts write none either.
 ///
 /// Call it before anything secret is read.
+///
+/// # Errors
+/// [`CoresError`] with what the kernel says, where it allows neither.
 pub fn write_none() -> Result<(), CoresError> {
     // A collector behind a pipe is given cores whatever the limit is; who isn't dumpable is given to nobody.
     let nothing = Rlimit {
