@@ -67,23 +67,20 @@ impl Loaded {
     }
 }
 
-/// All pages of a span.
+/// What a span holds at revision `at`.
 async fn range(store: &Store, at: u64, span: &Span) -> Result<Vec<(Key, Versioned)>, ReadError> {
-    let mut found = Vec::new();
-    let mut range = Range::prefix(&span.prefix);
+    let mut range = Range::prefix(&span.prefix).limit(span.limit);
     if let Some(after) = &span.after {
         range = range.resume_at(after.successor());
     }
-    loop {
-        let page = store
-            .range(at, &range.clone().limit(span.limit - found.len()))
-            .await?;
-        found.extend(page.entries);
-        match page.next {
-            Some(next) if found.len() < span.limit => range = range.resume_at(next),
-            _ => return Ok(found),
-        }
+    let (mut pages, mut found) = (store.pages(at, range), Vec::new());
+    while found.len() < span.limit
+        && let Some(page) = pages.next().await?
+    {
+        found.extend(page);
     }
+    found.truncate(span.limit);
+    Ok(found)
 }
 
 impl Base for Loaded {

@@ -101,6 +101,8 @@ impl Outbox<'_> {
         let mut range = Range::prefix("outbox/").limit(64);
         let mut submitted = 0;
         loop {
+            // Each page is of the newest state: what is submitted commits, and compaction may follow it past the state
+            // that the pass began with.
             let head = self.executor.store().head().await?;
             let page = self.executor.store().range(head, &range).await?;
             for (row, kept) in page.entries {

@@ -98,20 +98,20 @@ impl History {
             settings: HashMap::new(),
             values: HashMap::new(),
         };
-        for (key, kept) in all(store, at, "operation/").await? {
+        for (key, kept) in store.all(at, Range::prefix("operation/")).await? {
             let record: OperationRecord = decode(&key, &kept)?;
             if let AnyOp::Accounts(accounts::Op::ForgetRefusedReads { revisions }) = &record.asked {
                 history.forgotten.extend(revisions);
             }
             history.records.insert(kept.modified, record);
         }
-        for (key, kept) in all(store, at, "settings/").await? {
+        for (key, kept) in store.all(at, Range::prefix("settings/")).await? {
             let record: SettingsRecord = decode(&key, &kept)?;
             history
                 .settings
                 .insert(record.settings.digest(), Arc::new(record.settings));
         }
-        for (key, kept) in all(store, at, "value/").await? {
+        for (key, kept) in store.all(at, Range::prefix("value/")).await? {
             let long: LongValue = decode(&key, &kept)?;
             history.values.insert(long.digest, long.value);
         }
@@ -125,19 +125,6 @@ fn decode<T: serde::de::DeserializeOwned>(key: &Key, kept: &Versioned) -> Result
         reason: error.to_string(),
     };
     serde_json::from_slice(&kept.value).map_err(broken)
-}
-
-async fn all(store: &Store, at: u64, prefix: &str) -> Result<Vec<(Key, Versioned)>, ReadError> {
-    let mut found = Vec::new();
-    let mut range = Range::prefix(prefix);
-    loop {
-        let page = store.range(at, &range).await?;
-        found.extend(page.entries);
-        match page.next {
-            Some(next) => range = range.resume_at(next),
-            None => return Ok(found),
-        }
-    }
 }
 
 fn replay_one(

@@ -124,16 +124,12 @@ impl Follower {
     }
 
     async fn read<I: Image>(&self, at: u64, prefix: &str, image: &I) -> Result<(), I::Error> {
-        let mut range = Range::prefix(prefix);
-        loop {
-            let page = self.store.range(at, &range).await.map_err(FollowError::from)?;
-            let events: Vec<_> = page.entries.into_iter().map(there_is).collect();
+        let mut pages = self.store.pages(at, Range::prefix(prefix));
+        while let Some(page) = pages.next().await.map_err(FollowError::from)? {
+            let events: Vec<_> = page.into_iter().map(there_is).collect();
             image.take(events.iter())?;
-            match page.next {
-                Some(next) => range = range.resume_at(next),
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 }
 

@@ -5,7 +5,7 @@
 //! Everything is read at an `n`: values, ranges, and by a [`Watch`] the changes after it, as whole
 //! transactions. The same transactions in the same order make the same store, byte for byte ([`Store::dump`]).
 //!
-//! * [`key`]: names, and spans of them. [`transaction`]: guards and writes, and their bounds.
+//! * [`key`]: names, and spans of them. [`Pages`]: a span that is longer than a page. [`transaction`]: guards and writes, and their bounds.
 //! * [`watch`]: batches of changes. [`follow`]: something in memory that is kept in step by them.
 //! * [`error`]: one enum per operation.
 //! * [`sqlite`]: the embedded backend; one thread commits groups of transactions with one fsync each.
@@ -20,6 +20,7 @@
 pub mod error;
 pub mod follow;
 pub mod key;
+mod pages;
 pub mod sqlite;
 pub mod transaction;
 pub mod watch;
@@ -36,6 +37,7 @@ use bytes::Bytes;
 
 pub use error::{Cause, Closed, CommitError, CompactError, Invalid, OpenError, ReadError, WatchError};
 pub use key::{End, Key, KeyError, Range};
+pub use pages::Pages;
 pub use transaction::{Guard, Transaction, Versioned, Write};
 pub use watch::{Batch, Event, Watch};
 
@@ -103,6 +105,22 @@ impl Store {
         }
     }
 
+    /// The pages of `range` at revision `at`, to be gone through without holding more than one.
+    pub const fn pages(&self, at: u64, range: Range) -> Pages<'_> {
+        Pages::new(self, at, range)
+    }
+
+    /// Every entry of `range` at revision `at`, in ascending order.
+    ///
+    /// It takes as much memory as they have. Fails as [`Store::range`] does.
+    pub async fn all(&self, at: u64, range: Range) -> Result<Vec<(Key, Versioned)>, ReadError> {
+        let (mut pages, mut entries) = (self.pages(at, range), Vec::new());
+        while let Some(page) = pages.next().await? {
+            entries.extend(page);
+        }
+        Ok(entries)
+    }
+
     /// Commits a transaction and answers with its `n` once it is durable.
     ///
     /// Not cancel-safe: a future that is dropped may have committed. [`CommitError`] tells the failures
@@ -136,16 +154,7 @@ impl Store {
     ///
     /// It takes as much memory as they have. Fails as [`Store::range`] does.
     pub async fn dump(&self, at: u64) -> Result<Vec<(Key, Versioned)>, ReadError> {
-        let mut entries = Vec::new();
-        let mut range = Range::all();
-        loop {
-            let page = self.range(at, &range).await?;
-            entries.extend(page.entries);
-            match page.next {
-                Some(next) => range = range.resume_at(next),
-                None => return Ok(entries),
-            }
-        }
+        self.all(at, Range::all()).await
     }
 
     /// Closes the store: what was handed in is committed, the committer ends, and later calls of

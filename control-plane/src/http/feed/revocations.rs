@@ -46,18 +46,14 @@ impl Revocations {
     /// [`ReadError`] if it can't be read.
     pub async fn read(store: &Store, at: u64) -> Result<Self, ReadError> {
         let mut revocations = Self::default();
-        let mut range = Range::prefix(RevocationRecord::prefix(&()));
-        loop {
-            let page = store.range(at, &range).await?;
-            for (key, kept) in page.entries {
+        let mut pages = store.pages(at, Range::prefix(RevocationRecord::prefix(&())));
+        while let Some(page) = pages.next().await? {
+            for (key, kept) in page {
                 let value = Some(kept);
                 revocations.note(store.epoch(), &Event { key, value });
             }
-            match page.next {
-                Some(next) => range = range.resume_at(next),
-                None => return Ok(revocations),
-            }
         }
+        Ok(revocations)
     }
 
     /// Takes in what became of a row, if the event is of one; answers with what hosts are to be told of it.

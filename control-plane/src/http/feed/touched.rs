@@ -34,19 +34,15 @@ impl Touched {
     }
 
     async fn read_all(&mut self, store: &Store, at: u64, prefix: &[u8]) -> Result<(), ReadError> {
-        let mut range = Range::prefix(prefix);
-        loop {
-            let page = store.range(at, &range).await?;
-            for (key, kept) in &page.entries {
+        let mut pages = store.pages(at, Range::prefix(prefix));
+        while let Some(page) = pages.next().await? {
+            for (key, kept) in &page {
                 if let Some(instance) = named(key, prefix.len()) {
                     self.at(instance, kept.modified);
                 }
             }
-            match page.next {
-                Some(next) => range = range.resume_at(next),
-                None => return Ok(()),
-            }
         }
+        Ok(())
     }
 
     /// Takes in what transaction `n` changed.

@@ -195,16 +195,7 @@ impl Views {
     }
 
     async fn all(&self, at: u64, prefix: &str) -> Result<Vec<(Key, Versioned)>, ReadError> {
-        let mut found = Vec::new();
-        let mut range = Range::prefix(prefix);
-        loop {
-            let page = self.store.range(at, &range).await?;
-            found.extend(page.entries);
-            match page.next {
-                Some(next) => range = range.resume_at(next),
-                None => return Ok(found),
-            }
-        }
+        self.store.all(at, Range::prefix(prefix)).await
     }
 }
 

@@ -110,13 +110,10 @@ fn text(batch: &Batch) -> String {
 }
 
 async fn names(store: &Store, at: u64, range: Range) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut rest = Some(range);
-    while let Some(range) = rest.take() {
-        let page = store.range(at, &range).await.unwrap();
-        assert!(page.entries.len() <= range.limit);
-        names.extend(page.entries.iter().map(|(key, _)| key.to_string()));
-        rest = page.next.map(|next| range.resume_at(next));
+    let (limit, mut pages, mut names) = (range.limit, store.pages(at, range), Vec::new());
+    while let Some(page) = pages.next().await.unwrap() {
+        assert!(page.len() <= limit);
+        names.extend(page.iter().map(|(key, _)| key.to_string()));
     }
     names
 }
