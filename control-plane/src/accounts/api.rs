@@ -10,10 +10,10 @@ use moorline_shared::api::operations::{Operation, OperationPage, OperationQuery}
 use super::model::{Model, Op};
 use crate::http::extract::{Path, Query, segment};
 use crate::http::problem::Failure;
-use crate::http::{Control, stamp};
+use crate::http::{Control, page, stamp};
 use crate::model::Caller;
 
-const MAX_PAGE: u32 = 1_000;
+/// How many records a page shows if the request doesn't say.
 const DEFAULT_PAGE: u32 = 50;
 
 /// The routes.
@@ -35,17 +35,10 @@ pub async fn list_operations(
     caller: Caller,
     Query(query): Query<OperationQuery>,
 ) -> Result<Response, Failure> {
-    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Failure::invalid(
-            "limit",
-            format!("it is {limit}; it must be 1 to {MAX_PAGE}"),
-        ));
-    }
     let op = Op::ListOperations {
         instance: query.instance,
         before: query.cursor,
-        limit,
+        limit: page::limit(query.limit, DEFAULT_PAGE)?,
     };
     let done = control.look(&Model, op, caller, None).await?;
     Ok((stamp(&done), axum::Json(done.reply)).into_response())

@@ -1,8 +1,8 @@
 //! The HTTP API: routing, authentication, problem errors, the `OpenAPI` document, the feed.
 //!
 //! Each service has its routes in its own `api.rs`; [`router`] joins them. A request is authenticated by [`auth`],
-//! parsed by [`extract`] into types that can't be invalid, and run by the executor; whatever goes wrong leaves as a
-//! problem ([`problem`]). [`listen`] and [`bodies`] bound what callers can use up. [`openapi`] is the document of all
+//! parsed by [`extract`] into types that can't be invalid, and run by the executor; what is long is listed by the
+//! [`page`]; whatever goes wrong leaves as a problem ([`problem`]). [`listen`] and [`bodies`] bound what callers can use up. [`openapi`] is the document of all
 //! this, and a test compares it with the server.
 
 pub mod auth;
@@ -12,6 +12,7 @@ pub mod feed;
 pub mod feed_api;
 pub mod listen;
 pub mod openapi;
+pub mod page;
 pub mod problem;
 #[cfg(test)]
 mod tests;

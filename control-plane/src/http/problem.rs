@@ -82,6 +82,14 @@ impl Failure {
         failure
     }
 
+    /// A look that failed at the revision that the request gave in `field`; revisions are of `epoch`.
+    pub fn look(error: ExecuteError, epoch: u64, field: &'static str) -> Self {
+        match error {
+            ExecuteError::Read(error) => Self::revision(error, epoch, field),
+            error => error.into(),
+        }
+    }
+
     /// Nobody knows whose the request is.
     pub fn unauthenticated(title: &'static str, detail: impl Into<String>) -> Self {
         Self::new("unauthenticated", StatusCode::UNAUTHORIZED, title, detail)

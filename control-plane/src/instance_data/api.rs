@@ -17,11 +17,12 @@ use super::operations::{More, Op, Reply, Values};
 use super::reveal;
 use super::watch::Watching;
 use crate::http::extract::{Json, Path, Query, guard, guard_failure, segment};
+use crate::http::page::{self, Cursor};
 use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};
-use crate::model::{Caller, ExecuteError};
+use crate::model::Caller;
 
-const MAX_PAGE: u32 = 1_000;
+/// How many entries or changes a page shows if the request doesn't say.
 const DEFAULT_PAGE: u32 = 100;
 /// The longest long poll, in seconds.
 const MAX_WAIT: u32 = 300;
@@ -211,83 +212,66 @@ pub async fn list_instance_data(
     Path(instance): Path<String>,
     Query(query): Query<ListQuery>,
 ) -> Result<Response, Failure> {
-    let limit = limit(query.limit)?;
-    let (at, after) = match &query.cursor {
-        Some(text) => page_cursor(text).map(|(at, after)| (Some(at), Some(after)))?,
-        None => (query.revision, None),
-    };
-    let field = if query.cursor.is_some() {
-        "cursor"
-    } else {
-        "revision"
-    };
-    let at = at
-        .map(|revision| in_epoch(&control, revision, field))
-        .transpose()?;
-    let values = if query.values {
-        Values::Shown
-    } else {
-        Values::LeftOut
-    };
+    let limit = page::limit(query.limit, DEFAULT_PAGE)?;
+    let Start { at, after, field } = Start::of(&control, &query)?;
     let instance = segment("instance", &instance)?;
     let op = Op::ListInstanceData {
         instance,
         prefix: query.prefix,
         after,
         limit,
-        values,
+        values: if query.values {
+            Values::Shown
+        } else {
+            Values::LeftOut
+        },
     };
+    let epoch = control.executor.store().epoch();
     let done = control
         .look(&Model, op, caller, at)
         .await
-        .map_err(|error| unread(&control, error, field))?;
-    let headers = stamp(&done);
+        .map_err(|error| Failure::look(error, epoch, field))?;
+    let (headers, revision) = (stamp(&done), done.revision);
     let Reply::Page { entries, more } = done.reply else {
         return Err(Failure::unexpected());
     };
     let entries = reveal::entries(&control.master, instance, entries)?;
     let last = entries.last().filter(|_| more == More::Yes);
-    let next = last.map(|last| format!("{}~{}", done.revision, last.path));
-    Ok((
-        headers,
-        axum::Json(EntryPage {
-            revision: done.revision,
-            entries,
-            next,
-        }),
-    )
-        .into_response())
+    let next = last.map(|last| {
+        let after = &last.path;
+        Cursor { revision, after }.to_string()
+    });
+    let page = EntryPage {
+        revision,
+        entries,
+        next,
+    };
+    Ok((headers, axum::Json(page)).into_response())
 }
 
-fn limit(asked: Option<u32>) -> Result<u32, Failure> {
-    let limit = asked.unwrap_or(DEFAULT_PAGE);
-    if (1..=MAX_PAGE).contains(&limit) {
-        return Ok(limit);
-    }
-    Err(Failure::invalid(
-        "limit",
-        format!("it is {limit}; it must be 1 to {MAX_PAGE}"),
-    ))
+/// Where a page of a listing begins.
+struct Start {
+    /// In which state; in the newest if the request doesn't say.
+    at: Option<u64>,
+    /// After which entry.
+    after: Option<EntryPath>,
+    /// Which field of the request names the state.
+    field: &'static str,
 }
 
-/// A page's cursor: the revision of the first page, and the last path of the page before.
-fn page_cursor(text: &str) -> Result<(Revision, EntryPath), Failure> {
-    let parsed = text
-        .split_once('~')
-        .and_then(|(at, path)| Some((at.parse().ok()?, path.parse().ok()?)));
-    parsed.ok_or_else(|| {
-        Failure::invalid(
-            "cursor",
-            "the cursor is not one that an earlier page gave; begin again without a cursor",
-        )
-    })
-}
-
-/// A look that failed at the revision that the request gave in `field`.
-fn unread(control: &Control, error: ExecuteError, field: &'static str) -> Failure {
-    match error {
-        ExecuteError::Read(error) => Failure::revision(error, control.executor.store().epoch(), field),
-        error => error.into(),
+impl Start {
+    fn of(control: &Control, query: &ListQuery) -> Result<Self, Failure> {
+        let (revision, after, field) = match &query.cursor {
+            Some(text) => {
+                let Cursor { revision, after } = Cursor::parse(text)?;
+                (Some(revision), Some(after), "cursor")
+            }
+            None => (query.revision, None, "revision"),
+        };
+        let at = revision
+            .map(|revision| in_epoch(control, revision, field))
+            .transpose()?;
+        Ok(Self { at, after, field })
     }
 }
 
@@ -357,7 +341,7 @@ pub async fn get_instance_data_history(
     Path(which): Path<(String, String)>,
     Query(query): Query<HistoryQuery>,
 ) -> Result<Response, Failure> {
-    let (which, limit) = (entry(&which)?, limit(query.limit)?);
+    let (which, limit) = (entry(&which)?, page::limit(query.limit, DEFAULT_PAGE)?);
     let op = Op::GetInstanceDataHistory {
         instance: which.0,
         path: which.1.clone(),

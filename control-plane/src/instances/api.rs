@@ -11,18 +11,18 @@ use moorline_shared::api::instances::{
     Instance, InstanceIds, InstancePage, InstanceQuery, InstancesMade, ModifyInstance, RegisterInstance,
     RunInstances,
 };
-use moorline_shared::{HostId, InstanceId, Revision};
+use moorline_shared::{HostId, InstanceId};
 
 use super::model::Model;
 use super::operations::{Describe, Op, Register, Reply, Run, With};
 use crate::http::extract::{Json, Path, Query, segment};
+use crate::http::page::{self, Cursor};
 use crate::http::problem::Failure;
 use crate::http::{Control, idempotency_key, stamp};
-use crate::model::{Caller, Done, ExecuteError};
+use crate::model::{Caller, ExecuteError};
 use crate::store::ReadError;
 
-/// The most instances of a page, and how many there are if the request doesn't say.
-const MAX_PAGE: u32 = 1_000;
+/// How many instances a page shows if the request doesn't say.
 const DEFAULT_PAGE: u32 = 100;
 
 /// The routes.
@@ -189,76 +189,43 @@ pub async fn describe_instances(
     caller: Caller,
     Query(query): Query<InstanceQuery>,
 ) -> Result<Response, Failure> {
-    let limit = query.limit.unwrap_or(DEFAULT_PAGE);
-    if !(1..=MAX_PAGE).contains(&limit) {
-        return Err(Failure::invalid(
-            "limit",
-            format!("it is {limit}; it must be 1 to {MAX_PAGE}"),
-        ));
-    }
-    let cursor = query
-        .cursor
-        .as_deref()
-        .map(|text| page_cursor(&control, text))
-        .transpose()?;
-    let (at, after) = cursor.map_or((None, None), |(at, after)| (Some(at), Some(after)));
-    let InstanceQuery {
-        instance,
-        name,
-        host,
-        state,
-        ..
-    } = query;
+    let limit = page::limit(query.limit, DEFAULT_PAGE)?;
+    let cursor = query.cursor.as_deref();
+    let cursor = cursor.map(|text| cursor_of(&control, text)).transpose()?;
+    let (at, after) = cursor.map(|cursor| (cursor.revision.n, cursor.after)).unzip();
     let op = Op::DescribeInstances(Describe {
-        instance,
-        name,
-        host,
-        state,
+        instance: query.instance,
+        name: query.name,
+        host: query.host,
+        state: query.state,
         after,
         limit,
     });
+    let epoch = control.executor.store().epoch();
     let done = control
         .look(&Model, op, caller, at)
         .await
-        .map_err(|error| match error {
-            ExecuteError::Read(error) => Failure::revision(error, control.executor.store().epoch(), "cursor"),
-            error => error.into(),
-        })?;
-    let headers = stamp(&done);
-    let Done {
-        reply: Reply::Found { instances, next },
-        revision,
-        ..
-    } = done
-    else {
+        .map_err(|error| Failure::look(error, epoch, "cursor"))?;
+    let (headers, revision) = (stamp(&done), done.revision);
+    let Reply::Found { instances, next } = done.reply else {
         return Err(Failure::unexpected());
     };
-    let next = next.map(|id| format!("{revision}~{id}"));
-    Ok((
-        headers,
-        axum::Json(InstancePage {
-            revision,
-            instances,
-            next,
-        }),
-    )
-        .into_response())
+    let next = next.map(|after| Cursor { revision, after }.to_string());
+    let page = InstancePage {
+        revision,
+        instances,
+        next,
+    };
+    Ok((headers, axum::Json(page)).into_response())
 }
 
-/// A page's cursor: the revision of the first page, and the last instance of the page before.
-fn page_cursor(control: &Control, text: &str) -> Result<(u64, InstanceId), Failure> {
-    let refuse = || {
-        Failure::invalid(
-            "cursor",
-            "the cursor is not one that an earlier page gave; begin again without a cursor",
-        )
-    };
-    let (revision, id) = text.split_once('~').ok_or_else(refuse)?;
-    let revision: Revision = revision.parse().map_err(|_| refuse())?;
-    if revision.epoch != control.executor.store().epoch() {
-        return Err(refuse());
+/// The cursor of a request; one of another epoch is of no page here.
+fn cursor_of(control: &Control, text: &str) -> Result<Cursor<InstanceId>, Failure> {
+    let cursor = Cursor::parse(text)?;
+    if cursor.revision.epoch != control.executor.store().epoch() {
+        return Err(page::foreign());
     }
-    Ok((revision.n, id.parse().map_err(|_| refuse())?))
+    Ok(cursor)
 }
 
 /// Shows the hosts.
