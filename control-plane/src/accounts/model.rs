@@ -104,14 +104,7 @@ impl Problem for Refusal {
                 Some("cursor"),
             ),
         };
-        ProblemDetails {
-            kind: kind.into(),
-            title: title.into(),
-            status,
-            detail: self.to_string(),
-            field: field.map(Into::into),
-            operation: None,
-        }
+        ProblemDetails::new(kind, title, status, self.to_string()).at(field)
     }
 }
 

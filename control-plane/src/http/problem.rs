@@ -22,14 +22,12 @@ impl Failure {
         title: &'static str,
         detail: impl Into<String>,
     ) -> Self {
-        Self(Box::new(ProblemDetails {
-            kind: kind.into(),
-            title: title.into(),
-            status: status.as_u16(),
-            detail: detail.into(),
-            field: None,
-            operation: None,
-        }))
+        Self(Box::new(ProblemDetails::new(
+            kind,
+            title,
+            status.as_u16(),
+            detail,
+        )))
     }
 
     /// The same, naming the field at fault.

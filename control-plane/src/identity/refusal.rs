@@ -199,14 +199,7 @@ impl Problem for Refusal {
             ),
             Self::TokenLifetime(_) => ("out-of-bounds", "A number is out of bounds", 422, Some("ttl")),
         };
-        ProblemDetails {
-            kind: kind.into(),
-            title: title.into(),
-            status,
-            detail: self.to_string(),
-            field: field.map(Into::into),
-            operation: None,
-        }
+        ProblemDetails::new(kind, title, status, self.to_string()).at(field)
     }
 
     /// Whoever fails to log in is not told whether there is such a user.

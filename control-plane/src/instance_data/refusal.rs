@@ -1,5 +1,7 @@
 //! Why an operation on instances' data is not done, and how much of it the caller is told.
 
+use std::borrow::Cow;
+
 use moorline_shared::access::Right;
 use moorline_shared::api::data::EntryGuard;
 use moorline_shared::api::{ON_BEHALF_OF, ProblemDetails};
@@ -162,10 +164,10 @@ fn guarded(wanted: EntryGuard) -> String {
 }
 
 /// The field of a batch that a field of one of its changes is.
-fn field_in_batch(at: usize, field: Option<&str>) -> String {
+fn field_in_batch(at: usize, field: &str) -> String {
     match field {
-        Some(field @ ("path" | "guard")) => format!("changes[{at}].{field}"),
-        Some("value") => format!("changes[{at}].action"),
+        "path" | "guard" => format!("changes[{at}].{field}"),
+        "value" => format!("changes[{at}].action"),
         _ => format!("changes[{at}]"),
     }
 }
@@ -173,75 +175,56 @@ fn field_in_batch(at: usize, field: Option<&str>) -> String {
 /// The most changes of a batch.
 pub const MAX_BATCH: usize = 1024;
 
-impl Problem for Refusal {
-    fn problem(&self) -> ProblemDetails {
-        let (kind, title, status, field) = match self {
-            Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, Some("instance")),
-            Self::NotOnHost(_) => (
-                "not-on-host",
-                "The host doesn't have the instance",
-                403,
-                Some(ON_BEHALF_OF),
-            ),
-            Self::UnknownEntry { .. } => ("entry-not-found", "No such entry", 404, Some("path")),
-            Self::Denied { .. } => ("access-denied", "Not allowed", 403, Some("path")),
-            Self::Reserved(_) => ("path-reserved", "The path is the provider's", 403, Some("path")),
-            Self::Terminated(_) => (
-                "wrong-state",
-                "The instance's state doesn't allow it",
-                409,
-                Some("instance"),
-            ),
-            Self::Guard { .. } => (
-                "guard-failed",
-                "The entry is not what was expected",
-                412,
-                Some("guard"),
-            ),
-            Self::ValueTooLong { .. } => ("value-too-long", "The value is too long", 413, Some("value")),
-            Self::TooManyEntries { .. } => (
-                "too-many-entries",
-                "The instance has too many entries",
-                409,
-                Some("path"),
-            ),
+impl Refusal {
+    /// What it is in a word that stays the same, in a few words, and as an HTTP status.
+    pub(crate) fn terms(&self) -> (&'static str, &'static str, u16) {
+        match self {
+            Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404),
+            Self::NotOnHost(_) => ("not-on-host", "The host doesn't have the instance", 403),
+            Self::UnknownEntry { .. } => ("entry-not-found", "No such entry", 404),
+            Self::Denied { .. } => ("access-denied", "Not allowed", 403),
+            Self::Reserved(_) => ("path-reserved", "The path is the provider's", 403),
+            Self::Terminated(_) => ("wrong-state", "The instance's state doesn't allow it", 409),
+            Self::Guard { .. } => ("guard-failed", "The entry is not what was expected", 412),
+            Self::ValueTooLong { .. } => ("value-too-long", "The value is too long", 413),
+            Self::TooManyEntries { .. } => ("too-many-entries", "The instance has too many entries", 409),
             Self::TooManyBytes { .. } => (
                 "too-many-bytes",
                 "The instance's values are too long together",
                 409,
-                Some("value"),
             ),
-            Self::AppendToSecret(_) => ("entry-secret", "The entry is secret", 409, Some("path")),
-            Self::NotSealed(_) => ("internal", "Something failed here", 500, Some("value")),
-            Self::BatchSize(_) | Self::Repeated(_) => (
-                "invalid-batch",
-                "The batch is not well formed",
-                422,
-                Some("changes"),
-            ),
-            Self::Cursor => (
-                "invalid-cursor",
-                "The cursor is not well formed",
-                422,
-                Some("cursor"),
-            ),
-            Self::InBatch { at, refusal } => {
-                let problem = refusal.problem();
-                let field = field_in_batch(*at, problem.field.as_deref());
-                return ProblemDetails {
-                    field: Some(field.into()),
-                    ..problem
-                };
-            }
-        };
-        ProblemDetails {
-            kind: kind.into(),
-            title: title.into(),
-            status,
-            detail: self.to_string(),
-            field: field.map(Into::into),
-            operation: None,
+            Self::AppendToSecret(_) => ("entry-secret", "The entry is secret", 409),
+            Self::NotSealed(_) => ("internal", "Something failed here", 500),
+            Self::BatchSize(_) | Self::Repeated(_) => ("invalid-batch", "The batch is not well formed", 422),
+            Self::Cursor => ("invalid-cursor", "The cursor is not well formed", 422),
+            Self::InBatch { refusal, .. } => refusal.terms(),
         }
+    }
+
+    /// The field of the request that is at fault.
+    pub(crate) fn field(&self) -> Cow<'static, str> {
+        let field = match self {
+            Self::UnknownInstance(_) | Self::Terminated(_) => "instance",
+            Self::NotOnHost(_) => ON_BEHALF_OF,
+            Self::UnknownEntry { .. }
+            | Self::Denied { .. }
+            | Self::Reserved(_)
+            | Self::TooManyEntries { .. }
+            | Self::AppendToSecret(_) => "path",
+            Self::Guard { .. } => "guard",
+            Self::ValueTooLong { .. } | Self::TooManyBytes { .. } | Self::NotSealed(_) => "value",
+            Self::BatchSize(_) | Self::Repeated(_) => "changes",
+            Self::Cursor => "cursor",
+            Self::InBatch { at, refusal } => return field_in_batch(*at, &refusal.field()).into(),
+        };
+        field.into()
+    }
+}
+
+impl Problem for Refusal {
+    fn problem(&self) -> ProblemDetails {
+        let (kind, title, status) = self.terms();
+        ProblemDetails::new(kind, title, status, self.to_string()).at(Some(self.field()))
     }
 
     fn shown(&self) -> ProblemDetails {
@@ -263,14 +246,8 @@ impl Problem for Refusal {
                 path: path.clone(),
             }
             .problem(),
-            Self::InBatch { at, refusal } => {
-                let shown = refusal.shown();
-                let field = field_in_batch(*at, shown.field.as_deref());
-                ProblemDetails {
-                    field: Some(field.into()),
-                    ..shown
-                }
-            }
+            // Denied or said to be unknown, it is the same entry that is at fault.
+            Self::InBatch { refusal, .. } => refusal.shown().at(Some(self.field())),
             _ => self.problem(),
         }
     }

@@ -1,5 +1,6 @@
 //! Why an operation on instances or hosts is not done.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use moorline_shared::api::ProblemDetails;
@@ -260,56 +261,64 @@ pub enum Refusal {
     },
 }
 
+impl Refusal {
+    /// What it is in a word that stays the same, in a few words, and as an HTTP status.
+    fn terms(&self) -> (&'static str, &'static str, u16) {
+        match self {
+            Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404),
+            Self::UnknownHost(_) => ("host-not-found", "No such host", 422),
+            Self::HostRefused { .. } => ("host-refused", "The host is refused", 409),
+            Self::UnknownType { .. } => ("type-not-found", "No such instance type", 422),
+            Self::UnknownImage { .. } => ("image-not-found", "No such image", 422),
+            Self::NoRoom { .. } => ("no-room", "No host has room", 409),
+            Self::NoRoomToGrow { .. } => ("no-room", "The host has no room", 409),
+            Self::UnknownZone { .. } => ("zone-not-found", "No such zone", 422),
+            Self::ElsewhereZone { .. } => ("zone-not-found", "The host is elsewhere", 422),
+            Self::Bound { .. } | Self::Count { .. } => ("out-of-bounds", "A number is out of bounds", 422),
+            Self::ReasonTooLong { .. } => ("out-of-bounds", "The reason is too long", 422),
+            Self::Name { .. } => ("invalid-name", "The name is not well formed", 422),
+            Self::Exists(_) => ("instance-exists", "The instance exists already", 409),
+            Self::ZoneTaken { .. } => ("wrong-state", "The host has instances", 409),
+            Self::NotAsked(_) => ("wrong-state", "The instance is not to end", 409),
+            Self::Never { .. } | Self::NotStopped(_) => {
+                ("wrong-state", "The instance's state doesn't allow it", 409)
+            }
+            Self::NotAdministrator(_) | Self::NotTheHost { .. } => ("access-denied", "Not allowed", 403),
+            Self::NotHere { .. } => ("not-on-host", "The host doesn't have the instance", 409),
+            Self::OldReport { .. } => ("old-report", "The report is out of date", 409),
+            Self::Data { refusal, .. } => refusal.terms(),
+        }
+    }
+
+    /// The field of the request that is at fault; that of an entry of a new instance is its path within `data`.
+    fn field(&self) -> Option<Cow<'static, str>> {
+        let field = match self {
+            Self::UnknownHost(_) | Self::HostRefused { .. } | Self::NotTheHost { .. } => "host",
+            Self::UnknownType { .. } | Self::NoRoomToGrow { .. } => "type",
+            Self::UnknownImage { .. } => "image",
+            Self::NoRoom { place, .. } => place.field(),
+            Self::UnknownZone { .. } | Self::ElsewhereZone { .. } | Self::ZoneTaken { .. } => "zone",
+            Self::Bound { field, .. } | Self::Count { field, .. } => field,
+            Self::ReasonTooLong { .. } => "reason",
+            Self::Name { .. } => "name",
+            Self::Exists(_) => "id",
+            Self::NotAsked(_) => "state",
+            Self::UnknownInstance(_) | Self::Never { .. } | Self::NotStopped(_) | Self::NotHere { .. } => {
+                "instance"
+            }
+            Self::NotAdministrator(caller) => return caller.header().map(Into::into),
+            Self::OldReport { .. } => "incarnation",
+            Self::Data { path: Some(path), .. } => return Some(format!("data.{path}").into()),
+            Self::Data { path: None, refusal } => return Some(refusal.field()),
+        };
+        Some(field.into())
+    }
+}
+
 impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
-        let (kind, title, status, field) = match self {
-            Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404, Some("instance")),
-            Self::UnknownHost(_) => ("host-not-found", "No such host", 422, Some("host")),
-            Self::HostRefused { .. } => ("host-refused", "The host is refused", 409, Some("host")),
-            Self::UnknownType { .. } => ("type-not-found", "No such instance type", 422, Some("type")),
-            Self::UnknownImage { .. } => ("image-not-found", "No such image", 422, Some("image")),
-            Self::NoRoom { place, .. } => ("no-room", "No host has room", 409, Some(place.field())),
-            Self::NoRoomToGrow { .. } => ("no-room", "The host has no room", 409, Some("type")),
-            Self::UnknownZone { .. } => ("zone-not-found", "No such zone", 422, Some("zone")),
-            Self::ElsewhereZone { .. } => ("zone-not-found", "The host is elsewhere", 422, Some("zone")),
-            Self::Bound { field, .. } | Self::Count { field, .. } => {
-                ("out-of-bounds", "A number is out of bounds", 422, Some(*field))
-            }
-            Self::ReasonTooLong { .. } => ("out-of-bounds", "The reason is too long", 422, Some("reason")),
-            Self::Name { .. } => ("invalid-name", "The name is not well formed", 422, Some("name")),
-            Self::Exists(_) => ("instance-exists", "The instance exists already", 409, Some("id")),
-            Self::ZoneTaken { .. } => ("wrong-state", "The host has instances", 409, Some("zone")),
-            Self::NotAsked(_) => ("wrong-state", "The instance is not to end", 409, Some("state")),
-            Self::Never { .. } | Self::NotStopped(_) => (
-                "wrong-state",
-                "The instance's state doesn't allow it",
-                409,
-                Some("instance"),
-            ),
-            Self::NotAdministrator(caller) => ("access-denied", "Not allowed", 403, caller.header()),
-            Self::NotTheHost { .. } => ("access-denied", "Not allowed", 403, Some("host")),
-            Self::NotHere { .. } => (
-                "not-on-host",
-                "The host doesn't have the instance",
-                409,
-                Some("instance"),
-            ),
-            Self::OldReport { .. } => (
-                "old-report",
-                "The report is out of date",
-                409,
-                Some("incarnation"),
-            ),
-            Self::Data { path, refusal } => return in_entry(path.as_ref(), refusal.problem()),
-        };
-        ProblemDetails {
-            kind: kind.into(),
-            title: title.into(),
-            status,
-            detail: self.to_string(),
-            field: field.map(Into::into),
-            operation: None,
-        }
+        let (kind, title, status) = self.terms();
+        ProblemDetails::new(kind, title, status, self.to_string()).at(self.field())
     }
 }
 
@@ -319,15 +328,6 @@ const fn word(standing: HostStanding) -> &'static str {
         HostStanding::Enrolled => "enrolled",
         HostStanding::Revoked => "revoked",
         HostStanding::Cloned => "cloned: two machines used its certificate",
-    }
-}
-
-/// The field of an entry that a new instance is to have is its path within `data`.
-fn in_entry(path: Option<&EntryPath>, problem: ProblemDetails) -> ProblemDetails {
-    let field = path.map(|path| format!("data.{path}").into());
-    ProblemDetails {
-        field: field.or(problem.field),
-        ..problem
     }
 }
 

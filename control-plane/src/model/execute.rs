@@ -417,14 +417,9 @@ impl Executor {
 
 /// What the caller of an operation is told that doesn't fit into a transaction.
 pub(super) fn too_large(bound: &Invalid) -> ProblemDetails {
-    ProblemDetails {
-        kind: "too-large".into(),
-        title: "The operation is too large for one transaction".into(),
-        status: 413,
-        detail: format!("{bound}; split it into smaller ones"),
-        field: Some("body".into()),
-        operation: None,
-    }
+    let title = "The operation is too large for one transaction";
+    let detail = format!("{bound}; split it into smaller ones");
+    ProblemDetails::new("too-large", title, 413, detail).at(Some("body"))
 }
 
 /// What the caller of an operation is told that was not done.

@@ -26,3 +26,29 @@ pub struct ProblemDetails {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationId>,
 }
+
+impl ProblemDetails {
+    /// A problem of this kind, which no field is at fault for and nothing is recorded of.
+    pub fn new(
+        kind: impl Into<Cow<'static, str>>,
+        title: impl Into<Cow<'static, str>>,
+        status: u16,
+        detail: impl Into<String>,
+    ) -> Self {
+        Self {
+            kind: kind.into(),
+            title: title.into(),
+            status,
+            detail: detail.into(),
+            field: None,
+            operation: None,
+        }
+    }
+
+    /// The same, with the field of the request that is at fault, if one is.
+    #[must_use]
+    pub fn at(self, field: Option<impl Into<Cow<'static, str>>>) -> Self {
+        let field = field.map(Into::into);
+        Self { field, ..self }
+    }
+}

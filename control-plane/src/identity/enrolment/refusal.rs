@@ -72,13 +72,6 @@ impl Problem for Refusal {
             Self::Revoked(_) => ("host-revoked", "The host was revoked", 403, Some("host")),
             Self::Cloned(_) => ("host-cloned", "Two machines are this host", 403, Some("host")),
         };
-        ProblemDetails {
-            kind: kind.into(),
-            title: title.into(),
-            status,
-            detail: self.to_string(),
-            field: field.map(Into::into),
-            operation: None,
-        }
+        ProblemDetails::new(kind, title, status, self.to_string()).at(field)
     }
 }

@@ -101,14 +101,7 @@ impl Problem for Refusal {
             Self::Unproven(_) => ("unproven", "Not proven to be the instance's", 401, None),
             Self::Session(refusal) => return refusal.problem(),
         };
-        ProblemDetails {
-            kind: kind.into(),
-            title: title.into(),
-            status,
-            detail: self.to_string(),
-            field: field.map(Into::into),
-            operation: None,
-        }
+        ProblemDetails::new(kind, title, status, self.to_string()).at(field)
     }
 
     /// What is wrong with a request that isn't the instance's is nobody's business but the operator's.

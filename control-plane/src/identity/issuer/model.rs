@@ -173,14 +173,7 @@ impl Problem for Refusal {
                 "audience",
             ),
         };
-        ProblemDetails {
-            kind: kind.into(),
-            title: title.into(),
-            status,
-            detail: self.to_string(),
-            field: Some(field.into()),
-            operation: None,
-        }
+        ProblemDetails::new(kind, title, status, self.to_string()).at(Some(field))
     }
 }
 

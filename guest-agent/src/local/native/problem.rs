@@ -353,14 +353,8 @@ impl Problem {
 
     /// The answer.
     pub(super) fn response(self) -> Response<Body> {
-        let details = ProblemDetails {
-            kind: Cow::Borrowed(self.kind),
-            title: Cow::Borrowed(self.title),
-            status: self.status.as_u16(),
-            detail: self.detail,
-            field: self.field,
-            operation: None,
-        };
+        let details =
+            ProblemDetails::new(self.kind, self.title, self.status.as_u16(), self.detail).at(self.field);
         // Strings and numbers are always JSON.
         let body = serde_json::to_vec(&details).unwrap_or_default();
         let mut response = Response::new(Body::Whole(body.into()));
