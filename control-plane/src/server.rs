@@ -1,6 +1,7 @@
 //! The control plane as one process: the store, the tasks that own it, and the server in front.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use moorline_shared::OperationId;
@@ -61,7 +62,7 @@ pub enum ServeError {
     #[error("listen {address}: it can't be had; is another control plane running?")]
     Listen {
         /// The address.
-        address: std::net::SocketAddr,
+        address: SocketAddr,
         /// What the operating system said.
         source: std::io::Error,
     },
@@ -105,26 +106,12 @@ pub struct Server {
 impl Server {
     /// Opens the store and the address; nothing is served yet.
     pub async fn open(config: &Config, cancel: CancellationToken) -> Result<Self, ServeError> {
-        let state = |source| ServeError::State {
-            path: config.state.clone(),
-            source,
-        };
-        std::fs::create_dir_all(&config.state).map_err(state)?;
-        let options = sqlite::Options {
-            retention: sqlite::Retention::Last(config.keep_revisions),
-            ..sqlite::Options::default()
-        };
-        let store = Store::open_sqlite(config.state.join("store.db"), &options)?;
+        let store = open_store(config)?;
         let administrator = AdministratorToken::open(&config.state.join("admin.token"))?;
         let master = Arc::new(MasterKey::open(&config.master_key())?);
-        let listen = |source| ServeError::Listen {
-            address: config.listen,
-            source,
-        };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let (listener, port) = bind(config.listen).await?;
         let executor = Executor::new(store.clone(), config.settings.clone(), master.clone());
         adopt(&executor).await?;
-        let port = listener.local_addr().map_err(listen)?.port();
         let issuer = Issuer::open(&executor, &master, config.issuer(port)).await?;
         let tokens = identity::open(&executor, &master).await?;
         let authority = Arc::new(adopt_authority(&executor, &master, &config.deployment).await?);
@@ -158,7 +145,7 @@ impl Server {
     }
 
     /// Where the server listens.
-    pub fn address(&self) -> std::io::Result<std::net::SocketAddr> {
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
@@ -199,6 +186,28 @@ impl Server {
         executor.store().close().await;
         result
     }
+}
+
+/// The store in the folder of the state, which is made if there is none.
+fn open_store(config: &Config) -> Result<Store, ServeError> {
+    let state = |source| ServeError::State {
+        path: config.state.clone(),
+        source,
+    };
+    std::fs::create_dir_all(&config.state).map_err(state)?;
+    let options = sqlite::Options {
+        retention: sqlite::Retention::Last(config.keep_revisions),
+        ..sqlite::Options::default()
+    };
+    Ok(Store::open_sqlite(config.state.join("store.db"), &options)?)
+}
+
+/// The socket, and its port where the system chose that.
+async fn bind(address: SocketAddr) -> Result<(TcpListener, u16), ServeError> {
+    let listen = |source| ServeError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(listen)?;
+    let port = listener.local_addr().map_err(listen)?.port();
+    Ok((listener, port))
 }
 
 /// The tasks that run as long as the process does.

@@ -75,11 +75,7 @@ pub(super) fn report_state(v: &mut View<'_>, env: &Env, host: &HostId, report: &
         Report::Late => return Ok(Reply::Recorded),
         Report::NotAsked => return refuse(Refusal::NotAsked(report.instance)),
     }
-    let mut new = InstanceRecord::clone(&old);
-    new.state = lifecycle::reported(&old, report.state);
-    new.incarnation = report.incarnation;
-    new.reboots_done = new.reboots_done.max(report.reboots.min(new.reboots));
-    new.reason.clone_from(&report.reason);
+    let new = after(&old, report);
     if new == *old {
         return Ok(Reply::Recorded);
     }
@@ -88,6 +84,16 @@ pub(super) fn report_state(v: &mut View<'_>, env: &Env, host: &HostId, report: &
     }
     v.put(&new);
     Ok(Reply::Recorded)
+}
+
+/// The instance as it is once its host has reported this.
+fn after(old: &InstanceRecord, report: &ReportState) -> InstanceRecord {
+    let mut new = old.clone();
+    new.state = lifecycle::reported(old, report.state);
+    new.incarnation = report.incarnation;
+    new.reboots_done = new.reboots_done.max(report.reboots.min(new.reboots));
+    new.reason.clone_from(&report.reason);
+    new
 }
 
 /// Gives the room of a terminated instance back, takes it out of its groups, and has what is kept of it removed after a

@@ -28,44 +28,64 @@ pub(super) fn run(v: &mut View<'_>, env: &Env, run: &Run) -> Step<Reply> {
         check_name_of_several(name, run.count)?;
     }
     let size = size(env, &run.instance_type)?;
-    let mut hosts: Vec<_> = v
-        .scan::<HostRecord>(&(), &Page::ALL)?
-        .into_iter()
-        .map(Kept::into_inner)
-        .collect();
+    let hosts = eligible(v, run)?;
+    let placed = place_all(v, env, run, size, hosts)?;
+    foresee(v, env, &placed.instances, &run.with, placed.hosts.keys())?;
+    for (place, instance) in placed.instances.iter().enumerate() {
+        make(v, env, (instance, place), &run.with, "RunInstances")?;
+    }
+    for host in placed.hosts.values() {
+        v.get::<HostRecord>(&host.id)?;
+        v.put(host);
+    }
+    let made = placed.instances.iter().map(|instance| instance.id);
+    Ok(Reply::Changed(made.collect()))
+}
+
+/// The hosts among which the instances are placed, once what is asked of the place and of the image can be had.
+fn eligible(v: &mut View<'_>, run: &Run) -> Step<Vec<HostRecord>> {
+    let hosts = v.scan::<HostRecord>(&(), &Page::ALL)?;
+    let hosts: Vec<_> = hosts.into_iter().map(Kept::into_inner).collect();
     check_place(&hosts, run)?;
     check_image(&hosts, &run.image)?;
     if let Some(host) = &run.host {
         check_standing(v, host)?;
     }
+    Ok(hosts)
+}
+
+/// New instances, and the hosts that they go to with that much less room.
+struct Placed {
+    instances: Vec<InstanceRecord>,
+    hosts: BTreeMap<HostId, HostRecord>,
+}
+
+/// Finds a host for each of the instances: all or none.
+fn place_all(
+    v: &mut View<'_>,
+    env: &Env,
+    run: &Run,
+    size: InstanceType,
+    mut hosts: Vec<HostRecord>,
+) -> Step<Placed> {
+    let need = Need {
+        image: &run.image,
+        vcpus: size.vcpus,
+        memory_mib: size.memory_mib,
+        host: run.host.as_ref(),
+        zone: run.zone.as_ref(),
+    };
     let (mut instances, mut used) = (Vec::new(), BTreeMap::new());
     for nth in 1..=run.count {
-        let need = Need {
-            image: &run.image,
-            vcpus: size.vcpus,
-            memory_mib: size.memory_mib,
-            host: run.host.as_ref(),
-            zone: run.zone.as_ref(),
-        };
         let Some(host) = place_where_served(v, &mut hosts, &need)? else {
             return no_room(run, nth, size);
         };
         host.take(size.vcpus, size.memory_mib);
+        instances.push(running(v, env, run, nth, size, host));
         used.insert(host.id.clone(), host.clone());
-        let host = host.clone();
-        instances.push(running(v, env, run, nth, size, &host));
     }
-    foresee(v, env, &instances, &run.with, used.keys())?;
-    for (place, instance) in instances.iter().enumerate() {
-        make(v, env, (instance, place), &run.with, "RunInstances")?;
-    }
-    for host in used.values() {
-        v.get::<HostRecord>(&host.id)?;
-        v.put(host);
-    }
-    Ok(Reply::Changed(
-        instances.iter().map(|instance| instance.id).collect(),
-    ))
+    let hosts = used;
+    Ok(Placed { instances, hosts })
 }
 
 /// Has at hand what is read when new instances are made.

@@ -145,40 +145,51 @@ fn replay_one(
         caller: record.caller.clone(),
         settings,
     };
-    let differs = |difference: String| ReplayError::Differs {
-        operation: record.id,
-        api: record.asked.api(),
-        difference,
-    };
     let mut view = View::new(fork, record.id).recalling(derived);
     let stepped = services.step(&mut view, &op, &env);
-    let trace = view.into_trace();
-    let trace = match (&record.outcome, stepped) {
+    let trace = agreed(record, op, stepped, view.into_trace()).map_err(|difference| {
+        let (operation, api) = (record.id, record.asked.api());
+        ReplayError::Differs {
+            operation,
+            api,
+            difference,
+        }
+    })?;
+    fork.apply(compose(record, trace, Fences::On));
+    Ok(())
+}
+
+/// What stepping `op` again writes, if it came to what the record says; otherwise in what it is different.
+fn agreed(
+    record: &OperationRecord,
+    mut op: AnyOp,
+    stepped: Result<serde_json::Value, Stop<ProblemDetails>>,
+    trace: Trace,
+) -> Result<Trace, String> {
+    match (&record.outcome, stepped) {
         (Outcome::Done(expected), Ok(reply)) if *expected == reply => {
             if effects(&trace) != record.effects {
-                return Err(differs(format!("it changes {:?}", effects(&trace))));
+                return Err(format!("it changes {:?}", effects(&trace)));
             }
             if trace.derived != record.derived {
-                return Err(differs(format!("it makes {:?}", trace.derived)));
+                return Err(format!("it makes {:?}", trace.derived));
             }
-            trace
+            Ok(trace)
         }
         (Outcome::Refused { problem, .. }, Err(Stop::Refused(found))) if **problem == found => {
-            Trace::default()
+            Ok(Trace::default())
         }
         (Outcome::Failed { problem }, Ok(reply)) => {
             // Long values that were never kept are missing from what it would have written.
             let whole = op.contents().iter().all(|content| content.at_hand().is_some());
             let found = too_large(record, reply, trace);
             if whole && found.as_ref() != Some(&**problem) {
-                return Err(differs(format!("{found:?} instead of {problem:?}")));
+                return Err(format!("{found:?} instead of {problem:?}"));
             }
-            Trace::default()
+            Ok(Trace::default())
         }
-        (expected, found) => return Err(differs(format!("{found:?} instead of {expected:?}"))),
-    };
-    fork.apply(compose(record, trace, Fences::On));
-    Ok(())
+        (expected, found) => Err(format!("{found:?} instead of {expected:?}")),
+    }
 }
 
 /// Why an operation that was allowed doesn't fit into a transaction, if it doesn't.

@@ -241,11 +241,7 @@ async fn check(
     control
         .seen
         .take(instance, &known.bundle.account, shown.nonce()?, now)?;
-    let body = in_time(to_bytes(body, MAX_BODY_BYTES)).await?;
-    let body = body.map_err(|_| Unproven::Body)?;
-    if Digest::of(&body) != shown.body() {
-        return Err(Unproven::Body.into());
-    }
+    let body = signed(body, shown.body()).await?;
     let proven = Proven {
         instance,
         session: known.bundle.session,
@@ -253,6 +249,16 @@ async fn check(
         host: relaying.host.clone(),
     };
     Ok((proven, body))
+}
+
+/// The body, if it is the one that the signature is over.
+async fn signed(body: Body, digest: Digest) -> Result<Bytes, NotProven> {
+    let body = in_time(to_bytes(body, MAX_BODY_BYTES)).await?;
+    let body = body.map_err(|_| Unproven::Body)?;
+    if Digest::of(&body) != digest {
+        return Err(Unproven::Body.into());
+    }
+    Ok(body)
 }
 
 /// The fields that count, as text.
