@@ -1,96 +1,31 @@
 //! The one way an operation runs: snapshot, step, load, step again, commit with guards on all that was read.
+//!
+//! * `attempt`: what is to be run, and what is answered. `outcome`: the record of what it came to.
+
+mod attempt;
+mod outcome;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use moorline_shared::api::ProblemDetails;
-use moorline_shared::{Digest, OperationId, Revision, Timestamp};
+use moorline_shared::{Digest, Revision, Timestamp};
+
+pub use attempt::{Attempt, Done, ExecuteError};
+pub(super) use outcome::too_large;
+use outcome::{Stepped, blank, record, refused};
 
 use super::base::Loaded;
-use super::content::Content;
 use super::journal::{OperationRecord, Outcome};
-use super::operation::{Caller, Effect, Env, Operation, Problem, RefusalRecords, ServiceModel, Stop};
+use super::operation::{Effect, Env, Operation, Problem, RefusalRecords, ServiceModel, Stop};
 use super::record::Record;
 use super::refused_reads::{Recorded, RefusedReads};
 use super::sealing::Sealing;
-use super::transaction::{Fences, compose, effects};
+use super::transaction::{Fences, compose};
 use super::view::{Trace, View};
 use crate::identity::master::MasterKey;
 use crate::settings::Settings;
-use crate::store::{CommitError, Invalid, Key, ReadError, Store, Write};
-
-/// An operation to be run, by whom, and under which id.
-#[derive(Clone, Debug)]
-pub struct Attempt<Op> {
-    /// What is asked.
-    pub op: Op,
-    /// Who asks.
-    pub caller: Caller,
-    /// The id; the same one for every try of the same request.
-    pub id: OperationId,
-    /// The outbox row that it is submitted for, which it removes.
-    pub consumes: Option<Key>,
-}
-
-impl<Op> Attempt<Op> {
-    /// A request of `caller`.
-    pub const fn new(op: Op, caller: Caller, id: OperationId) -> Self {
-        Self {
-            op,
-            caller,
-            id,
-            consumes: None,
-        }
-    }
-}
-
-/// An operation that was done.
-#[derive(Clone, Debug)]
-pub struct Done<R> {
-    /// What is answered.
-    pub reply: R,
-    /// When it was committed; for a read, the state it read.
-    pub revision: Revision,
-    /// Its id, under which its record is found.
-    pub operation: OperationId,
-}
-
-/// Why an operation was not done.
-#[derive(Debug, thiserror::Error)]
-pub enum ExecuteError {
-    /// The rules said no; there is a record, unless it was one of many reads that the caller had refused.
-    #[error("{}", shown.detail)]
-    Refused {
-        /// What the caller may know.
-        shown: Box<ProblemDetails>,
-        /// The record's operation.
-        operation: Option<OperationId>,
-    },
-    /// The id was used for another request.
-    #[error("the idempotency key was used for another request; use a fresh key for each request")]
-    KeyReused,
-    /// Others change the same things all the time.
-    #[error("the data were changed by others {0} times while this was tried; try again")]
-    Contended(u32),
-    /// A record in the store can't be read.
-    #[error("the record {key} can't be read: {reason}; it was written by a newer release or is damaged")]
-    Broken {
-        /// Its key.
-        key: Key,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The state that was to be read is gone or not there yet.
-    #[error(transparent)]
-    Read(#[from] ReadError),
-    /// The store could not commit.
-    #[error(transparent)]
-    Commit(CommitError),
-    /// A record of an earlier try can't be understood.
-    #[error("the answer of operation {0} can't be read; a newer release wrote it")]
-    Reply(OperationId),
-}
+use crate::store::{CommitError, Invalid, Key, Store, Write};
 
 /// How often an operation is stepped anew because others changed what it read.
 const MOST_CONFLICTS: u32 = 1_000;
@@ -107,17 +42,6 @@ pub struct Executor {
     latest: AtomicI64,
     fences: Fences,
     refused_reads: RefusedReads,
-}
-
-/// What one round of stepping came to.
-enum Stepped<R> {
-    Reply(R, Trace),
-    Refused {
-        problem: Box<ProblemDetails>,
-        shown: Box<ProblemDetails>,
-        /// What was computed from long values before the rules said no.
-        derived: Vec<Content>,
-    },
 }
 
 impl Executor {
@@ -412,71 +336,5 @@ impl Executor {
             .await
             .map_err(ExecuteError::Commit)?;
         self.done(&record, None, n)
-    }
-}
-
-/// What the caller of an operation is told that doesn't fit into a transaction.
-pub(super) fn too_large(bound: &Invalid) -> ProblemDetails {
-    let title = "The operation is too large for one transaction";
-    let detail = format!("{bound}; split it into smaller ones");
-    ProblemDetails::new("too-large", title, 413, detail).at(Some("body"))
-}
-
-/// What the caller of an operation is told that was not done.
-fn refused(operation: OperationId, outcome: &Outcome) -> ExecuteError {
-    let shown = match outcome {
-        Outcome::Refused { problem, shown } => shown.as_ref().unwrap_or(problem).clone(),
-        Outcome::Failed { problem } => problem.clone(),
-        Outcome::Done(_) => return ExecuteError::Reply(operation),
-    };
-    let operation = Some(operation);
-    ExecuteError::Refused { shown, operation }
-}
-
-fn blank<Op: Operation>(
-    attempt: &Attempt<Op>,
-    env: &Env,
-    settings: Digest,
-    outcome: Outcome,
-) -> OperationRecord {
-    OperationRecord {
-        id: attempt.id,
-        asked: attempt.op.for_record().into(),
-        caller: attempt.caller.clone(),
-        at: env.now,
-        settings,
-        outcome,
-        effects: Vec::new(),
-        derived: Vec::new(),
-        consumes: attempt.consumes.as_ref().map(ToString::to_string),
-        unrecorded: 0,
-    }
-}
-
-/// The record of what stepping came to, and what is to be written with it.
-fn record<Op: Operation, R: serde::Serialize>(
-    attempt: &Attempt<Op>,
-    env: &Env,
-    settings: Digest,
-    stepped: Stepped<R>,
-) -> (OperationRecord, Trace, Option<R>) {
-    match stepped {
-        Stepped::Reply(reply, trace) => {
-            let json = serde_json::to_value(&reply).unwrap_or(serde_json::Value::Null);
-            let mut record = blank(attempt, env, settings, Outcome::Done(json));
-            record.effects = effects(&trace);
-            record.derived.clone_from(&trace.derived);
-            (record, trace, Some(reply))
-        }
-        Stepped::Refused {
-            problem,
-            shown,
-            derived,
-        } => {
-            let shown = (shown != problem).then_some(shown);
-            let mut record = blank(attempt, env, settings, Outcome::Refused { problem, shown });
-            record.derived = derived;
-            (record, Trace::default(), None)
-        }
     }
 }
