@@ -242,11 +242,10 @@ impl Watching {
 
     async fn read(&self, n: u64, key: &Key) -> Result<Option<Versioned>, Untold> {
         let store = self.control.executor.store();
-        let found = store.read(n, std::slice::from_ref(key)).await.map_err(|error| {
+        store.get(n, key).await.map_err(|error| {
             tracing::warn!(%error, "a change can't be told, and its watcher is to read anew");
             Untold::Anew
-        })?;
-        Ok(found.into_iter().next().flatten())
+        })
     }
 
     /// A watcher whose own record changed is judged anew. If its tags or its groups are others after it, so are the

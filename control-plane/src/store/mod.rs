@@ -96,6 +96,14 @@ impl Store {
         }
     }
 
+    /// The value of one key at revision `at`; `None` where it had none.
+    ///
+    /// Fails as [`Store::read`] does.
+    pub async fn get(&self, at: u64, key: &Key) -> Result<Option<Versioned>, ReadError> {
+        let found = self.read(at, std::slice::from_ref(key)).await?;
+        Ok(found.into_iter().next().flatten())
+    }
+
     /// One page of `range` at revision `at`. Pages asked for at the same `at` fit together.
     ///
     /// Fails with [`ReadError::Compacted`] or [`ReadError::Ahead`] if `at` can't be read.

@@ -308,13 +308,9 @@ async fn placed(
     let store = control.executor.store();
     let head = store.head().await.map_err(Failure::from)?;
     let kept = store
-        .read(head, &[InstanceRecord::key(&instance)])
+        .get(head, &InstanceRecord::key(&instance))
         .await
-        .map_err(Failure::from)?;
-    let kept = kept
-        .into_iter()
-        .flatten()
-        .next()
+        .map_err(Failure::from)?
         .ok_or(NotProven::Gone(instance))?;
     let record: InstanceRecord = serde_json::from_slice(&kept.value).map_err(|_| Failure::unexpected())?;
     if record.has_ended() {

@@ -104,8 +104,7 @@ impl Views {
             return Ok(false);
         };
         let key = EntryRecord::key(&(view.instance, path.clone()));
-        let found = self.store.read(at, std::slice::from_ref(&key)).await?;
-        let Some(kept) = found.into_iter().next().flatten() else {
+        let Some(kept) = self.store.get(at, &key).await? else {
             return Ok(false);
         };
         let record: EntryRecord = decode(&key, &kept)?;
@@ -137,27 +136,16 @@ impl Views {
     /// An instance's record at revision `at`.
     pub async fn instance(&self, at: u64, id: InstanceId) -> Result<Option<InstanceRecord>, ReadError> {
         let key = InstanceRecord::key(&id);
-        let found = self
-            .store
-            .read(at, std::slice::from_ref(&key))
-            .await?
-            .into_iter()
-            .next()
-            .flatten();
+        let found = self.store.get(at, &key).await?;
         found.map(|kept| decode(&key, &kept)).transpose()
     }
 
     /// An instance as its account sees it, at revision `at`.
     pub async fn shown_instance(&self, at: u64, id: InstanceId) -> Result<Option<Instance>, ReadError> {
         let key = InstanceRecord::key(&id);
-        let found = self
-            .store
-            .read(at, std::slice::from_ref(&key))
-            .await?
-            .into_iter()
-            .next()
-            .flatten();
-        let Some(kept) = found else { return Ok(None) };
+        let Some(kept) = self.store.get(at, &key).await? else {
+            return Ok(None);
+        };
         let revision = Revision::new(self.store.epoch(), kept.modified);
         let record: InstanceRecord = decode(&key, &kept)?;
         Ok(Some(record.shown(Some(revision))))
@@ -179,14 +167,7 @@ impl Views {
             return of(&record.content);
         };
         let key = LongValue::key(&(record.instance, record.path.clone(), digest));
-        let found = self
-            .store
-            .read(at, std::slice::from_ref(&key))
-            .await?
-            .into_iter()
-            .next()
-            .flatten();
-        let Some(found) = found else {
+        let Some(found) = self.store.get(at, &key).await? else {
             let reason = "it is gone".to_owned();
             return Err(ReadError::Damaged { key, reason });
         };

@@ -108,9 +108,8 @@ async fn proved(
 /// A user as the store has them now.
 pub(super) async fn user_of(control: &Control, user: &UserName) -> Result<Option<UserRecord>, Failure> {
     let store = control.executor.store();
-    let found = store.read(store.head().await?, &[UserRecord::key(user)]).await?;
-    let record = found.into_iter().flatten().next();
-    let record = record.map(|kept| serde_json::from_slice(&kept.value));
+    let found = store.get(store.head().await?, &UserRecord::key(user)).await?;
+    let record = found.map(|kept| serde_json::from_slice(&kept.value));
     record.transpose().map_err(|_| Failure::unexpected())
 }
 

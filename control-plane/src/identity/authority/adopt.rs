@@ -46,8 +46,7 @@ pub enum AdoptError {
 pub async fn adopt(executor: &Executor, master: &MasterKey, domain: &str) -> Result<Authority, AdoptError> {
     let store = executor.store();
     let head = store.head().await?;
-    let kept = store.read(head, &[AuthorityRecord::key(&())]).await?;
-    let material = match kept.into_iter().next().flatten() {
+    let material = match store.get(head, &AuthorityRecord::key(&())).await? {
         Some(kept) => {
             let record: Result<AuthorityRecord, _> = serde_json::from_slice(&kept.value);
             record

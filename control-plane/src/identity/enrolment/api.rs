@@ -119,9 +119,9 @@ pub async fn enrol_host(
     // Whoever only guesses leaves no record: there would be no end of them.
     let store = control.executor.store();
     let found = store
-        .read(store.head().await?, &[EnrolmentTokenRecord::key(&token)])
+        .get(store.head().await?, &EnrolmentTokenRecord::key(&token))
         .await?;
-    if found.into_iter().flatten().next().is_none() {
+    if found.is_none() {
         return Err(Failure(Box::new(Refusal::UnknownToken(host).problem())));
     }
     let op = Op::EnrolHost {

@@ -289,11 +289,8 @@ impl Executor {
         attempt: &Attempt<Op>,
     ) -> Result<Option<Result<Done<R>, ExecuteError>>, ExecuteError> {
         let head = self.store.head().await?;
-        let found = self
-            .store
-            .read(head, &[OperationRecord::key(&attempt.id)])
-            .await?;
-        let Some(found) = found.into_iter().flatten().next() else {
+        let key = OperationRecord::key(&attempt.id);
+        let Some(found) = self.store.get(head, &key).await? else {
             return Ok(None);
         };
         let record: OperationRecord =
