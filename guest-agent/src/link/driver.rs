@@ -261,7 +261,10 @@ impl<'a> Driver<'a> {
                 let proof = self.given.keys.proof(&nonce);
                 self.line.hello(self.given.mirror.read().revision(), proof, now);
             }
-            GuestEvent::Ended(StreamId::SESSION, Code::Denied) => self.given.keys.denied(),
+            GuestEvent::Ended(StreamId::SESSION, Code::Denied) => {
+                self.given.keys.denied();
+                self.line.denied();
+            }
             GuestEvent::Ready(ack) => self.ready(ack, now)?,
             GuestEvent::LinkKey(said) => self.given.keys.take(said.key),
             GuestEvent::Session(said) => self.given.credentials.take_session(said, now),

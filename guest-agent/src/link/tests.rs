@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use moorline_shared::agent::LinkState;
 use moorline_shared::api::IDEMPOTENCY_KEY;
-use moorline_shared::link::body::{Code, Get, List, Relay, Watch};
+use moorline_shared::link::body::{Code, Get, Hello, List, Relay, Watch};
 use moorline_shared::link::session::{DEFAULT_LIMITS, Host};
 use moorline_shared::link::{Kind, Moment, StreamId};
 use moorline_shared::secret::SecretKey;
@@ -425,6 +425,41 @@ fn the_guest_proves_itself_by_the_key_that_it_was_given() {
         });
         assert_eq!(proofs, [false, true, true, false]);
         assert_eq!(rig.line.identity().unwrap().incarnation, 8);
+    });
+}
+
+/// Its host knows it by another key, and the number of the life is the same by chance.
+#[test]
+fn a_copy_of_a_machine_is_given_the_key_and_the_data_of_its_own_instance() {
+    run(async {
+        let mut rig = Rig::without_host(crate::local::Settings::default()).await;
+        rig.host
+            .with(|state| state.lock = Some(Lock::Unclaimed(SecretKey::from([1; 32]))));
+        rig.host.change(&[("a", Some(b"the first's"))]);
+        rig.start_host();
+        rig.mirrored(2).await;
+        rig.host.with(|state| {
+            state.instance = OTHER;
+            state.own = [("b".parse().unwrap(), entry(2, b"its own"))].into();
+            state.lock = Some(Lock::Unclaimed(SecretKey::from([2; 32])));
+        });
+        rig.host.order(Order::Cut);
+        rig.mirror
+            .until(|mirror| matches!(mirror.get("b", now()), Lookup::Found(_)).then_some(()))
+            .await;
+        assert_eq!(value(&rig, "a"), None, "the first's entry is mixed in");
+        // It has the key as well, and needs it on the next connection.
+        rig.host.order(Order::Cut);
+        rig.host.change(&[("b", Some(b"goes on"))]);
+        rig.mirrored(3).await;
+        let said: Vec<_> = rig.host.with(|state| {
+            let said = |hello: &Hello| (hello.proof.is_some(), hello.incarnation);
+            state.hellos.iter().map(said).collect()
+        });
+        assert_eq!(
+            said,
+            [(false, None), (true, Some(7)), (false, None), (true, Some(7))]
+        );
     });
 }
 

@@ -144,6 +144,8 @@ class Session:
             case State.HELLO_ACK, "HELLO_ACK" if frame.stream == SESSION:
                 yield self._begin(frame.fields, now)
             case State.HELLO_ACK, "RESET" if frame.stream == SESSION and frame.fields["code"] == bodies.DENIED:
+                # What was mirrored may be another instance's, so that the next HELLO claims nothing.
+                self._mirror.revision = None
                 yield Denied()
             case _, "GOAWAY" if frame.stream == SESSION:
                 self.state = State.OVER

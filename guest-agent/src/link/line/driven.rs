@@ -63,6 +63,13 @@ impl Line {
         state.core.hello(&hello, now);
     }
 
+    /// The host didn't believe HELLO. This may be the copy of another machine, whose incarnation has the same number by
+    /// chance: the next HELLO speaks of no mirror. If it did, its session would have to be ended at once, and the link key
+    /// that comes with it would be lost, which nobody is given twice.
+    pub(in crate::link) fn denied(&self) {
+        self.state.borrow_mut().distrust = true;
+    }
+
     /// The session is open.
     pub(in crate::link) fn ready(&self, ack: HelloAck, now: Moment) -> Life {
         let mut state = self.state.borrow_mut();

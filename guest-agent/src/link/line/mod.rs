@@ -46,7 +46,7 @@ struct State {
     since: Moment,
     last_error: Option<String>,
     identity: Option<Identity>,
-    /// The mirror refused a batch, so the next session asks for a snapshot.
+    /// The mirror refused a batch, or the host didn't believe HELLO, so the next one asks for a snapshot.
     distrust: bool,
     /// The incarnation of whose mirror the last HELLO spoke.
     claimed: Option<u64>,
