@@ -7,13 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use moorline_shared::Timestamp;
 use moorline_shared::credential::Credential;
 use moorline_shared::id::RoleName;
 use moorline_shared::link::Moment;
 use moorline_shared::link::body::{self, CredentialDocument};
 use moorline_shared::link::session::{Host, Told};
 use moorline_shared::secret::{Secret, SecretKey};
-use moorline_shared::{InstanceId, Timestamp};
+
+use super::admission::LifeId;
 
 /// The most roles of which a guest is yet to hear that they were taken away. Others run out by themselves.
 const MAX_WITHDRAWN: usize = 64;
@@ -69,25 +71,13 @@ pub enum Grant {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notice {
     /// A life of its VM began.
-    Began {
-        /// Whose.
-        instance: InstanceId,
-        /// Which life.
-        incarnation: u64,
-    },
+    Began(LifeId),
     /// A life of its VM ended.
-    Ended {
-        /// Whose.
-        instance: InstanceId,
-        /// Which life.
-        incarnation: u64,
-    },
+    Ended(LifeId),
     /// It said HELLO.
     Greeted {
-        /// Whose.
-        instance: InstanceId,
         /// In which life.
-        incarnation: u64,
+        life: LifeId,
         /// Which generation of the VM it is, as far as it knows: another than before was restored or copied.
         generation: Option<[u8; 16]>,
         /// Whether it has spoken in this life before.

@@ -25,7 +25,7 @@ use moorline_shared::{Digest, InstanceId};
 use super::config::{RoleConfig, Roles};
 use super::denied::DenyList;
 use super::sources::Rhythm;
-use crate::link::{Grant, Notice, RoleGrant, SessionGrant};
+use crate::link::{Grant, LifeId, Notice, RoleGrant, SessionGrant};
 use lane::Lane;
 pub(super) use session::{Knowledge, Vouched};
 use slot::{Phase, Slot};
@@ -196,10 +196,10 @@ impl Table {
     /// Something happened to a guest's life.
     pub(super) fn notice(&mut self, notice: Notice, now: Moment) {
         match notice {
-            Notice::Began {
+            Notice::Began(LifeId {
                 instance,
                 incarnation,
-            } => {
+            }) => {
                 self.drop_slots(instance);
                 let entry = self.instances.entry(instance).or_default();
                 *entry = Instance {
@@ -209,10 +209,10 @@ impl Table {
                 };
                 self.arrange(instance, now);
             }
-            Notice::Ended {
+            Notice::Ended(LifeId {
                 instance,
                 incarnation,
-            } => {
+            }) => {
                 let entry = self.instances.get_mut(&instance);
                 if let Some(entry) = entry.filter(|entry| entry.incarnation == Some(incarnation)) {
                     entry.incarnation = None;
@@ -221,11 +221,10 @@ impl Table {
                 }
             }
             Notice::Greeted {
-                instance,
-                incarnation,
+                life,
                 generation,
                 speaker,
-            } => self.greeted(instance, incarnation, (generation, speaker), now),
+            } => self.greeted(life, generation, speaker, now),
         }
     }
 

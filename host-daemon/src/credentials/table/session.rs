@@ -12,7 +12,7 @@ use moorline_shared::link::Moment;
 use moorline_shared::{Digest, InstanceId};
 
 use super::{Come, Grant, Greeted, Instance, Item, Rhythm, Slot, Table};
-use crate::link::Speaker;
+use crate::link::{LifeId, Speaker};
 
 /// How many of the last tokens of an instance are known by their session: each is good for a while beside the next.
 const MAX_GIVEN: usize = 4;
@@ -169,15 +169,16 @@ impl Table {
     /// to use its token needs another; and while nobody knows what was revoked, each one's is asked for.
     pub(super) fn greeted(
         &mut self,
-        id: InstanceId,
-        incarnation: u64,
-        (generation, speaker): (Option<[u8; 16]>, Speaker),
+        life: LifeId,
+        generation: Option<[u8; 16]>,
+        speaker: Speaker,
         now: Moment,
     ) {
+        let id = life.instance;
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
-        if instance.incarnation != Some(incarnation) {
+        if instance.incarnation != Some(life.incarnation) {
             return;
         }
         let before = generation.and_then(|new| instance.generation.replace(new));

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 use super::{Action, Come, Item, Knowledge, Table, Ticket, Wanted};
 use crate::credentials::config::Roles;
 use crate::link::tests::{id, spec};
-use crate::link::{Grant, Notice, RoleGrant, SessionGrant, Speaker};
+use crate::link::{Grant, LifeId, Notice, RoleGrant, SessionGrant, Speaker};
 
 const MINUTE: u64 = 60_000;
 
@@ -102,28 +102,22 @@ impl World {
         let incarnation = self.lives.get(&id(n)).map_or(1, |life| life + 1);
         self.lives.insert(id(n), incarnation);
         self.guests.retain(|(instance, _), _| *instance != id(n));
-        let instance = id(n);
-        self.table.notice(
-            Notice::Began {
-                instance,
-                incarnation,
-            },
-            self.now,
-        );
+        self.table.notice(Notice::Began(self.life(n)), self.now);
         self.settle();
     }
 
     fn end(&mut self, n: u8) {
-        let (instance, incarnation) = (id(n), self.lives.get(&id(n)).copied().unwrap_or(0));
-        self.guests.retain(|(other, _), _| *other != instance);
-        self.table.notice(
-            Notice::Ended {
-                instance,
-                incarnation,
-            },
-            self.now,
-        );
+        self.guests.retain(|(instance, _), _| *instance != id(n));
+        self.table.notice(Notice::Ended(self.life(n)), self.now);
         self.settle();
+    }
+
+    /// The last life of an instance's VM, or one that never was.
+    fn life(&self, n: u8) -> LifeId {
+        LifeId {
+            instance: id(n),
+            incarnation: self.lives.get(&id(n)).copied().unwrap_or(0),
+        }
     }
 
     fn greet(&mut self, n: u8, generation: u8) {
@@ -132,8 +126,7 @@ impl World {
 
     fn hello(&mut self, n: u8, generation: u8, speaker: Speaker) {
         let notice = Notice::Greeted {
-            instance: id(n),
-            incarnation: self.lives.get(&id(n)).copied().unwrap_or(0),
+            life: self.life(n),
             generation: Some([generation; 16]),
             speaker,
         };

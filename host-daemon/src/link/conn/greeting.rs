@@ -121,8 +121,10 @@ impl Conn {
             guest.grants.tell_withdrawn(&mut self.core, desk.now);
         }
         desk.notify(Notice::Greeted {
-            instance: self.instance,
-            incarnation,
+            life: LifeId {
+                instance: self.instance,
+                incarnation,
+            },
             generation: hello.vmgenid,
             speaker: if hello.incarnation == Some(incarnation) {
                 Speaker::Known

@@ -63,10 +63,10 @@ impl Shard {
         for token in tokens {
             self.send_away(token, "another life of this instance has begun", 0);
         }
-        self.desk.notify(Notice::Began {
+        self.desk.notify(Notice::Began(LifeId {
             instance,
             incarnation,
-        });
+        }));
         Ok(())
     }
 
@@ -87,10 +87,10 @@ impl Shard {
             self.send_away(token, "this life of the instance has ended", 0);
         }
         self.forget_if_gone(instance);
-        self.desk.notify(Notice::Ended {
+        self.desk.notify(Notice::Ended(LifeId {
             instance,
             incarnation: ended.0,
-        });
+        }));
         Some(ended)
     }
 

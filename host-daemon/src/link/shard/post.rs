@@ -9,6 +9,7 @@ use moorline_shared::link::body::Code;
 
 use super::Shard;
 use crate::cache::{Effects, View};
+use crate::link::admission::LifeId;
 use crate::link::ask::{Answer, Refusal};
 use crate::link::clock::now_and_time;
 use crate::link::grants::{Grant, Grants, Notice};
@@ -133,10 +134,10 @@ impl Shard {
         }
         let alive = self.desk.guests.iter().filter(|(_, guest)| guest.alive);
         for (instance, guest) in alive {
-            self.desk.notify(Notice::Began {
+            self.desk.notify(Notice::Began(LifeId {
                 instance: *instance,
                 incarnation: guest.incarnation,
-            });
+            }));
         }
     }
 

@@ -10,7 +10,7 @@ use moorline_shared::secret::{Secret, SecretKey};
 use tokio::sync::mpsc;
 
 use super::{Agent, World, id};
-use crate::link::{Grant, Notice, RoleGrant, SessionGrant, Speaker};
+use crate::link::{Grant, LifeId, Notice, RoleGrant, SessionGrant, Speaker};
 
 fn session(number: u8, lasts_ms: u64) -> Grant {
     Grant::Session(Arc::new(SessionGrant {
@@ -135,22 +135,18 @@ fn lives_and_greetings_are_told_in_their_order() {
     agent.hello.vmgenid = Some([9; 16]);
     agent.ready();
     world.end(1, 1);
-    let (instance, incarnation) = (id(1), 1);
+    let life = LifeId {
+        instance: id(1),
+        incarnation: 1,
+    };
     let expected = [
-        Notice::Began {
-            instance,
-            incarnation,
-        },
+        Notice::Began(life),
         Notice::Greeted {
-            instance,
-            incarnation,
+            life,
             generation: Some([9; 16]),
             speaker: Speaker::New,
         },
-        Notice::Ended {
-            instance,
-            incarnation,
-        },
+        Notice::Ended(life),
     ];
     assert_eq!(expected.map(Some), [(); 3].map(|()| notices.blocking_recv()));
 }
