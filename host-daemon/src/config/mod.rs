@@ -18,7 +18,7 @@ use moorline_shared::link::body::Limits;
 use moorline_shared::link::session::DEFAULT_LIMITS;
 use serde::{Deserialize, Deserializer};
 
-use crate::credentials::{self, Roles};
+use crate::credentials::{self, RoleConfig, Roles};
 use crate::vm::config::{self as machines, ExternalConfig, Images, QemuConfig, VmConfig, VsockDevice};
 
 /// Everything the daemon is told. A key that is not here is refused.
@@ -319,7 +319,7 @@ impl Config {
 
     /// Whether there may be a secret in it.
     fn has_secrets(&self) -> bool {
-        self.roles.values().any(|role| role.source.has_secrets())
+        self.roles.values().any(RoleConfig::has_secrets)
     }
 
     /// Whether every number is within its bounds and every path absolute; [`Self::read`] has asked.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use moorline_shared::id::{AccountId, RoleName};
 use serde::{Deserialize, Deserializer};
 
-use super::sources::Settings;
+use super::sources::{Settings, Source as _};
 
 /// All roles that this host can give credentials of.
 pub type Roles = BTreeMap<RoleName, RoleConfig>;
@@ -66,6 +66,11 @@ impl KeyError {
 }
 
 impl RoleConfig {
+    /// Whether there may be secrets among its keys.
+    pub fn has_secrets(&self) -> bool {
+        self.source.has_secrets()
+    }
+
     /// Whether instances of this account may have the role.
     pub fn is_for(&self, account: &AccountId) -> bool {
         self.accounts

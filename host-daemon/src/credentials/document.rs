@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 /// Why a text is no credential. It never says what is in the text.
 #[derive(Debug, thiserror::Error)]
-pub enum DocumentError {
+pub(super) enum DocumentError {
     /// It is not JSON, or not an object with the right fields.
     #[error(
         "what came is no credential document (line {line}, column {column}): print AccessKeyId, SecretAccessKey, \

@@ -11,7 +11,7 @@ use moorline_shared::link::Moment;
 use tokio::time::timeout;
 
 use super::config::Roles;
-use super::sources::{Clients, FetchError, Fetched, Lasts, Request};
+use super::sources::{Clients, FetchError, Fetched, Lasts, Request, Source as _};
 use super::table::{Come, Item, Wanted};
 use crate::causes::Causes;
 use crate::link::{RoleGrant, SessionGrant, now, time};

@@ -20,7 +20,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use zeroize::Zeroizing;
 
-use super::{FetchError, Fetched, Lasts, Request, Rhythm, escaped};
+use super::{FetchError, Fetched, Lasts, Request, Source, escaped};
 use crate::credentials::config::KeyError;
 use crate::credentials::document;
 use crate::vm::kernel::readable;
@@ -65,8 +65,8 @@ fn variables<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Secr
     table.into_iter().map(variable).collect()
 }
 
-impl Settings {
-    pub(super) fn check(&self) -> Result<(), KeyError> {
+impl Source for Settings {
+    fn check(&self) -> Result<(), KeyError> {
         KeyError::bound("timeout_seconds", self.timeout_seconds.into(), 1, 300)?;
         match self.command.first() {
             None => Err(KeyError::new(
@@ -81,25 +81,20 @@ impl Settings {
         }
     }
 
-    pub(super) fn has_secrets(&self) -> bool {
+    fn has_secrets(&self) -> bool {
         !self.environment.is_empty()
     }
 
-    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
-    pub(super) const fn rhythm(&self) -> Rhythm {
-        Rhythm::Own
-    }
-
-    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
-    pub(super) const fn falls_with_session(&self) -> bool {
+    /// The command has them from elsewhere, and nobody here can take them back.
+    fn falls_with_session(&self) -> bool {
         false
     }
 
-    pub(super) fn patience(&self) -> Duration {
+    fn patience(&self) -> Duration {
         Duration::from_secs(self.timeout_seconds.into())
     }
 
-    pub(super) async fn fetch(&self, of: &Request) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, of: &Request) -> Result<Fetched, FetchError> {
         let failed = |source| FetchError::Command {
             command: self.program(),
             source,
@@ -112,7 +107,9 @@ impl Settings {
             lasts: Lasts::Until(until),
         })
     }
+}
 
+impl Settings {
     fn program(&self) -> String {
         self.command.first().cloned().unwrap_or_default()
     }

@@ -1,10 +1,6 @@
 //! Where credentials come from. A source is a module with its `Settings`, and a line in the list below.
 //!
-//! `Settings` are the keys of the role's table beside those that every role has. They say whether they can be (`check`),
-//! whether there are secrets among them (`has_secrets`), when the source is asked (`rhythm`), whether what it gives hangs
-//! on the instance's session (`falls_with_session`), how long a fetch may take (`patience`), and `fetch` the credentials
-//! for one instance. A fetch is dropped when nobody wants it any more or when its time is over, and must leave nothing
-//! behind then.
+//! `Settings` are the keys of the role's table beside those that every role has, and a [`Source`].
 
 mod exec;
 mod moorline;
@@ -24,7 +20,43 @@ use crate::link::SessionGrant;
 use moorline_shared::credential::{Credential, CredentialError};
 pub(super) use web_identity::Clients;
 
-/// The list below, as types: the settings of all sources, and what is asked of any of them.
+/// For how long a fetch may take where the source says nothing else.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is asked of the settings of any source. What most of them answer need not be said again.
+pub(in crate::credentials) trait Source {
+    /// Whether they can be; the error names the key that can't.
+    fn check(&self) -> Result<(), KeyError> {
+        Ok(())
+    }
+
+    /// Whether there are secrets among them.
+    fn has_secrets(&self) -> bool {
+        false
+    }
+
+    /// When the source is asked.
+    fn rhythm(&self) -> Rhythm {
+        Rhythm::Own
+    }
+
+    /// Whether what it gives is worth nothing once the instance's session ended: so it is where that is given for who the
+    /// instance is.
+    fn falls_with_session(&self) -> bool {
+        true
+    }
+
+    /// For how long a fetch may take.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    /// Fetches credentials for one instance. The future is dropped when nobody wants them any more or when the time is
+    /// over, and leaves nothing behind then.
+    fn fetch(&self, of: &Request) -> impl Future<Output = Result<Fetched, FetchError>> + Send;
+}
+
+/// The list below, as types: the settings of all sources.
 macro_rules! sources {
     ($($(#[$doc:meta])* $name:ident = $word:literal in $module:ident;)*) => {
         /// Where a role's credentials come from, by the key `source`.
@@ -34,34 +66,28 @@ macro_rules! sources {
             $($(#[$doc])* #[serde(rename = $word)] $name($module::Settings),)*
         }
 
-        impl Settings {
-            /// Whether they can be.
-            pub fn check(&self) -> Result<(), KeyError> {
+        impl Source for Settings {
+            fn check(&self) -> Result<(), KeyError> {
                 match self { $(Self::$name(settings) => settings.check(),)* }
             }
 
-            /// When the source is asked.
-            pub fn rhythm(&self) -> Rhythm {
-                match self { $(Self::$name(settings) => settings.rhythm(),)* }
-            }
-
-            /// Whether there are secrets among them.
-            pub fn has_secrets(&self) -> bool {
+            fn has_secrets(&self) -> bool {
                 match self { $(Self::$name(settings) => settings.has_secrets(),)* }
             }
 
-            /// Whether what it gives is worth nothing once the instance's session ended.
-            pub fn falls_with_session(&self) -> bool {
+            fn rhythm(&self) -> Rhythm {
+                match self { $(Self::$name(settings) => settings.rhythm(),)* }
+            }
+
+            fn falls_with_session(&self) -> bool {
                 match self { $(Self::$name(settings) => settings.falls_with_session(),)* }
             }
 
-            /// For how long a fetch may take.
-            pub fn patience(&self) -> Duration {
+            fn patience(&self) -> Duration {
                 match self { $(Self::$name(settings) => settings.patience(),)* }
             }
 
-            /// Fetches credentials. Dropping the future ends it and leaves nothing behind.
-            pub async fn fetch(&self, of: &Request) -> Result<Fetched, FetchError> {
+            async fn fetch(&self, of: &Request) -> Result<Fetched, FetchError> {
                 match self { $(Self::$name(settings) => settings.fetch(of).await,)* }
             }
         }
@@ -79,7 +105,7 @@ sources! {
 
 /// When a source is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Rhythm {
+pub(in crate::credentials) enum Rhythm {
     /// Well before what it gave last runs out.
     Own,
     /// Whenever the instance has a new token of its own, of which it makes something.
@@ -88,7 +114,7 @@ pub enum Rhythm {
 
 /// For whom credentials are fetched.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub(in crate::credentials) struct Request {
     /// The instance.
     pub instance: InstanceId,
     /// Which life of its VM.
@@ -109,7 +135,7 @@ pub struct Request {
 
 /// What was fetched.
 #[derive(Debug)]
-pub struct Fetched {
+pub(in crate::credentials) struct Fetched {
     /// The secrets.
     pub credential: Credential,
     /// For how long they are good.
@@ -118,7 +144,7 @@ pub struct Fetched {
 
 /// How long something is good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lasts {
+pub(in crate::credentials) enum Lasts {
     /// Until then, by the calendar.
     Until(Timestamp),
     /// As long as the instance's token that it was made of.
@@ -127,7 +153,7 @@ pub enum Lasts {
 
 /// Why there are no credentials. The texts name no secret; what others said in them is bounded and escaped.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub(in crate::credentials) enum FetchError {
     /// The command can't be run.
     #[error("the command {command} can't be run")]
     Command {

@@ -12,7 +12,6 @@ pub(super) use answer::AnswerError;
 pub(in crate::credentials) use clients::Clients;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use bytes::Bytes;
 use moorline_shared::credential::Credential;
@@ -21,15 +20,13 @@ use reqwest::{Response, StatusCode, Url};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::{FetchError, Fetched, Lasts, Request, Rhythm, escaped};
+use super::{FetchError, Fetched, Lasts, Request, Source, escaped};
 use crate::credentials::config::KeyError;
 
 /// The longest answer that is read, in bytes.
 const MAX_ANSWER: usize = 64 * 1024;
 /// How much of what a service says with a refusal is told, in bytes.
 const TOLD_ERROR: usize = 512;
-/// For how long the control plane and the service may take together.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// The authorities that Debian trusts.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
@@ -64,8 +61,8 @@ fn default_authorities() -> PathBuf {
     SYSTEM_AUTHORITIES.into()
 }
 
-impl Settings {
-    pub(super) fn check(&self) -> Result<(), KeyError> {
+impl Source for Settings {
+    fn check(&self) -> Result<(), KeyError> {
         KeyError::bound("duration_seconds", self.duration_seconds.into(), 900, 43_200)?;
         if !self.ca_file.is_absolute() {
             return Err(KeyError::new("ca_file", "is relative: give an absolute path"));
@@ -76,28 +73,7 @@ impl Settings {
         address(&self.url).map(drop)
     }
 
-    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
-    pub(super) const fn has_secrets(&self) -> bool {
-        false
-    }
-
-    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
-    pub(super) const fn rhythm(&self) -> Rhythm {
-        Rhythm::Own
-    }
-
-    /// They were given for who the instance is, which is what the session stands for.
-    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
-    pub(super) const fn falls_with_session(&self) -> bool {
-        true
-    }
-
-    #[expect(clippy::unused_self, reason = "other sources decide by their keys")]
-    pub(super) const fn patience(&self) -> Duration {
-        PATIENCE
-    }
-
-    pub(super) async fn fetch(&self, of: &Request) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, of: &Request) -> Result<Fetched, FetchError> {
         let asked = of
             .control
             .create_identity_token(&of.host, of.instance, &self.audience);
@@ -109,7 +85,9 @@ impl Settings {
             lasts: Lasts::Until(until),
         })
     }
+}
 
+impl Settings {
     /// The service's answer to `AssumeRoleWithWebIdentity`.
     async fn ask(&self, of: &Request, identity: &Secret) -> Result<Zeroizing<Vec<u8>>, FetchError> {
         let url = address(&self.url).map_err(|error| self.unreachable(error.problem))?;

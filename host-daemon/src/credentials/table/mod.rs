@@ -24,7 +24,7 @@ use moorline_shared::{Digest, InstanceId};
 
 use super::config::{RoleConfig, Roles};
 use super::denied::DenyList;
-use super::sources::Rhythm;
+use super::sources::{Rhythm, Source as _};
 use crate::link::{Grant, LifeId, Notice, RoleGrant, SessionGrant};
 use lane::Lane;
 pub(super) use session::{Knowledge, Vouched};

@@ -12,6 +12,7 @@ use moorline_shared::link::Moment;
 use moorline_shared::{Digest, InstanceId};
 
 use super::{Come, Grant, Greeted, Instance, Item, Rhythm, Slot, Table};
+use crate::credentials::sources::Source as _;
 use crate::link::{LifeId, Speaker};
 
 /// How many of the last tokens of an instance are known by their session: each is good for a while beside the next.

@@ -8,7 +8,7 @@ use moorline_shared::credential::Credential;
 use rustix::process::{Pid, Signal};
 use tokio::time::timeout;
 
-use super::super::{FetchError, Fetched, Request};
+use super::super::{FetchError, Fetched, Request, Source as _};
 use super::Settings;
 
 const GOOD: &str = r#"echo '{"Version":1,"AccessKeyId":"AKIA","SecretAccessKey":"sesame","Expiration":"2027-01-15T08:00:00Z"}'"#;

@@ -20,7 +20,7 @@ const CREDENTIALS: [&str; 3] = [
 
 /// Why an answer is none. It never says what is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerError {
+pub(in crate::credentials) enum AnswerError {
     /// Not XML, or more of XML than such an answer has.
     #[error("the service's answer is not plain XML (at byte {0})")]
     Form(usize),

@@ -16,7 +16,7 @@ pub(super) type ClientError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The clients that there are. Clones are the same ones.
 #[derive(Clone, Debug, Default)]
-pub struct Clients(Arc<Mutex<BTreeMap<Option<PathBuf>, Kept>>>);
+pub(in crate::credentials) struct Clients(Arc<Mutex<BTreeMap<Option<PathBuf>, Kept>>>);
 
 #[derive(Clone, Debug)]
 struct Kept {

@@ -11,7 +11,7 @@ use moorline_shared::InstanceId;
 use moorline_shared::credential::Credential;
 use tokio::task::JoinSet;
 
-use super::super::{FetchError, Fetched, Lasts, Request};
+use super::super::{FetchError, Fetched, Lasts, Request, Source as _};
 use super::Settings;
 use super::answer::{self, AnswerError};
 
