@@ -176,6 +176,14 @@ impl Daemon {
         }
     }
 
+    /// The same, with our instance's VM registered.
+    async fn with_vmm(host: &Host) -> (Self, Vmm) {
+        let (daemon, vmm) = (Self::start(host).await, Vmm::start());
+        let registered = daemon.register(&host.registration(&vmm)).await;
+        registered.as_done::<Registered>();
+        (daemon, vmm)
+    }
+
     async fn knows(&self, instance: InstanceId, driver: Driver) {
         let spec = InstanceSpec {
             instance,
@@ -281,12 +289,7 @@ async fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
 #[tokio::test]
 async fn a_registration_is_its_users_until_it_ends() {
     let host = Host::new();
-    let daemon = Daemon::start(&host).await;
-    let vmm = Vmm::start();
-    daemon
-        .register(&host.registration(&vmm))
-        .await
-        .as_done::<Registered>();
+    let (daemon, _vmm) = Daemon::with_vmm(&host).await;
     let other = Caller { uid: 4_000_000 };
     let taken = Registration {
         instance: OURS,
@@ -363,13 +366,11 @@ async fn a_registration_holds_until_its_vmm_ends() {
 #[tokio::test]
 async fn a_registration_that_cannot_be_made_leaves_the_one_before_it() {
     let host = Host::new();
-    let mut daemon = Daemon::start(&host).await;
-    let vmm = Vmm::start();
-    let registration = host.registration(&vmm);
-    daemon.register(&registration).await.as_done::<Registered>();
+    let (mut daemon, vmm) = Daemon::with_vmm(&host).await;
     assert_eq!(daemon.reported().await.state, InstanceState::Running);
     // This daemon doesn't listen on AF_VSOCK.
-    let other = json!({"instance": OURS, "channel": {"vsock": {"cid": 7}}, "supervision": registration["supervision"]});
+    let supervision = &host.registration(&vmm)["supervision"];
+    let other = json!({"instance": OURS, "channel": {"vsock": {"cid": 7}}, "supervision": supervision});
     assert_eq!(
         daemon.register(&other).await.as_problem().kind,
         "channel-unusable"
@@ -389,12 +390,7 @@ async fn a_registration_that_cannot_be_made_leaves_the_one_before_it() {
 #[tokio::test]
 async fn a_registration_survives_the_daemon_and_its_vmm_is_looked_at_again() {
     let host = Host::new();
-    let vmm = Vmm::start();
-    let daemon = Daemon::start(&host).await;
-    daemon
-        .register(&host.registration(&vmm))
-        .await
-        .as_done::<Registered>();
+    let (daemon, vmm) = Daemon::with_vmm(&host).await;
     daemon.end().await;
 
     let mut daemon = Daemon::start(&host).await;
@@ -418,12 +414,7 @@ async fn a_registration_survives_the_daemon_and_its_vmm_is_looked_at_again() {
 #[tokio::test]
 async fn what_cannot_be_registered_is_refused_with_the_field() {
     let host = Host::new();
-    let daemon = Daemon::start(&host).await;
-    let vmm = Vmm::start();
-    daemon
-        .register(&host.registration(&vmm))
-        .await
-        .as_done::<Registered>();
+    let (daemon, vmm) = Daemon::with_vmm(&host).await;
     let mut table = String::new();
     let path = |path: &str| json!({"hybrid": {"path": host.folder.path().join(path)}});
     let here = path("vmm/b");
