@@ -1,5 +1,5 @@
-//! A guest that goes on from a snapshot: a real machine, saved as it runs, with everything that the agent has in its
-//! memory.
+//! A guest that goes on from a snapshot, and a copy of it that is given to another instance: real machines, saved as they
+//! run, with everything that the agent has in its memory.
 
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, External, PATIENCE, Plan, Programs};
@@ -84,6 +84,12 @@ async fn what_a_snapshot_holds_signs_for_nobody_once_it_goes_on() -> Result<()> 
     );
     the_session_of_before_is_over(&deployment, first.id).await?;
 
+    a_copy_is_another_instance_and_no_more(&deployment, &first, async |copy| {
+        Guest::restore(&seats, tools, options(copy), &snapshot).await
+    })
+    .await?;
+    // Which changes nothing for the first.
+    changes(&deployment, &restored, first.id, "again").await?;
     ensure!(
         records(&deployment, first.id, "CreateInstanceSession")
             .await?
@@ -107,4 +113,29 @@ async fn the_session_of_before_is_over(deployment: &Deployment, of: InstanceId) 
         .any(|effect| effect.key.contains(instead) && effect.after.is_none());
     ensure!(gone, "the session {instead} goes on: {:?}", last.effects);
     Ok(())
+}
+
+/// The copy has all that the first had in memory, and the host takes it for whose channel it came by.
+async fn a_copy_is_another_instance_and_no_more(
+    deployment: &Deployment,
+    first: &External,
+    boot: impl AsyncFn(&External) -> Result<Guest>,
+) -> Result<()> {
+    let other = deployment.attach("copy", &[("name", "copy")]).await?;
+    let copy = boot(&other).await?;
+    let who = "moorline-agent get meta/instance-id";
+    let is_it = format!("[ \"$({who})\" = {} ]", other.id);
+    // The key of before is tried first.
+    copy.wait_for(is_it, 2 * PATIENCE)
+        .await
+        .with_context(|| deployment.last_words())?;
+    let secret = copy.run("moorline-agent get own/secret").await?;
+    ensure!(!secret.succeeded(), "the copy still reads {secret:?}");
+    let foreign = format!("moorline-agent get --instance {} own/secret", first.id);
+    let foreign = copy.run(foreign).await?;
+    ensure!(!foreign.succeeded(), "the copy is given {foreign:?}");
+    let set = format!("moorline-agent set --instance {} own/before taken", first.id);
+    let set = copy.run(set).await?;
+    ensure!(!set.succeeded(), "the copy changes what is the first's: {set:?}");
+    changes(deployment, &copy, other.id, "of-the-copy").await
 }
