@@ -281,10 +281,13 @@ class Proving(unittest.TestCase):
             self.assertEqual(Keys(path).next(), given.fields["key"])
 
     def test_who_is_not_believed_comes_the_other_way(self) -> None:
-        peer = Peer()
+        mirror = Mirror()
+        mirror.revision = Revision(1, 7)
+        peer = Peer(mirror)
         denied = Frame("RESET", 0, {"code": 4}).encoded() + frame_bytes("goaway")
         peer.hears("challenge")
         self.assertEqual(peer.takes(denied), [Denied(), Dismissed("the host daemon ends", 1_000)])
+        self.assertIsNone(mirror.revision, "what it mirrored may be another instance's")
         keys = Keys()
         keys.take(bytes(32))
         keys.denied()
