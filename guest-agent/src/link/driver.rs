@@ -172,6 +172,7 @@ impl<'a> Driver<'a> {
     /// Runs the session until it ends. Dropping the future cuts the connection.
     pub(super) async fn run(&mut self, stop: &CancellationToken) -> Lost {
         let line = self.line;
+        let mut broken = std::pin::pin!(self.stream.broken());
         loop {
             let wait = Duration::from_millis(line.next_tick().since(now()));
             // Every arm keeps what it has in `self`, so that an arm that loses has lost nothing.
@@ -179,6 +180,7 @@ impl<'a> Driver<'a> {
                 biased;
                 () = stop.cancelled() => return Lost::Stopped,
                 lost = std::future::poll_fn(|cx| self.poll_exchange(cx)) => return lost,
+                error = &mut broken => return Lost::Broken(error),
                 () = line.woken() => {}
                 () = tokio::time::sleep(wait) => {
                     if let Err(fault) = line.tick(now()) {

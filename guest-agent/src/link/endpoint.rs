@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::str::FromStr;
@@ -12,7 +13,7 @@ use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::UnixStream;
 use tokio_vsock::VsockStream;
 
-use crate::platform::{HOST_CID, connect_vsock};
+use crate::platform::{HOST_CID, connect_vsock, until_broken};
 
 /// Where the agent dials: `vsock` for the host by `AF_VSOCK`, `vsock:CID:PORT` for another place there, or
 /// `unix:/PATH` for a socket, as tests and odd set-ups have it.
@@ -91,6 +92,20 @@ pub(super) enum Stream {
 }
 
 impl Stream {
+    /// Waits until the kernel says that the connection broke, where reading it doesn't tell. It borrows nothing.
+    pub(super) fn broken(&self) -> impl Future<Output = io::Error> + use<> {
+        let socket = match self {
+            Self::Vsock(stream) => stream.as_fd().try_clone_to_owned().ok(),
+            Self::Unix(_) => None,
+        };
+        async move {
+            match socket {
+                Some(socket) => until_broken(socket).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

@@ -15,7 +15,7 @@ pub use log::{Level, start_log};
 pub use netlink::{Connection, LoopbackAddress, LoopbackError, Owner, SockDiag};
 pub use notify::{Readiness, notify};
 pub use peer::peer_of;
-pub use vsock::{HOST_CID, connect_vsock};
+pub use vsock::{HOST_CID, connect_vsock, until_broken};
 
 use moorline_shared::link::Moment;
 use nix::time::{ClockId, clock_gettime};

@@ -8,6 +8,8 @@ use nix::libc::VMADDR_CID_ANY;
 use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, VsockAddr, bind, connect, getsockopt, socket, sockopt,
 };
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio_vsock::VsockStream;
 
@@ -44,6 +46,28 @@ async fn until_writable(socket: OwnedFd) -> io::Result<OwnedFd> {
     Ok(waiting.into_std()?.into())
 }
 
+/// Waits until the kernel says that a connection broke, and answers with how. Dropping the future is harmless.
+///
+/// Whoever waits for bytes is not told: when a guest's vsock device is reset or taken out, as in a machine that goes on
+/// from a snapshot, Linux leaves the connections with an error and without an end.
+pub async fn until_broken(socket: OwnedFd) -> io::Error {
+    let broken = async {
+        let socket = AsyncFd::with_interest(socket, Interest::ERROR)?;
+        let _ = socket.ready(Interest::ERROR).await?;
+        io::Result::Ok(getsockopt(&socket, sockopt::SocketError)?)
+    };
+    match broken.await {
+        // Somebody else was told already.
+        Ok(0) => io::ErrorKind::ConnectionReset.into(),
+        Ok(error) => io::Error::from_raw_os_error(error),
+        // Then it takes a heartbeat that isn't answered.
+        Err(error) => {
+            tracing::debug!(%error, "can't wait for the end of a connection");
+            std::future::pending().await
+        }
+    }
+}
+
 /// Binds a source port below 1024, so that the host can tell the guest's root from its users.
 ///
 /// It begins anywhere in the range: a port that was just used may still be remembered by the host.
@@ -61,4 +85,35 @@ fn bind_privileged(socket: &OwnedFd) -> io::Result<()> {
         }
     }
     Err(Errno::EADDRINUSE.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future as _;
+    use std::io::ErrorKind;
+    use std::task::{Context, Waker};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::UnixStream;
+
+    use super::until_broken;
+    use crate::test_host::run;
+
+    /// A unix socket is broken by whoever closes it without having read all.
+    #[test]
+    fn that_a_connection_broke_is_told_and_that_bytes_came_is_not() {
+        run(async {
+            let (mut own, mut other) = UnixStream::pair().unwrap();
+            let socket = std::os::fd::AsFd::as_fd(&own).try_clone_to_owned().unwrap();
+            let mut broken = std::pin::pin!(until_broken(socket));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(broken.as_mut().poll(&mut cx).is_pending());
+            other.write_all(b"said").await.unwrap();
+            own.read_exact(&mut [0; 4]).await.unwrap();
+            assert!(broken.as_mut().poll(&mut cx).is_pending());
+            own.write_all(b"unread").await.unwrap();
+            drop(other);
+            assert_eq!(broken.await.kind(), ErrorKind::ConnectionReset);
+        });
+    }
 }
