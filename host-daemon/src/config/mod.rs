@@ -131,8 +131,11 @@ pub struct LinkConfig {
     pub connect_burst: u32,
     /// And once more each so many milliseconds, 10 to 60,000.
     pub connect_interval_ms: u32,
-    /// How many requests a guest may have passed on to the control plane per second, 1 to 1,000.
+    /// How many reads of a guest that the host's copy doesn't answer reach the control plane per second, 1 to 1,000.
     pub upstream_per_second: u32,
+    /// How many requests a guest may have passed on to the control plane per second, 1 to 1,000. They don't count among
+    /// the reads, so that neither keeps the other out.
+    pub relays_per_second: u32,
     /// How many bytes of answers may wait for a guest when another relayed one comes, 4 MiB to 64 MiB.
     pub relayed_bytes: usize,
 }
@@ -160,6 +163,7 @@ impl Default for LinkConfig {
             connect_burst: 10,
             connect_interval_ms: 1_000,
             upstream_per_second: 50,
+            relays_per_second: 50,
             relayed_bytes: 8 * 1024 * 1024,
         }
     }
@@ -433,6 +437,7 @@ impl LinkConfig {
         bound("link.connect_interval_ms", interval, 10, 60_000)?;
         let upstream = self.upstream_per_second.into();
         bound("link.upstream_per_second", upstream, 1, 1_000)?;
+        bound("link.relays_per_second", self.relays_per_second.into(), 1, 1_000)?;
         let relayed = self.relayed_bytes as u64;
         bound("link.relayed_bytes", relayed, 4 << 20, 64 << 20)
     }

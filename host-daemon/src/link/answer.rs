@@ -7,7 +7,7 @@ use moorline_shared::link::session::Deferred;
 use moorline_shared::link::{Kind, StreamId};
 use moorline_shared::{EntryPath, InstanceId, PathPrefix};
 
-use super::ask::{Asker, MissKey, Page, Question, Refusal, Reply};
+use super::ask::{Asker, Errand, MissKey, Page, Question, Refusal, Reply};
 use super::clock::Standing;
 use super::conn::Conn;
 use super::desk::Desk;
@@ -95,7 +95,7 @@ impl Conn {
     }
 
     fn ask_first(&mut self, stream: StreamId, key: MissKey, desk: &mut Desk) {
-        if !self.may_ask(stream, desk) {
+        if !self.may_ask(stream, Errand::Read, desk) {
             return;
         }
         let Some(asker) = self.defer(stream, Request::Entry, desk) else {
@@ -129,7 +129,7 @@ impl Conn {
                     prefix,
                     asker,
                 };
-                if self.may_ask(stream, desk)
+                if self.may_ask(stream, Errand::Read, desk)
                     && let Some(asker) = self.defer(stream, Request::List(list), desk)
                 {
                     self.ask(asker, page(asker), desk);
@@ -147,7 +147,7 @@ impl Conn {
             Ok(None) => {
                 // Whether the instance is there to be watched is the control plane's to say.
                 let (instance, prefix) = (id.instance, watch.prefix.clone());
-                if self.may_ask(stream, desk) {
+                if self.may_ask(stream, Errand::Read, desk) {
                     let asker = self.await_answer(stream, Request::Watch(watch), desk);
                     let question = Question::Page {
                         instance,
@@ -163,7 +163,7 @@ impl Conn {
 
     pub(super) fn relay(&mut self, stream: StreamId, relay: Relay, desk: &mut Desk) {
         self.requests.relays += 1;
-        if self.may_ask(stream, desk) {
+        if self.may_ask(stream, Errand::Relay, desk) {
             let asker = self.await_answer(stream, Request::Relay, desk);
             self.ask(asker, Question::Relay { relay, asker }, desk);
         }
@@ -209,8 +209,8 @@ impl Conn {
     }
 
     /// Whether the guest may ask the control plane now; if not, it is told to come back.
-    fn may_ask(&mut self, stream: StreamId, desk: &mut Desk) -> bool {
-        let may = desk.may_ask(&self.instance);
+    fn may_ask(&mut self, stream: StreamId, errand: Errand, desk: &mut Desk) -> bool {
+        let may = desk.may_ask(&self.instance, errand);
         if !may {
             self.busy(stream, desk);
         }

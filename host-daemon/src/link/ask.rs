@@ -50,6 +50,37 @@ pub enum Question {
     },
 }
 
+/// What of a guest's questions is bounded together. It has a bound for each kind, so that however much of one it asks, the
+/// other is asked all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// What the host's copy doesn't answer.
+    Read,
+    /// What is passed on as the guest made it.
+    Relay,
+}
+
+impl Question {
+    /// What bounds it; `None` for what the host asks for itself.
+    pub const fn errand(&self) -> Option<Errand> {
+        match self {
+            Self::Entry(_) | Self::Page { .. } => Some(Errand::Read),
+            Self::Relay { .. } => Some(Errand::Relay),
+            Self::Interest { .. } => None,
+        }
+    }
+}
+
+impl Answer {
+    /// What bounded the question.
+    pub const fn errand(&self) -> Errand {
+        match self {
+            Self::Entry(..) | Self::Page(..) => Errand::Read,
+            Self::Relayed(..) => Errand::Relay,
+        }
+    }
+}
+
 /// An entry that a reader's cache doesn't have.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MissKey {

@@ -1,5 +1,5 @@
-//! How often a guest may do something: a bucket of tokens that fills again as time passes. And how much it may have made
-//! for it: an account that time pays off.
+//! How often a guest may do something: a bucket of tokens that fills again as time passes. How much of it may be under way
+//! at once. And how much it may have made for it: an account that time pays off.
 
 use moorline_shared::link::Moment;
 
@@ -51,6 +51,41 @@ impl Bucket {
         self.tokens = u32::try_from(tokens).unwrap_or(self.burst);
         // What is left of an interval counts towards the next token.
         self.filled = Moment(self.filled.0 + due * self.interval_ms);
+    }
+}
+
+/// What is asked of the control plane for a guest: so much at once, and so often.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Upstream {
+    most: usize,
+    rate: Bucket,
+    /// How many questions were not answered, those included that the guest doesn't wait for any more.
+    asked: usize,
+}
+
+impl Upstream {
+    /// Nothing was asked.
+    pub(super) fn new(most: usize, per_second: u32, now: Moment) -> Self {
+        Self {
+            most,
+            rate: Bucket::per_second(per_second, now),
+            asked: 0,
+        }
+    }
+
+    /// Whether one more may be asked now, which is counted as often as this says so.
+    pub(super) fn may_ask(&mut self, now: Moment) -> bool {
+        self.asked < self.most && self.rate.take(now)
+    }
+
+    /// One more was asked.
+    pub(super) fn ask(&mut self) {
+        self.asked += 1;
+    }
+
+    /// One was answered. A guest that was forgotten meanwhile, and is known again, never asked.
+    pub(super) fn answered(&mut self) {
+        self.asked = self.asked.saturating_sub(1);
     }
 }
 

@@ -8,7 +8,7 @@ use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::Moment;
 use tokio::sync::mpsc;
 
-use super::ask::{Ask, Question};
+use super::ask::{Ask, Errand, Question};
 use super::clock::{FeedClock, Standing};
 use super::grants::Notice;
 use super::guest::Guest;
@@ -85,17 +85,14 @@ impl Desk {
 
     /// Whether the guest may ask the control plane once more now. A request that it cancels is being asked all the same,
     /// so it is counted here and not by the session.
-    pub(super) fn may_ask(&mut self, reader: &InstanceId) -> bool {
-        let now = self.now;
-        let most = usize::from(self.link.streams) + usize::from(self.link.requests);
-        self.guests
-            .get_mut(reader)
-            .is_some_and(|guest| guest.asked < most && guest.upstream.take(now))
+    pub(super) fn may_ask(&mut self, reader: &InstanceId, errand: Errand) -> bool {
+        let guest = self.guests.get_mut(reader);
+        guest.is_some_and(|guest| guest.upstream(errand).may_ask(self.now))
     }
 
     /// Asks the control plane. `false` if too much is being asked already.
     pub(super) fn ask(&mut self, reader: InstanceId, question: Question) -> bool {
-        let answered = !matches!(question, Question::Interest { .. });
+        let errand = question.errand();
         let ask = Ask {
             shard: self.shard,
             reader,
@@ -104,17 +101,16 @@ impl Desk {
         if self.asks.try_send(ask).is_err() {
             return false;
         }
-        if let Some(guest) = self.guests.get_mut(&reader).filter(|_| answered) {
-            guest.asked += 1;
+        if let (Some(errand), Some(guest)) = (errand, self.guests.get_mut(&reader)) {
+            guest.upstream(errand).ask();
         }
         true
     }
 
     /// The control plane answered a question of the guest's.
-    pub(super) fn answered(&mut self, reader: &InstanceId) {
+    pub(super) fn answered(&mut self, reader: &InstanceId, errand: Errand) {
         if let Some(guest) = self.guests.get_mut(reader) {
-            // A guest that was forgotten meanwhile, and is known again, never asked.
-            guest.asked = guest.asked.saturating_sub(1);
+            guest.upstream(errand).answered();
         }
     }
 

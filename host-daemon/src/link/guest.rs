@@ -6,7 +6,8 @@ use moorline_shared::link::Moment;
 use moorline_shared::{InstanceId, Revision};
 
 use super::admission::Gate;
-use super::budget::{Account, Bucket};
+use super::ask::Errand;
+use super::budget::{Account, Bucket, Upstream};
 use super::grants::Grants;
 use super::poll::Token;
 use crate::channel::HybridListener;
@@ -45,11 +46,10 @@ pub(super) struct Guest {
     pub(super) knocks: Bucket,
     /// How often it may begin to speak.
     pub(super) connects: Bucket,
-    pub(super) upstream: Bucket,
     /// What the whole views cost that it was sent on watches.
     pub(super) snapshots: Account,
-    /// How many of its questions the control plane has not answered, those included that it doesn't wait for any more.
-    pub(super) asked: usize,
+    reads: Upstream,
+    relays: Upstream,
     /// How often the log tells of it.
     pub(super) log: Bucket,
     /// What ended connections asked for.
@@ -69,6 +69,7 @@ pub(super) struct Listening {
 
 impl Guest {
     pub(super) fn new(config: &LinkConfig, now: Moment) -> Self {
+        let (streams, requests) = (usize::from(config.streams), usize::from(config.requests));
         Self {
             incarnation: 0,
             listening: None,
@@ -79,12 +80,20 @@ impl Guest {
             greeting: VecDeque::new(),
             knocks: Bucket::new(KNOCKS, KNOCK_INTERVAL_MS, now),
             connects: Bucket::new(config.connect_burst, config.connect_interval_ms, now),
-            upstream: Bucket::per_second(config.upstream_per_second, now),
             snapshots: Account::new(SNAPSHOT_BYTES, SNAPSHOT_BYTES_PER_MS, now),
-            asked: 0,
+            reads: Upstream::new(streams + requests, config.upstream_per_second, now),
+            relays: Upstream::new(streams, config.relays_per_second, now),
             log: Bucket::new(10, 10_000, now),
             requests: Requests::default(),
             grants: Grants::default(),
+        }
+    }
+
+    /// What the guest asks of the control plane, of one kind.
+    pub(super) fn upstream(&mut self, errand: Errand) -> &mut Upstream {
+        match errand {
+            Errand::Read => &mut self.reads,
+            Errand::Relay => &mut self.relays,
         }
     }
 

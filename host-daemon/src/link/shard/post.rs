@@ -51,7 +51,7 @@ impl Shard {
             Message::HandOver(life) => self.hand_over(life),
             Message::Arrived(instance, cid, socket) => self.arrived_from(cid, instance, socket),
             Message::Answer(reader, answer) => {
-                self.desk.answered(&reader);
+                self.desk.answered(&reader, answer.errand());
                 self.answer(answer);
             }
             Message::Grant(instance, incarnation, grant) => self.grant(instance, incarnation, grant),

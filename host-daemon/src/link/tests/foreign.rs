@@ -201,6 +201,34 @@ fn a_guest_asks_within_its_budget() {
 }
 
 #[test]
+fn reads_and_relays_have_a_budget_each() {
+    let link = LinkConfig {
+        upstream_per_second: 1,
+        relays_per_second: 1,
+        ..LinkConfig::default()
+    };
+    let mut world = World::with(&link, &CacheConfig::default());
+    world.add(1, &[("a", "0")]);
+    let mut agent = world.guest(1);
+    let relay = Relay {
+        method: "GET".into(),
+        target: "/v1/instances/x/data/y".into(),
+        headers: Vec::new(),
+        length: 0,
+        body: "".into(),
+    };
+    agent.relay(relay.clone());
+    assert!(matches!(world.asked().question, Question::Relay { .. }));
+    agent.relay(relay);
+    assert!(matches!(agent.next(), GuestEvent::Busy(..)));
+    agent.ask_get(Some(id(2)), "p/1");
+    entry_asked(&mut world);
+    agent.ask_get(Some(id(2)), "p/2");
+    assert!(matches!(agent.next(), GuestEvent::Busy(..)));
+    assert!(world.asks.try_recv().is_err());
+}
+
+#[test]
 fn a_listing_is_asked_for_until_the_view_is_here() {
     let mut world = World::new();
     world.add(1, &[("a", "0")]);

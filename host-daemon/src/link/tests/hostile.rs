@@ -352,9 +352,9 @@ fn hello_after_hello_and_requests_before_it_end_the_connection() {
 #[test]
 fn cancelled_requests_take_up_the_guests_share_until_they_are_answered() {
     let link = LinkConfig {
-        streams: 2,
-        requests: 2,
-        upstream_per_second: 1_000,
+        streams: 4,
+        requests: 1,
+        relays_per_second: 1_000,
         ..LinkConfig::default()
     };
     let mut world = World::with(&link, &CacheConfig::default());
@@ -377,6 +377,9 @@ fn cancelled_requests_take_up_the_guests_share_until_they_are_answered() {
     }
     let one_more = agent.relay(relay.clone());
     assert!(matches!(agent.next(), GuestEvent::Busy(stream, _) if stream == one_more));
+    // That is no reason to keep it from reading.
+    agent.ask_get(Some(id(2)), "x");
+    assert!(matches!(world.asked().question, Question::Entry(_)));
 
     let Some(Ask {
         shard,
