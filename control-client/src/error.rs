@@ -57,6 +57,16 @@ pub enum ClientError {
         /// What is wrong with it, where a parser said so.
         source: Option<Box<dyn StdError + Send + Sync>>,
     },
+    /// The answer is longer than it can be or than the caller takes.
+    #[error("{url} answered {method} with more than {most} bytes: ask for less at a time")]
+    TooLong {
+        /// How it was asked for.
+        method: Method,
+        /// What was asked for.
+        url: String,
+        /// The most that is taken, in bytes.
+        most: usize,
+    },
     /// The request can't be put into HTTP; nothing was sent.
     #[error("the request can't be sent to {url}")]
     Request {
@@ -81,7 +91,7 @@ impl ClientError {
     /// server error (RFC 9110, 15.6), since it may come from a proxy in between.
     pub fn may_have_happened(&self) -> bool {
         match self {
-            Self::Lost { method, .. } => !method.is_safe(),
+            Self::Lost { method, .. } | Self::TooLong { method, .. } => !method.is_safe(),
             Self::Protocol { .. } => true,
             Self::Problem(problem) => problem.status >= 500,
             Self::Unreachable { .. } | Self::Untrusted { .. } | Self::Request { .. } => false,
@@ -151,6 +161,14 @@ impl Asked {
             url: self.url.clone(),
             what: what.into(),
             source: None,
+        }
+    }
+
+    pub(crate) fn too_long(&self, most: usize) -> ClientError {
+        ClientError::TooLong {
+            method: self.method.clone(),
+            url: self.url.clone(),
+            most,
         }
     }
 

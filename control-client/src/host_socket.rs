@@ -9,7 +9,7 @@ use moorline_shared::host::{HostStatus, InstanceStatus, Register, Registered, Un
 use serde::Serialize;
 
 use crate::error::{Asked, ClientError, Server};
-use crate::transport::{REQUEST_TIMEOUT, Reply, exchange_once, succeeded, unsecured};
+use crate::transport::{MAX_REPLY_BYTES, REQUEST_TIMEOUT, Reply, exchange_once, succeeded, unsecured};
 
 /// Where VM managers register VMs, unless the daemon's configuration says otherwise.
 pub const REGISTER_SOCKET: &str = "/run/moorline/host/register.sock";
@@ -84,7 +84,7 @@ impl HostSocket {
         };
         let request = request.build();
         let request = request.map_err(|error| ClientError::request(&asked.url, error))?;
-        succeeded(exchange_once(&self.client, &asked, request).await?)
+        succeeded(exchange_once(&self.client, &asked, MAX_REPLY_BYTES, request).await?)
     }
 }
 

@@ -12,6 +12,8 @@ use moorline_shared::{EntryPath, InstanceId, OperationId};
 use crate::error::ClientError;
 use crate::transport::Client;
 
+/// The longest body of an answer that a guest is given (`shared/PROTOCOL.md`), in bytes: 4 MiB.
+const MAX_RELAYED_BYTES: usize = 4 * 1024 * 1024;
 /// The longest target, in bytes.
 const MAX_TARGET_BYTES: usize = 2048;
 
@@ -100,7 +102,7 @@ pub struct RawReply {
     pub status: u16,
     /// The headers that a guest may see.
     pub headers: Vec<(String, String)>,
-    /// The body, of at most [`crate::MAX_REPLY_BYTES`].
+    /// The body, of at most 4 MiB.
     pub body: Bytes,
 }
 
@@ -108,7 +110,8 @@ impl Client {
     /// Sends a guest's request as it stands in the name of `instance`, and gives the answer as it stands.
     ///
     /// # Errors
-    /// Only those without an answer; a problem is an answer, and its reader is the guest.
+    /// Only those without an answer; a problem is an answer, and its reader is the guest. [`ClientError::TooLong`] where
+    /// the answer is longer than a guest is given.
     pub async fn relay(
         &self,
         instance: InstanceId,
@@ -119,7 +122,10 @@ impl Client {
             .on_behalf_of(instance)
             .call(request.method.clone(), &request.target)?;
         let reply = self
-            .exchange(call.headers(request.headers.clone()).body(body))
+            .exchange_within(
+                MAX_RELAYED_BYTES,
+                call.headers(request.headers.clone()).body(body),
+            )
             .await?;
         Ok(RawReply {
             status: reply.status.as_u16(),

@@ -162,6 +162,15 @@ impl Client {
     /// Sends a request and reads its answer, whatever it says, as often as the retries allow: what never reached anybody
     /// is sent again, and what may have been done only if doing it twice does no harm.
     pub(crate) async fn exchange(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
+        self.exchange_within(MAX_REPLY_BYTES, request).await
+    }
+
+    /// The same, for an answer whose body has at most so many bytes.
+    pub(crate) async fn exchange_within(
+        &self,
+        most: usize,
+        request: RequestBuilder,
+    ) -> Result<Reply, ClientError> {
         let request = self.built(request)?;
         let asked = asked(&request);
         let harmless = is_harmless_twice(&request);
@@ -169,7 +178,7 @@ impl Client {
         while let Some(wait) = self.retries.wait(attempt) {
             // Bodies are bytes in memory, so a request can always be copied.
             let copy = request.try_clone().expect("a body in memory can be copied");
-            match exchange_once(&self.wires().calls, &asked, copy).await {
+            match exchange_once(&self.wires().calls, &asked, most, copy).await {
                 Err(ClientError::Unreachable { .. }) => {}
                 Err(ClientError::Lost { .. }) if harmless => {}
                 settled => return settled,
@@ -177,7 +186,7 @@ impl Client {
             tokio::time::sleep(wait).await;
             attempt += 1;
         }
-        exchange_once(&self.wires().calls, &asked, request).await
+        exchange_once(&self.wires().calls, &asked, most, request).await
     }
 
     /// Sends a request and gives the lines of its answer, as `lines` bounds them. It is sent once: whoever follows a
@@ -196,7 +205,8 @@ impl Client {
         if response.status().is_success() {
             return Ok(events(asked, response, lines));
         }
-        let read = tokio::time::timeout(REQUEST_TIMEOUT, Reply::read(&asked, response)).await;
+        let read =
+            tokio::time::timeout(REQUEST_TIMEOUT, Reply::read(&asked, MAX_REPLY_BYTES, response)).await;
         let reply = read.map_err(|late| asked.lost(late))??;
         Err(refused(&reply))
     }
@@ -212,14 +222,15 @@ fn is_harmless_twice(request: &Request) -> bool {
     request.method().is_safe() || request.headers().contains_key(IDEMPOTENCY_KEY)
 }
 
-/// Sends a request once and reads its answer, whatever it says.
+/// Sends a request once and reads its answer, whatever it says in at most so many bytes.
 pub(crate) async fn exchange_once(
     client: &reqwest::Client,
     asked: &Asked,
+    most: usize,
     request: Request,
 ) -> Result<Reply, ClientError> {
     let response = client.execute(request).await;
-    Reply::read(asked, response.map_err(|error| asked.failed(error))?).await
+    Reply::read(asked, most, response.map_err(|error| asked.failed(error))?).await
 }
 
 fn asked(request: &Request) -> Asked {
@@ -240,11 +251,11 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
-    async fn read(asked: &Asked, mut response: Response) -> Result<Self, ClientError> {
+    async fn read(asked: &Asked, most: usize, mut response: Response) -> Result<Self, ClientError> {
         let mut body = BytesMut::new();
         while let Some(piece) = response.chunk().await.map_err(|error| asked.failed(error))? {
-            if body.len() + piece.len() > MAX_REPLY_BYTES {
-                return Err(asked.protocol(format!("more than {MAX_REPLY_BYTES} bytes")));
+            if body.len() + piece.len() > most {
+                return Err(asked.too_long(most));
             }
             body.extend_from_slice(&piece);
         }

@@ -56,13 +56,11 @@ async fn a_problem_arrives_as_it_was_stated() {
 
 #[tokio::test]
 async fn what_no_control_plane_says_is_a_protocol_error() {
-    let too_long = format!("HTTP/1.1 200 OK\r\n\r\n{}", " ".repeat(MAX_REPLY_BYTES + 1));
     let answers = [
         json("502 Bad Gateway", "text/html", "<h1>proxy</h1>"),
         json("404 Not Found", "application/problem+json", "{}"),
         json("200 OK", JSON, r#"{"hosts": 7}"#),
         "HTTP/1.1 302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n".to_owned(),
-        too_long,
     ];
     let answers: Vec<_> = answers.iter().map(String::as_str).collect();
     let (server, _requests) = script(&answers).await;
@@ -73,6 +71,28 @@ async fn what_no_control_plane_says_is_a_protocol_error() {
             "{error:?} for {answer:.40}"
         );
     }
+}
+
+/// What a guest is given is far less than what the host itself takes.
+#[tokio::test]
+async fn an_answer_is_read_as_far_as_its_bound() {
+    let body = |bytes: usize| format!("HTTP/1.1 200 OK\r\n\r\n{}", " ".repeat(bytes));
+    let (whole, long) = (body(4 << 20), body((4 << 20) + 1));
+    let longest = body(MAX_REPLY_BYTES + 1);
+    let (server, _requests) = script(&[&whole, &long, &longest]).await;
+    let host = client(server.address);
+    let target = format!("/v1/instances/{ID}/data");
+    let request = GuestRequest::new("GET", &target, &[]).unwrap();
+    let relayed = host.relay(ID, &request, Bytes::new()).await.unwrap();
+    assert_eq!(relayed.body.len(), 4 << 20);
+    let bound = |error| match error {
+        ClientError::TooLong { most, .. } => most,
+        other => panic!("{other:?}"),
+    };
+    let relayed = host.relay(ID, &request, Bytes::new()).await.unwrap_err();
+    assert!(!relayed.may_have_happened());
+    assert_eq!(bound(relayed), 4 << 20);
+    assert_eq!(bound(host.describe_hosts().await.unwrap_err()), MAX_REPLY_BYTES);
 }
 
 #[tokio::test]

@@ -16,8 +16,6 @@ use super::push::{Feeder, Shown};
 use super::reply::{listed, listing, send_entry, send_listing, send_reply};
 use crate::cache::{CachedEntry, View};
 
-/// The largest relayed body.
-const MAX_RELAYED: usize = 4 * 1024 * 1024;
 /// When to ask again after too many questions to the control plane, in milliseconds.
 const RETRY_MS: u32 = 1_000;
 
@@ -356,10 +354,6 @@ impl Conn {
         }
         match answer {
             Err(refusal) => self.refuse(asker.stream, &refusal, desk),
-            Ok(reply) if reply.body.len() > MAX_RELAYED => {
-                let message = "the answer is larger than 4 MiB: ask for less at a time";
-                self.refuse(asker.stream, &Refusal::new(Code::TooMuch, message), desk);
-            }
             Ok(reply) if self.core.outbox().answer_bytes() + reply.body.len() > desk.link.relayed_bytes => {
                 let message =
                     "too many large answers wait for the guest: read them first, and ask for less at a time";

@@ -286,6 +286,12 @@ const fn code_of(refused: NotVouched) -> Code {
 /// What a guest is told of an answer that is none. It hears the control plane's own words about its request, and
 /// nothing of how the host reaches the control plane.
 fn refusal(error: &ClientError) -> Refusal {
+    if let ClientError::TooLong { .. } = error {
+        return Refusal::new(
+            Code::TooMuch,
+            "the answer is longer than a guest is given: ask for less at a time",
+        );
+    }
     let Some(problem) = error.problem() else {
         tracing::debug!(error = %super::Causes(error), "a guest's question was not answered");
         return Refusal::new(
