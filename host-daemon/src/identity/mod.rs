@@ -161,16 +161,6 @@ impl HostIdentity {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Signs with the present key: see [`Present::sign`].
-    pub fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.present().sign(message)
-    }
-
-    /// By what the control plane finds the present key: see [`Present::key_id`].
-    pub fn key_id(&self) -> String {
-        self.present().key_id().to_owned()
-    }
-
     fn replace(&self, next: Present) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
     }

@@ -5,7 +5,7 @@ use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::body::{Code, Freshness, Get, List, Relay, Watch};
 use moorline_shared::link::session::Deferred;
 use moorline_shared::link::{Kind, StreamId};
-use moorline_shared::{EntryPath, InstanceId, PathPrefix};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 
 use super::ask::{Asker, Errand, MissKey, Page, Question, Refusal, Reply};
 use super::clock::Standing;
@@ -288,9 +288,7 @@ impl Conn {
                 } else {
                     self.refuse(asker.stream, &no_entry(&entry.path), desk);
                 }
-                if self.keep_view(Some(instance), desk) {
-                    desk.cache.told(&self.view_id(Some(instance)), entry.revision);
-                }
+                self.keep_told(Some(instance), Some(entry.revision), desk);
             }
         }
     }
@@ -321,11 +319,7 @@ impl Conn {
         });
         let listing = listing(page.revision, JUST_NOW, rest);
         send_listing(&mut self.core, stream, &listing, desk.now);
-        if self.keep_view(list.instance, desk)
-            && let Some(latest) = latest
-        {
-            desk.cache.told(&self.view_id(list.instance), latest);
-        }
+        self.keep_told(list.instance, latest, desk);
     }
 
     fn begin_watch(&mut self, stream: StreamId, watch: Watch, desk: &mut Desk) {
@@ -345,6 +339,15 @@ impl Conn {
     pub(super) fn keep_view(&self, instance: Option<InstanceId>, desk: &mut Desk) -> bool {
         let view = self.view_id(instance);
         view.instance == self.instance || desk.want(view, &self.watched())
+    }
+
+    /// The same for a guest that the control plane itself has told of a change: it is shown nothing from before that.
+    fn keep_told(&self, instance: Option<InstanceId>, latest: Option<Revision>, desk: &mut Desk) {
+        if self.keep_view(instance, desk)
+            && let Some(latest) = latest
+        {
+            desk.cache.told(&self.view_id(instance), latest);
+        }
     }
 
     /// The control plane answered a RELAY.

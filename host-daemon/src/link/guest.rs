@@ -67,6 +67,17 @@ pub(super) struct Listening {
     pub(super) paused: bool,
 }
 
+impl Listening {
+    /// Which is listened to.
+    pub(super) const fn new(listener: HybridListener, token: Token) -> Self {
+        Self {
+            listener,
+            token,
+            paused: false,
+        }
+    }
+}
+
 impl Guest {
     pub(super) fn new(config: &LinkConfig, now: Moment) -> Self {
         let (streams, requests) = (usize::from(config.streams), usize::from(config.requests));
@@ -87,6 +98,13 @@ impl Guest {
             requests: Requests::default(),
             grants: Grants::default(),
         }
+    }
+
+    /// Another life of its VM begins, in which it has nothing yet.
+    pub(super) fn begin(&mut self, incarnation: u64, cid: Option<u32>, gate: Gate) {
+        (self.incarnation, self.alive) = (incarnation, true);
+        (self.cid, self.gate) = (cid, gate);
+        self.grants = Grants::default();
     }
 
     /// What the guest asks of the control plane, of one kind.

@@ -37,8 +37,7 @@ pub(super) struct Signing {
 
 /// The system's time in seconds, as signatures have it.
 fn now() -> Seconds {
-    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
-    Seconds(i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+    Seconds(crate::link::time().map_or(0, |time| time.millis() / 1_000))
 }
 
 /// Answers until it is cancelled or nobody asks any more. What is being asked then is let go.

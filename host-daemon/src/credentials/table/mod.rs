@@ -135,6 +135,20 @@ struct Instance {
     slots: BTreeMap<Item, Slot>,
 }
 
+impl Instance {
+    fn has_session(&self) -> bool {
+        let slot = self.slots.get(&Item::Session);
+        slot.is_some_and(|slot| slot.session().is_some())
+    }
+
+    /// Whether an agent that has nothing yet can't do with the session that there is: whoever was greeted before may have
+    /// identified with it, and so has somebody if there is no time left in which to do it.
+    fn needs_another(&self) -> bool {
+        let used = self.has_session() && self.identify_by.is_none();
+        self.ended.is_none() && (used || self.greeted == Some(Greeted::Settled))
+    }
+}
+
 /// Who has said HELLO in a life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Greeted {

@@ -185,23 +185,13 @@ impl Table {
         let before = generation.and_then(|new| instance.generation.replace(new));
         let restored = before.is_some() && before != generation;
         let lapsed = instance.identify_by.is_some_and(|last| last <= now);
-        let Some(slot) = instance.slots.get(&Item::Session) else {
+        if !instance.slots.contains_key(&Item::Session) {
             return;
-        };
-        let anew = match speaker {
-            _ if instance.ended.is_some() => false,
-            Speaker::Known => false,
-            // Whoever was greeted before may have identified; so has somebody if there is no time left in which to do it.
-            Speaker::New => {
-                instance.greeted == Some(Greeted::Settled)
-                    || slot.session().is_some() && instance.identify_by.is_none()
-            }
-        };
-        let waits = speaker == Speaker::New && slot.session().is_none();
-        instance.greeted = Some(if waits {
-            Greeted::Newcomer
-        } else {
-            Greeted::Settled
+        }
+        let anew = speaker == Speaker::New && instance.needs_another();
+        instance.greeted = Some(match speaker {
+            Speaker::New if !instance.has_session() => Greeted::Newcomer,
+            _ => Greeted::Settled,
         });
         if restored || anew {
             self.replace_session(id, if restored { RESTORED } else { BEGAN_ANEW }, now);

@@ -52,7 +52,7 @@ async fn whose_answer_is_lost_asks_again_with_the_same_key() {
     let (renewal, folder) = renewal(&plane, plane.maker.present("h1", GOOD));
     let first = renewal.identity.present();
     assert!(renewal.renew_once().await.is_err());
-    assert_eq!(renewal.identity.key_id(), first.key_id());
+    assert_eq!(renewal.identity.present().key_id(), first.key_id());
     renewal.renew_once().await.unwrap();
 
     let (lost, heard) = (
@@ -77,9 +77,9 @@ async fn whose_answer_is_lost_asks_again_with_the_same_key() {
 async fn what_is_of_no_use_replaces_nothing() {
     let plane = Plane::new(&[Answer::OfAnotherHost]).await;
     let (renewal, _folder) = renewal(&plane, plane.maker.present("h1", GOOD));
-    let before = renewal.identity.key_id();
+    let before = renewal.identity.present();
     assert!(renewal.renew_once().await.is_err());
-    assert_eq!(renewal.identity.key_id(), before);
+    assert_eq!(renewal.identity.present().key_id(), before.key_id());
     assert!(renewal.files.present().is_err());
 }
 

@@ -53,12 +53,9 @@ impl Conn {
 
     /// A guest that is no more here is nobody's.
     fn judge(&self, hello: &Hello, desk: &mut Desk) -> Verdict {
+        let life = self.life(desk);
         let Some(guest) = desk.guests.get_mut(&self.instance) else {
             return Verdict::Deny(Denial::Over);
-        };
-        let life = LifeId {
-            instance: self.instance,
-            incarnation: guest.incarnation,
         };
         let verdict = guest.gate.judge(&self.core, hello, life, self.token);
         if matches!(verdict, Verdict::Welcome | Verdict::Give(_) | Verdict::Wait) {
@@ -86,32 +83,30 @@ impl Conn {
     }
 
     fn give(&mut self, key: SecretKey, desk: &Desk) {
-        let guest = desk.guests.get(&self.instance);
-        let incarnation = guest.map_or(0, |guest| guest.incarnation);
+        let incarnation = self.life(desk).incarnation;
         let key = LinkKey { incarnation, key };
         // That it understands the kind was seen in its HELLO, and it always fits.
         let _ = self.core.link_key(&key, desk.now);
     }
 
-    fn welcome(&mut self, hello: &Hello, deployment: &Arc<str>, desk: &mut Desk) -> Progress {
+    /// The life that the guest is in.
+    fn life(&self, desk: &Desk) -> LifeId {
         let guest = desk.guests.get(&self.instance);
-        let incarnation = guest.map_or(0, |guest| guest.incarnation);
-        let ack = HelloAck {
-            kinds: KindSet::ours(),
-            session: self.token,
+        LifeId {
             instance: self.instance,
-            incarnation,
-            authority: deployment.to_string(),
-            limits: desk.link.limits(),
-            boottime_ms: desk.now.0,
-            heartbeat_ms: HEARTBEAT_MS,
-        };
+            incarnation: guest.map_or(0, |guest| guest.incarnation),
+        }
+    }
+
+    fn welcome(&mut self, hello: &Hello, deployment: &Arc<str>, desk: &mut Desk) -> Progress {
+        let life = self.life(desk);
+        let ack = self.acknowledgement(life, deployment, desk);
         self.core.welcome(hello, &ack, desk.now);
         self.stage = Stage::Talking {
             build: printable(&hello.build),
         };
-        self.feeders
-            .insert(StreamId::SESSION, mirror(self.instance, incarnation, hello, desk));
+        let mirror = mirror(life.instance, life.incarnation, hello, desk);
+        self.feeders.insert(StreamId::SESSION, mirror);
         self.feed_due = true;
         if let Some(guest) = desk.guests.get(&self.instance) {
             guest.grants.tell_all(&mut self.core, desk.now);
@@ -121,18 +116,28 @@ impl Conn {
             guest.grants.tell_withdrawn(&mut self.core, desk.now);
         }
         desk.notify(Notice::Greeted {
-            life: LifeId {
-                instance: self.instance,
-                incarnation,
-            },
+            life,
             generation: hello.vmgenid,
-            speaker: if hello.incarnation == Some(incarnation) {
+            speaker: if hello.incarnation == Some(life.incarnation) {
                 Speaker::Known
             } else {
                 Speaker::New
             },
         });
         Progress::Welcomed
+    }
+
+    fn acknowledgement(&self, life: LifeId, deployment: &Arc<str>, desk: &Desk) -> HelloAck {
+        HelloAck {
+            kinds: KindSet::ours(),
+            session: self.token,
+            instance: life.instance,
+            incarnation: life.incarnation,
+            authority: deployment.to_string(),
+            limits: desk.link.limits(),
+            boottime_ms: desk.now.0,
+            heartbeat_ms: HEARTBEAT_MS,
+        }
     }
 
     /// Sends somebody away who can't show that the guest's root speaks. It counts as a fault of the guest's.

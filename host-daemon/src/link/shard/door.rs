@@ -43,19 +43,10 @@ impl Shard {
                 // Last of what can fail: it takes the name of the socket that there is.
                 let listener = prepared.publish()?;
                 self.listeners.insert(token, instance);
-                let paused = false;
-                let listening = Listening {
-                    listener,
-                    token,
-                    paused,
-                };
-                (Some(listening), None, Some(admission))
+                (Some(Listening::new(listener, token)), None, Some(admission))
             }
         };
-        (guest.incarnation, guest.alive) = (incarnation, true);
-        guest.gate = Gate::new(admission);
-        guest.cid = cid;
-        guest.grants = Grants::default();
+        guest.begin(incarnation, cid, Gate::new(admission));
         let tokens = guest.tokens();
         if let Some(old) = std::mem::replace(&mut guest.listening, new) {
             self.listeners.remove(&old.token);
