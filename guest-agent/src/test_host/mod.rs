@@ -1,6 +1,7 @@
 //! A host for tests: the real session core behind a real unix socket, with entries to change and ways to misbehave.
 
 mod connection;
+mod making;
 mod plane;
 mod rig;
 
@@ -20,6 +21,7 @@ use tokio::sync::Notify;
 
 use connection::Connection;
 
+pub(crate) use making::{LASTING, announced, making};
 pub(crate) use rig::{Rig, run, settings, until};
 
 /// This guest.

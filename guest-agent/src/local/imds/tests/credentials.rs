@@ -4,17 +4,14 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::credentials::Lookup;
+use crate::test_host::announced;
 
 #[test]
 fn a_role_whose_credentials_are_late_is_not_taken_for_none() {
     run(async {
         let service = Service::start(Version::V1).await;
-        let mut short = making(1);
-        short.current.as_mut().unwrap().expires_in_ms = 0;
-        service
-            .rig
-            .host
-            .order(Order::Give(Box::new(Give::Credential(short))));
+        let expired = Give::Credential(making(1, 0));
+        service.rig.host.order(Order::Give(Box::new(expired)));
         let credentials = &service.rig.backing.given.credentials;
         let late = |held: &Held| matches!(held.look(&"backup".parse().unwrap(), now()), Lookup::Awaited);
         credentials.until(|held| late(held).then_some(())).await;
@@ -28,14 +25,10 @@ fn a_cold_agent_makes_its_first_caller_wait_for_credentials() {
     run(async {
         let mut service = Service::unlinked(Version::V2, "").await;
         service.rig.host.change(DATA);
-        let announced = body::Credential {
-            role: "backup".to_owned(),
-            current: None,
-        };
         service
             .rig
             .host
-            .with(|state| state.gives = vec![Give::Credential(announced)]);
+            .with(|state| state.gives = vec![Give::Credential(announced())]);
         service.rig.start_host();
         service.rig.mirrored(2).await;
         let asked = service.get("/latest/meta-data/iam/security-credentials/");

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
-use moorline_shared::credential::{Aws, Credential};
-use moorline_shared::link::body::{self, CredentialDocument};
-use moorline_shared::secret::Secret;
+use moorline_shared::credential::Credential;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -20,7 +18,7 @@ use crate::credentials::Held;
 use crate::local;
 use crate::local::posing::door_for;
 use crate::platform::now;
-use crate::test_host::{Give, Order, Rig, run, settings};
+use crate::test_host::{Give, LASTING, Order, Rig, making, run, settings};
 
 const HOST: &str = "host: 169.254.169.254\r\n";
 
@@ -170,7 +168,7 @@ impl Service {
     fn give(&self, n: u32) {
         self.rig
             .host
-            .order(Order::Give(Box::new(Give::Credential(making(n)))));
+            .order(Order::Give(Box::new(Give::Credential(making(n, LASTING)))));
     }
 }
 
@@ -181,25 +179,6 @@ async fn get_at(socket: &Path, path: &str) -> Result<String, u16> {
         Ok(answer.body)
     } else {
         Err(answer.status)
-    }
-}
-
-/// Credentials of one making: every part has the number.
-fn making(n: u32) -> body::Credential {
-    let aws = Aws {
-        access_key_id: format!("AKIA{n}"),
-        secret_access_key: Secret::from(format!("sesame{n}")),
-        session_token: Some(Secret::from(format!("token{n}"))),
-        account_id: None,
-    };
-    body::Credential {
-        role: "backup".to_owned(),
-        current: Some(CredentialDocument {
-            kind: "aws".to_owned(),
-            document: Credential::Aws(aws).document(),
-            expires_in_ms: 60_000,
-            expires_at_ms: 1_800_000_000_000,
-        }),
     }
 }
 

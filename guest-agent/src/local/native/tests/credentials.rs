@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use moorline_shared::agent::{CredentialFields, CredentialsHeld, RoleCredentials};
-use moorline_shared::credential::{Aws, Credential};
-use moorline_shared::link::body::{self, CredentialDocument};
+use moorline_shared::credential::Credential;
+use moorline_shared::link::body;
 use moorline_shared::secret::{Secret, SecretKey};
 
 use super::*;
@@ -13,33 +13,7 @@ use crate::credentials::{Held, RoleCredential};
 use crate::local::native::Native;
 use crate::local::posing::door_for;
 use crate::platform::now;
-use crate::test_host::Give;
-
-/// Credentials of one making: every part has the number.
-fn making(n: u32, expires_in_ms: u64) -> body::Credential {
-    let aws = Aws {
-        access_key_id: format!("AKIA{n}"),
-        secret_access_key: Secret::from(format!("sesame{n}")),
-        session_token: Some(Secret::from(format!("token{n}"))),
-        account_id: None,
-    };
-    body::Credential {
-        role: "backup".to_owned(),
-        current: Some(CredentialDocument {
-            kind: "aws".to_owned(),
-            document: Credential::Aws(aws).document(),
-            expires_in_ms,
-            expires_at_ms: 1_800_000_000_000,
-        }),
-    }
-}
-
-fn announced() -> body::Credential {
-    body::Credential {
-        role: "backup".to_owned(),
-        current: None,
-    }
-}
+use crate::test_host::{Give, LASTING, announced, making};
 
 fn give(credential: body::Credential) -> Order {
     Order::Give(Box::new(Give::Credential(credential)))
@@ -86,7 +60,7 @@ async fn holds(rig: &Rig, n: u32) {
 #[test]
 fn a_cold_agent_has_them_for_the_first_who_asks() {
     run(async {
-        let mut rig = given(vec![making(1, 60_000)]).await;
+        let mut rig = given(vec![making(1, LASTING)]).await;
         let mut client = Client::connect(&rig).await;
         let asked = client.ask(request("GET", "/v1/credentials/backup", ""));
         let (answer, ()) = tokio::join!(asked, async { rig.start_host() });
@@ -102,7 +76,7 @@ fn what_the_host_announces_is_waited_for() {
         rig.start_host();
         rig.mirrored(1).await;
         let asked = get(&rig, "/v1/credentials/backup");
-        let (answer, ()) = tokio::join!(asked, async { rig.host.order(give(making(3, 60_000))) });
+        let (answer, ()) = tokio::join!(asked, async { rig.host.order(give(making(3, LASTING))) });
         assert_eq!((answer.status, number(&answer)), (StatusCode::OK, Some(3)));
     });
 }
@@ -111,7 +85,7 @@ fn what_the_host_announces_is_waited_for() {
 fn rotation_under_fifty_readers_is_never_empty_and_never_mixed() {
     const MAKINGS: u32 = 40;
     run(async {
-        let mut rig = given(vec![making(0, 60_000)]).await;
+        let mut rig = given(vec![making(0, LASTING)]).await;
         rig.start_host();
         rig.mirrored(1).await;
         let mut readers = JoinSet::new();
@@ -130,7 +104,7 @@ fn rotation_under_fifty_readers_is_never_empty_and_never_mixed() {
             });
         }
         for n in 1..=MAKINGS {
-            rig.host.order(give(making(n, 60_000)));
+            rig.host.order(give(making(n, LASTING)));
             holds(&rig, n).await;
         }
         let reads: u32 = readers.join_all().await.into_iter().sum();
@@ -141,7 +115,7 @@ fn rotation_under_fifty_readers_is_never_empty_and_never_mixed() {
 #[test]
 fn a_lost_link_leaves_them_until_they_run_out() {
     run(async {
-        let mut rig = given(vec![making(1, 60_000)]).await;
+        let mut rig = given(vec![making(1, LASTING)]).await;
         rig.start_host();
         rig.mirrored(1).await;
         // The next session brings none that last.
@@ -165,7 +139,7 @@ fn a_lost_link_leaves_them_until_they_run_out() {
 #[test]
 fn another_life_of_the_machine_has_none_of_them() {
     run(async {
-        let mut rig = given(vec![making(1, 60_000)]).await;
+        let mut rig = given(vec![making(1, LASTING)]).await;
         rig.start_host();
         holds(&rig, 1).await;
         rig.host.with(|state| {
@@ -182,13 +156,13 @@ fn another_life_of_the_machine_has_none_of_them() {
 #[test]
 fn names_and_times_are_shown_and_no_secret() {
     run(async {
-        let mut rig = given(vec![making(1, 60_000)]).await;
+        let mut rig = given(vec![making(1, LASTING)]).await;
         let session = body::Session {
             session: "s-1".to_owned(),
             token: Secret::from("mli_sesame".to_owned()),
             token_id: "t-1".to_owned(),
             key: SecretKey::from([7; 32]),
-            expires_in_ms: 60_000,
+            expires_in_ms: LASTING,
         };
         rig.host.with(|state| state.gives.push(Give::Session(session)));
         rig.start_host();
@@ -196,7 +170,7 @@ fn names_and_times_are_shown_and_no_secret() {
         let held: CredentialsHeld = answer.json();
         assert_eq!(held.session.unwrap().token_id, "t-1");
         assert_eq!(held.roles[0].role.as_str(), "backup");
-        assert!((1..=60_000).contains(&held.roles[0].expires_in_ms));
+        assert!((1..=LASTING).contains(&held.roles[0].expires_in_ms));
         assert!(!answer.body.windows(6).any(|bytes| bytes == b"sesame"));
     });
 }
@@ -204,13 +178,13 @@ fn names_and_times_are_shown_and_no_secret() {
 #[test]
 fn what_cant_be_used_costs_only_itself() {
     run(async {
-        let mut rig = given(vec![making(1, 60_000)]).await;
+        let mut rig = given(vec![making(1, LASTING)]).await;
         rig.start_host();
         holds(&rig, 1).await;
-        let mut odd = making(2, 60_000);
+        let mut odd = making(2, LASTING);
         odd.current.as_mut().unwrap().kind = "x509".to_owned();
         rig.host.order(give(odd));
-        let mut other = making(3, 60_000);
+        let mut other = making(3, LASTING);
         other.role = "other".to_owned();
         rig.host.order(give(other));
         assert_eq!(number(&get(&rig, "/v1/credentials/other").await), Some(3));
@@ -224,7 +198,7 @@ fn a_role_is_for_whom_the_rules_say() {
         let rules = Rules::parse("credentials/backup 1000", &Names::default()).unwrap();
         let mut rig = Rig::ruled_without_host(settings(), rules).await;
         rig.host
-            .with(|state| state.gives = vec![Give::Credential(making(1, 60_000))]);
+            .with(|state| state.gives = vec![Give::Credential(making(1, LASTING))]);
         rig.start_host();
         let surface = Rc::new(Native::new(&rig.backing));
         for (user, status, listed) in [(1000, 200, 1), (1001, 404, 0)] {
