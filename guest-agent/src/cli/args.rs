@@ -1,5 +1,8 @@
 //! The arguments, read into types.
 
+#[cfg(test)]
+mod tests;
+
 use std::ffi::OsString;
 use std::net::SocketAddrV4;
 use std::path::PathBuf;
@@ -9,7 +12,7 @@ use lexopt::{Arg, Parser, ValueExt as _};
 use moorline_shared::agent::DEFAULT_SOCKET;
 use moorline_shared::entry::ContentType;
 use moorline_shared::id::{IdempotencyKey, RoleName};
-use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision, Ttl};
 
 use super::credentials::Form;
 use super::help::HELP;
@@ -81,6 +84,7 @@ pub(super) enum Change {
     Set {
         value: NewValue,
         content_type: Option<ContentType>,
+        ttl: Option<Ttl>,
     },
     Append {
         value: NewValue,
@@ -170,6 +174,7 @@ struct Given {
     form: Option<Form>,
     audience: Option<String>,
     content_type: Option<ContentType>,
+    ttl: Option<Ttl>,
     key: Option<IdempotencyKey>,
     guard: Option<Guard>,
     help: Option<&'static str>,
@@ -272,6 +277,7 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
             Arg::Long("format") => given.form = Some(value("--format", &mut parser)?),
             Arg::Long("audience") => given.audience = Some(parser.value()?.string()?),
             Arg::Long("content-type") => given.content_type = Some(value("--content-type", &mut parser)?),
+            Arg::Long("ttl") => given.ttl = Some(ttl(&mut parser)?),
             Arg::Long("idempotency-key") => given.key = Some(value("--idempotency-key", &mut parser)?),
             Arg::Long("if-match") => given.guard = Some(Guard::At(value("--if-match", &mut parser)?)),
             Arg::Long("if-absent") => given.guard = Some(Guard::Absent),
@@ -297,6 +303,16 @@ where
     })
 }
 
+/// A validity period, in seconds.
+fn ttl(parser: &mut Parser) -> Result<Ttl, UsageError> {
+    let seconds: u32 = value("--ttl", parser)?;
+    Ttl::try_from(seconds).map_err(|error| UsageError::Value {
+        option: "--ttl",
+        text: seconds.to_string(),
+        why: error.to_string(),
+    })
+}
+
 fn parsed<T>(text: &str) -> Result<T, UsageError>
 where
     T: std::str::FromStr<Err: Into<Box<dyn std::error::Error + Send + Sync>>>,
@@ -316,6 +332,7 @@ fn change(given: &Given, command: &'static str, words: &[&str]) -> Result<What, 
         "set" => Change::Set {
             value,
             content_type: given.content_type.clone(),
+            ttl: given.ttl,
         },
         "append" => Change::Append { value },
         _ => Change::Delete,
@@ -338,7 +355,9 @@ impl Given {
             "--if-match",
             "--if-absent",
         ];
-        known.extend((command == "set").then_some("--content-type"));
+        if command == "set" {
+            known.extend(["--content-type", "--ttl"]);
+        }
         Ok(self.only(command, &known)?.ask(what))
     }
 
@@ -398,6 +417,7 @@ impl Given {
             ("--format", self.form.is_some()),
             ("--audience", self.audience.is_some()),
             ("--content-type", self.content_type.is_some()),
+            ("--ttl", self.ttl.is_some()),
             ("--idempotency-key", self.key.is_some()),
             ("--if-match", matches!(self.guard, Some(Guard::At(_)))),
             ("--if-absent", self.guard == Some(Guard::Absent)),
@@ -421,159 +441,6 @@ impl Given {
                 instance: self.instance,
                 format,
             },
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Change, Command, Form, Format, NewValue, Query, UsageError, What, parse};
-
-    fn line(line: &str) -> Result<Command, UsageError> {
-        parse(line.split_whitespace().map(Into::into))
-    }
-
-    #[test]
-    fn commands_are_read() {
-        let Ok(Command::Ask { query, socket }) = line("moorline-agent get a/b --json --socket /x") else {
-            panic!("not taken")
-        };
-        let what = What::Get {
-            path: "a/b".parse().unwrap(),
-            max_age_ms: None,
-        };
-        assert_eq!(
-            query,
-            Query {
-                what,
-                instance: None,
-                format: Format::Json
-            }
-        );
-        assert_eq!(socket.to_str(), Some("/x"));
-        let Ok(Command::Run { config, .. }) = line("moorline-agent run --link unix:/h --ready-after 3")
-        else {
-            panic!("not taken")
-        };
-        assert_eq!(
-            (config.endpoint.to_string().as_str(), config.ready_after.as_secs()),
-            ("unix:/h", 3)
-        );
-        assert!(matches!(line("moorline-agent list"), Ok(Command::Ask { .. })));
-        for (text, change) in [
-            (
-                "moorline-agent append a more",
-                Change::Append {
-                    value: NewValue::Said("more".into()),
-                },
-            ),
-            (
-                "moorline-agent append a",
-                Change::Append {
-                    value: NewValue::StandardInput,
-                },
-            ),
-            ("moorline-agent delete a", Change::Delete),
-        ] {
-            let Ok(Command::Ask { query, .. }) = line(text) else {
-                panic!("{text} was not taken")
-            };
-            let path = "a".parse().unwrap();
-            let (key, guard) = (None, None);
-            let what = What::Change {
-                path,
-                change,
-                key,
-                guard,
-            };
-            assert_eq!(query.what, what, "{text}");
-        }
-        let Ok(Command::Ask { query, .. }) = line("moorline-agent delete a --idempotency-key k/1") else {
-            panic!("not taken")
-        };
-        assert!(
-            matches!(&query.what, What::Change { key: Some(key), guard: None, .. } if key.to_string() == "k/1"),
-            "{query:?}"
-        );
-        assert!(matches!(
-            line("moorline-agent watch a --after 1.2"),
-            Ok(Command::Ask { .. })
-        ));
-        let Ok(Command::Ask { query, .. }) = line("moorline-agent credentials backup --format process")
-        else {
-            panic!("not taken")
-        };
-        let role = "backup".parse().unwrap();
-        assert_eq!(
-            query.what,
-            What::Role {
-                role,
-                form: Form::Process
-            }
-        );
-        for help in [
-            "moorline-agent --help",
-            "moorline-agent get -h",
-            "moorline-agent help get",
-        ] {
-            assert!(matches!(line(help), Ok(Command::Help(_))), "{help}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_said() {
-        for (text, says) in [
-            ("moorline-agent", "say what to do"),
-            ("moorline-agent fetch", "'fetch' is no command"),
-            ("moorline-agent get", "path of an entry"),
-            ("moorline-agent set", "set needs the path of an entry"),
-            ("moorline-agent set a b c", "unexpected argument"),
-            ("moorline-agent delete a b", "unexpected argument"),
-            (
-                "moorline-agent append a --content-type x/y",
-                "append knows no option",
-            ),
-            ("moorline-agent identity-token", "needs --audience"),
-            ("moorline-agent get a b", "unexpected argument"),
-            ("moorline-agent get ../a", "segment"),
-            ("moorline-agent get a --after 1.2", "get knows no option --after"),
-            (
-                "moorline-agent status --instance i-00000000000000000000000000000001",
-                "status knows no option",
-            ),
-            ("moorline-agent list --values", "--values is for --json"),
-            ("moorline-agent get a --max-age x", "--max-age 'x' can't be"),
-            (
-                "moorline-agent run --ready-after -1",
-                "--ready-after '-1' can't be",
-            ),
-            ("moorline-agent credentials A", "is not a role"),
-            (
-                "moorline-agent credentials r --format xml",
-                "env, json or process",
-            ),
-            ("moorline-agent credentials r --json", "knows no option --json"),
-            (
-                "moorline-agent credentials --format env",
-                "knows no option --format",
-            ),
-            ("moorline-agent run --link tcp:1", "unix:/PATH"),
-            ("moorline-agent run --log loud", "error, warn, info"),
-            (
-                "moorline-agent run --imds v3",
-                "--imds 'v3' can't be: there is v1 and v2",
-            ),
-            (
-                "moorline-agent run --imds-listen 127.0.0.1:80",
-                "say --imds v2, too",
-            ),
-            (
-                "moorline-agent run --imds v2 --imds-listen here",
-                "--imds-listen 'here' can't be",
-            ),
-        ] {
-            let error = line(text).unwrap_err().to_string();
-            assert!(error.contains(says), "{text}: {error}");
         }
     }
 }

@@ -162,7 +162,9 @@ fn request(query: &Query) -> Result<Request<Full<Bytes>>, ClientError> {
                 Some(Guard::Absent) => request.header(IF_NONE_MATCH, "*"),
             };
             match change {
-                Change::Set { value, content_type } => {
+                Change::Set {
+                    value, content_type, ..
+                } => {
                     if let Some(said) = content_type {
                         request = request.header(CONTENT_TYPE, said.as_str());
                     }
@@ -215,7 +217,13 @@ fn target(query: &Query) -> String {
             let after = after.map_or_else(String::new, |after| format!("&after={after}"));
             format!("/v1{of}/watch?prefix={prefix}{after}")
         }
-        What::Change { path, .. } => format!("/v1{of}/data/{path}"),
+        What::Change { path, change, .. } => {
+            let ttl = match change {
+                Change::Set { ttl: Some(ttl), .. } => format!("?ttl={}", ttl.seconds()),
+                Change::Set { ttl: None, .. } | Change::Append { .. } | Change::Delete => String::new(),
+            };
+            format!("/v1{of}/data/{path}{ttl}")
+        }
         What::IdentityToken { audience } => {
             let audience = utf8_percent_encode(audience, NON_ALPHANUMERIC);
             format!("/v1/identity-token?audience={audience}")
@@ -276,7 +284,7 @@ fn write(text: &[u8], out: &mut impl io::Write) -> Result<Reader, ClientError> {
 #[cfg(test)]
 mod tests {
     use super::{Client, ClientError, target};
-    use crate::cli::args::{Format, Query, What};
+    use crate::cli::args::{Command, Format, Query, What, parse};
     use crate::test_host::{OTHER, Rig, run};
 
     fn query(what: What) -> Query {
@@ -366,5 +374,16 @@ mod tests {
             let error = client.ask(&query(watch)).await.unwrap_err();
             assert_eq!(error.exit_code(), 1, "{error}");
         });
+    }
+
+    #[test]
+    fn a_validity_period_is_part_of_the_target() {
+        for (ttl, expected) in [("--ttl 90", "/v1/data/a/b?ttl=90"), ("", "/v1/data/a/b")] {
+            let line = format!("moorline-agent set a/b c {ttl}");
+            let Ok(Command::Ask { query, .. }) = parse(line.split_whitespace().map(Into::into)) else {
+                panic!("{line} was not taken")
+            };
+            assert_eq!(target(&query), expected);
+        }
     }
 }

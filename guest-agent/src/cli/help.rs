@@ -31,6 +31,7 @@ For set, append and delete:
   --if-absent          only if there is no such entry
 For set:
   --content-type TYPE  what the value is, as in text/plain
+  --ttl SECONDS        how long it is valid; then the entry is gone
 For get:
   --max-age MS         nothing older than this many milliseconds
 For list:
