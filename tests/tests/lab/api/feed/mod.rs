@@ -6,7 +6,7 @@ mod host;
 use crate::alone::{Alone, path};
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt as _;
-use moorline_client::{Terms, fresh_key};
+use moorline_client::{Client, Terms, fresh_key};
 use moorline_lab::deployment::PATIENCE;
 use moorline_shared::api::data::{Action, Batch, Change, PutEntry};
 use moorline_shared::api::feed::{FeedItem, OpenFeed, ViewId};
@@ -125,21 +125,50 @@ async fn the_next_feed_of_a_host_ends_the_one_before() -> Result<()> {
         .await
 }
 
+/// A host `h` with the instance `a`, and another host's instance `b`.
+struct Foreign {
+    alone: Alone,
+    /// The API, as `h`.
+    client: Client,
+    a: InstanceId,
+    b: InstanceId,
+    /// What `a` may see of `b`.
+    view: ViewId,
+}
+
+impl Foreign {
+    async fn begin() -> Result<Self> {
+        let alone = Alone::start().await?;
+        let (client, _) = (alone.host("h").await?, alone.host("other").await?);
+        let (a, b) = (
+            alone.instance("h", "a").await?,
+            alone.instance("other", "b").await?,
+        );
+        Ok(Self {
+            alone,
+            client,
+            a,
+            b,
+            view: ViewId {
+                reader: a,
+                instance: b,
+            },
+        })
+    }
+}
+
 /// Invariants 1 and 3, for a guest whose host reads another host's instance for it.
 #[tokio::test]
 async fn a_foreign_reader_hears_of_a_change_and_then_of_the_withdrawal() -> Result<()> {
-    let alone = Alone::start().await?;
-    let (client, _) = (alone.host("h").await?, alone.host("other").await?);
-    let (a, b) = (
-        alone.instance("h", "a").await?,
-        alone.instance("other", "b").await?,
-    );
+    let Foreign {
+        alone,
+        client,
+        a,
+        b,
+        view,
+    } = Foreign::begin().await?;
     alone.put(b, "shared", "0").await?;
     alone.put(b, "withheld", "secret").await?;
-    let view = ViewId {
-        reader: a,
-        instance: b,
-    };
     let mut host = Host::open("h", client).await?;
     host.batch().await?;
     host.want(view).await?;
@@ -200,16 +229,13 @@ async fn a_foreign_reader_hears_of_a_change_and_then_of_the_withdrawal() -> Resu
 
 #[tokio::test]
 async fn a_tag_that_gives_rights_gives_and_takes_them_with_itself() -> Result<()> {
-    let alone = Alone::start().await?;
-    let (client, _) = (alone.host("h").await?, alone.host("other").await?);
-    let (a, b) = (
-        alone.instance("h", "a").await?,
-        alone.instance("other", "b").await?,
-    );
-    let view = ViewId {
-        reader: a,
-        instance: b,
-    };
+    let Foreign {
+        alone,
+        client,
+        a,
+        b,
+        view,
+    } = Foreign::begin().await?;
     alone.put(b, "for/web", "1").await?;
     alone.let_read(b, "for/web", &["owner", "tag:role=web"]).await?;
     let mut host = Host::open("h", client).await?;
@@ -267,16 +293,13 @@ impl Alone {
 /// What a reader was never shown has no name for it: neither when it changes nor when it goes.
 #[tokio::test]
 async fn an_entry_that_was_never_shown_is_never_named() -> Result<()> {
-    let alone = Alone::start().await?;
-    let (client, _) = (alone.host("h").await?, alone.host("other").await?);
-    let (a, b) = (
-        alone.instance("h", "a").await?,
-        alone.instance("other", "b").await?,
-    );
-    let view = ViewId {
-        reader: a,
-        instance: b,
-    };
+    let Foreign {
+        alone,
+        client,
+        a,
+        b,
+        view,
+    } = Foreign::begin().await?;
     let reader = format!("instance:{a}");
     alone.put(b, "shared", "0").await?;
     alone.let_read(b, "shared", &["owner", &reader]).await?;
