@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use moorline_client::{Client, ClientError, EventStream};
-use moorline_shared::api::feed::{FeedMessage, OpenFeed, ViewId};
+use moorline_shared::api::feed::{FeedMessage, MISSED_BOOKMARKS, OpenFeed, ViewId};
 use moorline_shared::{HostId, InstanceId, Revision};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -29,8 +29,6 @@ use calls::Called;
 
 /// How long the first line may take.
 const HELLO: Duration = Duration::from_secs(30);
-/// So many bookmarks missed mean that the feed is dead.
-const MISSED_BOOKMARKS: u32 = 3;
 
 /// The feed, over all its sessions.
 pub(super) struct Feed {

@@ -40,6 +40,13 @@ pub const MAX_LINE_BYTES: usize = 2 * 1024 * 1024;
 /// milliseconds. What is revoked counts everywhere within 5 s; half a second is for the way here.
 pub const MAX_SILENCE_MS: u64 = 4_500;
 
+/// How often the control plane sends a `bookmark` when it has nothing else to say, in seconds: twice within
+/// [`MAX_SILENCE_MS`]. The `hello` of each feed says it to the host.
+pub const BOOKMARK_SECONDS: u32 = 2;
+
+/// So many bookmarks missed mean that a feed is dead, and that what the host has is not the present state.
+pub const MISSED_BOOKMARKS: u32 = 3;
+
 /// `OpenFeed`: where the host stands, and what it wants beside its own instances.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

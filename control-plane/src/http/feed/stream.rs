@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, ViewId};
+use moorline_shared::api::feed::{BOOKMARK_SECONDS, FeedItem, FeedMessage, OpenFeed, ViewId};
 use moorline_shared::{EntryPath, HostId, Revision};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -15,8 +15,6 @@ use super::queue::{Next, Queue, Waiting};
 use super::views::{Readable, Views};
 use crate::store::{ReadError, Store};
 
-/// How often a host hears a bookmark, in seconds: twice while it may take it that it knows all that was revoked.
-pub const BOOKMARK_SECONDS: u32 = 2;
 /// How long a host's bookmark may wait for the dispatcher. One that is further behind than this vouches for nothing.
 const IN_STEP: Duration = Duration::from_secs(1);
 
