@@ -24,7 +24,7 @@ pub use programs::Programs;
 
 use crate::guest::{Control, Seats};
 use crate::image::Image;
-use crate::process::{Running, tied};
+use crate::process::Running;
 use crate::setup::Tools;
 use crate::wait;
 use anyhow::{Context, Result, bail, ensure};
@@ -142,7 +142,7 @@ impl Deployment {
 
     /// Starts the host daemon without waiting for anything.
     pub fn launch_host(&mut self) -> Result<()> {
-        let mut command = tied(self.plan.programs.path("moorline-host"));
+        let mut command = self.plan.host_daemon();
         command.arg("--config").arg(host_toml(self.folder.path()));
         let log = next_log(self.folder.path(), "host");
         self.host = Some(Running::start("moorline-host", &mut command, log)?);

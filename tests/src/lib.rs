@@ -12,7 +12,8 @@
 //! 4. [`deployment`] is a control plane and a host daemon as processes, with the guests that the daemon starts;
 //!    [`demo`] shows the main job on one.
 //! 5. [`mod@bench`] measures our programs against peers and against the physical limit.
-//! 6. [`wait`] is how everything here waits: for a condition, with a deadline.
+//! 6. A [`namespace`] gives a part of a deployment a network of its own, which a test can break.
+//! 7. [`wait`] is how everything here waits: for a condition, with a deadline.
 //!
 //! What is slow to make lies in the [`cache`], outside the checkout; [`progress`] tells a person what takes
 //! long. Nothing the lab starts outlives it: every process dies with the thread that started it.
@@ -25,6 +26,7 @@ pub mod demo;
 pub mod deployment;
 pub mod guest;
 pub mod image;
+pub mod namespace;
 pub mod process;
 pub mod progress;
 pub mod setup;

@@ -55,11 +55,29 @@ impl Deployment {
         };
         let data: BTreeMap<_, _> = data.iter().map(entry).collect::<Result<_>>()?;
         let external = self.register(None, name, data).await?;
+        self.has_data(&external).await?;
+        Ok(external)
+    }
+
+    /// Makes an instance with these roles, registers a VM for it, and waits until the host has its data.
+    pub async fn attach_with_roles(&self, name: &str, roles: &[&str]) -> Result<External> {
+        let device = external_folder(self.folder())?.join(name);
+        let body = Register {
+            roles: roles.iter().map(|role| role.parse()).collect::<Result<_, _>>()?,
+            ..registration(&device, name)
+        };
+        let registered = register(self.folder(), device, &body).await;
+        let external = registered.with_context(|| self.last_words())?;
+        self.has_data(&external).await?;
+        Ok(external)
+    }
+
+    async fn has_data(&self, external: &External) -> Result<()> {
         let there = async || self.guest_status(external.id).await?.revision;
         wait::until("the host to have the instance's data", PATIENCE, there)
             .await
             .with_context(|| self.last_words())?;
-        Ok(external)
+        Ok(())
     }
 
     /// Registers a VM for an instance, or for a new one with these entries.
@@ -90,19 +108,32 @@ pub(super) async fn register_at(
     let device = external_folder(folder)?.join(name);
     let body = Register {
         instance,
+        data,
+        ..registration(&device, name)
+    };
+    register(folder, device, &body).await
+}
+
+/// That of a new instance without anything.
+fn registration(device: &Path, name: &str) -> Register {
+    Register {
+        instance: None,
         key: None,
         name: Some(name.to_owned()),
         tags: Vec::new(),
         roles: BTreeSet::new(),
-        data,
+        data: BTreeMap::new(),
         channel: Channel::Hybrid {
-            path: device.clone(),
+            path: device.to_owned(),
             device: None,
         },
         supervision: Supervision::Unsupervised,
-    };
+    }
+}
+
+async fn register(folder: &Path, device: PathBuf, body: &Register) -> Result<External> {
     let socket = HostSocket::new(&folder.join("register.sock"))?;
-    let registered = socket.register(&body).await?;
+    let registered = socket.register(body).await?;
     Ok(External {
         id: registered.instance,
         incarnation: registered.incarnation,

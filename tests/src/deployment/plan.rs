@@ -2,6 +2,8 @@
 
 use super::{Deployment, IMAGE, Programs};
 use crate::image::Image;
+use crate::namespace::{Namespace, inside};
+use crate::process::tied;
 use crate::setup::Tools;
 use anyhow::Result;
 use moorline_shared::HostId;
@@ -9,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use tokio::process::Command;
 
 /// A deployment before it starts. Its host runs no machines unless [`Self::machines`] says what they are made of.
 #[derive(Clone, Debug)]
@@ -17,6 +20,8 @@ pub struct Plan {
     machines: Option<Machines>,
     pub(super) control_port: Option<u16>,
     control_url: Option<String>,
+    /// Where the host daemon runs, if it has a network of its own.
+    namespace: Option<PathBuf>,
     pub(super) control_settings: Vec<String>,
     lines: Vec<(&'static str, String)>,
 }
@@ -42,6 +47,7 @@ impl Plan {
             machines: None,
             control_port: None,
             control_url: None,
+            namespace: None,
             control_settings: Vec::new(),
             lines: Vec::new(),
         }
@@ -83,6 +89,22 @@ impl Plan {
     pub fn control_by_way_of(mut self, url: impl Into<String>) -> Self {
         self.control_url = Some(url.into());
         self
+    }
+
+    /// The host daemon runs in this network namespace, which has to last as long as the deployment.
+    #[must_use]
+    pub fn host_within(mut self, namespace: &Namespace) -> Self {
+        self.namespace = Some(namespace.door());
+        self
+    }
+
+    /// A command line for the host daemon.
+    pub(super) fn host_daemon(&self) -> Command {
+        let program = self.programs.path("moorline-host");
+        match &self.namespace {
+            Some(door) => inside(door, program),
+            None => tied(program),
+        }
     }
 
     /// Starts it and waits until the host has registered.

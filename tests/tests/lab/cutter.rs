@@ -85,11 +85,18 @@ impl Cutter {
     }
 
     /// Stands in front of a server on loopback; answers with the port at which it stands.
-    pub(crate) async fn tcp(to: u16) -> Result<(Self, u16)> {
+    pub(crate) fn tcp(to: u16) -> Result<(Self, u16)> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").context("listen")?;
+        let port = listener.local_addr().context("listen")?.port();
+        Ok((Self::at(listener, to)?, port))
+    }
+
+    /// Stands at this socket, in front of a server on loopback.
+    pub(crate) fn at(listener: std::net::TcpListener, to: u16) -> Result<Self> {
         let mut cutter = Self::new();
         let shared = cutter.shared.clone();
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("listen")?;
-        let port = listener.local_addr().context("listen")?.port();
+        listener.set_nonblocking(true).context("listen")?;
+        let listener = TcpListener::from_std(listener).context("listen")?;
         cutter.tasks.spawn(async move {
             let mut passing = JoinSet::new();
             while let Ok((from, _)) = listener.accept().await {
@@ -101,7 +108,7 @@ impl Cutter {
                 });
             }
         });
-        Ok((cutter, port))
+        Ok(cutter)
     }
 
     /// Cuts every connection there is, and each new one after so many bytes of answers.

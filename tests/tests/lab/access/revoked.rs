@@ -156,7 +156,7 @@ async fn a_session_that_was_ended_is_dead_at_the_host_and_in_the_guest_within_a_
 #[tokio::test]
 async fn a_host_that_is_cut_off_gives_nothing_of_a_session_out_after_five_seconds() -> Result<()> {
     let port = free_port()?;
-    let (cutter, at) = Cutter::tcp(port).await?;
+    let (cutter, at) = Cutter::tcp(port)?;
     let by_way_of = |plan: Plan| {
         plan.control_port(port)
             .control_by_way_of(format!("https://127.0.0.1:{at}"))

@@ -1,9 +1,9 @@
 //! Who is served: programs of the agent's own network namespace, each by its user, and nobody else.
 
-use super::{Namespace, PATIENCE, Who};
 use crate::talker::Talker;
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, External, Plan, Programs};
+use moorline_lab::namespace::Namespace;
 use moorline_lab::process::{Running, finish};
 use moorline_lab::wait;
 use moorline_shared::api::data::PutEntry;
@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
+const PATIENCE: Duration = Duration::from_secs(20);
 const SERVICE: &str = "http://169.254.169.254";
 const RULES: &str = "# What the administrators' scripts say is theirs.\nuser-data root\n";
 const SECRET: &str = "#!/bin/sh\n";
@@ -77,7 +79,7 @@ impl Scene {
         let put = format!("{SERVICE}/latest/api/token");
         let ttl = "X-aws-ec2-metadata-token-ttl-seconds: 60";
         let arguments = ["-X", "PUT", "-H", ttl, &put];
-        let listens = async || self.here.curl(Who::Root, &arguments).await.ok();
+        let listens = async || curl(&self.here, Who::Root, &arguments).await.ok();
         let (status, token) = wait::until("a token", PATIENCE, listens)
             .await
             .with_context(|| self.agent.last_words())?;
@@ -87,22 +89,46 @@ impl Scene {
 
     async fn get(&self, who: Who, token: &str, path: &str) -> Result<(String, String)> {
         let token = format!("X-aws-ec2-metadata-token: {token}");
-        self.here
-            .curl(who, &["-H", &token, &format!("{SERVICE}{path}")])
-            .await
+        curl(&self.here, who, &["-H", &token, &format!("{SERVICE}{path}")]).await
     }
 
     async fn get_native(&self, who: Who, path: &str) -> Result<String> {
         let socket = self.socket.display().to_string();
         let url = format!("http://agent/v1/data/{path}");
-        let (status, _) = self.here.curl(who, &["--unix-socket", &socket, &url]).await?;
+        let (status, _) = curl(&self.here, who, &["--unix-socket", &socket, &url]).await?;
         Ok(status)
     }
 }
 
+/// Whose program asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Root,
+    Ordinary,
+}
+
+/// What curl is answered in a namespace, by its status and body. Fails when there is no answer.
+async fn curl(within: &Namespace, who: Who, arguments: &[&str]) -> Result<(String, String)> {
+    let mut command = within.command("setpriv");
+    match who {
+        Who::Root => command.arg("--"),
+        Who::Ordinary => command.args(["--reuid=1000", "--regid=1000", "--clear-groups", "--"]),
+    };
+    command
+        .args(["curl", "--silent", "--show-error", "--max-time", "10"])
+        .args(["--write-out", "\n%{http_code}"])
+        .args(arguments);
+    let said = finish(&mut command).await?;
+    let (body, status) = said.rsplit_once('\n').context("curl says no status")?;
+    Ok((status.to_owned(), body.to_owned()))
+}
+
 /// Joins the two by a cable, and leads what is for the service through it.
 async fn connect(here: &Namespace, elsewhere: &Namespace) -> Result<()> {
-    let cable = format!("link add cable type veth peer name cable netns {}", elsewhere.pid);
+    let cable = format!(
+        "link add cable type veth peer name cable netns {}",
+        elsewhere.pid()?
+    );
     here.ip(&cable).await?;
     for (namespace, address) in [(here, "10.9.0.1/24"), (elsewhere, "10.9.0.2/24")] {
         namespace.ip(&format!("addr add {address} dev cable")).await?;
@@ -138,7 +164,7 @@ async fn only_programs_of_the_machine_are_served_and_each_by_its_user() -> Resul
     the_answer_goes_no_further_than_the_machine(&scene).await?;
     let url = format!("{SERVICE}/latest/meta-data/instance-id");
     let header = format!("X-aws-ec2-metadata-token: {token}");
-    let foreign = scene.elsewhere.curl(Who::Root, &["-H", &header, &url]).await;
+    let foreign = curl(&scene.elsewhere, Who::Root, &["-H", &header, &url]).await;
     let refused = foreign.err().context("a stranger was served")?.to_string();
     // Its connection was taken, so that there is a way, and cut.
     let cut = ["Empty reply", "reset by peer"];
@@ -163,14 +189,13 @@ async fn what_no_client_of_ours_asks_is_refused(scene: &Scene, token: &str) -> R
         "Host: 169.254.169.254.evil.example",
         "Host: localhost",
     ] {
-        let (asked, _) = scene
-            .here
-            .curl(Who::Root, &["-X", "PUT", "-H", ttl, "-H", header, &put])
-            .await?;
-        let (read, _) = scene
-            .here
-            .curl(Who::Root, &["-H", &good, "-H", header, &url])
-            .await?;
+        let (asked, _) = curl(
+            &scene.here,
+            Who::Root,
+            &["-X", "PUT", "-H", ttl, "-H", header, &put],
+        )
+        .await?;
+        let (read, _) = curl(&scene.here, Who::Root, &["-H", &good, "-H", header, &url]).await?;
         ensure!((&*asked, &*read) == ("403", "403"), "{header}: {asked}, {read}");
     }
     let session = Talker::begin(&scene.other.socket()).await?.session().await?;
@@ -186,17 +211,17 @@ async fn what_no_client_of_ours_asks_is_refused(scene: &Scene, token: &str) -> R
         administrator.trim(),
     ] {
         let header = format!("X-aws-ec2-metadata-token: {token}");
-        let (status, said) = scene.here.curl(Who::Root, &["-H", &header, &url]).await?;
+        let (status, said) = curl(&scene.here, Who::Root, &["-H", &header, &url]).await?;
         ensure!(
             ["401", "431"].contains(&&*status) && !said.contains(&scene.instance),
             "a token: {status} {said}"
         );
     }
     let flood = format!("X-aws-ec2-metadata-token: {}", "A".repeat(100_000));
-    if let Ok((status, _)) = scene.here.curl(Who::Root, &["-H", &flood, &url]).await {
+    if let Ok((status, _)) = curl(&scene.here, Who::Root, &["-H", &flood, &url]).await {
         ensure!(status.starts_with('4'), "100 kB of a token: {status}");
     }
-    let (status, _) = scene.here.curl(Who::Root, &["-H", &good, &url]).await?;
+    let (status, _) = curl(&scene.here, Who::Root, &["-H", &good, &url]).await?;
     ensure!(status == "200", "then it answers with {status}");
     Ok(())
 }

@@ -87,7 +87,7 @@ async fn a_mirror_is_whole_however_its_connection_is_cut() -> Result<()> {
 #[tokio::test]
 async fn a_feed_that_is_cut_anywhere_loses_nothing() -> Result<()> {
     let port = free_port()?;
-    let (cutter, at) = Cutter::tcp(port).await?;
+    let (cutter, at) = Cutter::tcp(port)?;
     let plan = Plan::new(Programs::build().await?).control_port(port);
     let plan = plan.control_by_way_of(format!("https://127.0.0.1:{at}"));
     let deployment = plan.start().await?;
