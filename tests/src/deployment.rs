@@ -32,6 +32,7 @@ use moorline_client::{Client, fresh_key};
 use moorline_shared::api::instances::{Instance, InstanceIds, InstanceQuery, InstanceState, RunInstances};
 use moorline_shared::{HostId, InstanceId};
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -176,6 +177,12 @@ impl Deployment {
             Some(mut host) => host.kill().await,
             None => bail!("the host daemon doesn't run"),
         }
+    }
+
+    /// Ends the host daemon as a defect of its own would.
+    pub async fn abort_host(&mut self) -> Result<ExitStatus> {
+        let mut host = self.host.take().context("the host daemon doesn't run")?;
+        host.abort().await
     }
 
     /// The process id of the host daemon, while it runs.

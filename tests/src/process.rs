@@ -95,6 +95,14 @@ impl Running {
             .with_context(|| format!("kill {}", self.name))
     }
 
+    /// Ends it as one that finds itself broken ends, of which the kernel writes a core if it may.
+    pub async fn abort(&mut self) -> Result<ExitStatus> {
+        let pid = self.pid().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?));
+        let pid = pid.with_context(|| format!("{} doesn't run", self.name))?;
+        kill_process(pid, Signal::ABORT).with_context(|| format!("abort {}", self.name))?;
+        self.ended().await
+    }
+
     /// All that it has said, as far as that is text.
     pub fn said(&self) -> String {
         let bytes = std::fs::read(&self.log).unwrap_or_default();

@@ -8,6 +8,7 @@ use moorline_client::{Authority, BaseUrl, Client, Endpoint, Identity, Token, Tru
 use moorline_shared::HostId;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 /// A control plane with its state in a folder.
 #[derive(Debug)]
@@ -137,6 +138,12 @@ impl ControlPlane {
             Some(mut process) => process.kill().await,
             None => bail!("the control plane doesn't run"),
         }
+    }
+
+    /// Ends it as a defect of its own would.
+    pub async fn abort(&mut self) -> Result<ExitStatus> {
+        let mut process = self.process.take().context("the control plane doesn't run")?;
+        process.abort().await
     }
 
     /// Starts it again on what it left, and waits until it answers.

@@ -7,6 +7,7 @@ mod cuts;
 mod host_daemon;
 mod partition;
 mod secrets;
+mod telltale;
 mod tokens;
 
 use crate::alone::path;

@@ -1,18 +1,19 @@
 //! A secret entry over its whole life, and then a look at everything that the daemons left: nothing tells it.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-
+use super::telltale::{Telltale, search, tells_nothing};
 use crate::alone::path;
 use crate::talker::Talker;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use moorline_client::Terms;
 use moorline_lab::deployment::{Deployment, PATIENCE, Plan, Programs};
 use moorline_lab::process::finish;
 use moorline_lab::wait;
 use moorline_shared::api::data::{AppendEntry, PutEntry};
 use moorline_shared::{Digest, InstanceId};
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt as _;
 use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
 
 /// A secret that stands nowhere else. None is part of another.
 fn secret(of: &str) -> String {
@@ -41,13 +42,24 @@ async fn nothing_that_the_daemons_leave_tells_a_secret() -> Result<()> {
         talker.until(at, shown).await?;
     }
     let told = told(&deployment, external.id).await?;
-    tells_nothing(Path::new("what the commands said"), told.as_bytes())?;
+    tells_nothing("what the commands said", told.as_bytes(), &telltales())?;
     // Killed, so that the write-ahead log is still there.
     deployment.control_mut().kill().await?;
     deployment.kill_host().await?;
-    let looked = look_below(deployment.folder())?;
-    ensure!(looked > 5, "only {looked} files were left");
-    Ok(())
+    search(deployment.folder(), &telltales())
+}
+
+/// The secrets, and what one can be tried out against.
+fn telltales() -> Vec<Telltale> {
+    let of = |of: &str| {
+        let secret = secret(of);
+        let digest = Digest::of(secret.as_bytes());
+        [
+            Telltale::of(format!("the secret of {of}"), secret),
+            Telltale::of(format!("the digest of the secret of {of}"), digest.bytes()),
+        ]
+    };
+    GIVEN.into_iter().flat_map(of).collect()
 }
 
 /// Secrets given, given again, refused and removed.
@@ -104,41 +116,16 @@ async fn told(deployment: &Deployment, id: InstanceId) -> Result<String> {
     Ok(told + &status.to_string())
 }
 
-/// Looks into every file below the folder, and says how many there are.
-fn look_below(folder: &Path) -> Result<usize> {
-    let mut looked = 0;
-    for found in std::fs::read_dir(folder)? {
-        let found = found?;
-        let kind = found.file_type()?;
-        if kind.is_dir() {
-            looked += look_below(&found.path())?;
-        } else if kind.is_file() {
-            tells_nothing(&found.path(), &std::fs::read(found.path())?)?;
-            looked += 1;
-        }
-    }
-    Ok(looked)
-}
-
-/// No secret stands there, nor what one can be tried out against.
-fn tells_nothing(name: &Path, bytes: &[u8]) -> Result<()> {
-    for of in GIVEN {
-        let secret = secret(of);
-        let digest = Digest::of(secret.as_bytes());
-        for telltale in [secret.as_bytes(), digest.to_string().as_bytes(), digest.bytes()] {
-            if bytes.windows(telltale.len()).any(|window| window == telltale) {
-                bail!("{} tells the secret of {of}", name.display());
-            }
-        }
-    }
-    Ok(())
-}
-
-/// The limit shows from outside that the daemon had the kernel write none, and what it has done besides for systems that
-/// pass cores on without regard to limits is shown where that is done: by `the_kernel_says_that_none_is_written`.
+/// A daemon that crashes leaves no core, by its limit and by what the kernel says of its end. What it has done besides, for
+/// systems that pass cores on without regard to limits, is shown by `the_kernel_says_that_none_is_written`.
 #[tokio::test]
 async fn no_daemon_writes_a_core_file() -> Result<()> {
-    let deployment = Plan::new(Programs::build().await?).start().await?;
+    let folder = tempfile::tempdir()?;
+    let mut other = Command::new("sh");
+    other.args(["-c", "ulimit -c unlimited && kill -ABRT $$"]);
+    let other = other.current_dir(&folder).status().await?;
+    ensure!(other.core_dumped(), "nobody's core is written here: {other}");
+    let mut deployment = Plan::new(Programs::build().await?).start().await?;
     for (name, pid) in [
         ("the control plane", deployment.control_pid()),
         ("the host daemon", deployment.host_pid()),
@@ -148,6 +135,12 @@ async fn no_daemon_writes_a_core_file() -> Result<()> {
         let cores = limits.lines().find(|line| line.starts_with("Max core file size"));
         let fields: Vec<_> = cores.context("no such limit")?.split_whitespace().collect();
         ensure!(fields[4..6] == ["0", "0"], "{name}: {fields:?}");
+    }
+    for ended in [
+        deployment.abort_host().await?,
+        deployment.control_mut().abort().await?,
+    ] {
+        ensure!(ended.signal().is_some() && !ended.core_dumped(), "{ended}");
     }
     Ok(())
 }
