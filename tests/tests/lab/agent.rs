@@ -51,6 +51,15 @@ impl Agent {
         command
     }
 
+    /// The line with which a program has one of its commands run.
+    pub(crate) fn line(&self, arguments: &str) -> String {
+        format!(
+            "{} {arguments} --socket {}",
+            self.program.display(),
+            self.socket.display()
+        )
+    }
+
     /// What one of its commands writes.
     pub(crate) async fn ask(&self, arguments: &[&str]) -> Result<String> {
         let output = finish(&mut self.command(arguments)).await;

@@ -1,6 +1,9 @@
 //! Identity tokens of instances, as a relying party sees them: with a library of other people's, by discovery.
 
+mod web_identity;
+
 use anyhow::{Context, Result, ensure};
+use moorline_lab::cache::Cache;
 use moorline_lab::deployment::{Deployment, IMAGE, PATIENCE, Programs};
 use moorline_lab::guest::seats;
 use moorline_lab::image::Busybox;
@@ -9,17 +12,35 @@ use moorline_lab::setup::{self, python, tools};
 use moorline_shared::api::instances::RunInstances;
 use serde_json::Value as Json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 const VERIFIER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/identity_token/verify.py");
+
+/// What both tests stand on: the library that verifies, and the security token service that gives credentials.
+const PACKAGES: &[&str] = &[
+    "Authlib==1.6.5",
+    "requests==2.32.5",
+    "moto==5.2.5",
+    "Flask==3.1.3",
+    "flask-cors==6.0.5",
+];
+
+async fn python() -> Result<PathBuf> {
+    python::with_packages(&Cache::open()?, PACKAGES).await
+}
+
+/// What the control plane calls itself in identity tokens.
+fn issuer(deployment: &Deployment) -> String {
+    format!("https://localhost:{}", deployment.control().port())
+}
 
 #[tokio::test]
 async fn a_stock_library_verifies_the_identity_token_of_a_guest() -> Result<()> {
     let tools = setup::ready().await?;
     let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
     let image = Busybox::new().agent(agent).build(tools).await?;
-    let python = python::with_packages(&tools.cache, &["Authlib==1.6.5", "requests==2.32.5"]).await?;
+    let python = python().await?;
     let seats = seats(1).await;
     let deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
     let ids = deployment.run(&seats, &one()?).await?;
@@ -62,11 +83,10 @@ async fn a_stock_library_verifies_the_identity_token_of_a_guest() -> Result<()> 
 
 /// The token's claims, if the library finds it good for this audience.
 async fn verified(deployment: &Deployment, python: &Path, token: &str, audience: &str) -> Result<String> {
-    let issuer = format!("https://localhost:{}", deployment.control().port());
     let mut command = Command::new(python);
     command
         .arg(VERIFIER)
-        .args([&issuer, audience, token])
+        .args([&issuer(deployment), audience, token])
         .env("REQUESTS_CA_BUNDLE", deployment.control().ca_file());
     finish(&mut command).await
 }
