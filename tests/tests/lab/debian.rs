@@ -7,7 +7,7 @@ use moorline_lab::image::Debian;
 use moorline_lab::setup::{self, tools};
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::instances::RunInstances;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const UNIT: &str = include_str!("../../../packaging/systemd/moorline-agent.service");
@@ -55,15 +55,8 @@ async fn a_system_has_its_data_before_it_starts_its_services() -> Result<()> {
 fn one_with_a_greeting() -> Result<RunInstances> {
     let greeting = ("config/greeting".parse()?, PutEntry::value("hello".into()));
     Ok(RunInstances {
-        image: IMAGE.parse()?,
-        instance_type: "small".parse()?,
-        count: 1,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
-        roles: BTreeSet::new(),
         data: BTreeMap::from([greeting]),
+        ..RunInstances::of(IMAGE.parse()?, "small".parse()?)
     })
 }
 

@@ -6,7 +6,6 @@ use moorline_lab::guest::seats;
 use moorline_lab::image::Busybox;
 use moorline_lab::setup::{self, tools};
 use moorline_shared::api::instances::RunInstances;
-use std::collections::{BTreeMap, BTreeSet};
 
 /// The most that may be in memory, in KiB.
 const RESIDENT_KIB: u64 = 4 * 1024;
@@ -60,7 +59,8 @@ async fn an_agent_that_nobody_asks_sleeps() -> Result<()> {
     let image = Busybox::new().agent(agent).build(tools).await?;
     let seats = seats(1).await;
     let deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
-    let ids = deployment.run(&seats, &one()?).await?;
+    let request = RunInstances::of(IMAGE.parse()?, "micro".parse()?);
+    let ids = deployment.run(&seats, &request).await?;
     let guest = deployment.guest(*ids.first().context("an instance")?).await?;
     guest
         .wait_for("moorline-agent get meta/instance-id", PATIENCE)
@@ -85,18 +85,4 @@ async fn an_agent_that_nobody_asks_sleeps() -> Result<()> {
         "{processor_us} us of the processor in a minute"
     );
     Ok(())
-}
-
-fn one() -> Result<RunInstances> {
-    Ok(RunInstances {
-        image: IMAGE.parse()?,
-        instance_type: "micro".parse()?,
-        count: 1,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
-        roles: BTreeSet::new(),
-        data: BTreeMap::new(),
-    })
 }

@@ -7,7 +7,6 @@ use moorline_lab::guest::seats;
 use moorline_lab::image::Busybox;
 use moorline_lab::{setup, wait};
 use moorline_shared::api::instances::RunInstances;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirEntry;
 use std::path::Path;
 
@@ -36,15 +35,11 @@ async fn a_deployment_dropped_while_its_vms_begin_leaves_nothing() -> Result<()>
 
 fn two() -> RunInstances {
     RunInstances {
-        image: IMAGE.parse().expect("this is a name"),
-        instance_type: "micro".parse().expect("this is a name"),
         count: 2,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
-        roles: BTreeSet::new(),
-        data: BTreeMap::new(),
+        ..RunInstances::of(
+            IMAGE.parse().expect("this is a name"),
+            "micro".parse().expect("this is a name"),
+        )
     }
 }
 

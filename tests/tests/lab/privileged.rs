@@ -9,7 +9,7 @@ use moorline_lab::setup::{self, Tools, tools};
 use moorline_lab::wait;
 use moorline_shared::InstanceId;
 use moorline_shared::api::instances::RunInstances;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 const FROM_THE_VMM: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/org.moorline.link-key/raw";
@@ -72,17 +72,7 @@ async fn a_user_in_a_guest_whose_vmm_passes_the_key_gets_nothing() -> Result<()>
     let image = image(tools).await?;
     let seats = seats(1).await;
     let mut deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
-    let request = RunInstances {
-        image: IMAGE.parse()?,
-        instance_type: "micro".parse()?,
-        count: 1,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
-        roles: BTreeSet::new(),
-        data: BTreeMap::new(),
-    };
+    let request = RunInstances::of(IMAGE.parse()?, "micro".parse()?);
     let ids = deployment.run(&seats, &request).await?;
     let id = *ids.first().context("an instance")?;
     let control = deployment.guest(id).await?;

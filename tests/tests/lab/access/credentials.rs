@@ -10,7 +10,6 @@ use moorline_lab::wait;
 use moorline_shared::InstanceId;
 use moorline_shared::api::instances::RunInstances;
 use serde_json::Value;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Prints credentials that are good for half a minute, with whose they are and a number that rises.
@@ -30,19 +29,10 @@ pub(super) async fn run(
     seats: &moorline_lab::guest::Seats,
     roles: &[&str],
 ) -> Result<Guest> {
+    let roles = roles.iter().map(|role| role.parse());
     let request = RunInstances {
-        image: IMAGE.parse()?,
-        instance_type: "micro".parse()?,
-        count: 1,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
-        roles: roles
-            .iter()
-            .map(|role| role.parse())
-            .collect::<Result<BTreeSet<_>, _>>()?,
-        data: BTreeMap::new(),
+        roles: roles.collect::<Result<_, _>>()?,
+        ..RunInstances::of(IMAGE.parse()?, "micro".parse()?)
     };
     let ids = deployment.run(seats, &request).await?;
     Guest::up(deployment, *ids.first().context("an instance")?).await

@@ -21,7 +21,7 @@ use moorline_shared::agent::{EntryChange, Status, WatchEvent};
 use moorline_shared::api::data::{Changed, PutEntry, SetAccess};
 use moorline_shared::api::instances::RunInstances;
 use moorline_shared::{EntryPath, InstanceId, Revision};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// A deployment with guests that are up.
 struct Scene {
@@ -39,15 +39,9 @@ impl Scene {
         let seats = seats(count).await;
         let deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
         let request = RunInstances {
-            image: IMAGE.parse()?,
-            instance_type: "micro".parse()?,
             count,
-            host: None,
-            zone: None,
-            name: None,
-            tags: Vec::new(),
-            roles: BTreeSet::new(),
             data,
+            ..RunInstances::of(IMAGE.parse()?, "micro".parse()?)
         };
         let mut guests = Vec::new();
         for id in deployment.run(&seats, &request).await? {

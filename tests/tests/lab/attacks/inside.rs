@@ -9,7 +9,7 @@ use moorline_lab::setup::{self, tools};
 use moorline_shared::agent::DEFAULT_SOCKET;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::instances::RunInstances;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 const SECRET: &str = "a-secret-of-the-guest-4b1d";
 const STATE: &str = "/var/lib/moorline/agent";
@@ -64,15 +64,8 @@ async fn guest(deployment: &Deployment, seats: &moorline_lab::guest::Seats) -> R
         ("db/password".parse()?, PutEntry::secret(SECRET.into())),
     ]);
     let request = RunInstances {
-        image: IMAGE.parse()?,
-        instance_type: "micro".parse()?,
-        count: 1,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
-        roles: BTreeSet::new(),
         data,
+        ..RunInstances::of(IMAGE.parse()?, "micro".parse()?)
     };
     let ids = deployment.run(seats, &request).await?;
     let control = deployment.guest(ids[0]).await?;

@@ -13,7 +13,6 @@ use moorline_shared::api::feed::OpenFeed;
 use moorline_shared::api::hosts::HostStanding;
 use moorline_shared::api::instances::RunInstances;
 use moorline_shared::{HostId, Timestamp};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -164,15 +163,9 @@ async fn nothing_is_started_on_a_host_that_was_revoked() -> Result<()> {
     let alone = Alone::start().await?;
     let run = |count, host: Option<&str>| -> Result<_> {
         Ok(RunInstances {
-            image: "busybox".parse()?,
-            instance_type: "micro".parse()?,
             count,
             host: host.map(str::parse).transpose()?,
-            zone: None,
-            name: None,
-            tags: Vec::new(),
-            roles: BTreeSet::new(),
-            data: BTreeMap::new(),
+            ..RunInstances::of("busybox".parse()?, "micro".parse()?)
         })
     };
     for host in ["h1", "h2"] {

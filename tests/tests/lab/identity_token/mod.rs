@@ -11,7 +11,6 @@ use moorline_lab::process::finish;
 use moorline_lab::setup::{self, python, tools};
 use moorline_shared::api::instances::RunInstances;
 use serde_json::Value as Json;
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
@@ -43,7 +42,8 @@ async fn a_stock_library_verifies_the_identity_token_of_a_guest() -> Result<()> 
     let python = python().await?;
     let seats = seats(1).await;
     let deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
-    let ids = deployment.run(&seats, &one()?).await?;
+    let request = RunInstances::of(IMAGE.parse()?, "micro".parse()?);
+    let ids = deployment.run(&seats, &request).await?;
     let guest = deployment.guest(ids[0]).await?;
     guest
         .wait_for("moorline-agent get meta/instance-id", PATIENCE)
@@ -89,18 +89,4 @@ async fn verified(deployment: &Deployment, python: &Path, token: &str, audience:
         .args([&issuer(deployment), audience, token])
         .env("REQUESTS_CA_BUNDLE", deployment.control().ca_file());
     finish(&mut command).await
-}
-
-fn one() -> Result<RunInstances> {
-    Ok(RunInstances {
-        image: IMAGE.parse()?,
-        instance_type: "micro".parse()?,
-        count: 1,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
-        roles: BTreeSet::new(),
-        data: BTreeMap::new(),
-    })
 }

@@ -147,15 +147,9 @@ fn one_with_a_role() -> Result<RunInstances> {
     let user_data = ("user-data".parse()?, PutEntry::value("#!/bin/sh\n".into()));
     let grouped = ("app/port".parse()?, PutEntry::value("8080".into()));
     Ok(RunInstances {
-        image: IMAGE.parse()?,
-        instance_type: "small".parse()?,
-        count: 1,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
         roles: BTreeSet::from(["backup".parse()?]),
         data: BTreeMap::from([user_data, grouped]),
+        ..RunInstances::of(IMAGE.parse()?, "small".parse()?)
     })
 }
 

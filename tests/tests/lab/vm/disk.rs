@@ -8,7 +8,6 @@ use moorline_lab::image::Busybox;
 use moorline_lab::{setup, wait};
 use moorline_shared::InstanceId;
 use moorline_shared::api::instances::{InstanceIds, InstanceState, RunInstances};
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What the image's disk begins with. The rest of it is zeroes.
@@ -76,15 +75,8 @@ fn with_disk(disk: &Path) -> String {
 
 fn instances(count: u32) -> Result<RunInstances> {
     Ok(RunInstances {
-        image: IMAGE.parse()?,
-        instance_type: "micro".parse()?,
         count,
-        host: None,
-        zone: None,
-        name: None,
-        tags: Vec::new(),
-        roles: BTreeSet::new(),
-        data: BTreeMap::new(),
+        ..RunInstances::of(IMAGE.parse()?, "micro".parse()?)
     })
 }
 
