@@ -102,11 +102,14 @@ async fn a_guest_has_its_roles_credentials_through_rotation_and_restart() -> Res
 /// Neither what the daemon says nor what it keeps on disk has a secret in it.
 fn shows_no_secret(deployment: &Deployment, id: InstanceId) -> Result<()> {
     ensure!(!deployment.host_said().contains("sesame-"), "a secret was logged");
+    // One that the search must find, so that it is a search.
+    let (secret, planted) = (format!("sesame-{id}"), deployment.folder().join("planted"));
+    std::fs::write(&planted, &secret).context("write what must be found")?;
     let found = std::process::Command::new("grep")
-        .args(["-rlaF", &format!("sesame-{id}")])
+        .args(["-rlaF", &secret])
         .arg(deployment.folder())
         .output()?;
-    let found = String::from_utf8_lossy(&found.stdout).into_owned();
-    ensure!(found.is_empty(), "a secret is in {found}");
+    let found = String::from_utf8_lossy(&found.stdout);
+    ensure!(Path::new(found.trim()) == planted, "a secret is in {found}");
     Ok(())
 }
