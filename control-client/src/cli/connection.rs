@@ -225,7 +225,7 @@ impl<'a> Place<'a> {
         {
             return Ok(Some((token, TokenSource::Login(Box::new(login)))));
         }
-        let token = self.of_profile()?;
+        let token = self.of_profile().transpose()?;
         Ok(token.map(|token| (token, TokenSource::ChosenProfile)))
     }
 
@@ -288,49 +288,48 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The token of a source.
+    /// The token of a source that was named for this command, or of the profile.
     fn read(&self, source: &TokenSource) -> Result<Option<Token>, Failure> {
-        match (source, &self.args.token_file, &self.environment) {
-            (TokenSource::Flag, Some(path), _) => token_of_file("what --token-file names", path),
-            (
-                TokenSource::Variable,
-                _,
-                Environment {
-                    token: Some(text), ..
-                },
-            ) => token_of_text("MOORLINE_TOKEN", text),
-            (
-                TokenSource::VariableFile,
-                _,
-                Environment {
-                    token_file: Some(path),
-                    ..
-                },
-            ) => token_of_file("what MOORLINE_TOKEN_FILE names", path),
-            _ => self.of_profile(),
-        }
+        let (flag, environment) = (self.args.token_file.as_ref(), self.environment);
+        let token = match source {
+            TokenSource::Flag => flag.map(|path| token_of_file("what --token-file names", path)),
+            TokenSource::Variable => {
+                let text = environment.token.as_ref();
+                text.map(|text| token_of_text("MOORLINE_TOKEN", text))
+            }
+            TokenSource::VariableFile => {
+                let path = environment.token_file.as_ref();
+                path.map(|path| token_of_file("what MOORLINE_TOKEN_FILE names", path))
+            }
+            TokenSource::NamedProfile | TokenSource::ChosenProfile | TokenSource::Login(_) => {
+                self.of_profile()
+            }
+        };
+        token.transpose()
     }
 
-    /// The token of the profile.
-    fn of_profile(&self) -> Result<Option<Token>, Failure> {
-        match self.profile.map(|profile| (&profile.token, &profile.token_file)) {
-            Some((Some(secret), _)) => token_of_text("the profile's token", secret.reveal()),
-            Some((None, Some(path))) => token_of_file("the profile's token file", &self.folder.join(path)),
-            _ => Ok(None),
+    /// The token of the profile, if it has one.
+    fn of_profile(&self) -> Option<Result<Token, Failure>> {
+        let profile = self.profile?;
+        match (&profile.token, &profile.token_file) {
+            (Some(secret), _) => Some(token_of_text("the profile's token", secret.reveal())),
+            (None, Some(path)) => {
+                let path = self.folder.join(path);
+                Some(token_of_file("the profile's token file", &path))
+            }
+            (None, None) => None,
         }
     }
 }
 
-fn token_of_text(whose: &'static str, text: &str) -> Result<Option<Token>, Failure> {
-    let token = text
-        .parse()
-        .map_err(|source| ConnectionError::Token { whose, source })?;
-    Ok(Some(token))
+fn token_of_text(whose: &'static str, text: &str) -> Result<Token, Failure> {
+    let token = text.parse();
+    Ok(token.map_err(|source| ConnectionError::Token { whose, source })?)
 }
 
-fn token_of_file(whose: &'static str, path: &Path) -> Result<Option<Token>, Failure> {
-    let token = Token::read(path).map_err(|source| ConnectionError::Token { whose, source })?;
-    Ok(Some(token))
+fn token_of_file(whose: &'static str, path: &Path) -> Result<Token, Failure> {
+    let token = Token::read(path);
+    Ok(token.map_err(|source| ConnectionError::Token { whose, source })?)
 }
 
 fn of_file(whose: &'static str, path: &Path) -> Result<Trust, Failure> {
