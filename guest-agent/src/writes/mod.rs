@@ -187,7 +187,7 @@ impl Writes {
             (End::Lost, Ok(failed)) => Doubt::Failed(failed.status),
             (_, answer) => return Ok(answer?),
         };
-        asked.writes.pending.borrow_mut().lost(asked.key, now());
+        self.pending.borrow_mut().lost(asked.key, now());
         match timeout(self.patience, self.ask_again(&change.relay)).await {
             Ok(answer) => {
                 asked.end = End::Recorded;
