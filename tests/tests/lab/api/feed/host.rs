@@ -12,26 +12,26 @@ use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::timeout;
 
 /// A host's end of a feed, with what it makes of it.
-pub(super) struct Host {
-    pub(super) name: HostId,
-    pub(super) client: Client,
-    pub(super) stream: EventStream<FeedMessage>,
-    pub(super) session: u64,
-    pub(super) cursor: Option<Revision>,
-    pub(super) views: BTreeMap<ViewId, BTreeMap<String, String>>,
-    pub(super) instances: BTreeSet<InstanceId>,
+pub(in crate::api) struct Host {
+    pub(in crate::api) name: HostId,
+    pub(in crate::api) client: Client,
+    pub(in crate::api) stream: EventStream<FeedMessage>,
+    pub(in crate::api) session: u64,
+    pub(in crate::api) cursor: Option<Revision>,
+    pub(in crate::api) views: BTreeMap<ViewId, BTreeMap<String, String>>,
+    pub(in crate::api) instances: BTreeSet<InstanceId>,
     /// What has come of a snapshot or of a batch that is not whole.
-    pub(super) coming: Vec<FeedItem>,
-    pub(super) resync: BTreeSet<ViewId>,
+    pub(in crate::api) coming: Vec<FeedItem>,
+    pub(in crate::api) resync: BTreeSet<ViewId>,
     /// What the snapshot that has begun goes on from.
-    pub(super) from: Option<Revision>,
+    pub(in crate::api) from: Option<Revision>,
     /// What the open feed said was revoked.
-    pub(super) revoked: Vec<Revocation>,
+    pub(in crate::api) revoked: Vec<Revocation>,
 }
 
 /// What a host takes from one message.
 #[derive(Debug)]
-pub(super) enum Took {
+pub(in crate::api) enum Took {
     /// A snapshot or a batch.
     Whole {
         from: Option<Revision>,
@@ -39,11 +39,11 @@ pub(super) enum Took {
         resync: BTreeSet<ViewId>,
     },
     Bookmark,
-    Revoked,
+    Revoked(Revocation),
 }
 
 impl Host {
-    pub(super) async fn open(name: &str, client: Client) -> Result<Self> {
+    pub(in crate::api) async fn open(name: &str, client: Client) -> Result<Self> {
         let mut host = Self {
             name: name.parse()?,
             client,
@@ -62,7 +62,7 @@ impl Host {
     }
 
     /// Opens the feed where it stands.
-    pub(super) async fn reopen(&mut self, interests: Vec<ViewId>) -> Result<()> {
+    pub(in crate::api) async fn reopen(&mut self, interests: Vec<ViewId>) -> Result<()> {
         let open = OpenFeed {
             cursor: self.cursor,
             interests,
@@ -76,7 +76,7 @@ impl Host {
         Ok(())
     }
 
-    pub(super) async fn message(&mut self) -> Result<FeedMessage> {
+    pub(in crate::api) async fn message(&mut self) -> Result<FeedMessage> {
         let message = timeout(PATIENCE, self.stream.next())
             .await
             .context("nothing came")?;
@@ -84,7 +84,7 @@ impl Host {
     }
 
     /// Takes what comes next as a host does: whole, and never backwards.
-    pub(super) async fn take(&mut self) -> Result<Took> {
+    pub(in crate::api) async fn take(&mut self) -> Result<Took> {
         loop {
             match self.message().await? {
                 FeedMessage::Hello { .. } => bail!("a second HELLO came"),
@@ -96,8 +96,8 @@ impl Host {
                         "{revocation:?} came behind {:?}",
                         self.revoked
                     );
-                    self.revoked.push(revocation);
-                    return Ok(Took::Revoked);
+                    self.revoked.push(revocation.clone());
+                    return Ok(Took::Revoked(revocation));
                 }
                 FeedMessage::Snapshot { from, .. } => {
                     ensure!(
@@ -137,7 +137,7 @@ impl Host {
         }
     }
 
-    pub(super) fn more(&mut self, of: ViewId, entries: Vec<ViewEntry>) -> Result<()> {
+    fn more(&mut self, of: ViewId, entries: Vec<ViewEntry>) -> Result<()> {
         match self.coming.last_mut() {
             Some(FeedItem::View(view)) if view.view == of => view.entries.extend(entries),
             other => bail!("more of {of:?} came after {other:?}"),
@@ -145,7 +145,7 @@ impl Host {
         Ok(())
     }
 
-    pub(super) fn whole(&mut self, from: Option<Revision>, to: Revision) -> Result<Took> {
+    fn whole(&mut self, from: Option<Revision>, to: Revision) -> Result<Took> {
         self.advance(to)?;
         let (items, resync) = (std::mem::take(&mut self.coming), std::mem::take(&mut self.resync));
         for item in &items {
@@ -154,13 +154,13 @@ impl Host {
         Ok(Took::Whole { from, items, resync })
     }
 
-    pub(super) fn advance(&mut self, to: Revision) -> Result<()> {
+    fn advance(&mut self, to: Revision) -> Result<()> {
         ensure!(Some(to) >= self.cursor, "the feed went back to {to}");
         self.cursor = Some(to);
         Ok(())
     }
 
-    pub(super) fn apply(&mut self, item: &FeedItem) {
+    fn apply(&mut self, item: &FeedItem) {
         match item {
             FeedItem::Instance(spec) => {
                 self.instances.insert(spec.instance);
@@ -182,7 +182,7 @@ impl Host {
     }
 
     /// The next snapshot or batch that says something.
-    pub(super) async fn batch(&mut self) -> Result<(Option<Revision>, Vec<FeedItem>)> {
+    pub(in crate::api) async fn batch(&mut self) -> Result<(Option<Revision>, Vec<FeedItem>)> {
         loop {
             if let Took::Whole { from, items, resync } = self.take().await? {
                 ensure!(resync.is_empty(), "{resync:?} are to be asked for");
@@ -194,7 +194,7 @@ impl Host {
     }
 
     /// Takes what comes until a view is as wanted.
-    pub(super) async fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) -> Result<()> {
+    pub(in crate::api) async fn until(&mut self, what: &str, wanted: impl Fn(&Self) -> bool) -> Result<()> {
         let taking = async {
             while !wanted(self) {
                 self.take().await?;
@@ -206,11 +206,26 @@ impl Host {
             .with_context(|| format!("waited in vain for {what}"))?
     }
 
-    pub(super) fn seen(&self, view: ViewId, at: &str) -> Option<&str> {
+    /// The next that was revoked.
+    pub(in crate::api) async fn told(&mut self) -> Result<Revocation> {
+        loop {
+            if let Took::Revoked(revocation) = self.take().await? {
+                return Ok(revocation);
+            }
+        }
+    }
+
+    /// Takes what comes until it stands where the control plane does.
+    pub(in crate::api) async fn bookmark(&mut self) -> Result<()> {
+        while !matches!(self.take().await?, Took::Bookmark) {}
+        Ok(())
+    }
+
+    pub(in crate::api) fn seen(&self, view: ViewId, at: &str) -> Option<&str> {
         Some(self.views.get(&view)?.get(at)?.as_str())
     }
 
-    pub(super) async fn want(&self, view: ViewId) -> Result<()> {
+    pub(in crate::api) async fn want(&self, view: ViewId) -> Result<()> {
         let body = SetInterests {
             session: self.session,
             add: vec![view],
@@ -220,11 +235,11 @@ impl Host {
     }
 }
 
-pub(super) fn text(value: &moorline_shared::entry::Value) -> String {
+fn text(value: &moorline_shared::entry::Value) -> String {
     String::from_utf8_lossy(value.bytes()).into_owned()
 }
 
-pub(super) fn entries(view: &View) -> BTreeMap<String, String> {
+pub(in crate::api) fn entries(view: &View) -> BTreeMap<String, String> {
     let pair =
         |entry: &moorline_shared::api::feed::ViewEntry| (entry.path.to_string(), text(&entry.entry.value));
     view.entries.iter().map(pair).collect()

@@ -1,7 +1,7 @@
 //! The feed to hosts over real HTTP/2, as a host reads it: whole batches from a cursor on, and of every view only what
 //! its reader may see.
 
-mod host;
+pub(super) mod host;
 
 use crate::alone::{Alone, path};
 use anyhow::{Context, Result, ensure};
