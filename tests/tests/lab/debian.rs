@@ -13,12 +13,27 @@ use std::time::Duration;
 
 const UNIT: &str = include_str!("../../../packaging/systemd/moorline-agent.service");
 const WANTED: &str = "etc/systemd/system/sysinit.target.wants/moorline-agent.service";
-const WITH_IMDS: &str = "[Service]\nExecStart=\nExecStart=/usr/bin/moorline-agent run --imds v1\n";
+/// Where an image says that the agent serves EC2's metadata, too.
+pub(crate) const IMDS: &str = "etc/systemd/system/moorline-agent.service.d/imds.conf";
 /// What the image of a cloud says: where cloud-init's data are, whatever the machine's DMI says that it is.
 const EC2: &str = "datasource_list: [Ec2]\ndatasource: {Ec2: {strict_id: false}}\n";
 
 /// Emulated, a system has come so far after a quarter of a minute, and each of cloud-init's Python programs takes seconds.
 const PATIENCE: Duration = Duration::from_mins(3);
+
+/// What says so, of this version of the service.
+pub(crate) fn imds(version: &str) -> String {
+    format!("[Service]\nExecStart=\nExecStart=/usr/bin/moorline-agent run --imds {version}\n")
+}
+
+/// An image with the agent in it, which its unit of `packaging/` starts.
+pub(crate) async fn with_agent(image: Debian) -> Result<Debian> {
+    let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
+    Ok(image
+        .program("usr/bin/moorline-agent", agent)
+        .file("etc/systemd/system/moorline-agent.service", UNIT)
+        .link(WANTED, "/etc/systemd/system/moorline-agent.service"))
+}
 
 /// A system that is up, with the agent.
 struct Scene {
@@ -32,13 +47,7 @@ impl Scene {
     /// Boots an image, with the agent in it and an instance of these entries, and waits until all of it has started.
     async fn open(image: Debian, data: &[(&str, &str)]) -> Result<Self> {
         let tools = setup::ready().await?;
-        let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
-        let image = image
-            .program("usr/bin/moorline-agent", agent)
-            .file("etc/systemd/system/moorline-agent.service", UNIT)
-            .link(WANTED, "/etc/systemd/system/moorline-agent.service")
-            .build(tools)
-            .await?;
+        let image = with_agent(image).await?.build(tools).await?;
         let seats = seats(1).await;
         let plan = Plan::new(Programs::build().await?).machines(tools, &image);
         let deployment = plan.start().await?;
@@ -109,7 +118,7 @@ async fn cloud_init_finds_the_guests_data_without_a_network() -> Result<()> {
     let image = Debian::new()
         .package("cloud-init")
         .file("etc/cloud/cloud.cfg.d/90-source.cfg", EC2)
-        .file("etc/systemd/system/moorline-agent.service.d/imds.conf", WITH_IMDS);
+        .file(IMDS, imds("v1"));
     let user_data = "#!/bin/sh\nmoorline-agent get config/greeting >/run/greeted\n";
     let data = [("config/greeting", "hello"), ("user-data", user_data)];
     let scene = Scene::open(image, &data).await?;

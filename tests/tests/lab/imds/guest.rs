@@ -1,5 +1,6 @@
 //! What real clients find in a guest: curl, botocore and the AWS SDK for Rust, told nothing.
 
+use crate::debian::{IMDS, imds, with_agent};
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, IMAGE, Plan, Programs};
 use moorline_lab::guest::{Control, Seats, Shell, seats};
@@ -14,9 +15,6 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-const UNIT: &str = include_str!("../../../../packaging/systemd/moorline-agent.service");
-const WANTED: &str = "etc/systemd/system/sysinit.target.wants/moorline-agent.service";
-const WITH_IMDS: &str = "[Service]\nExecStart=\nExecStart=/usr/bin/moorline-agent run --imds v2\n";
 const RULES: &str = "user-data root\napp @200\n";
 
 /// Emulated, a system has come so far after a quarter of a minute, and Python takes seconds to start.
@@ -115,19 +113,14 @@ impl Found {
 }
 
 async fn image(tools: &Tools) -> Result<Image> {
-    let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
-    Debian::new()
+    let image = Debian::new()
         .package("python3-botocore")
-        .program("usr/bin/moorline-agent", agent)
         .program("usr/bin/lab-aws", tools::aws_program().await?)
-        .file("etc/systemd/system/moorline-agent.service", UNIT)
-        .file("etc/systemd/system/moorline-agent.service.d/imds.conf", WITH_IMDS)
+        .file(IMDS, imds("v2"))
         .file("etc/moorline/agent.access", RULES)
         .file("opt/readers.py", include_str!("readers.py"))
-        .file("opt/found.py", include_str!("found.py"))
-        .link(WANTED, "/etc/systemd/system/moorline-agent.service")
-        .build(tools)
-        .await
+        .file("opt/found.py", include_str!("found.py"));
+    with_agent(image).await?.build(tools).await
 }
 
 /// A command for the host that makes credentials: every part has the number of the making.
