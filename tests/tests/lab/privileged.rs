@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, External, IMAGE, PATIENCE, Programs};
-use moorline_lab::guest::{Control, Guest, GuestOptions, Shell, seats};
+use moorline_lab::guest::{Control, Guest, GuestOptions, Seats, Shell, seats};
 use moorline_lab::image::{Busybox, Image};
 use moorline_lab::setup::{self, Tools, tools};
 use moorline_lab::wait;
@@ -88,6 +88,20 @@ async fn a_user_in_a_guest_whose_vmm_passes_the_key_gets_nothing() -> Result<()>
     tries_everything(&deployment, id, &control, FROM_THE_VMM).await
 }
 
+/// Boots a guest in a VM that the host daemon knows by this name, with an entry that tells it, too.
+async fn boot(
+    deployment: &Deployment,
+    seats: &Seats,
+    image: &Image,
+    name: &str,
+) -> Result<(External, Guest)> {
+    let tools = setup::ready().await?;
+    let external = deployment.attach(name, &[("name", name)]).await?;
+    let options = GuestOptions::new(image).vsock_at(external.device());
+    let guest = Guest::boot(seats, tools, options).await?;
+    Ok((external, guest))
+}
+
 /// Has the agent's program begin anew, as a reboot does, and waits until the host speaks with the new one.
 async fn restart_agent(deployment: &Deployment, id: InstanceId, guest: &Guest) -> Result<()> {
     let before = connected(deployment, id).await?;
@@ -102,9 +116,7 @@ async fn a_user_in_a_guest_that_was_given_its_key_gets_nothing() -> Result<()> {
     let image = image(tools).await?;
     let seats = seats(1).await;
     let mut deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
-    let external = deployment.attach("given", &[("name", "given")]).await?;
-    let options = GuestOptions::new(&image).vsock_at(external.device());
-    let guest = Guest::boot(&seats, tools, options).await?;
+    let (external, guest) = boot(&deployment, &seats, &image, "given").await?;
     let id = external.id;
     tries_everything(&deployment, id, guest.control(), FROM_THE_HOST).await?;
     let modes = format!("stat -c %a {FROM_THE_HOST} /var/lib/moorline/agent");
@@ -115,10 +127,12 @@ async fn a_user_in_a_guest_that_was_given_its_key_gets_nothing() -> Result<()> {
     restart_agent(&deployment, id, &guest).await?;
     tries_everything(&deployment, id, guest.control(), FROM_THE_HOST).await?;
 
-    // A disk of another machine: its key is of no use in another life, and the guest is given its own.
+    // A key that is none of the next life's: it is refused, and the guest is given its own. Until it has the other one
+    // the agent is held, because it would be given the key that is then overwritten.
+    guest.run("killall -STOP moorline-agent").await?.text()?;
     let again = begin_another_life(&deployment, &external).await?;
-    let copied = format!("head -c 32 /dev/urandom > {FROM_THE_HOST} && killall moorline-agent");
-    guest.run(copied).await?.text()?;
+    let other = format!("head -c 32 /dev/urandom > {FROM_THE_HOST} && killall -KILL moorline-agent");
+    guest.run(other).await?.text()?;
     tries_everything(&deployment, id, guest.control(), FROM_THE_HOST).await?;
 
     // Without a disk a reboot loses the key: the guest is nobody until another life begins.
