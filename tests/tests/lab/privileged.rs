@@ -9,7 +9,8 @@ use moorline_lab::setup::{self, Tools, tools};
 use moorline_lab::wait;
 use moorline_shared::InstanceId;
 use moorline_shared::api::instances::RunInstances;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::time::Duration;
 
 const FROM_THE_VMM: &str = "/sys/firmware/qemu_fw_cfg/by_name/opt/org.moorline.link-key/raw";
@@ -147,7 +148,44 @@ async fn a_user_in_a_guest_that_was_given_its_key_gets_nothing() -> Result<()> {
     Ok(())
 }
 
+/// A copied disk brings the key that the first machine proves itself by. At the second it opens nothing: neither in a life
+/// whose key is given out, nor in the next one, in which the second machine is given a key of its own.
+#[tokio::test]
+async fn a_copied_disk_makes_no_machine_another() -> Result<()> {
+    let tools = setup::ready().await?;
+    let image = image(tools).await?;
+    let seats = seats(2).await;
+    let deployment = Deployment::start(tools, Programs::build().await?, &image).await?;
+    let (first, original) = boot(&deployment, &seats, &image, "first").await?;
+    let (second, copy) = boot(&deployment, &seats, &image, "second").await?;
+    let before = connected(&deployment, first.id).await?;
+    connected(&deployment, second.id).await?;
+
+    let read_key = || format!("base64 {FROM_THE_HOST}");
+    let key = original.run(read_key()).await?.text()?;
+    let copied = format!("echo {key} | base64 -d > {FROM_THE_HOST} && killall moorline-agent");
+    copy.run(copied).await?.text()?;
+    let refused = "moorline-agent status | grep 'not made with the link key'";
+    copy.wait_for(refused, PATIENCE).await?;
+    let shown = copy.run("moorline-agent get name").await?;
+    ensure!(!shown.succeeded(), "the copy is shown {:?}", shown.text());
+    ensure!(session(&deployment, second.id).await.is_none());
+
+    begin_another_life(&deployment, &second).await?;
+    connected(&deployment, second.id).await?;
+    let own = copy.run(read_key()).await?.text()?;
+    ensure!(own != key, "the key of the first machine is good at the second");
+    for (guest, name) in [(&copy, "second"), (&original, "first")] {
+        let told = guest.run("moorline-agent get name").await?.text()?;
+        ensure!(told == name, "the guest of {name} is told {told}");
+    }
+    ensure!(session(&deployment, first.id).await == Some(before));
+    Ok(())
+}
+
 /// Registers the VM anew, as its manager does when it restored it.
 async fn begin_another_life(deployment: &Deployment, of: &External) -> Result<External> {
-    deployment.register(Some(of.id), "given", BTreeMap::new()).await
+    let name = of.device().file_name().and_then(OsStr::to_str);
+    let name = name.context("the VM has a name")?;
+    deployment.register(Some(of.id), name, BTreeMap::new()).await
 }

@@ -15,7 +15,7 @@
 //! | a request passed on by a host that doesn't have the instance | [`relays`]; `only_the_host_that_has_the_instance_passes_its_requests_on`, `a_host_can_not_forge_for_its_guest` (control plane, `http`) |
 //! | what an earlier life of a VM signed | [`relays`]; `a_later_life_ends_the_session_of_an_earlier_one` (control plane, `http`) |
 //! | a restored snapshot, and a copy of a machine | [`clones`]; `a_copy_of_a_guest_loses_its_session_when_the_host_asks_for_another` (control plane, `http`) |
-//! | a copied disk | [`clones`]; `a_user_in_a_guest_that_was_given_its_key_gets_nothing` (`privileged`) |
+//! | a copied disk | `a_copied_disk_makes_no_machine_another` (`privileged`) |
 //! | a CID or a path that is used again | `a_host_by_the_book_knows_its_guests_by_their_cids` (`nested`), `row_4_the_next_instance_on_a_socket_sees_nothing_of_the_one_before`, `row_4_between_two_lives_nobody_is_served` (`hostile_link`) |
 //! | a user of a guest at the link | `privileged`, `nested` |
 //! | a user of a guest at the agent | [`inside`]; `what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror` (`access`) |
