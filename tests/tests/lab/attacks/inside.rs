@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, IMAGE, PATIENCE, Programs};
-use moorline_lab::guest::{Control, Shell, seats};
+use moorline_lab::guest::{Control, Output, Shell, seats};
 use moorline_lab::image::Busybox;
 use moorline_lab::setup::{self, tools};
 use moorline_shared::agent::DEFAULT_SOCKET;
@@ -106,16 +106,24 @@ impl Target {
             .replace("SOCKET", DEFAULT_SOCKET)
     }
 
+    /// Everybody tries in the same words, so that nobody fails for words that don't work here.
+    async fn tries(&self, by: fn(String) -> Shell, command: &str) -> Result<Output> {
+        let command = format!("timeout 10 {}", self.meant(command));
+        self.guest.run(by(command)).await
+    }
+
     /// What root can: without that, nothing is shown by others' failing at it.
     async fn root_can(&self, command: &str) -> Result<()> {
-        let done = self.guest.run(self.meant(command)).await?;
+        let done = self.tries(Shell::root, command).await?;
         done.text().map(drop).context("root can't do it either")
     }
 
+    async fn a_user_can(&self, command: &str) -> Result<String> {
+        self.tries(Shell::ordinary, command).await?.text()
+    }
+
     async fn a_user_cannot(&self, command: &str) -> Result<()> {
-        let command = self.meant(command);
-        let tried = Shell::ordinary(format!("timeout 10 {command}"));
-        let tried = self.guest.run(tried).await?;
+        let tried = self.tries(Shell::ordinary, command).await?;
         let said = String::from_utf8_lossy(&tried.stdout);
         ensure!(
             !tried.succeeded() && !said.contains(SECRET),
@@ -143,10 +151,9 @@ async fn a_user_of_a_guest_gets_at_nothing_of_the_agents() -> Result<()> {
         target.a_user_cannot(change).await?;
     }
     // What is everybody's is still there, from the same agent.
-    let guest = &target.guest;
-    let mode = guest.run(Shell::ordinary("moorline-agent get app/mode")).await?;
-    ensure!(mode.text()? == "blue" && pid(guest).await? == target.pid);
-    nothing_lies_about(guest).await?;
+    let mode = target.a_user_can("moorline-agent get app/mode").await?;
+    ensure!(mode == "blue" && pid(&target.guest).await? == target.pid);
+    nothing_lies_about(&target.guest).await?;
     for write in WRITES {
         target.root_can(write).await?;
     }
