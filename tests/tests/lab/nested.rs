@@ -4,7 +4,7 @@
 //!
 //! CIDs are leased and passed to QEMU, the agent in a guest is known by the CID that its VM was given, each VM has a
 //! scope and a user of its own, a user of a guest can't speak for it, a daemon that was killed or restarted finds VMs
-//! and channels again, and a later VM doesn't get an earlier one's CID.
+//! and channels again, a later VM doesn't get an earlier one's CID, and a daemon that crashes leaves no core.
 
 use anyhow::{Context, Result, bail, ensure};
 use moorline_lab::deployment::Programs;
@@ -100,7 +100,7 @@ async fn a_host_by_the_book_knows_its_guests_by_their_cids() -> Result<()> {
         "CID {} means another guest by now",
         third.cid
     );
-    Ok(())
+    host.keeps_no_core_of_ours().await
 }
 
 /// A machine with QEMU, our programs and their units, and an image for its guests.
@@ -221,6 +221,36 @@ impl Host {
         let told = self.answer(&read).await?;
         ensure!(told == id, "the agent of {id} says that it is {told}");
         Ok(())
+    }
+
+    /// Makes sure that a daemon which crashes leaves no core, where the kernel writes them into files and where it hands
+    /// them to a program without regard to limits. Another process's crash shows each time that cores are kept.
+    async fn keeps_no_core_of_ours(&self) -> Result<()> {
+        // Both daemons can write there, so that nothing but themselves keeps them from it.
+        const CORES: &str = "/var/lib/moorline/control";
+        for (nth, by) in [(1, ""), (2, "|/usr/bin/dd of=")] {
+            let pattern = format!("echo '{by}{CORES}/%e.core' > /proc/sys/kernel/core_pattern");
+            self.sh(&pattern).await?;
+            for unit in ["moorline-control", "moorline-host"] {
+                self.crash(unit, nth).await?;
+            }
+            self.sh("ulimit -c unlimited; ! sh -c 'kill -ABRT $$'").await?;
+            self.wait_for(&format!("test -s {CORES}/sh.core")).await?;
+            let kept = format!("cd {CORES} && ls *.core && rm *.core");
+            let kept = self.answer(&kept).await?;
+            ensure!(kept == "sh.core", "by '{by}' these cores are kept: {kept}");
+        }
+        Ok(())
+    }
+
+    /// Has a daemon end as a defect of its own would, for the `nth` time, and waits until it is back.
+    async fn crash(&self, unit: &str, nth: u32) -> Result<()> {
+        self.sh(&format!("systemctl kill --signal=ABRT --kill-who=main {unit}"))
+            .await?;
+        // Of a process that left a core systemd says `code=dumped` instead.
+        let crashes = format!("journalctl -u {unit} | grep -c 'code=killed, status=6/ABRT'");
+        self.wait_for(&format!("test $({crashes}) = {nth}")).await?;
+        self.wait_for(&format!("systemctl is-active {unit}")).await
     }
 
     /// The number of the session that the instance's guest has.
