@@ -150,17 +150,19 @@ impl Tokens {
             static OPENING: RefCell<Opening> = const { RefCell::new(Opening::new()) };
         }
         let check = |ring: &KeyRing| {
-            let (key, bundle) = OPENING.with_borrow_mut(|opening| ring.open_by(text, now, opening))?;
-            if !kinds.contains(&bundle.kind) {
-                return Err(TokenRefusal::Kind);
-            }
-            match self
-                .sessions
-                .standing_of_grant(&bundle.session, bundle.grant, now)
-            {
-                Standing::Stands => Ok(Known { bundle, key }),
-                standing => Err(TokenRefusal::Session(standing)),
-            }
+            OPENING.with_borrow_mut(|opening| {
+                let token = ring.unseal(text, now, opening)?;
+                if !kinds.contains(&token.kind()) {
+                    return Err(TokenRefusal::Kind);
+                }
+                let (session, grant) = token.hangs_on();
+                let bundle = self
+                    .sessions
+                    .if_stands(&session, grant, now, || token.bundle())
+                    .map_err(TokenRefusal::Session)??;
+                let key = token.key();
+                Ok(Known { bundle, key })
+            })
         };
         self.ring.with(check).unwrap_or(Err(TokenRefusal::NoRing))
     }

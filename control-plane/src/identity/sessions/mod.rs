@@ -8,6 +8,7 @@ mod entry;
 pub mod follow;
 mod members;
 mod shards;
+mod table;
 
 use moorline_shared::{AccountId, Principal, Timestamp, UserName};
 
@@ -75,12 +76,31 @@ impl Sessions {
 
     /// Whether a session and one of its grants stand at `now`.
     pub fn standing_of_grant(&self, id: &SessionId, grant: Grant, now: Timestamp) -> Standing {
-        self.entries.read(id, |entry| match entry {
-            Some(entry) => match entry.standing(now) {
-                Standing::Stands if !entry.grant_stands(grant, now) => Standing::GrantOver,
-                standing => standing,
-            },
-            None => Standing::Unknown,
+        let stands = self.if_stands(id, grant, now, || ());
+        stands.map_or_else(|standing| standing, |()| Standing::Stands)
+    }
+
+    /// What `then` makes if a session and one of its grants stand at `now`.
+    ///
+    /// It is called while the session is held, and must not take long: that way the processor is on with it before the
+    /// memory has said what the session is, which in a map of this size takes as long as reading a token's names.
+    ///
+    /// # Errors
+    /// How they don't stand.
+    pub fn if_stands<R>(
+        &self,
+        id: &SessionId,
+        grant: Grant,
+        now: Timestamp,
+        then: impl FnOnce() -> R,
+    ) -> Result<R, Standing> {
+        self.entries.read(id, |entry| {
+            let entry = entry.ok_or(Standing::Unknown)?;
+            match entry.standing(now) {
+                Standing::Stands if entry.grant_stands(grant, now) => Ok(then()),
+                Standing::Stands => Err(Standing::GrantOver),
+                standing => Err(standing),
+            }
         })
     }
 

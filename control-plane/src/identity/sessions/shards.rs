@@ -3,24 +3,18 @@
 //! Readers share a part's lock. Whoever writes holds it for one insertion into one part, with the value made before and
 //! the old one dropped after.
 
-use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-use foldhash::fast::RandomState;
-
+use super::table::Table;
 use crate::identity::token::SessionId;
 
 /// So many that a million sessions are a thousand in each.
 const SHARDS: usize = 1024;
 
-/// Ids are digests of what somebody chose, so that whoever tries long enough finds many that are alike in places: the
-/// hash has a secret of this process's. It is short, since all that it hashes is 16 bytes.
-type Part<T> = HashMap<SessionId, T, RandomState>;
-
 /// The map.
 #[derive(Debug)]
 pub(super) struct Shards<T> {
-    parts: Box<[RwLock<Part<T>>]>,
+    parts: Box<[RwLock<Table<T>>]>,
 }
 
 impl<T> Default for Shards<T> {
@@ -33,7 +27,7 @@ impl<T> Default for Shards<T> {
 
 impl<T> Shards<T> {
     /// Ids are digests, so that any bytes of theirs spread them.
-    fn part(&self, id: &SessionId) -> &RwLock<Part<T>> {
+    fn part(&self, id: &SessionId) -> &RwLock<Table<T>> {
         let [first, second, ..] = *id.bytes();
         &self.parts[usize::from(u16::from_be_bytes([first, second])) % SHARDS]
     }
@@ -61,7 +55,9 @@ impl<T> Shards<T> {
 
     pub(super) fn clear(&self) {
         for part in &self.parts {
-            part.write().unwrap_or_else(PoisonError::into_inner).clear();
+            drop(std::mem::take(
+                &mut *part.write().unwrap_or_else(PoisonError::into_inner),
+            ));
         }
     }
 

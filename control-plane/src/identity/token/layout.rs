@@ -95,8 +95,19 @@ fn field(tag: u16, bytes: &[u8], into: &mut Vec<u8>) {
     into.extend(bytes);
 }
 
-/// The bundle in `bytes`, which came with a header of this kind.
-pub(super) fn read(bytes: &[u8], kind: Kind) -> Result<Bundle, LayoutError> {
+/// The parts of a bundle: that of fixed length understood, the fields as they stand there.
+pub(super) struct Parts<'a> {
+    pub(super) kind: Kind,
+    pub(super) session: SessionId,
+    pub(super) token: TokenId,
+    pub(super) grant: Grant,
+    pub(super) issued: Timestamp,
+    pub(super) expires: Timestamp,
+    fields: &'a [u8],
+}
+
+/// The parts of the bundle in `bytes`, which came with a header of this kind.
+pub(super) fn read(bytes: &[u8], kind: Kind) -> Result<Parts<'_>, LayoutError> {
     let (fixed, fields) = bytes.split_first_chunk::<FIXED>().ok_or(LayoutError::Length)?;
     let mut fixed = Fixed(fixed);
     match fixed.next()? {
@@ -106,30 +117,35 @@ pub(super) fn read(bytes: &[u8], kind: Kind) -> Result<Bundle, LayoutError> {
     if fixed.next()? != [kind as u8] {
         return Err(LayoutError::Kind);
     }
-    let session = SessionId::from_bytes(fixed.next()?);
-    let token = TokenId::from_bytes(fixed.next()?);
-    let [slot] = fixed.next()?;
-    let generation = u32::from_be_bytes(fixed.next()?);
-    let counter = u32::from_be_bytes(fixed.next()?);
-    let (issued, expires) = (fixed.time()?, fixed.time()?);
-    let known = Known::collect(fields)?;
-    Ok(Bundle {
+    Ok(Parts {
         kind,
-        token,
-        session,
-        grant: Grant {
-            slot,
-            generation,
-            counter,
-        },
-        issued,
-        expires,
-        subject: required::<Principal>(tag::SUBJECT, known.subject)?,
-        directory: required(tag::DIRECTORY, known.directory)?,
-        account: required(tag::ACCOUNT, known.account)?,
-        client: known.client.map(|bytes| text(tag::CLIENT, bytes)).transpose()?,
-        incarnation: known.incarnation.map(number).transpose()?,
+        session: SessionId::from_bytes(fixed.next()?),
+        token: TokenId::from_bytes(fixed.next()?),
+        grant: fixed.grant()?,
+        issued: fixed.time()?,
+        expires: fixed.time()?,
+        fields,
     })
+}
+
+impl Parts<'_> {
+    /// The whole bundle.
+    pub(super) fn bundle(&self) -> Result<Bundle, LayoutError> {
+        let known = Known::collect(self.fields)?;
+        Ok(Bundle {
+            kind: self.kind,
+            token: self.token,
+            session: self.session,
+            grant: self.grant,
+            issued: self.issued,
+            expires: self.expires,
+            subject: required::<Principal>(tag::SUBJECT, known.subject)?,
+            directory: required(tag::DIRECTORY, known.directory)?,
+            account: required(tag::ACCOUNT, known.account)?,
+            client: known.client.map(|bytes| text(tag::CLIENT, bytes)).transpose()?,
+            incarnation: known.incarnation.map(number).transpose()?,
+        })
+    }
 }
 
 /// What is left of the part of fixed length.
@@ -140,6 +156,15 @@ impl Fixed<'_> {
         let (bytes, rest) = self.0.split_first_chunk().ok_or(LayoutError::Length)?;
         self.0 = rest;
         Ok(*bytes)
+    }
+
+    fn grant(&mut self) -> Result<Grant, LayoutError> {
+        let [slot] = self.next()?;
+        Ok(Grant {
+            slot,
+            generation: u32::from_be_bytes(self.next()?),
+            counter: u32::from_be_bytes(self.next()?),
+        })
     }
 
     fn time(&mut self) -> Result<Timestamp, LayoutError> {

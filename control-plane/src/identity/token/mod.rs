@@ -27,7 +27,7 @@ mod tests;
 
 pub use bundle::{Bundle, Grant, Kind, SessionId, TokenId, TokenIdError};
 pub use layout::LayoutError;
-pub use ring::{KeyId, KeyRing, RingError, RootKey, Stage};
+pub use ring::{KeyId, KeyRing, RingError, RootKey, Stage, Unsealed};
 pub use text::{Opening, Token};
 
 use moorline_shared::Timestamp;

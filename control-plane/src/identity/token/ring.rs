@@ -13,7 +13,8 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use super::bundle::{Bundle, Kind, TokenId};
+use super::bundle::{Bundle, Grant, Kind, SessionId, TokenId};
+use super::layout::Parts;
 use super::text::{Opening, Token};
 use super::{MAX_AHEAD_MS, OpenError, layout};
 
@@ -164,23 +165,30 @@ impl KeyRing {
     /// not known here.
     ///
     /// Anything may be given: nothing is done with more than [`super::MAX_CHARS`] characters.
+    ///
+    /// # Errors
+    /// [`OpenError`] says why it is not taken.
     pub fn open(&self, text: &str, now: Timestamp, memory: &mut Opening) -> Result<Bundle, OpenError> {
-        self.open_by(text, now, memory).map(|(_, bundle)| bundle)
+        self.unseal(text, now, memory)?.bundle()
     }
 
-    /// The same as [`Self::open`], with the key that sealed the token.
-    pub fn open_by(
+    /// The same as [`Self::open`], up to where the token's session is known and its names are not: whoever looks the
+    /// session up needn't read them for a token that is no good.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn unseal<'m>(
         &self,
         text: &str,
         now: Timestamp,
-        memory: &mut Opening,
-    ) -> Result<(KeyId, Bundle), OpenError> {
+        memory: &'m mut Opening,
+    ) -> Result<Unsealed<'m>, OpenError> {
         let (kind, bytes) = memory.decode(text)?;
         if bytes.len() < BEFORE + TAG {
             return Err(OpenError::NotAToken);
         }
         let (before, content) = bytes.split_at_mut(BEFORE);
-        let (id, keys) = self.keys_for(before, kind)?;
+        let (key, keys) = self.keys_for(before, kind)?;
         let Derived { encryption, commit } = Derived::new(keys.of(kind), &before[..HEADER + NONCE]);
         if commit[..COMMIT].ct_ne(&before[HEADER + NONCE..]).into() {
             return Err(OpenError::Forged);
@@ -188,9 +196,9 @@ impl KeyRing {
         let content = aes_gcm(&encryption)
             .open_in_place(zero_nonce(), Aad::from(&*before), content)
             .map_err(|_| OpenError::Forged)?;
-        let bundle = layout::read(content, kind).map_err(OpenError::Layout)?;
-        in_time(&bundle, now)?;
-        Ok((id, bundle))
+        let parts = layout::read(content, kind).map_err(OpenError::Layout)?;
+        in_time(&parts, now)?;
+        Ok(Unsealed { key, parts })
     }
 
     /// The key that seals.
@@ -227,6 +235,46 @@ impl fmt::Debug for KeyRing {
     }
 }
 
+/// A genuine token of the time at which it was unsealed.
+pub struct Unsealed<'m> {
+    key: KeyId,
+    parts: Parts<'m>,
+}
+
+impl Unsealed<'_> {
+    /// The key that sealed it.
+    pub const fn key(&self) -> KeyId {
+        self.key
+    }
+
+    /// What it is good for.
+    pub const fn kind(&self) -> Kind {
+        self.parts.kind
+    }
+
+    /// The session that it falls with, and the grant that it belongs to.
+    pub const fn hangs_on(&self) -> (SessionId, Grant) {
+        (self.parts.session, self.parts.grant)
+    }
+
+    /// All that it says.
+    ///
+    /// # Errors
+    /// [`OpenError::Layout`] if this version doesn't understand it.
+    pub fn bundle(&self) -> Result<Bundle, OpenError> {
+        self.parts.bundle().map_err(OpenError::Layout)
+    }
+}
+
+impl fmt::Debug for Unsealed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Unsealed")
+            .field("key", &self.key)
+            .field("token", &self.parts.token)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What is made of a key and a token's header and nonce, for this token alone.
 struct Derived {
     encryption: Zeroizing<[u8; 32]>,
@@ -236,8 +284,13 @@ struct Derived {
 impl Derived {
     /// `public` is the header and the nonce.
     fn new(kind: &Mac, public: &[u8]) -> Self {
-        let begun = kind.clone().chain_update(public);
-        let end = |last: u8| begun.clone().chain_update([last]).finalize().into_bytes().into();
+        let mut begun = kind.clone();
+        begun.update(public);
+        let end = |last: u8| {
+            let mut mac = begun.clone();
+            mac.update(&[last]);
+            mac.finalize().into_bytes().into()
+        };
         Self {
             encryption: Zeroizing::new(end(1)),
             commit: end(2),
@@ -263,12 +316,12 @@ fn mac(key: &Mac, parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// There is no leeway at the end of a token's time, and little before it: clocks of servers are a few seconds apart.
-fn in_time(bundle: &Bundle, now: Timestamp) -> Result<(), OpenError> {
-    if now >= bundle.expires {
-        return Err(OpenError::Expired(bundle.expires));
+fn in_time(parts: &Parts<'_>, now: Timestamp) -> Result<(), OpenError> {
+    if now >= parts.expires {
+        return Err(OpenError::Expired(parts.expires));
     }
-    if bundle.issued.millis().saturating_sub(now.millis()) > MAX_AHEAD_MS {
-        return Err(OpenError::Early(bundle.issued));
+    if parts.issued.millis().saturating_sub(now.millis()) > MAX_AHEAD_MS {
+        return Err(OpenError::Early(parts.issued));
     }
     Ok(())
 }

@@ -235,7 +235,7 @@ fn the_same_randomness_gives_another_nonce_to_another_content() {
 fn fields_must_be_in_order_whole_and_known_if_critical() {
     let mut good = Vec::new();
     layout::write(&bundle(Kind::Access), &mut good);
-    let read = |more: &[u8]| layout::read(&[&good[..], more].concat(), Kind::Access);
+    let read = |more: &[u8]| layout::read(&[&good[..], more].concat(), Kind::Access)?.bundle();
     assert!(read(&[]).is_ok());
     assert!(
         read(&[0x00, 0x06, 0, 1, 0xff]).is_ok(),

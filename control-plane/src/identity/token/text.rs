@@ -2,8 +2,7 @@
 
 use std::fmt;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64_simd::{AsOut as _, URL_SAFE_NO_PAD};
 
 use super::bundle::Kind;
 use super::{MAX_CHARS, OpenError};
@@ -16,7 +15,7 @@ impl Token {
     pub(super) fn encode(kind: Kind, bytes: &[u8]) -> Self {
         let mut text = String::with_capacity(4 + bytes.len().div_ceil(3) * 4);
         text.push_str(kind.prefix());
-        URL_SAFE_NO_PAD.encode_string(bytes, &mut text);
+        URL_SAFE_NO_PAD.encode_append(bytes, &mut text);
         Self(text)
     }
 
@@ -51,9 +50,8 @@ impl Opening {
             return Err(OpenError::TooLong(text.len()));
         }
         let (kind, text) = Kind::strip(text).ok_or(OpenError::NotAToken)?;
-        let decoded = URL_SAFE_NO_PAD.decode_slice(text, &mut self.bytes);
-        let length = decoded.map_err(|_| OpenError::NotAToken)?;
-        Ok((kind, &mut self.bytes[..length]))
+        let decoded = URL_SAFE_NO_PAD.decode(text.as_bytes(), self.bytes[..].as_out());
+        Ok((kind, decoded.map_err(|_| OpenError::NotAToken)?))
     }
 }
 
