@@ -9,7 +9,7 @@ use moorline_lab::setup::{self, Tools, tools};
 use moorline_lab::wait;
 use moorline_shared::InstanceId;
 use moorline_shared::api::instances::RunInstances;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::time::Duration;
 
