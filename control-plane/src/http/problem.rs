@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use moorline_shared::Revision;
-use moorline_shared::api::{OPERATION, ProblemDetails};
+use moorline_shared::api::{OPERATION, ProblemDetails, REVISION};
 
 use crate::model::ExecuteError;
 use crate::store::{CommitError, ReadError};
@@ -117,9 +117,15 @@ impl Failure {
 impl From<ExecuteError> for Failure {
     fn from(error: ExecuteError) -> Self {
         match error {
-            ExecuteError::Refused { shown, operation } => {
-                Self(Box::new(ProblemDetails { operation, ..*shown }))
-            }
+            ExecuteError::Refused {
+                shown,
+                operation,
+                revision,
+            } => Self(Box::new(ProblemDetails {
+                operation,
+                revision: Some(revision),
+                ..*shown
+            })),
             ExecuteError::KeyReused => Self::new(
                 moorline_shared::api::KEY_REUSED,
                 StatusCode::UNPROCESSABLE_ENTITY,
@@ -194,10 +200,14 @@ impl IntoResponse for Failure {
         let body = serde_json::to_vec(&self.0).unwrap_or_default();
         let mut response =
             (status, [(header::CONTENT_TYPE, "application/problem+json")], body).into_response();
-        if let Some(operation) = self.0.operation
-            && let Ok(value) = HeaderValue::try_from(operation.to_string())
-        {
-            response.headers_mut().insert(OPERATION, value);
+        let named = [
+            (OPERATION, self.0.operation.map(|operation| operation.to_string())),
+            (REVISION, self.0.revision.map(|revision| revision.to_string())),
+        ];
+        for (name, text) in named {
+            if let Some(Ok(value)) = text.map(HeaderValue::try_from) {
+                response.headers_mut().insert(name, value);
+            }
         }
         if status == StatusCode::UNAUTHORIZED {
             response

@@ -127,7 +127,7 @@ impl View {
     }
 
     /// Up to where it is known to be as it is: that a change came to nothing is known too, and is no revision of the view.
-    pub(super) fn known(&self) -> Revision {
+    pub fn known(&self) -> Revision {
         self.known
     }
 

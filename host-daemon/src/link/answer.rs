@@ -52,11 +52,16 @@ impl Conn {
 
     fn look_up<'d>(&self, id: &ViewId, path: &str, desk: &'d mut Desk) -> Look<'d> {
         let now = desk.now;
+        let refused = desk.misses.refused_as_of(id, path, now);
         match self.whole_view(id, desk) {
             Err(refusal) => Look::Refused(refusal),
             Ok(None) => Look::Ask,
             Ok(Some((view, standing))) => match view.get(path, now) {
                 Some(entry) if !self.shown().shows(entry) => Look::Refused(no_entry(path)),
+                // The view lags behind what the guest was told, and what somebody sees never goes back.
+                Some(entry) if refused.is_some_and(|no| entry.revision <= no && view.known() < no) => {
+                    Look::Ask
+                }
                 Some(entry) => Look::Found(entry, standing),
                 None if id.instance == self.instance => Look::Nothing(standing),
                 // What a view of another instance doesn't hold may be withheld or not there: the control plane says

@@ -150,6 +150,8 @@ pub struct Refusal {
     pub code: Code,
     /// What is wrong and what to do, for people.
     pub message: Cow<'static, str>,
+    /// The state in which the control plane said so; `None` where no state decided, or the host says so itself.
+    pub as_of: Option<Revision>,
 }
 
 impl Refusal {
@@ -158,6 +160,13 @@ impl Refusal {
         Self {
             code,
             message: message.into(),
+            as_of: None,
         }
+    }
+
+    /// The same, as the control plane said it of a state.
+    #[must_use]
+    pub fn as_of(self, as_of: Option<Revision>) -> Self {
+        Self { as_of, ..self }
     }
 }

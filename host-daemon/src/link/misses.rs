@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use moorline_shared::Revision;
+use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::Moment;
 
 use super::ask::{Asker, MissKey, Refusal};
@@ -46,6 +48,23 @@ impl Misses {
             Some(Miss::Asking(_)) => Known::Asking,
             Some(Miss::Refused { refusal, until }) if now < *until => Known::Refused(refusal),
             _ => Known::Nothing,
+        }
+    }
+
+    /// The latest state of which the control plane said no a moment ago: a view from before may show the entry still.
+    pub(super) fn refused_as_of(&self, view: &ViewId, path: &str, now: Moment) -> Option<Revision> {
+        // Most of the time nothing is remembered, and a read costs no look-up, for which the path would be copied.
+        if self.table.is_empty() {
+            return None;
+        }
+        let key = MissKey {
+            reader: view.reader,
+            instance: view.instance,
+            path: path.parse().ok()?,
+        };
+        match self.look(&key, now) {
+            Known::Refused(refusal) => refusal.as_of,
+            Known::Nothing | Known::Asking => None,
         }
     }
 

@@ -305,7 +305,7 @@ fn refusal(error: &ClientError) -> Refusal {
         429 | 500.. => Code::Unavailable,
         _ => Code::Invalid,
     };
-    Refusal::new(code, problem.detail.clone())
+    Refusal::new(code, problem.detail.clone()).as_of(problem.revision)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::id::OperationId;
+use crate::revision::Revision;
 
 /// Why a request was not done, and what to do about it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,10 +26,14 @@ pub struct ProblemDetails {
     /// The operation that left a record of this, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationId>,
+    /// Since when this is known to be so: which state a refused read read, or when the refusal of a change was recorded.
+    /// Whoever was told this sees no state from before. Absent where no state decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
 }
 
 impl ProblemDetails {
-    /// A problem of this kind, which no field is at fault for and nothing is recorded of.
+    /// A problem of this kind, which no field is at fault for, nothing is recorded of and no state decided.
     pub fn new(
         kind: impl Into<Cow<'static, str>>,
         title: impl Into<Cow<'static, str>>,
@@ -42,6 +47,7 @@ impl ProblemDetails {
             detail: detail.into(),
             field: None,
             operation: None,
+            revision: None,
         }
     }
 

@@ -139,10 +139,13 @@ impl Problem {
             .schema(Some(Ref::from_schema_name("ProblemDetails")))
             .example(examples::problem(self.status))
             .build();
-        ResponseBuilder::new()
+        let mut response = ResponseBuilder::new()
             .description(self.description)
             .content("application/problem+json", content)
-            .build()
+            .build();
+        header(&mut response, OPERATION, "The body's `operation`, if it has one.");
+        header(&mut response, REVISION, "The body's `revision`, if it has one.");
+        response
     }
 }
 

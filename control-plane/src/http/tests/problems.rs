@@ -344,3 +344,45 @@ async fn who_may_not_is_told_which_header_says_so() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_refused_read_says_which_state_it_read() {
+    let api = Api::new().await;
+    let id = &api.with_instances(1).await[0];
+    let target = format!("/v1/instances/{id}/data/a");
+    let put = api.json(Method::PUT, &target, &[], json!({"value": "x"})).await;
+    assert!(put.status.is_success(), "{put:?}");
+    let gone = api.send(Method::DELETE, &target, &[], Body::empty()).await;
+    let refused = api.get(&target).await;
+    assert_eq!(refused.body["type"], "entry-not-found");
+    assert_eq!(refused.body["revision"], gone.body["revision"]);
+    assert_eq!(
+        refused.headers["moorline-revision"],
+        refused.body["revision"].as_str().unwrap()
+    );
+}
+
+#[tokio::test]
+async fn a_refused_change_says_when_that_was_recorded() {
+    let api = Api::new().await;
+    let id = &api.with_instances(1).await[0];
+    let target = format!("/v1/instances/{id}/data/a");
+    let guard = [("if-match", "\"1.1\"")];
+    let refused = api
+        .json(Method::PUT, &target, &guard, json!({"value": "x"}))
+        .await;
+    assert_eq!(refused.body["type"], "guard-failed");
+    let operation = refused.body["operation"].as_str().unwrap();
+    let record = api.get(&format!("/v1/operations/{operation}")).await;
+    assert_eq!(refused.body["revision"], record.body["revision"], "{record:?}");
+}
+
+#[tokio::test]
+async fn what_no_state_decides_names_none() {
+    let api = Api::new().await;
+    let id = &api.with_instances(1).await[0];
+    let refused = api.get(&format!("/v1/instances/{id}/data?limit=0")).await;
+    assert_eq!(refused.body["field"], "limit");
+    assert_eq!(refused.body.get("revision"), None);
+    assert!(!refused.headers.contains_key("moorline-revision"));
+}

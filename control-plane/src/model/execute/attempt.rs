@@ -52,6 +52,8 @@ pub enum ExecuteError {
         shown: Box<ProblemDetails>,
         /// The record's operation.
         operation: Option<OperationId>,
+        /// Which state a read was refused in; for a change, when its refusal was recorded.
+        revision: Revision,
     },
     /// The id was used for another request.
     #[error("the idempotency key was used for another request; use a fresh key for each request")]

@@ -107,12 +107,13 @@ impl Executor {
         debug_assert_eq!(attempt.op.effect(), Effect::Change);
         for _ in 0..MOST_CONFLICTS {
             let env = self.env(&attempt);
-            let mut base = Loaded::at(&self.store, self.store.head().await?);
+            let at = self.store.head().await?;
+            let mut base = Loaded::at(&self.store, at);
             let sealed = self.seal(&attempt, &env, &mut base).await?;
             let stepped = self.step(model, &sealed.op, &env, base).await?;
             let refused = matches!(stepped, Stepped::Refused { .. });
             if refused && attempt.op.refusal_records() == RefusalRecords::Some {
-                return self.refuse(&sealed, &env, stepped).await;
+                return self.refuse(&sealed, &env, stepped, at).await;
             }
             let (record, trace, reply) = record(&sealed, &env, self.settings_digest, stepped);
             match self.store.commit(compose(&record, trace, self.fences)).await {
@@ -147,45 +148,45 @@ impl Executor {
         };
         let base = Loaded::at(&self.store, at);
         match self.step(model, &attempt.op, &env, base).await? {
-            Stepped::Reply(reply, _) => {
-                let revision = Revision::new(self.store.epoch(), at);
-                Ok(Done {
-                    reply,
-                    revision,
-                    operation: attempt.id,
-                })
-            }
-            refused @ Stepped::Refused { .. } => self.refuse(&attempt, &env, refused).await,
+            Stepped::Reply(reply, _) => Ok(Done {
+                reply,
+                revision: self.revision(at),
+                operation: attempt.id,
+            }),
+            refused @ Stepped::Refused { .. } => self.refuse(&attempt, &env, refused, at).await,
         }
     }
 
-    /// Leaves the record of a refused read or of a failed log-in, unless the caller has had too many.
+    /// Leaves the record of a read that was refused in the state `at`, or of a failed log-in, unless the caller has had
+    /// too many.
     async fn refuse<Op: Operation, R: serde::Serialize>(
         &self,
         attempt: &Attempt<Op>,
         env: &Env,
-        refused: Stepped<R>,
+        stepped: Stepped<R>,
+        at: u64,
     ) -> Result<Done<R>, ExecuteError> {
         let principal = &attempt.caller.principal;
         let recorded = self
             .refused_reads
             .count(principal, attempt.op.effect(), Instant::now());
-        match (recorded, refused) {
+        match (recorded, stepped) {
             (Recorded::Not, Stepped::Refused { shown, .. }) => Err(ExecuteError::Refused {
                 shown,
                 operation: None,
+                revision: self.revision(at),
             }),
             (recorded, stepped) => {
                 let (mut record, trace, reply) = record(attempt, env, self.settings_digest, stepped);
                 if let Recorded::After(unrecorded) = recorded {
                     record.unrecorded = unrecorded;
                 }
-                let n = self
-                    .store
+                // When the record came is not when this was so: others may have committed in between.
+                self.store
                     .commit(compose(&record, trace, self.fences))
                     .await
                     .map_err(ExecuteError::Commit)?;
-                self.done(&record, reply, n)
+                self.done(&record, reply, at)
             }
         }
     }
@@ -273,14 +274,19 @@ impl Executor {
     }
 
     fn done<R>(&self, record: &OperationRecord, reply: Option<R>, n: u64) -> Result<Done<R>, ExecuteError> {
+        let revision = self.revision(n);
         match (reply, &record.outcome) {
             (Some(reply), _) => Ok(Done {
                 reply,
-                revision: Revision::new(self.store.epoch(), n),
+                revision,
                 operation: record.id,
             }),
-            (None, outcome) => Err(refused(record.id, outcome)),
+            (None, outcome) => Err(refused(record.id, outcome, revision)),
         }
+    }
+
+    fn revision(&self, n: u64) -> Revision {
+        Revision::new(self.store.epoch(), n)
     }
 
     /// What an earlier try of the same request came to, if there was one.
@@ -300,19 +306,16 @@ impl Executor {
         if !asked.repeats(&record.asked) {
             return Err(ExecuteError::KeyReused);
         }
+        let (operation, revision) = (record.id, self.revision(found.modified));
         Ok(Some(match record.outcome {
-            Outcome::Done(reply) => match serde_json::from_value(reply) {
-                Ok(reply) => self.done(
-                    &OperationRecord {
-                        outcome: Outcome::Done(serde_json::Value::Null),
-                        ..record
-                    },
-                    Some(reply),
-                    found.modified,
-                ),
-                Err(_) => Err(ExecuteError::Reply(attempt.id)),
-            },
-            outcome => Err(refused(record.id, &outcome)),
+            Outcome::Done(reply) => serde_json::from_value(reply)
+                .map(|reply| Done {
+                    reply,
+                    revision,
+                    operation,
+                })
+                .map_err(|_| ExecuteError::Reply(operation)),
+            outcome => Err(refused(operation, &outcome, revision)),
         }))
     }
 

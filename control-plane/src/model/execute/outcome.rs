@@ -1,7 +1,7 @@
 //! What running an operation came to: the record that is left of it, and what its caller is told.
 
 use moorline_shared::api::ProblemDetails;
-use moorline_shared::{Digest, OperationId};
+use moorline_shared::{Digest, OperationId, Revision};
 
 use super::{Attempt, ExecuteError};
 use crate::model::content::Content;
@@ -30,14 +30,17 @@ pub(in crate::model) fn too_large(bound: &Invalid) -> ProblemDetails {
 }
 
 /// What the caller of an operation is told that was not done.
-pub(super) fn refused(operation: OperationId, outcome: &Outcome) -> ExecuteError {
+pub(super) fn refused(operation: OperationId, outcome: &Outcome, revision: Revision) -> ExecuteError {
     let shown = match outcome {
         Outcome::Refused { problem, shown } => shown.as_ref().unwrap_or(problem).clone(),
         Outcome::Failed { problem } => problem.clone(),
         Outcome::Done(_) => return ExecuteError::Reply(operation),
     };
-    let operation = Some(operation);
-    ExecuteError::Refused { shown, operation }
+    ExecuteError::Refused {
+        shown,
+        operation: Some(operation),
+        revision,
+    }
 }
 
 pub(super) fn blank<Op: Operation>(

@@ -132,6 +132,33 @@ fn the_control_plane_decides_and_then_the_feed_keeps_the_view() {
 }
 
 #[test]
+fn what_was_refused_is_not_shown_as_it_was_before_that() {
+    let mut world = World::new();
+    let mut agent = acquainted(&mut world);
+    world.apply(6, vec![view(1, 2, 6, &[("shared", "here")])]);
+    let stream = agent.ask_get(Some(id(2)), "late");
+    let (shard, key) = entry_asked(&mut world);
+    // The feed brings the entry as it was at 7. It was gone at 8, and that is what the control plane says.
+    let late = |to| vec![view(1, 2, to, &[("late", "here"), ("shared", "here")])];
+    world.apply(7, late(7));
+    let no = Refusal::new(Code::NotFound, "no such entry").as_of(Some(revision(8)));
+    world.handle().answer(shard, id(1), Answer::Entry(key, Err(no)));
+    assert_eq!(agent.answer(stream).unwrap_err().code, Code::NotFound as u16);
+    let stream = agent.ask_get(Some(id(2)), "late");
+    assert_eq!(agent.answer(stream).unwrap_err().code, Code::NotFound as u16);
+    let stream = agent.ask_get(Some(id(2)), "shared");
+    assert_eq!(
+        &agent.answer(stream).unwrap().value[..],
+        b"here",
+        "the others are shown"
+    );
+    // It is made anew.
+    world.apply(9, late(9));
+    let stream = agent.ask_get(Some(id(2)), "late");
+    assert_eq!(&agent.answer(stream).unwrap().value[..], b"here");
+}
+
+#[test]
 fn a_guest_sees_nothing_of_a_view_that_another_guest_has() {
     let mut world = World::new();
     acquainted(&mut world);
