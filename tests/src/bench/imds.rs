@@ -1,7 +1,7 @@
 //! The metadata service in a guest: reads with a token over TCP, on connections that stay and on new ones. And what a
 //! guest writes.
 
-use super::load::Loader;
+use super::load::{Loader, faster, processor, rates, turns};
 use super::peers::Peer;
 use super::programs::Programs;
 use super::relay;
@@ -12,7 +12,7 @@ use super::{LOAD_CORE, TURNS};
 use crate::cache::Cache;
 use crate::progress;
 use anyhow::{Context as _, Result, ensure};
-use moorline_lab_load::plan::{Load, Measured, Place, Round, Speaks, Target};
+use moorline_lab_load::plan::{Load, Measured, Place, Speaks, Target};
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
@@ -141,22 +141,4 @@ fn token(address: SocketAddr) -> Result<String> {
     ensure!(answer.starts_with("HTTP/1.1 200"), "there is no token: {answer}");
     let (_, token) = answer.split_once("\r\n\r\n").context("the answer has no body")?;
     Ok(token.to_owned())
-}
-
-fn turns<'m>(measured: &'m Measured, name: &str) -> Result<&'m [Round]> {
-    measured
-        .of(name)
-        .with_context(|| format!("{name} was not measured"))
-}
-
-fn faster(one: &Round, other: &Round) -> f64 {
-    one.rate() / other.rate()
-}
-
-fn rates(turns: &[Round]) -> Vec<f64> {
-    turns.iter().map(Round::rate).collect()
-}
-
-fn processor(turns: &[Round]) -> Vec<f64> {
-    turns.iter().map(Round::server_us).collect()
 }

@@ -1,6 +1,6 @@
 //! Guests and their host: reads over the link and at the agent, and changes on their way into a guest.
 
-use super::load::Loader;
+use super::load::{Loader, faster, processor, rates, turns};
 use super::peers::Peer;
 use super::programs::Programs;
 use super::report::{Goal, Row};
@@ -10,7 +10,7 @@ use super::{LOAD_CORE, SERVER_CORE, TURNS};
 use crate::cache::Cache;
 use crate::{process, progress};
 use anyhow::{Context as _, Result};
-use moorline_lab_load::plan::{Changes, HOLD, Hold, Load, Measured, Place, Round, Seen, Speaks, Target};
+use moorline_lab_load::plan::{Changes, HOLD, Hold, Load, Place, Round, Seen, Speaks, Target};
 use std::path::{Path, PathBuf};
 
 /// How many guests the host has; the first is the agent's.
@@ -255,24 +255,6 @@ fn http_target(name: &str, server: u32, place: Place, target: &str) -> Target {
 
 fn get(target: &str) -> String {
     format!("GET {target} HTTP/1.1\r\nHost: bench\r\n\r\n")
-}
-
-fn turns<'m>(measured: &'m Measured, name: &str) -> Result<&'m [Round]> {
-    measured
-        .of(name)
-        .with_context(|| format!("{name} was not measured"))
-}
-
-fn faster(one: &Round, other: &Round) -> f64 {
-    one.rate() / other.rate()
-}
-
-fn rates(turns: &[Round]) -> Vec<f64> {
-    turns.iter().map(Round::rate).collect()
-}
-
-fn processor(turns: &[Round]) -> Vec<f64> {
-    turns.iter().map(Round::server_us).collect()
 }
 
 fn p50(turns: &[Round]) -> Vec<f64> {

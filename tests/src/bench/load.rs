@@ -4,7 +4,7 @@ use super::programs::Programs;
 use crate::process::{self, Running};
 use crate::wait;
 use anyhow::{Context as _, Result, bail};
-use moorline_lab_load::plan::{Changes, Load, Measured, READY, Seen};
+use moorline_lab_load::plan::{Changes, Load, Measured, READY, Round, Seen};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -88,4 +88,26 @@ impl Loader {
     pub(super) fn program(&self) -> &Path {
         &self.program
     }
+}
+
+/// The turns of the target with this name.
+pub(super) fn turns<'m>(measured: &'m Measured, name: &str) -> Result<&'m [Round]> {
+    measured
+        .of(name)
+        .with_context(|| format!("{name} was not measured"))
+}
+
+/// How many times as fast one was as the other.
+pub(super) fn faster(one: &Round, other: &Round) -> f64 {
+    one.rate() / other.rate()
+}
+
+/// Requests a second, turn by turn.
+pub(super) fn rates(turns: &[Round]) -> Vec<f64> {
+    turns.iter().map(Round::rate).collect()
+}
+
+/// What a request cost the server of its processor, in microseconds, turn by turn.
+pub(super) fn processor(turns: &[Round]) -> Vec<f64> {
+    turns.iter().map(Round::server_us).collect()
 }

@@ -1,5 +1,6 @@
 //! The `moorline` command against a real control plane: exit statuses, JSON, keys, a watch that outlives its server.
 
+use super::watches::told;
 use crate::alone::Alone;
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::PATIENCE;
@@ -365,15 +366,8 @@ async fn a_watch_of_the_command_outlives_the_control_plane() -> Result<()> {
 /// What a line of a watch says, as `PATH=VALUE`.
 fn changed(line: &str) -> Result<Vec<String>> {
     let event: WatchEvent = serde_json::from_str(line).with_context(|| format!("the line: {line}"))?;
-    let WatchEvent::Changes { changes, .. } = event else {
-        return Ok(Vec::new());
-    };
-    let told = changes.iter().map(|change| {
-        let value = change
-            .entry
-            .as_ref()
-            .and_then(|entry| entry.value.as_ref()?.text());
-        format!("{}={}", change.path, value.unwrap_or("(gone)"))
-    });
-    Ok(told.collect())
+    Ok(match event {
+        WatchEvent::Changes { changes, .. } => told(&changes),
+        _ => Vec::new(),
+    })
 }

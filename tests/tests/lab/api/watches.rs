@@ -5,10 +5,20 @@ use anyhow::{Context, Result, bail, ensure};
 use futures_util::StreamExt as _;
 use moorline_client::{Client, EventStream, Follow, Followed, Terms};
 use moorline_lab::deployment::PATIENCE;
-use moorline_shared::api::data::{PutEntry, SetAccess, WatchEvent, WatchQuery};
+use moorline_shared::api::data::{EntryChange, PutEntry, SetAccess, WatchEvent, WatchQuery};
 use moorline_shared::{InstanceId, Revision};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
+
+/// What changes say, as `PATH=VALUE`s.
+pub(super) fn told(changes: &[EntryChange]) -> Vec<String> {
+    let told = changes.iter().map(|change| {
+        let entry = change.entry.as_ref();
+        let value = entry.and_then(|entry| entry.value.as_ref()?.text());
+        format!("{}={}", change.path, value.unwrap_or("(gone)"))
+    });
+    told.collect()
+}
 
 /// The next transaction that a followed watch shows, as its revision and `PATH=VALUE`s.
 async fn next_change(follow: &mut Follow) -> Result<(Revision, Vec<String>)> {
@@ -16,14 +26,7 @@ async fn next_change(follow: &mut Follow) -> Result<(Revision, Vec<String>)> {
         loop {
             match follow.next().await? {
                 Followed::Event(WatchEvent::Changes { revision, changes }) => {
-                    let told = changes.iter().map(|change| {
-                        let value = change
-                            .entry
-                            .as_ref()
-                            .and_then(|entry| entry.value.as_ref()?.text());
-                        format!("{}={}", change.path, value.unwrap_or("(gone)"))
-                    });
-                    return Ok((revision, told.collect()));
+                    return Ok((revision, told(&changes)));
                 }
                 Followed::Event(WatchEvent::Bookmark { .. }) | Followed::Lost { .. } => {}
                 Followed::Event(event @ WatchEvent::Resync { .. }) => bail!("{event:?} came"),
