@@ -4,10 +4,11 @@ use moorline_shared::api::ProblemDetails;
 use moorline_shared::api::operations::{
     Effect as ShownEffect, Operation as Shown, OperationPage, Outcome as ShownOutcome,
 };
-use moorline_shared::{AccountId, InstanceId, OperationId, Revision};
+use moorline_shared::{AccountId, InstanceId, OperationId, Principal, Revision};
 use serde::{Deserialize, Serialize};
 
 use crate::identity::rules::DEPLOYMENT_ACCOUNT;
+use crate::instances::hearing::{Unheard, heard};
 use crate::instances::records::InstanceRecord;
 use crate::model::journal::{ChangedTo, Outcome, TimelineRow, timeline_prefix};
 use crate::model::operation::Effect;
@@ -84,6 +85,9 @@ pub enum Refusal {
     /// There is no such record, or it is another account's.
     #[error("there is no operation {0}; list the operations to see which there are")]
     Unknown(OperationId),
+    /// The caller is an instance that isn't heard.
+    #[error(transparent)]
+    Unheard(#[from] Unheard),
     /// The caller may not look.
     #[error("{} may not do this: it takes an administrator of the account", .0.principal)]
     NotAdministrator(Caller),
@@ -95,6 +99,7 @@ pub enum Refusal {
 impl Problem for Refusal {
     fn problem(&self) -> ProblemDetails {
         let (kind, title, status, field) = match self {
+            Self::Unheard(unheard) => return unheard.problem(),
             Self::Unknown(_) => ("operation-not-found", "No such operation", 404, Some("operation")),
             Self::NotAdministrator(caller) => ("access-denied", "Not allowed", 403, caller.header()),
             Self::Cursor => (
@@ -128,6 +133,10 @@ impl ServiceModel for Model {
         };
         if !allowed {
             return Err(Stop::Refused(Refusal::NotAdministrator(env.caller.clone())));
+        }
+        if let Principal::Instance(id) = &env.caller.principal {
+            let heard = heard(v.get(id)?, *id, &env.caller);
+            heard.map_err(|unheard| Stop::Refused(unheard.into()))?;
         }
         match op {
             Op::DescribeOperation { operation } => {

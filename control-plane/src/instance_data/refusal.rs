@@ -8,6 +8,7 @@ use moorline_shared::api::{ON_BEHALF_OF, ProblemDetails};
 use moorline_shared::entry::Origin;
 use moorline_shared::{EntryPath, InstanceId, Revision};
 
+use crate::instances::hearing::Unheard;
 use crate::model::Problem;
 
 /// How much the caller is told of a denial.
@@ -46,9 +47,9 @@ pub enum Refusal {
     /// The instance doesn't exist, or the caller may not know it.
     #[error("there is no instance {0}; list the instances to see which there are")]
     UnknownInstance(InstanceId),
-    /// The caller says it is an instance that its host doesn't have.
-    #[error("the instance {0} is not on the host that speaks for it, or is terminated")]
-    NotOnHost(InstanceId),
+    /// The caller is an instance that isn't heard.
+    #[error(transparent)]
+    Unheard(#[from] Unheard),
     /// The entry doesn't exist.
     #[error("there is no entry {path} of instance {instance}; list its entries to see which there are")]
     UnknownEntry {
@@ -180,7 +181,7 @@ impl Refusal {
     pub(crate) fn terms(&self) -> (&'static str, &'static str, u16) {
         match self {
             Self::UnknownInstance(_) => ("instance-not-found", "No such instance", 404),
-            Self::NotOnHost(_) => ("not-on-host", "The host doesn't have the instance", 403),
+            Self::Unheard(unheard) => unheard.terms(),
             Self::UnknownEntry { .. } => ("entry-not-found", "No such entry", 404),
             Self::Denied { .. } => ("access-denied", "Not allowed", 403),
             Self::Reserved(_) => ("path-reserved", "The path is the provider's", 403),
@@ -205,7 +206,7 @@ impl Refusal {
     pub(crate) fn field(&self) -> Cow<'static, str> {
         let field = match self {
             Self::UnknownInstance(_) | Self::Terminated(_) => "instance",
-            Self::NotOnHost(_) => ON_BEHALF_OF,
+            Self::Unheard(_) => ON_BEHALF_OF,
             Self::UnknownEntry { .. }
             | Self::Denied { .. }
             | Self::Reserved(_)

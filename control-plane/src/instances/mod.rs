@@ -7,12 +7,14 @@
 //! * [`model`]: which function does what is asked; `checks`: what several of them check first.
 //! * `launch`: new instances; [`placement`]: a host with room; [`provider_data`]: what instances are told.
 //! * `modify`: instances that exist; [`lifecycle`]: which state follows which. `hosts`: what hosts say.
+//! * [`hearing`]: whether an instance is heard that asks for something.
 //! * `end`: what becomes of terminated instances. `describe`: what administrators see. [`records`]: what the store keeps.
 
 pub mod api;
 mod checks;
 mod describe;
 mod end;
+pub mod hearing;
 mod hosts;
 mod launch;
 pub mod lifecycle;

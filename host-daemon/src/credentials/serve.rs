@@ -103,7 +103,8 @@ impl Handle {
     }
 
     /// Whether a guest's request that shows this token may be vouched for. If the feed is silent, the control plane is
-    /// asked first. Dropping the future is harmless.
+    /// asked first. One that shows a token which this host doesn't know, or none, is vouched for unless the instance's
+    /// session was ended. Dropping the future is harmless.
     ///
     /// # Errors
     /// [`NotVouched`] if the session was ended, or that can't be known within a few seconds.

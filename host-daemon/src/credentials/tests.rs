@@ -229,7 +229,13 @@ async fn what_is_taken_away_is_gone_at_once() {
             shown.contains("\"aws\"") && shown.contains("\"bearer\"")
         })
         .await;
+    assert_eq!(world.given.vouch(id(1), "").await, Ok(()));
     world.given.revoked(end_of_session(1));
+    assert_eq!(
+        world.given.vouch(id(1), "").await,
+        Err(NotVouched::Ended),
+        "what shows no token goes on"
+    );
     world
         .until(1, |shown| {
             !shown.contains("\"bearer\"") && !shown.contains("\"session\"")

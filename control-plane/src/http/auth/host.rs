@@ -1,5 +1,6 @@
 //! A host, by the certificate that its connection shows; and with the header `moorline-instance` one of its instances,
-//! which the rules accept only on that host. An instance that is named so may read; what it changes, it [signs].
+//! which the rules accept only on that host and until somebody ends its session. An instance that is named so may read;
+//! what it changes, it [signs].
 //!
 //! That the certificate was made here was checked when the connection was made. Whether it still counts is asked at every
 //! request, since a connection may be older than a revocation.

@@ -249,7 +249,9 @@ impl Index {
 
     fn apply_instance(&mut self, record: InstanceRecord, revision: Revision, told: &mut PerHost) {
         let old = self.instances.get(&record.id);
-        let tags_changed = old.is_some_and(|old| old.tags != record.tags);
+        let reads_otherwise = old.is_some_and(|old| {
+            old.tags != record.tags || old.is_out_of_session() != record.is_out_of_session()
+        });
         let item = if record.state == InstanceState::Terminated {
             FeedItem::InstanceGone { instance: record.id }
         } else {
@@ -260,7 +262,7 @@ impl Index {
             .push(Told::Item(item));
         let id = record.id;
         self.load(record);
-        if tags_changed {
+        if reads_otherwise {
             self.reread(id, told);
         }
     }
@@ -336,9 +338,18 @@ impl Index {
         ) else {
             return false;
         };
+        if !sees(reader, view.instance) {
+            return false;
+        }
         let groups = self.groups.get(&view.reader).cloned().unwrap_or_default();
         may_read(&asker(reader, groups), owner, entry, self.control)
     }
+}
+
+/// Whether a reader sees anything of an instance. One whose session was ended keeps what is its own, and reads nothing of
+/// others, as if it asked the control plane.
+pub fn sees(reader: &InstanceRecord, instance: InstanceId) -> bool {
+    reader.id == instance || !reader.is_out_of_session()
 }
 
 /// An instance as decisions take it.

@@ -8,7 +8,7 @@ use moorline_shared::entry::Value;
 use moorline_shared::id::GroupName;
 use moorline_shared::{EntryPath, InstanceId, Principal, Revision};
 
-use super::index::{asker, may_read, shown};
+use super::index::{asker, may_read, sees, shown};
 use crate::identity::directory::{MembershipRecord, groups_in};
 use crate::identity::master::MasterKey;
 use crate::instance_data::access::Asker;
@@ -47,7 +47,7 @@ impl Views {
         }
     }
 
-    /// The view at revision `at`, empty if either instance doesn't exist.
+    /// The view at revision `at`, empty if either instance doesn't exist or the reader sees nothing of the other.
     pub async fn read(&self, at: u64, view: ViewId) -> Result<View, ReadError> {
         let Readable { view, damage } = self.readable(at, view).await?;
         damage.into_iter().next().map_or(Ok(view), Err)
@@ -58,7 +58,7 @@ impl Views {
         let revision = Revision::new(self.store.epoch(), at);
         let (mut entries, mut damage) = (Vec::new(), Vec::new());
         if let (Some(reader), Some(owner)) = (
-            self.asker(at, view.reader).await?,
+            self.asker(at, view).await?,
             self.instance(at, view.instance).await?,
         ) {
             for (key, kept) in self.all(at, &EntryRecord::prefix(&view.instance)).await? {
@@ -98,7 +98,7 @@ impl Views {
     /// Whether the view shows this entry at revision `at`.
     pub async fn shows(&self, at: u64, view: ViewId, path: &EntryPath) -> Result<bool, ReadError> {
         let (Some(reader), Some(owner)) = (
-            self.asker(at, view.reader).await?,
+            self.asker(at, view).await?,
             self.instance(at, view.instance).await?,
         ) else {
             return Ok(false);
@@ -111,12 +111,13 @@ impl Views {
         Ok(may_read(&reader, &owner, &record, self.control))
     }
 
-    /// A reader as decisions take it, at revision `at`; `None` if it doesn't exist.
-    async fn asker(&self, at: u64, id: InstanceId) -> Result<Option<Asker>, ReadError> {
-        let Some(reader) = self.instance(at, id).await? else {
+    /// A view's reader as decisions take it, at revision `at`; `None` if it doesn't exist, or sees nothing there.
+    async fn asker(&self, at: u64, view: ViewId) -> Result<Option<Asker>, ReadError> {
+        let reader = self.instance(at, view.reader).await?;
+        let Some(reader) = reader.filter(|reader| sees(reader, view.instance)) else {
             return Ok(None);
         };
-        let places = MembershipRecord::prefix(&Principal::Instance(id));
+        let places = MembershipRecord::prefix(&Principal::Instance(view.reader));
         let places: Vec<MembershipRecord> = decode_all(&self.all(at, &places).await?)?;
         let groups = groups_in(&reader.account, places);
         Ok(Some(asker(&reader, groups)))

@@ -22,6 +22,7 @@ use super::access::{self, Asker, Owner};
 use super::records::{EntryRecord, Usage};
 use super::refusal::{Giver, Refusal, Told};
 use crate::identity::directory::{MembershipRecord, groups_in};
+use crate::instances::hearing::heard;
 use crate::instances::records::InstanceRecord;
 use crate::model::content::{LongValue, Secrecy};
 use crate::model::{Content, Env, Kept, Load, Page, Record as _, Role, Stop, View};
@@ -77,8 +78,7 @@ impl NewValue {
 /// What an operation on instances' data comes to.
 pub(super) type Step<T> = Result<T, Stop<Refusal>>;
 
-/// Whoever asks, as the decision needs it: with their groups, and an instance with its tags and only through the host
-/// it is on.
+/// Whoever asks, as the decision needs it: with their groups, and an instance with its tags and only if it is [`heard`].
 pub fn asker(v: &mut View<'_>, env: &Env) -> Step<Asker> {
     let caller = &env.caller;
     let mut asker = Asker {
@@ -91,12 +91,8 @@ pub fn asker(v: &mut View<'_>, env: &Env) -> Step<Asker> {
     // Both are asked for before either ends the step, so that one more step has both.
     let memberships = v.scan::<MembershipRecord>(&caller.principal, &Page::ALL);
     if let Principal::Instance(id) = &caller.principal {
-        let found = v.get::<InstanceRecord>(id)?;
-        let here =
-            found.filter(|instance| !instance.is_terminated() && caller.via.as_ref() == Some(&instance.host));
-        let Some(instance) = here else {
-            return Err(Stop::Refused(Refusal::NotOnHost(*id)));
-        };
+        let heard = heard(v.get(id)?, *id, caller);
+        let instance = heard.map_err(|unheard| Stop::Refused(unheard.into()))?;
         asker.account = instance.account.clone();
         asker.tags.clone_from(&instance.tags);
     }

@@ -46,6 +46,7 @@ enum Event {
     Leave { instance: usize, group: u8 },
     End { instance: usize },
     Revoke { instance: usize },
+    Begin { instance: usize },
     LogOut,
     Want { reader: usize, instance: usize },
     Unwant { nth: usize },
@@ -67,6 +68,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         1 => (one(), 0u8..2).prop_map(|(instance, group)| Event::Leave { instance, group }),
         1 => one().prop_map(|instance| Event::End { instance }),
         3 => one().prop_map(|instance| Event::Revoke { instance }),
+        3 => one().prop_map(|instance| Event::Begin { instance }),
         1 => Just(Event::LogOut),
         3 => (one(), one()).prop_map(|(reader, instance)| Event::Want { reader, instance }),
         1 => one().prop_map(|nth| Event::Unwant { nth }),
@@ -86,6 +88,8 @@ struct World {
     messages: Option<mpsc::UnboundedReceiver<FeedMessage>>,
     feeds: JoinSet<()>,
     instances: Vec<InstanceId>,
+    /// Those of which not the first life is the present one, with that.
+    lives: BTreeMap<InstanceId, u64>,
     /// The sessions of instances that were ended.
     ended: BTreeSet<String>,
     ids: u64,
@@ -141,6 +145,7 @@ impl World {
             messages: None,
             feeds: JoinSet::new(),
             instances: Vec::new(),
+            lives: BTreeMap::new(),
             ended: BTreeSet::new(),
             ids: 0,
             tasks,
@@ -308,6 +313,11 @@ impl World {
                 let ended = self.end_session(instance).await;
                 self.ended.insert(ended);
             }
+            Event::Begin { instance } => {
+                let instance = self.instance(instance);
+                *self.lives.entry(instance).or_insert(1) += 1;
+                self.report(instance, InstanceState::Running).await;
+            }
             Event::LogOut => drop(self.end_session("user:ann".parse().unwrap()).await),
             Event::Want { reader, instance } => self.want(reader, instance).await,
             Event::Unwant { nth } => self.unwant(nth).await,
@@ -346,17 +356,26 @@ impl World {
         };
         self.run(terminate, caller("user:admin", Role::Administrator))
             .await;
-        let state = InstanceState::Terminated;
+        self.report(instance, InstanceState::Terminated).await;
+        self.host.wanted.retain(|view| view.reader != instance);
+    }
+
+    /// The present life of an instance.
+    fn life(&self, instance: &InstanceId) -> u64 {
+        self.lives.get(instance).copied().unwrap_or(1)
+    }
+
+    /// The host says what an instance is, in its present life.
+    async fn report(&mut self, instance: InstanceId, state: InstanceState) {
         let report = ReportState {
             instance,
             state,
-            incarnation: 1,
+            incarnation: self.life(&instance),
             reboots: 0,
             reason: None,
         };
         let report = instances::Op::ReportInstanceState { host: host(), report };
         self.run(report, caller("host:h1", Role::Member)).await;
-        self.host.wanted.retain(|view| view.reader != instance);
     }
 
     async fn want(&mut self, reader: usize, instance: usize) {

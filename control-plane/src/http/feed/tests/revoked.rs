@@ -1,9 +1,10 @@
 //! A host is told what was revoked: at once, in order, before whatever else waits, and again what it missed.
 
-use moorline_shared::api::feed::{FeedMessage, Revocation, Revoked};
+use moorline_shared::api::feed::{FeedMessage, Revocation, Revoked, ViewId};
 use moorline_shared::{OperationId, Principal};
 
-use super::World;
+use super::Event::{Access, Begin, Put, Revoke, Want};
+use super::{World, path_of};
 use crate::http::feed::revocations::Revocations;
 use crate::identity;
 use crate::identity::instances::TOKEN_SECONDS;
@@ -22,14 +23,14 @@ async fn run(executor: &Executor, op: Op) -> Reply {
 
 impl World {
     async fn session(&self, principal: &Principal) -> SessionRecord {
-        let part = InstancePart {
-            incarnation: 1,
+        let part = |incarnation| InstancePart {
+            incarnation,
             identify_by: None,
             identified: None,
             public_key: None,
         };
         let purpose = match principal {
-            Principal::Instance(_) => SessionPurpose::Instance(part),
+            Principal::Instance(id) => SessionPurpose::Instance(part(self.life(id))),
             _ => SessionPurpose::Login,
         };
         let new = NewSession {
@@ -133,4 +134,73 @@ async fn what_was_revoked_is_forgotten_with_its_row() {
         assert_eq!(revocations.note(store.epoch(), &gone), None);
     }
     assert_eq!(revocations.after(0).count(), 0);
+}
+
+#[tokio::test]
+async fn a_guest_whose_session_was_ended_sees_its_own_entries_and_nobody_elses_until_its_next_life() {
+    let mut world = World::new().await;
+    let reader = world.instance(0);
+    for instance in 0..2 {
+        world
+            .happen(Put {
+                instance,
+                path: 0,
+                long: false,
+            })
+            .await;
+    }
+    world
+        .happen(Access {
+            instance: 1,
+            path: 0,
+            subject: 4,
+        })
+        .await;
+    world
+        .happen(Want {
+            reader: 0,
+            instance: 1,
+        })
+        .await;
+    let (own, other) = (
+        ViewId::own(reader),
+        ViewId {
+            reader,
+            instance: world.instance(1),
+        },
+    );
+    let entries = async |world: &mut World| {
+        world.check().await;
+        let sees = |view| {
+            world
+                .host
+                .views
+                .get(&view)
+                .is_some_and(|view| view.contains_key(&path_of(0)))
+        };
+        [own, other].map(sees)
+    };
+    assert_eq!(entries(&mut world).await, [true, true]);
+    world.happen(Revoke { instance: 0 }).await;
+    assert_eq!(entries(&mut world).await, [true, false]);
+    // Nor does a host hear of it that was away meanwhile, and what changes meanwhile is for others.
+    world.lose().await;
+    world
+        .happen(Put {
+            instance: 1,
+            path: 0,
+            long: false,
+        })
+        .await;
+    assert_eq!(entries(&mut world).await, [true, false]);
+    world
+        .happen(Put {
+            instance: 1,
+            path: 0,
+            long: true,
+        })
+        .await;
+    assert_eq!(entries(&mut world).await, [true, false]);
+    world.happen(Begin { instance: 0 }).await;
+    assert_eq!(entries(&mut world).await, [true, true]);
 }

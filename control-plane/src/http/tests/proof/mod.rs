@@ -1,6 +1,7 @@
 //! What instances change, with proof that it is them, and what is done without.
 
 mod attacks;
+mod ended;
 mod identity_token;
 
 use axum::http::{Method, StatusCode};
