@@ -5,23 +5,29 @@
 
 use crate::signer;
 use crate::talker::Talker;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use moorline_client::{Client, GuestRequest};
+use moorline_client::{Client, GuestRequest, fresh_key};
 use moorline_host::identity::files::Files;
 use moorline_lab::deployment::{Deployment, External, Further, PATIENCE, Plan, Programs};
 use moorline_lab::wait;
 use moorline_shared::InstanceId;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::operations::OperationQuery;
-use moorline_shared::link::body::{Relay, Relayed, Session};
+use moorline_shared::link::body::{Code, Refused, Relay, Relayed, Session};
+use moorline_shared::link::session::GuestEvent;
 use moorline_shared::signature::Seconds;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::time::timeout;
 
 /// The answer to whoever proves nothing.
 const UNPROVEN: u16 = 401;
+/// The answer to a host that speaks for whom nothing is read any more.
+const FORBIDDEN: u16 = 403;
+/// By when everything of a session is refused once that was ended.
+const GOAL: Duration = Duration::from_secs(1);
 
 /// Two hosts with a guest each.
 struct Scene {
@@ -56,16 +62,44 @@ impl Scene {
     /// A change that the guest signed and that nobody has sent yet.
     fn change(&self, guest: &Talker, session: &Session, value: &str) -> Result<Relay> {
         let body = serde_json::to_vec(&PutEntry::value(value.into()))?;
-        let target = format!("/v1/instances/{}/data/changed", self.own.id);
-        let mut headers = signer::signed(session, &guest.authority, "PUT", &target, &body)?;
+        self.signed(guest, session, ("PUT", "data/changed"), body)
+    }
+
+    /// The same for any request about the guest itself.
+    fn signed(
+        &self,
+        guest: &Talker,
+        session: &Session,
+        (method, of): (&str, &str),
+        body: Vec<u8>,
+    ) -> Result<Relay> {
+        let target = format!("/v1/instances/{}/{of}", self.own.id);
+        let mut headers = signer::signed(session, &guest.authority, method, &target, &body)?;
         headers.push(("content-type".into(), "application/json".into()));
         Ok(Relay {
-            method: "PUT".into(),
+            method: method.into(),
             target,
             headers,
             length: 0,
             body: Bytes::from(body).into(),
         })
+    }
+
+    /// What the guest asks for in its session, each with a name, made now: three that it signs, and one that it doesn't.
+    fn of_session(&self, guest: &Talker, session: &Session) -> Result<[(&'static str, Relay); 4]> {
+        let read = self.signed(guest, session, ("GET", "data/name"), Vec::new())?;
+        let bare = Relay {
+            headers: Vec::new(),
+            ..read.clone()
+        };
+        let audience = serde_json::json!({ "audience": "sts.example" }).to_string();
+        let token = self.signed(guest, session, ("POST", "identity-token"), audience.into())?;
+        Ok([
+            ("a change", self.change(guest, session, "of the session")?),
+            ("an identity token", token),
+            ("a read", read),
+            ("a read without a signature", bare),
+        ])
     }
 
     /// What the master copy has of it.
@@ -98,6 +132,16 @@ impl Scene {
 async fn pass_on(guest: &mut Talker, relay: &Relay) -> Result<Relayed> {
     let stream = guest.pass_on(relay.clone())?;
     guest.relayed(stream).await
+}
+
+/// The same where the host may refuse: the control plane's status, or what the host says.
+async fn answer(guest: &mut Talker, relay: &Relay) -> Result<Result<u16, Refused>> {
+    let stream = guest.pass_on(relay.clone())?;
+    match guest.event_of(stream).await? {
+        GuestEvent::Relayed(_, relayed) => Ok(Ok(relayed.status)),
+        GuestEvent::Refused(_, refused) => Ok(Err(refused)),
+        other => bail!("{other:?} came instead of an answer"),
+    }
 }
 
 /// A host that was taken over: the API as that host, and the key that it signs with.
@@ -188,7 +232,7 @@ async fn what_is_moved_on_the_way(scene: &Scene, own: &mut Talker, session: &Ses
             relay.headers.push(("if-match".into(), "\"1.1\"".into()));
         }),
         ("another key of idempotency", |relay| {
-            let key = moorline_client::fresh_key().to_string();
+            let key = fresh_key().to_string();
             let field = relay.headers.iter_mut();
             field
                 .filter(|(name, _)| name == moorline_shared::api::IDEMPOTENCY_KEY)
@@ -239,4 +283,64 @@ async fn what_an_earlier_life_signed_is_refused_in_the_next() -> Result<()> {
     ensure!(pass_on(&mut next, &good).await?.status == 200);
     ensure!(scene.changed().await?.as_deref() == Some("good"));
     Ok(())
+}
+
+#[tokio::test]
+async fn what_is_asked_in_a_session_that_was_ended_is_refused_by_its_host_and_by_the_control_plane()
+-> Result<()> {
+    let scene = Scene::set().await?;
+    let mut own = Talker::begin(&scene.own.socket()).await?;
+    let session = own.session().await?;
+    let first = TakenOver::of(&scene, scene.first_state())?;
+    for (what, good) in scene.of_session(&own, &session)? {
+        let status = answer(&mut own, &good).await?;
+        ensure!(status == Ok(200), "{what} is answered by {status:?}");
+    }
+    let before = scene.changed().await?;
+
+    let client = scene.deployment.client();
+    let began = Instant::now();
+    client.end_session(&session.session, &fresh_key()).await?;
+    for (what, late) in scene.of_session(&own, &session)? {
+        let status = first.passes_on(scene.own.id, &late).await?;
+        let expected = if late.headers.is_empty() {
+            FORBIDDEN
+        } else {
+            UNPROVEN
+        };
+        ensure!(status == expected, "{what} is answered by {status}");
+    }
+    for at in 0..4 {
+        let refused = the_host_refuses(&scene, &mut own, &session, at);
+        timeout(PATIENCE, refused)
+            .await
+            .context("the host goes on passing on what the control plane refuses")??;
+    }
+    let took = began.elapsed();
+    ensure!(took < GOAL, "everything is refused only after {took:?}");
+    ensure!(
+        scene.changed().await? == before,
+        "a dead session changed something"
+    );
+    Ok(())
+}
+
+/// Sends one of what is asked in a session that was ended until the host has heard of that: before, the control plane
+/// refuses it.
+async fn the_host_refuses(scene: &Scene, own: &mut Talker, session: &Session, at: usize) -> Result<()> {
+    loop {
+        let (what, late) = &scene.of_session(own, session)?[at];
+        match answer(own, late).await? {
+            Err(refused) => {
+                let denied = refused.code == Code::Denied as u16;
+                ensure!(
+                    denied && refused.message.contains("was ended"),
+                    "{what}: {refused:?}"
+                );
+                return Ok(());
+            }
+            Ok(UNPROVEN | FORBIDDEN) => {}
+            Ok(status) => bail!("{what} is answered by {status}"),
+        }
+    }
 }
