@@ -52,6 +52,9 @@ pub enum Lost {
     /// What HELLO said of the mirror fitted another instance or deployment by chance.
     #[error("the host knows this guest as another instance than before")]
     Mistaken,
+    /// Whoever signs for this guest has no key that counts.
+    #[error("the control plane takes no key of this guest's, which asks for another session")]
+    NoKey,
     /// The agent ends.
     #[error("the agent stops")]
     Stopped,
@@ -181,7 +184,11 @@ impl<'a> Driver<'a> {
                 () = stop.cancelled() => return Lost::Stopped,
                 lost = std::future::poll_fn(|cx| self.poll_exchange(cx)) => return lost,
                 error = &mut broken => return Lost::Broken(error),
-                () = line.woken() => {}
+                () = line.woken() => {
+                    if line.begins_anew() {
+                        return Lost::NoKey;
+                    }
+                }
                 () = tokio::time::sleep(wait) => {
                     if let Err(fault) = line.tick(now()) {
                         return fault.into();

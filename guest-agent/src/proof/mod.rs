@@ -2,7 +2,9 @@
 //!
 //! [`Prover::relay`] is the way of every change. It signs the request anew each time that it is sent, with the key that
 //! came with the token, or with a key of this guest's own as soon as the control plane knows that: [`Prover::keep`] makes
-//! one for each session and has it known. From then on the host can't sign for this guest, though it has the token.
+//! one for each session and has it known. From then on the host can't sign for this guest, though it has the token. An agent
+//! that began anew may be given the session of the one before, which knows another key: then it asks for another session
+//! ([`Line::begin_anew`]).
 //!
 //! The time in a signature must be the control plane's, which refuses others and says what time it is; see [`Clock`].
 
@@ -34,6 +36,9 @@ pub use signer::{SignError, fresh_key};
 /// How long a failed identification waits for its next try, and at most.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_mins(1);
+/// How long a session is tried at most that takes neither key. It begins with [`FIRST_PAUSE`] and doubles with each
+/// session that was given up: a control plane that takes nothing of this guest's isn't made to keep one after the other.
+const LONGEST_PATIENCE: Duration = Duration::from_hours(1);
 
 const OK: u16 = 200;
 const UNAUTHORIZED: u16 = 401;
@@ -65,11 +70,57 @@ struct Own {
     key: OwnKey,
 }
 
-impl Own {
-    fn make(token: &InstanceToken) -> Option<Rc<Self>> {
+/// A key of this guest's own that the control plane may know by now, and isn't sure to.
+#[derive(Debug)]
+struct Offer {
+    own: Rc<Own>,
+    /// How long it waits for its next try.
+    pause: Duration,
+    /// How long it has waited since it was refused first.
+    waited: Duration,
+}
+
+impl Offer {
+    fn make(token: &InstanceToken) -> Option<Self> {
         let session = token.session.clone();
-        OwnKey::make().map(|key| Rc::new(Self { session, key }))
+        OwnKey::make().map(|key| Self {
+            own: Rc::new(Own { session, key }),
+            pause: FIRST_PAUSE,
+            waited: Duration::ZERO,
+        })
     }
+
+    /// Whether it has been refused for as long as `patience`. Then that begins anew.
+    fn is_given_up(&mut self, reason: &NotIdentified, patience: Duration) -> bool {
+        let is_refused = matches!(reason, NotIdentified::Refused);
+        let is_over = is_refused && self.waited >= patience;
+        if is_over || !is_refused {
+            self.waited = Duration::ZERO;
+        }
+        is_over
+    }
+
+    /// Returns how long to wait now.
+    fn wait(&mut self) -> Duration {
+        let pause = self.pause;
+        self.waited += pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+}
+
+/// Why the control plane doesn't know a key of this guest's for sure.
+#[derive(Debug, thiserror::Error)]
+enum NotIdentified {
+    /// It takes neither the key that came with the token nor this guest's own: it knows another, of an agent before this.
+    #[error("it takes neither key of this guest's")]
+    Refused,
+    /// It answered something else.
+    #[error("it answered with status {0}")]
+    Status(u16),
+    /// It was not asked, or didn't answer.
+    #[error(transparent)]
+    Prove(#[from] ProveError),
 }
 
 impl Prover {
@@ -156,7 +207,7 @@ impl Prover {
     }
 
     async fn keep_identified(&self) {
-        let (mut offered, mut pause) = (None, FIRST_PAUSE);
+        let (mut offered, mut patience) = (None, FIRST_PAUSE);
         loop {
             let token = self
                 .credentials
@@ -164,26 +215,28 @@ impl Prover {
                 .await;
             let again = offered
                 .take()
-                .filter(|own: &Rc<Own>| own.session == token.session);
-            let is_first = again.is_none();
-            let Some(own) = again.or_else(|| Own::make(&token)) else {
+                .filter(|offer: &Offer| offer.own.session == token.session);
+            let Some(mut offer) = again.or_else(|| Offer::make(&token)) else {
                 return tracing::error!(
                     "the kernel gives no random bytes, so that this guest has no key of its own"
                 );
             };
-            pause = if is_first {
-                FIRST_PAUSE
-            } else {
-                (pause * 2).min(LONGEST_PAUSE)
-            };
-            match self.identify(&token, &own).await {
-                Ok(()) => *self.own.borrow_mut() = Some(own),
+            match self.identify(&token, &offer.own).await {
+                Ok(()) => {
+                    *self.own.borrow_mut() = Some(offer.own);
+                    patience = FIRST_PAUSE;
+                    continue;
+                }
                 Err(reason) => {
                     tracing::debug!(%reason, "the control plane doesn't know this guest's key yet");
-                    offered = Some(own);
-                    self.pause(pause, &token.session).await;
+                    if offer.is_given_up(&reason, patience) {
+                        self.line.begin_anew();
+                        patience = (patience * 2).min(LONGEST_PATIENCE);
+                    }
                 }
             }
+            self.pause(offer.wait(), &token.session).await;
+            offered = Some(offer);
         }
     }
 
@@ -203,10 +256,9 @@ impl Prover {
         self.own_of(token).is_none().then(|| Rc::clone(token))
     }
 
-    async fn identify(&self, token: &InstanceToken, own: &Own) -> Result<(), String> {
-        let Some(identity) = self.line.identity() else {
-            return Err("there is no session with the host".to_owned());
-        };
+    async fn identify(&self, token: &InstanceToken, own: &Own) -> Result<(), NotIdentified> {
+        let identity = self.line.identity().ok_or(AskFailure::Away);
+        let identity = identity.map_err(ProveError::from)?;
         let asked = IdentifyInstance {
             public_key: Some(own.key.public()),
         };
@@ -219,24 +271,16 @@ impl Prover {
             length: 0,
             body: Value::from(bytes::Bytes::from(body)),
         };
-        let plain = keyed(plain).map_err(|error| error.to_string())?;
+        let plain = keyed(plain).map_err(ProveError::from)?;
         // If an earlier try was done and its answer lost, only this key counts already.
-        let mut status = 0;
         for own in [None, Some(own)] {
-            let answer = self
-                .send(&plain, token, own)
-                .await
-                .map_err(|error| error.to_string())?;
-            status = answer.status;
-            if status != UNAUTHORIZED {
-                break;
+            match self.send(&plain, token, own).await?.status {
+                OK => return Ok(()),
+                UNAUTHORIZED => {}
+                status => return Err(NotIdentified::Status(status)),
             }
         }
-        if status == OK {
-            Ok(())
-        } else {
-            Err(format!("it answered with status {status}"))
-        }
+        Err(NotIdentified::Refused)
     }
 }
 

@@ -12,7 +12,7 @@ use ring::hmac;
 use ring::signature::{ED25519, UnparsedPublicKey};
 
 use crate::proof::ProveError;
-use crate::test_host::{Give, OWN, Order, Rig, run};
+use crate::test_host::{Give, HostState, OWN, Order, Rig, run};
 
 const KEY: [u8; 32] = [9; 32];
 
@@ -184,5 +184,53 @@ fn a_change_without_a_host_is_not_made() {
             matches!(failed, ProveError::Ask(crate::link::AskFailure::Away)),
             "{failed}"
         );
+    });
+}
+
+/// How often the guest has identified with a token.
+fn identifications(state: &HostState, token: &str) -> usize {
+    let mut count = 0;
+    for relay in &state.relays {
+        count += usize::from(relay.target.ends_with("/identify") && field(relay, TOKEN) == token);
+    }
+    count
+}
+
+#[test]
+fn a_guest_of_whose_keys_its_session_takes_none_begins_anew_and_is_given_another() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.with(|state| state.identify.insert("mli_one", 401));
+        rig.host.order(session("one"));
+        let hello = rig.host.until(|state| state.hellos.get(1).cloned()).await;
+        assert_eq!((hello.incarnation, hello.applied), (None, None));
+        let tried = rig.host.with(|state| identifications(state, "mli_one"));
+        assert!(
+            tried >= 4,
+            "it gave up after {tried} requests, of which each try takes two"
+        );
+        rig.host.order(session("two"));
+        let (public, _) = identified(&rig, "two").await;
+        own_put(&rig, &public).await;
+        // From here on nothing is begun anew, and what was mirrored is there.
+        rig.host.order(Order::Cut);
+        let hello = rig.host.until(|state| state.hellos.get(2).cloned()).await;
+        assert_eq!(hello.incarnation, Some(7));
+        assert!(hello.applied.is_some());
+    });
+}
+
+#[test]
+fn a_guest_that_is_not_identified_for_another_reason_keeps_its_session() {
+    run(async {
+        let rig = Rig::linked().await;
+        rig.host.with(|state| state.identify.insert("mli_one", 503));
+        rig.host.order(session("one"));
+        let tried = |state: &HostState| (identifications(state, "mli_one") == 2).then_some(());
+        rig.host.until(tried).await;
+        rig.host.with(|state| state.identify.clear());
+        let (public, _) = identified(&rig, "one").await;
+        own_put(&rig, &public).await;
+        assert_eq!(rig.host.with(|state| state.hellos.len()), 1);
     });
 }

@@ -84,6 +84,8 @@ pub(crate) struct HostState {
     pub(crate) fail: usize,
     /// How many changes the control plane turns away at its door.
     pub(crate) turn_away: usize,
+    /// How the control plane answers whoever identifies with a token, if not well.
+    pub(crate) identify: BTreeMap<&'static str, u16>,
     /// What was answered under each idempotency key.
     pub(crate) recorded: BTreeMap<IdempotencyKey, Recorded>,
     /// What every guest is given right behind its welcome.
@@ -163,6 +165,7 @@ impl TestHost {
             unsettle: 0,
             fail: 0,
             turn_away: 0,
+            identify: BTreeMap::new(),
             recorded: BTreeMap::new(),
             gives: Vec::new(),
             lock: None,

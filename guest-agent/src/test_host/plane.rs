@@ -3,6 +3,7 @@
 use moorline_shared::api::IDEMPOTENCY_KEY;
 use moorline_shared::id::{IdempotencyKey, Principal};
 use moorline_shared::link::body::Relay;
+use moorline_shared::signature::TOKEN;
 use moorline_shared::{OperationId, Timestamp};
 use serde_json::{Value, json};
 
@@ -28,7 +29,10 @@ impl Answer {
 
 pub(super) fn answer(host: &TestHost, relay: &Relay) -> Answer {
     if relay.target.ends_with("/identify") {
-        return Answer::unrecorded(200, json!({}));
+        let token = relay.headers.iter().find(|(name, _)| name == TOKEN);
+        let token = token.map_or("", |(_, token)| token.as_str());
+        let status = host.with(|state| state.identify.get(token).copied());
+        return Answer::unrecorded(status.unwrap_or(200), json!({}));
     }
     if let Some(operation) = relay.target.strip_prefix("/v1/operations/") {
         return describe(host, operation);

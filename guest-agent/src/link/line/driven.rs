@@ -43,12 +43,17 @@ impl Line {
         self.state.borrow().link == LinkState::Connected
     }
 
+    /// Whether the session is to end, so that another begins without a claim.
+    pub(in crate::link) fn begins_anew(&self) -> bool {
+        self.is_open() && self.state.borrow().anew
+    }
+
     /// Answers the challenge: who speaks, what proves that, and where its mirror stands.
     pub(in crate::link) fn hello(&self, applied: Option<Revision>, proof: Option<[u8; 32]>, now: Moment) {
         let mut state = self.state.borrow_mut();
         let incarnation = state.identity.as_ref().map(|identity| identity.incarnation);
         // Both or none: an incarnation alone says nothing about a mirror.
-        let claimed = incarnation.zip(applied).filter(|_| !state.distrust);
+        let claimed = incarnation.zip(applied).filter(|_| !state.anew);
         state.claimed = claimed.map(|(incarnation, _)| incarnation);
         let hello = Hello {
             kinds: KindSet::ours(),
@@ -67,7 +72,7 @@ impl Line {
     /// chance: the next HELLO speaks of no mirror. If it did, its session would have to be ended at once, and the link key
     /// that comes with it would be lost, which nobody is given twice.
     pub(in crate::link) fn denied(&self) {
-        self.state.borrow_mut().distrust = true;
+        self.state.borrow_mut().anew = true;
     }
 
     /// The session is open.
@@ -86,7 +91,7 @@ impl Line {
             Some(_) => Life::Another,
         };
         state.identity = Some(identity);
-        state.distrust = false;
+        state.anew = false;
         state.link = LinkState::Connected;
         state.since = now;
         self.freed.notify_waiters();
@@ -101,7 +106,7 @@ impl Line {
         }
         state.link = LinkState::Connecting;
         state.last_error = Some(lost.with_cause());
-        state.distrust |= matches!(lost, Lost::Batch(_));
+        state.anew |= matches!(lost, Lost::Batch(_));
         state.core = Guest::new(now);
         state.waiting.clear();
         self.freed.notify_waiters();

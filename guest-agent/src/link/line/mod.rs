@@ -46,8 +46,9 @@ struct State {
     since: Moment,
     last_error: Option<String>,
     identity: Option<Identity>,
-    /// The mirror refused a batch, or the host didn't believe HELLO, so the next one asks for a snapshot.
-    distrust: bool,
+    /// The next HELLO says nothing of this life: the mirror refused a batch, the host didn't believe the last HELLO, or
+    /// whoever signs has no key that counts.
+    anew: bool,
     /// The incarnation of whose mirror the last HELLO spoke.
     claimed: Option<u64>,
     asks: u64,
@@ -180,7 +181,7 @@ impl Line {
             since: now(),
             last_error: None,
             identity: None,
-            distrust: false,
+            anew: false,
             claimed: None,
             asks: 0,
             waiting: BTreeMap::new(),
@@ -191,6 +192,13 @@ impl Line {
             wake: Notify::new(),
             freed: Notify::new(),
         }
+    }
+
+    /// Ends the session with the host, and has the next HELLO say that this guest has nothing of this life: then the host
+    /// gives it another token in place of the one it has, and a snapshot.
+    pub fn begin_anew(&self) {
+        self.state.borrow_mut().anew = true;
+        self.wake.notify_one();
     }
 
     /// Who the host says this guest is; `None` before the first session.

@@ -108,6 +108,11 @@ fn an_agent_and_a_host_daemon_that_both_begin_anew_find_out_whose_session_it_is(
         world.wanted.is_empty(),
         "an agent that outlived the daemon goes on"
     );
+    world.hello(1, 1, Speaker::New);
+    assert!(
+        replaces(&world),
+        "one that has found out that its key isn't the one that counts gets another"
+    );
 }
 
 #[test]
