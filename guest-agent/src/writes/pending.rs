@@ -7,7 +7,8 @@
 //! | under way | programs wait for it | the master's record, or a refusal at its door if nothing was in doubt |
 //! | in doubt | it may be done, and nobody waits | the master, asked by the key; a program that asks for it again |
 //!
-//! While it is open it has room in the mirror set aside, so that what the master takes the mirror can take, too.
+//! While it is open it has room in the mirror set aside, so that what the master takes the mirror can take, too. Programs
+//! that ask under one key for different things have room for each set aside: any of them may be the one that is made.
 //!
 //! The master has no record of a request that is still on its way. A signature is taken for a while only
 //! ([`WINDOW_SECONDS`]), so that no record [`TOO_LATE_MS`] after the last sending means that there will never be one.
@@ -121,7 +122,8 @@ pub(super) enum Left {
 #[derive(Debug)]
 struct Open {
     mark: Mark,
-    need: Need,
+    /// What the programs that asked for it need; one of these is made at most. `None` where an earlier process was asked.
+    needs: Option<Vec<Need>>,
     /// How many programs wait for it.
     askers: usize,
     /// Whether something was sent of which nobody knows what became of it.
@@ -148,7 +150,7 @@ impl Pending {
     pub(super) fn restore(&mut self, marks: impl IntoIterator<Item = Mark>, now: Moment) {
         for mark in marks.into_iter().take(MOST_OPEN) {
             let open = Open {
-                need: Need::Nothing,
+                needs: None,
                 askers: 0,
                 doubt: true,
                 sent: now,
@@ -170,17 +172,18 @@ impl Pending {
         mirror: &Mirror,
         now: Moment,
     ) -> Result<Begun, NoRoom> {
+        if !self.0.contains_key(&mark.key) && self.0.len() >= MOST_OPEN {
+            return Err(NoRoom::Open);
+        }
+        let needs = self.set_aside(&mark.key, need, mirror)?;
         if let Some(open) = self.0.get_mut(&mark.key) {
+            open.needs = Some(needs);
             open.askers += 1;
             open.sent = now;
             return Ok(Begun::Again);
         }
-        if self.0.len() >= MOST_OPEN {
-            return Err(NoRoom::Open);
-        }
-        self.has_room_for(&need, mirror)?;
         let open = Open {
-            need,
+            needs: Some(needs),
             askers: 1,
             doubt: false,
             sent: now,
@@ -192,18 +195,25 @@ impl Pending {
         Ok(Begun::First)
     }
 
-    fn has_room_for(&self, need: &Need, mirror: &Mirror) -> Result<(), NoRoom> {
-        if *need == Need::Nothing {
-            return Ok(());
+    /// What is set aside for the change with this key if a program asks for it that has this need. Who asks for the same
+    /// again, or for less, needs no more room; what an earlier process was asked for may be in the mirror already, and who
+    /// asks for that again is to hear what became of it.
+    fn set_aside(&self, key: &IdempotencyKey, need: Need, mirror: &Mirror) -> Result<Vec<Need>, NoRoom> {
+        let open = self.0.get(key);
+        let before = open.map_or(Some(&[][..]), |open| open.needs.as_deref());
+        let needs = with(before.unwrap_or_default(), need);
+        if before.is_none_or(|before| needs == before) {
+            return Ok(needs);
         }
-        let open = self.0.values().map(|open| &open.need);
-        let (entries, bytes) = most(mirror, open.chain([need]));
+        let others = self.0.iter().filter(|(other, _)| *other != key);
+        let others = others.flat_map(|(_, open)| open.needs.iter().flatten());
+        let (entries, bytes) = most(mirror, others.chain(&needs));
         if entries > MAX_ENTRIES {
             Err(NoRoom::Entries(entries))
         } else if bytes > MAX_INSTANCE_BYTES {
             Err(NoRoom::Bytes(bytes))
         } else {
-            Ok(())
+            Ok(needs)
         }
     }
 
@@ -293,6 +303,26 @@ fn shown(open: &Open) -> (&Mark, Waited) {
         Waited::For
     };
     (&open.mark, waited)
+}
+
+/// The needs of a change with one more: of two of a kind the larger. Their number is bounded by that of the entries that
+/// there is room for.
+fn with(needs: &[Need], more: Need) -> Vec<Need> {
+    let mut needs = needs.to_vec();
+    let larger = |known: &mut Need| match (known, &more) {
+        (Need::Whole(path, bytes), Need::Whole(other, more))
+        | (Need::More(path, bytes), Need::More(other, more))
+            if path == other =>
+        {
+            *bytes = (*bytes).max(*more);
+            true
+        }
+        _ => false,
+    };
+    if more != Need::Nothing && !needs.iter_mut().any(larger) {
+        needs.push(more);
+    }
+    needs
 }
 
 /// The most entries and bytes that the mirror can come to by these changes, whichever of them are made and in whatever

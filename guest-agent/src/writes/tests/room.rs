@@ -1,6 +1,6 @@
 //! What the master takes, the mirror can take: nothing has to be taken back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use moorline_shared::entry::{MAX_ENTRIES, MAX_INSTANCE_BYTES, Value};
@@ -9,7 +9,7 @@ use moorline_shared::link::body::{Item, Mirrored};
 use moorline_shared::{EntryPath, InstanceId, Revision};
 use proptest::prelude::*;
 
-use super::super::pending::{Mark, Need, NoRoom, Pending};
+use super::super::pending::{Begun, Mark, Need, NoRoom, Pending};
 use crate::mirror::{Batch, Mirror};
 
 const NOW: Moment = Moment(1_000);
@@ -117,10 +117,12 @@ fn mark(n: usize) -> Mark {
 
 proptest! {
     /// Whichever of the changes that were let through are made, in whatever order and in whatever batches, there is room.
+    /// Of those that were asked for under one key one is made at most.
     #[test]
     fn what_was_let_through_fits(
         crowd in crowd(),
         all in prop::collection::vec(wanted(), 1..12),
+        keys in 1..=12_usize,
         order in any::<prop::sample::Index>(),
         kept in any::<u16>(),
         together in any::<bool>(),
@@ -130,9 +132,10 @@ proptest! {
         let mut follower = Follower::of(&sizes);
         let mut pending = Pending::default();
         let mut through: Vec<_> = all.iter().enumerate().filter(|(n, wanted)| {
-            pending.begin(mark(*n), wanted.need(), &follower.mirror, NOW).is_ok()
+            pending.begin(mark(*n % keys), wanted.need(), &follower.mirror, NOW).is_ok()
         }).collect();
-        through.retain(|(n, _)| kept >> n & 1 == 0);
+        let mut made = BTreeSet::new();
+        through.retain(|(n, _)| kept >> n & 1 == 0 && made.insert(n % keys));
         let turn = order.index(through.len().max(1));
         through.rotate_left(turn);
         let made: Vec<_> = through.iter().map(|(_, wanted)| wanted.make(&mut sizes)).collect();
@@ -217,4 +220,38 @@ fn what_does_not_fit_is_said_precisely() {
         let begun = pending.begin(mark(n), Need::Nothing, &follower.mirror, NOW);
         assert_eq!(begun.is_err(), n >= 258, "{n}: {begun:?}");
     }
+}
+
+#[test]
+fn a_program_that_asks_for_more_under_a_key_that_is_open_has_room_for_it_set_aside() {
+    let follower = Follower::of(&BTreeMap::from([(0, 0)]));
+    let mut pending = Pending::default();
+    let mut begin = |key, need| pending.begin(mark(key), need, &follower.mirror, NOW);
+    let whole = |n, pieces| Need::Whole(path(n), pieces * PIECE);
+    for need in [whole(0, 1), whole(0, 6), whole(0, 2), whole(0, 6)] {
+        assert!(begin(0, need).is_ok());
+    }
+    assert_eq!(begin(1, whole(1, 3)), Err(NoRoom::Bytes(9 * PIECE)));
+    assert_eq!(begin(0, whole(0, 9)), Err(NoRoom::Bytes(9 * PIECE)));
+    // Asked for again it needs no more, though it is added to what is there.
+    let more = || Need::More(path(1), PIECE);
+    assert!(begin(1, more()).is_ok() && begin(1, more()).is_ok());
+    assert!(begin(2, more()).is_ok());
+    assert_eq!(begin(3, more()), Err(NoRoom::Bytes(9 * PIECE)));
+    // Under one key, and of another entry.
+    assert_eq!(begin(1, whole(2, 1)), Err(NoRoom::Bytes(9 * PIECE)));
+}
+
+#[test]
+fn what_an_earlier_agent_asked_for_is_asked_for_again_whatever_room_there_is_and_has_it_set_aside() {
+    let follower = Follower::of(&BTreeMap::from([(0, 4 * PIECE)]));
+    let mut pending = Pending::default();
+    pending.restore([mark(0)], NOW);
+    let mut begin = |key, pieces| {
+        let need = Need::More(path(key), pieces * PIECE);
+        pending.begin(mark(key), need, &follower.mirror, NOW)
+    };
+    assert_eq!(begin(1, 3), Ok(Begun::First));
+    assert_eq!(begin(0, 4), Ok(Begun::Again), "it may be what is there");
+    assert_eq!(begin(2, 0), Err(NoRoom::Bytes(11 * PIECE)));
 }
