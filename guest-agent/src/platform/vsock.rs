@@ -9,7 +9,6 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, VsockAddr, bind, connect, getsockopt, socket, sockopt,
 };
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::net::UnixStream;
 use tokio_vsock::VsockStream;
 
@@ -52,14 +51,15 @@ async fn until_writable(socket: OwnedFd) -> io::Result<OwnedFd> {
 /// from a snapshot, Linux leaves the connections with an error and without an end.
 pub async fn until_broken(socket: OwnedFd) -> io::Error {
     let broken = async {
-        let socket = AsyncFd::with_interest(socket, Interest::ERROR)?;
-        let _ = socket.ready(Interest::ERROR).await?;
-        io::Result::Ok(getsockopt(&socket, sockopt::SocketError)?)
+        // As in `until_writable`.
+        let socket = UnixStream::from_std(socket.into())?;
+        socket.ready(Interest::ERROR).await?;
+        socket.take_error()
     };
     match broken.await {
+        Ok(Some(error)) => error,
         // Somebody else was told already.
-        Ok(0) => io::ErrorKind::ConnectionReset.into(),
-        Ok(error) => io::Error::from_raw_os_error(error),
+        Ok(None) => io::ErrorKind::ConnectionReset.into(),
         // Then it takes a heartbeat that isn't answered.
         Err(error) => {
             tracing::debug!(%error, "can't wait for the end of a connection");
