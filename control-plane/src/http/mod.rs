@@ -19,11 +19,13 @@ mod tests;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::HeaderMap;
 use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse as _, Response};
+use axum::{Json, Router};
 use moorline_shared::OperationId;
+use moorline_shared::api::data::Changed;
 use moorline_shared::api::{IDEMPOTENCY_KEY, OPERATION, REVISION};
 use moorline_shared::id::IdempotencyKey;
 use tokio_util::sync::CancellationToken;
@@ -174,6 +176,15 @@ pub fn stamp<R>(done: &Done<R>) -> HeaderMap {
         }
     }
     headers
+}
+
+/// The answer to a change that says no more than when it was committed and under which record.
+pub fn changed<R>(done: &Done<R>) -> Response {
+    let body = Changed {
+        revision: done.revision,
+        operation: done.operation,
+    };
+    (stamp(done), Json(body)).into_response()
 }
 
 /// The idempotency key of a request, if it has one.

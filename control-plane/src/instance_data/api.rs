@@ -19,7 +19,7 @@ use super::watch::Watching;
 use crate::http::extract::{Json, Path, Query, guard, guard_failure, segment};
 use crate::http::page::{self, Cursor};
 use crate::http::problem::Failure;
-use crate::http::{Control, idempotency_key, stamp};
+use crate::http::{Control, changed, idempotency_key, stamp};
 use crate::model::Caller;
 
 /// How many entries or changes a page shows if the request doesn't say.
@@ -53,21 +53,13 @@ fn entry((instance, path): &(String, String)) -> Result<(InstanceId, EntryPath),
     Ok((segment("instance", instance)?, segment("path", path)?))
 }
 
-async fn changed(
-    control: &Control,
-    caller: Caller,
-    headers: &HeaderMap,
-    op: Op,
-) -> Result<Response, Failure> {
+/// Runs a change of entries; a guard that fails is named by its header.
+async fn change(control: &Control, caller: Caller, headers: &HeaderMap, op: Op) -> Result<Response, Failure> {
     let done = control
         .change(&Model, op, caller, idempotency_key(headers)?)
         .await
         .map_err(|failure| guard_failure(failure, headers))?;
-    let body = Changed {
-        revision: done.revision,
-        operation: done.operation,
-    };
-    Ok((stamp(&done), axum::Json(body)).into_response())
+    Ok(changed(&done))
 }
 
 /// Gives an entry another value, or makes it.
@@ -90,7 +82,7 @@ pub async fn put_instance_data(
         guard: guard(&headers)?,
         new: new.into(),
     };
-    changed(&control, caller, &headers, op).await
+    change(&control, caller, &headers, op).await
 }
 
 /// Adds to the end of an entry's value.
@@ -113,7 +105,7 @@ pub async fn append_instance_data(
         guard: guard(&headers)?,
         content: more.value.into(),
     };
-    changed(&control, caller, &headers, op).await
+    change(&control, caller, &headers, op).await
 }
 
 /// Removes an entry.
@@ -133,7 +125,7 @@ pub async fn delete_instance_data(
         path,
         guard: guard(&headers)?,
     };
-    changed(&control, caller, &headers, op).await
+    change(&control, caller, &headers, op).await
 }
 
 /// Makes several changes, all or none.
@@ -152,7 +144,7 @@ pub async fn batch_instance_data(
         instance: segment("instance", &instance)?,
         changes,
     };
-    changed(&control, caller, &headers, op).await
+    change(&control, caller, &headers, op).await
 }
 
 /// Says who may do what with an entry.
@@ -175,7 +167,7 @@ pub async fn set_entry_access(
         guard: guard(&headers)?,
         access: set.access,
     };
-    changed(&control, caller, &headers, op).await
+    change(&control, caller, &headers, op).await
 }
 
 /// Shows an entry.
@@ -237,10 +229,8 @@ pub async fn list_instance_data(
     };
     let entries = reveal::entries(&control.master, instance, entries)?;
     let last = entries.last().filter(|_| more == More::Yes);
-    let next = last.map(|last| {
-        let after = &last.path;
-        Cursor { revision, after }.to_string()
-    });
+    let after = last.map(|last| &last.path);
+    let next = after.map(|after| Cursor { revision, after }.to_string());
     let page = EntryPage {
         revision,
         entries,

@@ -18,7 +18,7 @@ use super::operations::{Describe, Op, Register, Reply, Run, With};
 use crate::http::extract::{Json, Path, Query, segment};
 use crate::http::page::{self, Cursor};
 use crate::http::problem::Failure;
-use crate::http::{Control, idempotency_key, stamp};
+use crate::http::{Control, changed, idempotency_key, stamp};
 use crate::model::{Caller, ExecuteError};
 use crate::store::ReadError;
 
@@ -309,9 +309,5 @@ pub async fn report_instance_state(
     let done = control
         .change(&Model, op, caller, idempotency_key(&headers)?)
         .await?;
-    let body = Changed {
-        revision: done.revision,
-        operation: done.operation,
-    };
-    Ok((stamp(&done), axum::Json(body)).into_response())
+    Ok(changed(&done))
 }

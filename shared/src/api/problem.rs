@@ -26,8 +26,8 @@ pub struct ProblemDetails {
     /// The operation that left a record of this, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operation: Option<OperationId>,
-    /// Since when this is known to be so: which state a refused read read, or when the refusal of a change was recorded.
-    /// Whoever was told this sees no state from before. Absent where no state decided.
+    /// As of which revision this is so: the state that a refused read read, or the one that recorded the refusal of a
+    /// change. Absent where no state decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Revision>,
 }

@@ -21,7 +21,7 @@ use super::request::key_of;
 use crate::http::extract::{Json, Path, segment};
 use crate::http::peer::HostCertificate;
 use crate::http::problem::Failure;
-use crate::http::{Control, idempotency_key, stamp};
+use crate::http::{Control, changed, idempotency_key, stamp};
 use crate::identity::authority::issue::{IssueError, pem};
 use crate::model::{Caller, Done, Problem as _, Record as _, Role};
 use crate::store::follow::FollowError;
@@ -187,11 +187,7 @@ pub async fn revoke_host(
         .change(&Model, op, caller, idempotency_key(&headers)?)
         .await?;
     control.hosts.reach(done.revision.n).await?;
-    let body = Changed {
-        revision: done.revision,
-        operation: done.operation,
-    };
-    Ok((stamp(&done), axum::Json(body)).into_response())
+    Ok(changed(&done))
 }
 
 /// The host itself, as whom it asks for certificates.

@@ -15,7 +15,7 @@ use super::operations::{Op, Reply, Wanted};
 use crate::http::auth::instance::Proven;
 use crate::http::extract::{Json, Path, segment};
 use crate::http::problem::Failure;
-use crate::http::{Control, idempotency_key, stamp};
+use crate::http::{Control, changed, idempotency_key};
 use crate::identity::public_key::PublicKey;
 use crate::identity::records::{SessionPurpose, SessionRecord};
 use crate::identity::token::{Grant, Kind};
@@ -135,11 +135,7 @@ pub async fn identify_instance(
         .await?;
     let reached = control.tokens.reach(done.revision.n).await;
     reached.map_err(|_| Failure::unexpected())?;
-    let body = Changed {
-        revision: done.revision,
-        operation: done.operation,
-    };
-    Ok((stamp(&done), axum::Json(body)).into_response())
+    Ok(changed(&done))
 }
 
 fn public_key(text: &str) -> Result<PublicKey, Failure> {

@@ -52,7 +52,7 @@ pub enum ExecuteError {
         shown: Box<ProblemDetails>,
         /// The record's operation.
         operation: Option<OperationId>,
-        /// Which state a read was refused in; for a change, when its refusal was recorded.
+        /// As of which revision: the state that a read was refused in, or the one that recorded the refusal of a change.
         revision: Revision,
     },
     /// The id was used for another request.

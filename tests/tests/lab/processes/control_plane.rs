@@ -18,8 +18,8 @@ const PROMPTLY: Duration = Duration::from_secs(1);
 /// After how long without a word a feed is dead at the least. Half a bookmark's time is for a busy machine, which applies
 /// the last one later than it came.
 fn silence() -> Duration {
-    let bookmark = Duration::from_secs(BOOKMARK_SECONDS.into());
-    bookmark * MISSED_BOOKMARKS - bookmark / 2
+    let half = Duration::from_secs(BOOKMARK_SECONDS.into()) / 2;
+    half * (2 * MISSED_BOOKMARKS - 1)
 }
 
 /// Invariant 6, its first half: nothing answers at the control plane, and its connections stay open.

@@ -1,14 +1,14 @@
 //! The host's end: answers requests, pushes batches.
 //!
-//! Here are the states, the frames' ways, the answers and the timers; `telling` says what nobody asked for.
+//! Here are the states, the frames' ways, the batches and the timers; `answering` says what the guest asked for, and
+//! `telling` what nobody did.
 
+mod answering;
 mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-use serde::Serialize;
-
+pub use answering::Deferred;
 pub use telling::Told;
 
 use super::inbox::Assembly;
@@ -17,8 +17,7 @@ use super::{DEAD_MS, Fault, PATIENCE_MS, body, code, unexpected};
 use crate::entry::Value;
 use crate::link::Moment;
 use crate::link::body::{
-    Applied, Beat, Busy, Challenge, Code, Credit, Ended, Found, Get, GoAway, Hello, HelloAck, Limits, List,
-    Listing, Relay, Relayed, Watch,
+    Applied, Beat, Challenge, Code, Credit, Ended, Get, GoAway, Hello, HelloAck, Limits, List, Relay, Watch,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -373,68 +372,10 @@ impl Host {
         matches!(&self.state, State::Open { kinds } if kinds.has(kind))
     }
 
-    /// Keeps a request open whose answer has to be fetched. Over the bound the guest is told to come back.
-    pub fn defer(&mut self, stream: StreamId, now: Moment) -> Deferred {
-        if self.asked() >= usize::from(self.limits.requests) {
-            self.busy(stream, 1_000, now);
-            return Deferred::TooMany;
-        }
-        self.streams.insert(stream, Stream::Asked);
-        Deferred::Open
-    }
-
     /// Whether the stream is still open.
     #[cfg(test)]
     pub(super) fn awaits(&self, stream: StreamId) -> bool {
         self.streams.contains_key(&stream)
-    }
-
-    /// Answers a GET. `found.value` is the first piece and `rest` what follows it; together `found.length` bytes.
-    pub fn found(&mut self, stream: StreamId, found: &Found<'_>, rest: Bytes, now: Moment) {
-        self.finish(Kind::Found, stream, found, rest, now);
-    }
-
-    /// Answers a LIST with a page.
-    pub fn listing(&mut self, stream: StreamId, listing: &Listing, now: Moment) {
-        self.finish(Kind::Listing, stream, listing, Bytes::new(), now);
-    }
-
-    /// Answers a relay. `relayed.body` is the first piece and `rest` what follows it.
-    pub fn relayed(&mut self, stream: StreamId, relayed: &Relayed, rest: Bytes, now: Moment) {
-        if !rest.is_empty() {
-            self.replying.insert(stream);
-        }
-        self.finish(Kind::Relayed, stream, relayed, rest, now);
-    }
-
-    /// Says no.
-    pub fn refuse(&mut self, stream: StreamId, code: Code, message: &str, now: Moment) {
-        let end = message
-            .char_indices()
-            .nth(512)
-            .map_or(message.len(), |(at, _)| at);
-        let refused = No {
-            code: code as u16,
-            message: &message[..end],
-            retry_after_ms: None,
-        };
-        self.outbox.forget(stream);
-        self.finish(Kind::Refused, stream, &refused, Bytes::new(), now);
-    }
-
-    /// Says not now.
-    pub fn busy(&mut self, stream: StreamId, retry_after_ms: u32, now: Moment) {
-        self.finish(Kind::Busy, stream, &Busy { retry_after_ms }, Bytes::new(), now);
-    }
-
-    fn finish<T: Serialize>(&mut self, kind: Kind, stream: StreamId, body: &T, rest: Bytes, now: Moment) {
-        self.streams.remove(&stream);
-        if rest.is_empty() {
-            self.outbox.answer(kind, stream, Last::Yes, body, now);
-        } else {
-            self.outbox.answer(kind, stream, Last::No, body, now);
-            self.outbox.data(stream, rest);
-        }
     }
 
     /// Whether the next batch may be sent on the stream: never to a guest that doesn't understand batches.
@@ -459,9 +400,10 @@ impl Host {
     /// Time passes. A fault ends the connection; call this at least once a second.
     pub fn tick(&mut self, now: Moment) -> Result<(), Fault> {
         self.outbox.rest();
-        match self.state {
-            State::AwaitHello { since } if now.since(since) > PATIENCE_MS => return Err(Fault::NoHello),
-            _ => {}
+        if let State::AwaitHello { since } = self.state
+            && now.since(since) > PATIENCE_MS
+        {
+            return Err(Fault::NoHello);
         }
         if self.partial.is_some_and(|since| now.since(since) > PATIENCE_MS) {
             return Err(Fault::Slow);
@@ -477,21 +419,4 @@ impl Host {
             Ok(())
         }
     }
-}
-
-/// A [`Refused`](crate::link::body::Refused) whose text is somebody else's.
-#[derive(Serialize)]
-struct No<'a> {
-    code: u16,
-    message: &'a str,
-    retry_after_ms: Option<u32>,
-}
-
-/// What became of a request that is to be answered later.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deferred {
-    /// It is open; answer it when the answer is there.
-    Open,
-    /// Too many are open; the guest was told to come back.
-    TooMany,
 }
