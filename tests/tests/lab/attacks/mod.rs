@@ -22,7 +22,7 @@
 //! | the metadata service: passed-on requests, other names, other machines, long and foreign tokens, its answers beyond the machine, secret entries | `only_programs_of_the_machine_are_served_and_each_by_its_user`, `a_secret_entry_is_shown_to_those_alone_whom_a_rule_names` (`imds`); `requests_that_were_passed_on_are_refused` (agent) |
 //! | a host's certificate on two machines, past its end, of another authority, at another host's routes | [`certificates`] |
 //! | a host that was revoked, and enrolment tokens that are used up or over | [`second_host`] |
-//! | secrets in logs, records, stores, state, command lines and core files | `nothing_that_the_daemons_leave_tells_a_secret`, `no_token_and_no_key_is_where_it_does_not_belong`, `no_daemon_writes_a_core_file` (`processes`); `the_kernel_says_that_none_is_written` (control plane and host daemon, `cores`); [`inside`] |
+//! | secrets in logs, records, stores, state, command lines and core files | `nothing_that_the_daemons_leave_tells_a_secret`, `no_token_and_no_key_is_where_it_does_not_belong`, `no_daemon_writes_a_core_file` (`processes`); `the_kernel_says_that_none_is_written` (shared, `cores`); `a_host_by_the_book_knows_its_guests_by_their_cids` (`nested`); [`inside`] |
 
 mod certificates;
 mod clones;

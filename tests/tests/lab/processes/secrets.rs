@@ -4,6 +4,7 @@ use super::telltale::{Telltale, search, tells_nothing};
 use crate::alone::path;
 use crate::talker::Talker;
 use anyhow::{Context, Result, ensure};
+use bytes::Bytes;
 use moorline_client::Terms;
 use moorline_lab::deployment::{Deployment, PATIENCE, Plan, Programs};
 use moorline_lab::process::finish;
@@ -22,6 +23,13 @@ fn secret(of: &str) -> String {
 
 /// What the lives below give, each in another way.
 const GIVEN: [&str; 7] = ["attach", "put", "again", "append", "refused", "stdin", "run"];
+/// Values that are no secret: a text, and what else has to be in bytes.
+const ORDINARY: [&str; 2] = ["lab-text-of-no-secret-91d3", "lab-bytes-of-no-secret-70be"];
+
+/// The same as bytes that are no text, which have another form in JSON.
+fn no_text(value: &str) -> Bytes {
+    [b"\xff", value.as_bytes()].concat().into()
+}
 
 #[tokio::test]
 async fn nothing_that_the_daemons_leave_tells_a_secret() -> Result<()> {
@@ -42,24 +50,33 @@ async fn nothing_that_the_daemons_leave_tells_a_secret() -> Result<()> {
         talker.until(at, shown).await?;
     }
     let told = told(&deployment, external.id).await?;
-    tells_nothing("what the commands said", told.as_bytes(), &telltales())?;
+    let secrets: Vec<_> = secrets().collect();
+    tells_nothing("what the commands said", told.as_bytes(), &secrets)?;
     // Killed, so that the write-ahead log is still there.
     deployment.control_mut().kill().await?;
     deployment.kill_host().await?;
-    search(deployment.folder(), &telltales())
+    let telltales: Vec<_> = secrets.into_iter().chain(ordinary()).collect();
+    search(deployment.folder(), &telltales)
 }
 
 /// The secrets, and what one can be tried out against.
-fn telltales() -> Vec<Telltale> {
-    let of = |of: &str| {
-        let secret = secret(of);
-        let digest = Digest::of(secret.as_bytes());
+fn secrets() -> impl Iterator<Item = Telltale> {
+    let texts = GIVEN.map(|of| (of, Bytes::from(secret(of))));
+    let all = texts.into_iter().chain([("bytes", no_text(&secret("bytes")))]);
+    all.flat_map(|(of, secret)| {
+        let digest = Digest::of(&secret);
         [
             Telltale::of(format!("the secret of {of}"), secret),
             Telltale::of(format!("the digest of the secret of {of}"), digest.bytes()),
         ]
-    };
-    GIVEN.into_iter().flat_map(of).collect()
+    })
+}
+
+/// What the store has in the clear, so that the search must find it there.
+fn ordinary() -> [Telltale; 2] {
+    let [text, bytes] = ORDINARY;
+    [Bytes::from(text), no_text(bytes)]
+        .map(|value| Telltale::of("what is no secret", value).in_file(&["store.db", "store.db-wal"]))
 }
 
 /// Secrets given, given again, refused and removed.
@@ -87,7 +104,23 @@ async fn live(deployment: &Deployment, id: InstanceId) -> Result<()> {
         .put_instance_data(id, &gone, &put("run"), &Terms::fresh())
         .await?;
     client.delete_instance_data(id, &gone, &Terms::fresh()).await?;
+    bytes_and_no_secrets(deployment, id).await?;
     piped(deployment, id).await
+}
+
+/// A secret that is no text, and entries that are no secret.
+async fn bytes_and_no_secrets(deployment: &Deployment, id: InstanceId) -> Result<()> {
+    let (client, [text, bytes]) = (deployment.client(), ORDINARY);
+    for (at, entry) in [
+        ("db/bytes", PutEntry::secret(no_text(&secret("bytes")).into())),
+        ("ordinary/text", PutEntry::value(text.into())),
+        ("ordinary/bytes", PutEntry::value(no_text(bytes).into())),
+    ] {
+        client
+            .put_instance_data(id, &path(at), &entry, &Terms::fresh())
+            .await?;
+    }
+    Ok(())
 }
 
 /// A secret by the standard input of the command line.
@@ -116,8 +149,8 @@ async fn told(deployment: &Deployment, id: InstanceId) -> Result<String> {
     Ok(told + &status.to_string())
 }
 
-/// A daemon that crashes leaves no core, by its limit and by what the kernel says of its end. What it has done besides, for
-/// systems that pass cores on without regard to limits, is shown by `the_kernel_says_that_none_is_written`.
+/// A daemon that crashes leaves no core, by its limit and by what the kernel says of its end. (`nested` crashes them where
+/// cores are passed on without regard to limits.)
 #[tokio::test]
 async fn no_daemon_writes_a_core_file() -> Result<()> {
     let folder = tempfile::tempdir()?;
