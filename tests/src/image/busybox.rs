@@ -46,9 +46,11 @@ impl Busybox {
     }
 
     /// Puts in the agent, a statically linked program; the guest starts it and starts it again when it ends.
+    ///
+    /// With it comes the kernel's module by which its metadata service knows whose a connection is.
     #[must_use]
     pub fn agent(self, program: impl Into<PathBuf>) -> Self {
-        self.program(AGENT, program)
+        self.program(AGENT, program).module("tcp_diag")
     }
 
     /// Puts `program` at `path` in the guest (without the leading slash), with the libraries it needs.

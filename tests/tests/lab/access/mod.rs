@@ -6,6 +6,7 @@ mod foreign;
 mod lives;
 mod own;
 mod revoked;
+mod roles;
 mod two_phase;
 mod values;
 
