@@ -21,6 +21,9 @@ const EC2: &str = "datasource_list: [Ec2]\ndatasource: {Ec2: {strict_id: false}}
 /// Emulated, a system has come so far after a quarter of a minute, and each of cloud-init's Python programs takes seconds.
 const PATIENCE: Duration = Duration::from_mins(3);
 
+/// Waits until all units have started, and names those that failed.
+const UP: &str = "systemctl is-system-running --wait || { systemctl --failed --plain --no-legend; false; }";
+
 /// What says so, of this version of the service.
 pub(crate) fn imds(version: &str) -> String {
     format!("[Service]\nExecStart=\nExecStart=/usr/bin/moorline-agent run --imds {version}\n")
@@ -53,9 +56,7 @@ impl Scene {
         let deployment = plan.start().await?;
         let ids = deployment.run(&seats, &one(data)?).await?;
         let guest = deployment.guest(ids[0]).await?;
-        guest
-            .wait_for("systemctl is-system-running --wait", PATIENCE)
-            .await?;
+        guest.wait_for(UP, PATIENCE).await?;
         Ok(Self {
             guest,
             id: ids[0],
