@@ -4,20 +4,28 @@
 //! It remembers what was revoked until the last token of it has expired by itself, and no more than [`MAX_DENIED`]
 //! things at once. One that finds no place is never forgotten in silence: until it is of no use either, the list is not
 //! [whole](DenyList::is_whole), and whoever would ask it has to ask the control plane.
+//!
+//! A guest can have its sessions replaced one after the other, and must not fill the list with them. Nobody asks for more
+//! than the few that the instance's last tokens are of, and so each has only its last [`MAX_OF_ONE`] here.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
+use moorline_shared::InstanceId;
 use moorline_shared::api::feed::{Revocation, Revoked};
 use moorline_shared::link::Moment;
 
+use super::table::MAX_GIVEN;
+
 /// The most that is remembered at once, some 10 MiB.
 pub(super) const MAX_DENIED: usize = 65_536;
+/// The most sessions of one instance that are remembered at once: more than those whose tokens this host knows.
+pub(super) const MAX_OF_ONE: usize = 2 * MAX_GIVEN;
 
 /// The deny list.
 #[derive(Debug, Default)]
 pub(super) struct DenyList {
     /// Until when each is remembered.
-    denied: HashMap<Revoked, Moment>,
+    denied: BTreeMap<Revoked, Moment>,
     ends: BTreeSet<(Moment, Revoked)>,
     /// Until when something is missing.
     incomplete: Option<Moment>,
@@ -34,6 +42,9 @@ impl DenyList {
         if known.is_some_and(|known| known >= end) {
             return;
         }
+        if let (None, Revoked::Session { instance, .. }) = (known, &revocation.revoked) {
+            self.make_room_for(*instance);
+        }
         if known.is_none() && self.denied.len() >= MAX_DENIED {
             self.incomplete = self.incomplete.max(Some(end));
             return;
@@ -45,14 +56,26 @@ impl DenyList {
         self.ends.insert((end, revocation.revoked.clone()));
     }
 
-    /// Whether a session was revoked.
-    pub(super) fn denies_session(&self, session: &str, now: Moment) -> bool {
-        self.denies(
-            &Revoked::Session {
-                id: session.to_owned(),
-            },
-            now,
-        )
+    /// Forgets the session of an instance that ends the soonest, if there are as many as may be: it is the oldest.
+    fn make_room_for(&mut self, instance: InstanceId) {
+        let id = String::new();
+        let of_it = self.denied.range(Revoked::Session { instance, id }..);
+        let of_it = of_it.take_while(
+            |(revoked, _)| matches!(revoked, Revoked::Session { instance: whose, .. } if *whose == instance),
+        );
+        let all: Vec<_> = of_it.map(|(revoked, end)| (*end, revoked.clone())).collect();
+        if all.len() >= MAX_OF_ONE
+            && let Some(first) = all.into_iter().min()
+        {
+            self.denied.remove(&first.1);
+            self.ends.remove(&first);
+        }
+    }
+
+    /// Whether a session of an instance was revoked.
+    pub(super) fn denies_session(&self, instance: InstanceId, session: &str, now: Moment) -> bool {
+        let id = session.to_owned();
+        self.denies(&Revoked::Session { instance, id }, now)
     }
 
     /// Whether a key was destroyed.
@@ -82,14 +105,22 @@ impl DenyList {
 
 #[cfg(test)]
 mod tests {
-    use super::{DenyList, MAX_DENIED};
+    use super::{DenyList, MAX_DENIED, MAX_OF_ONE};
     use moorline_shared::api::feed::{Revocation, Revoked};
     use moorline_shared::link::Moment;
-    use moorline_shared::{Revision, Timestamp};
+    use moorline_shared::{InstanceId, Revision, Timestamp};
     use proptest::prelude::*;
 
+    /// The instance whose session `n` is: each has a few.
+    fn whose(n: usize) -> InstanceId {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&(n / MAX_OF_ONE).to_be_bytes());
+        InstanceId::from_bytes(bytes)
+    }
+
     fn session(n: usize) -> Revoked {
-        Revoked::Session { id: format!("s-{n}") }
+        let (instance, id) = (whose(n), format!("s-{n}"));
+        Revoked::Session { instance, id }
     }
 
     fn lasting(revoked: Revoked, ms: i64) -> Revocation {
@@ -116,7 +147,7 @@ mod tests {
                 now = Moment(now.0 + pass);
                 for (n, end) in ends.iter().enumerate() {
                     let denied = if n < 4 {
-                        list.denies_session(&format!("s-{n}"), now)
+                        list.denies_session(whose(n), &format!("s-{n}"), now)
                     } else {
                         list.denies_key(u32::try_from(n).unwrap(), now)
                     };
@@ -136,10 +167,35 @@ mod tests {
         assert!(list.is_whole(now));
         list.take(&lasting(session(MAX_DENIED), 500), now);
         assert_eq!(list.denied.len(), MAX_DENIED);
-        assert!(list.denies_session("s-0", now) && !list.is_whole(now) && !list.is_whole(Moment(499)));
+        assert!(
+            list.denies_session(whose(0), "s-0", now) && !list.is_whole(now) && !list.is_whole(Moment(499))
+        );
         assert!(list.is_whole(Moment(500)));
         // Those that ended make room.
         list.take(&lasting(session(0), 100), Moment(100));
         assert_eq!(list.denied.len(), 1);
+    }
+
+    #[test]
+    fn one_instance_has_its_last_sessions_here_and_takes_nobodys_room() {
+        let (mut list, other) = (DenyList::default(), whose(MAX_OF_ONE));
+        let of = |instance, n: usize| Revoked::Session {
+            instance,
+            id: format!("s-{n}"),
+        };
+        list.take(&lasting(Revoked::Key { id: 1 }, 1_000_000), Moment(0));
+        list.take(&lasting(of(other, 0), 1_000_000), Moment(0));
+        let most = 2 * MAX_DENIED;
+        for n in 0..most {
+            list.take(&lasting(of(whose(0), n), 1_000_000), Moment(n as u64));
+        }
+        let now = Moment(most as u64);
+        let denied = |n: usize| list.denies_session(whose(0), &format!("s-{n}"), now);
+        assert!((most - MAX_OF_ONE..most).all(denied) && !(0..most - MAX_OF_ONE).any(denied));
+        assert!(list.denies_session(other, "s-0", now) && list.denies_key(1, now) && list.is_whole(now));
+        assert_eq!(
+            (list.denied.len(), list.ends.len()),
+            (MAX_OF_ONE + 2, MAX_OF_ONE + 2)
+        );
     }
 }

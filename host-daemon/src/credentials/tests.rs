@@ -213,6 +213,7 @@ fn end_of_session(n: u8) -> Revocation {
     Revocation {
         sequence: revision(1),
         revoked: Revoked::Session {
+            instance: id(n),
             id: format!("s-{}", id(n)),
         },
         not_before: time(0),

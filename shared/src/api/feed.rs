@@ -185,6 +185,8 @@ pub struct Revocation {
 pub enum Revoked {
     /// A session of an instance: its token, and whatever was made of that.
     Session {
+        /// Whose.
+        instance: InstanceId,
         /// Its id.
         id: String,
     },

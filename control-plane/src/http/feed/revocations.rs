@@ -108,8 +108,8 @@ fn notice(sequence: Revision, record: &RevocationRecord) -> Option<Notice> {
             principal: Principal::Instance(instance),
             session,
         } => {
-            let id = session.to_string();
-            (Concerns::Instance(*instance), Revoked::Session { id })
+            let (instance, id) = (*instance, session.to_string());
+            (Concerns::Instance(instance), Revoked::Session { instance, id })
         }
         records::Revoked::Key(id) => (Concerns::All, Revoked::Key { id: *id }),
         records::Revoked::Session { .. } | records::Revoked::Principal(_) => return None,

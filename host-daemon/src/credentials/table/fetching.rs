@@ -79,7 +79,7 @@ impl Table {
         self.lane(&item).end();
         match come {
             Ok(Come::Ended(why)) => self.session_ended(id, &why),
-            Ok(come) if self.is_denied(&come, now) => {
+            Ok(come) if self.is_denied(id, &come, now) => {
                 self.failed(id, &item, "what came was revoked meanwhile", now);
             }
             Ok(come) if come.deadline().is_some_and(|end| end <= now) => {
@@ -165,9 +165,17 @@ impl Table {
         }
     }
 
-    /// The slot's time has come at `at`, unless it is being fetched.
+    /// The slot's time has come at `at`, unless it is being fetched. A session that takes another's place has to wait for
+    /// its own.
     pub(super) fn due(&mut self, id: InstanceId, item: &Item, at: Moment) {
-        let Some(slot) = self.instances.get_mut(&id).and_then(|i| i.slots.get_mut(item)) else {
+        let Some(instance) = self.instances.get_mut(&id) else {
+            return;
+        };
+        let at = match item {
+            Item::Session => instance.replace_at.map_or(at, |first| first.max(at)),
+            Item::Role(_) => at,
+        };
+        let Some(slot) = instance.slots.get_mut(item) else {
             return;
         };
         if let Phase::Fetching(ticket) = slot.phase

@@ -29,7 +29,7 @@ use super::denied::DenyList;
 use super::sources::{Rhythm, Source as _};
 use crate::link::{Grant, LifeId, Notice, RoleGrant, SessionGrant};
 use lane::Lane;
-pub(super) use session::{Knowledge, Vouched};
+pub(super) use session::{Knowledge, MAX_GIVEN, Vouched};
 use slot::Slot;
 use times::Times;
 
@@ -124,6 +124,8 @@ struct Instance {
     /// The session that has to end because nobody has the key any more that its requests are signed with, or somebody else
     /// may have it too.
     instead_of: Option<String>,
+    /// From when on the last session could be asked for that took another's place, or the next one can be.
+    replace_at: Option<Moment>,
     /// Until when its session must have been used.
     identify_by: Option<Moment>,
     /// The session that it has, also where its token has run out.

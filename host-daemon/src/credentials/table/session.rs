@@ -6,6 +6,9 @@
 //! | the key that its token was sealed with is gone | everything is taken back, and fetched anew |
 //! | the guest was restored or copied, or its agent began anew | the same, with another session in place of that one |
 //! | the feed is silent | what there is stays, and is given to nobody who connects: that one's is asked for anew |
+//!
+//! A guest decides how often its agent begins anew, and each session that takes another's place is written at the control
+//! plane. What there is, is taken back at once each time; another is asked for every [`REPLACE_EVERY_MS`] at most.
 
 use moorline_shared::api::feed::{Revocation, Revoked};
 use moorline_shared::link::Moment;
@@ -16,7 +19,9 @@ use crate::credentials::sources::Source as _;
 use crate::link::{LifeId, Speaker};
 
 /// How many of the last tokens of an instance are known by their session: each is good for a while beside the next.
-const MAX_GIVEN: usize = 4;
+pub(in crate::credentials) const MAX_GIVEN: usize = 4;
+/// How long it takes at least from one session that takes another's place to the next, of one instance.
+pub(super) const REPLACE_EVERY_MS: u64 = 10_000;
 
 const ENDED: &str = "the instance's session was ended: it gets another when it was stopped and started again";
 const KEY_GONE: &str = "the key that the instance's token was sealed with is gone: another token comes";
@@ -72,11 +77,14 @@ impl Table {
     pub(in crate::credentials) fn revoked(&mut self, revocation: &Revocation, now: Moment) {
         self.denied.take(revocation, now);
         match &revocation.revoked {
-            Revoked::Session { id: session } => {
+            Revoked::Session {
+                instance: id,
+                id: session,
+            } => {
+                let known = self.instances.get(id);
                 // Also where its token has run out: what was made of it may last longer.
-                let is_its = |instance: &Instance| instance.session.as_ref() == Some(session);
-                for id in self.whose(is_its) {
-                    self.session_ended(id, ENDED);
+                if known.is_some_and(|instance| instance.session.as_ref() == Some(session)) {
+                    self.session_ended(*id, ENDED);
                 }
             }
             Revoked::Key { id: key } => {
@@ -97,10 +105,10 @@ impl Table {
     }
 
     /// Whether what came was revoked while it was on its way.
-    pub(super) fn is_denied(&self, come: &Come, now: Moment) -> bool {
+    pub(super) fn is_denied(&self, id: InstanceId, come: &Come, now: Moment) -> bool {
         match come {
             Come::Session(grant, _) => {
-                self.denied.denies_session(&grant.session, now)
+                self.denied.denies_session(id, &grant.session, now)
                     || self.denied.denies_key(grant.sealed_by, now)
             }
             Come::Ended(_) | Come::Role(_) => false,
@@ -140,7 +148,7 @@ impl Table {
             .get(&id)
             .is_some_and(|instance| instance.ended.is_some());
         let session = self.session_of(id, token);
-        ended || session.is_some_and(|session| self.denied.denies_session(session, now))
+        ended || session.is_some_and(|session| self.denied.denies_session(id, session, now))
     }
 
     /// The session of a token, if this host gave it to the instance in this life.
@@ -217,11 +225,17 @@ impl Table {
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
-        let held = instance.slots.get(&Item::Session).and_then(Slot::session);
-        let session = held.map(|held| held.session.clone());
+        if instance.instead_of.is_some() {
+            // What there was is taken back, and nobody has seen yet what takes its place.
+            return self.due(id, &Item::Session, now);
+        }
         // Its end is what this host asks for, and not the end of all.
-        instance.session = None;
-        instance.instead_of = instance.instead_of.take().or(session);
+        instance.instead_of = instance.session.take();
+        if instance.instead_of.is_some() {
+            let last = instance.replace_at;
+            let next = last.map(|last| Moment(last.0.saturating_add(REPLACE_EVERY_MS)));
+            instance.replace_at = Some(next.map_or(now, |next| next.max(now)));
+        }
         self.fetch_anew(id, why, now);
     }
 

@@ -309,7 +309,7 @@ fn play(world: &mut World, event: Event) {
             let held = world.guests.get(&(id(n), Item::Session)).cloned();
             let number = held.and_then(|(mark, _)| mark.rsplit('/').next().map(str::to_owned));
             if let Some(number) = number {
-                world.revoke(&format!("s-{number}"));
+                world.revoke(n, &format!("s-{number}"));
                 assert_eq!(world.has(n, &Item::Session), None);
                 assert_eq!(world.has(n, &role("own")), None);
             }
@@ -348,8 +348,9 @@ fn revocation(revoked: Revoked, lasts: i64) -> Revocation {
 }
 
 impl World {
-    fn revoke(&mut self, session: &str) {
+    fn revoke(&mut self, n: u8, session: &str) {
         let revoked = Revoked::Session {
+            instance: id(n),
             id: session.to_owned(),
         };
         self.table.revoked(&revocation(revoked, 3_600_000), self.now);

@@ -42,7 +42,10 @@ async fn a_host_hears_within_a_second_that_a_guests_session_ended_and_gets_no_ot
     let told = host.told().await?;
     let took = began.elapsed();
     ensure!(took < GOAL, "it took {took:?}");
-    let expected = Revoked::Session { id: session.clone() };
+    let expected = Revoked::Session {
+        instance,
+        id: session.clone(),
+    };
     ensure!(
         told.revoked == expected && Some(told.sequence) > host.cursor,
         "{told:?}"

@@ -1,15 +1,16 @@
 //! Guests that want more than there is for them.
 
 use super::{Raw, Trial, get, last};
-use crate::talker::Talker;
+use crate::talker::{Talker, hello};
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{External, PATIENCE, Plan, Programs};
 use moorline_lab::wait;
 use moorline_shared::InstanceId;
+use moorline_shared::api::operations::{OperationQuery, Outcome};
 use moorline_shared::link::Kind;
 use moorline_shared::link::body::{Code, Watch};
 use moorline_shared::link::session::{DEFAULT_LIMITS, GuestEvent};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 
@@ -17,6 +18,10 @@ use tokio::time::{sleep, timeout};
 const A_LITTLE: u64 = 2 * 1024 * 1024;
 /// How many connections of a guest the daemon keeps that say nothing, and a few that come and go meanwhile.
 const SILENT: usize = 64 + 4;
+/// How often a guest says that it knows nothing.
+const HELLOS: usize = 200;
+/// How long it takes at least from one session that takes another's place to the next.
+const REPLACE_EVERY: Duration = Duration::from_secs(10);
 /// Between two questions of a guest that was told to come back.
 const BREATH: Duration = Duration::from_millis(10);
 
@@ -182,6 +187,52 @@ async fn row_17_a_guest_that_asks_for_unknown_things_has_a_budget() -> Result<()
         Ok(())
     };
     trial.withstands(attack).await
+}
+
+/// Each such HELLO takes the session away that is there, and has another begin.
+#[tokio::test]
+async fn row_17_a_guest_that_knows_nothing_again_and_again_is_written_of_seldom() -> Result<()> {
+    let trial = Trial::with_many_connections().await?;
+    let guest = trial.guest("evil").await?;
+    let attack = async {
+        let (begun, mut given) = (Instant::now(), None);
+        for _ in 0..HELLOS {
+            let mut says = hello();
+            says.incarnation = None;
+            let (mut talker, _) = Talker::dial_as(&guest.socket(), says).await?;
+            talker.get("name").await?.ok();
+            if given.is_none() {
+                given = Some(talker.session().await?.token_id);
+            }
+        }
+        let most = 2 + begun.elapsed().as_secs() / REPLACE_EVERY.as_secs();
+        let made = sessions_made(&trial, guest.id).await?;
+        ensure!(
+            (2..=most).contains(&made),
+            "{made} sessions were made for {HELLOS} HELLOs, and not 2 to {most}"
+        );
+        // As soon as it behaves it has one, and another than the first agent had.
+        let (mut talker, _) = Talker::dial(&guest.socket()).await?;
+        let now = talker.session().await?.token_id;
+        ensure!(Some(&now) != given.as_ref(), "the first agent's token is good");
+        trial.forgives(&guest).await
+    };
+    trial.withstands(attack).await
+}
+
+/// How many sessions the control plane has begun for an instance.
+async fn sessions_made(trial: &Trial, of: InstanceId) -> Result<u64> {
+    let query = OperationQuery {
+        instance: Some(of),
+        limit: Some(1_000),
+        ..OperationQuery::default()
+    };
+    let page = trial.deployment.client().list_operations(&query).await?;
+    let made = page
+        .operations
+        .iter()
+        .filter(|record| record.api == "CreateInstanceSession" && record.outcome == Outcome::Done);
+    Ok(made.count() as u64)
 }
 
 #[derive(Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 //! | 9 | watches what it can't read | `an_entry_that_was_never_shown_is_never_named`, `a_foreign_reader_hears_of_a_change_and_then_of_the_withdrawal` (`api/feed`); `anothers_entries_are_read_and_changed_as_their_lists_say` (`access`) |
 //! | 12 | asks for the root and the empty path | `row_11_paths_are_compared_byte_by_byte_and_never_mended`; `what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror`, `anothers_entries_are_read_and_changed_as_their_lists_say` (`access`) |
 //! | 15 | has a clock that is years off | `a_guest_whose_calendar_is_years_off_signs_at_the_control_planes_time` (`guest-agent`); `what_is_signed_badly_is_refused` (`control-plane`); `an_entry_ends_by_the_clock_that_nobody_sets` (`host-daemon`) |
+//! | 19 | is one of N, each at its quota | `row_17_a_guest_that_knows_nothing_again_and_again_is_written_of_seldom`; `one_instance_has_its_last_sessions_here_and_takes_nobodys_room` (`host-daemon`) |
 //! | 20 | names files | `row_11_paths_are_compared_byte_by_byte_and_never_mended`; `a_file_in_the_way_stays_and_a_link_is_not_followed`, `paths_that_name_no_device_are_refused` (`host-daemon`); `marks_are_there_for_the_next_process_until_they_are_removed` (`guest-agent`) |
 //!
 //! In every one an honest guest goes on asking on its own connection, and must be answered promptly the whole time

@@ -88,7 +88,7 @@ impl HostModel {
         assert!(revocation.not_before < revocation.until, "{revocation:?}");
         self.last = Some(revocation.sequence);
         match revocation.revoked {
-            Revoked::Session { id } => drop(self.revoked.insert(id)),
+            Revoked::Session { id, .. } => drop(self.revoked.insert(id)),
             Revoked::Key { .. } => panic!("nobody destroyed a key"),
         }
     }

@@ -70,12 +70,12 @@ impl World {
 #[tokio::test]
 async fn a_host_is_told_of_its_guests_sessions_until_no_token_of_them_is_left() {
     let mut world = World::new().await;
-    let guest = Principal::Instance(world.instance(0));
+    let instance = world.instance(0);
     world.settle().await;
     world.end_session("user:ann".parse().unwrap()).await;
-    let id = world.end_session(guest).await;
+    let id = world.end_session(Principal::Instance(instance)).await;
     let told = world.told().await;
-    assert_eq!(told.revoked, Revoked::Session { id });
+    assert_eq!(told.revoked, Revoked::Session { instance, id });
     let lasts = told.not_before.millis_until(told.until);
     assert_eq!(
         lasts,
@@ -87,7 +87,8 @@ async fn a_host_is_told_of_its_guests_sessions_until_no_token_of_them_is_left() 
 #[tokio::test]
 async fn a_host_that_was_away_is_told_what_it_missed_first_of_all() {
     let mut world = World::new().await;
-    let guest = Principal::Instance(world.instance(0));
+    let instance = world.instance(0);
+    let guest = Principal::Instance(instance);
     let before = world.end_session(guest.clone()).await;
     world.settle().await;
     world.lose().await;
@@ -108,7 +109,7 @@ async fn a_host_that_was_away_is_told_what_it_missed_first_of_all() {
         }
     }
     assert!(world.host.revoked.contains(&before));
-    assert_eq!(told, missed.map(|id| Revoked::Session { id }));
+    assert_eq!(told, missed.map(|id| Revoked::Session { instance, id }));
 }
 
 #[tokio::test]

@@ -42,7 +42,7 @@ fn what_was_revoked_on_its_way_is_given_to_nobody() {
     let mut world = World::new(7);
     world.set(1, &["own"]);
     world.begin(1);
-    world.revoke("s-1");
+    world.revoke(1, "s-1");
     world.answer(&Item::Session, Some(60 * MINUTE));
     assert_eq!(world.has(1, &Item::Session), None);
     // The control plane says that there is no other in this life.
@@ -120,7 +120,7 @@ fn a_request_is_vouched_for_while_its_session_is_known_to_stand() {
         Vouched::Ended,
         "another session has taken its place"
     );
-    world.revoke("s-2");
+    world.revoke(1, "s-2");
     assert_eq!(
         (vouch(&mut world, 2), vouch(&mut world, 9)),
         (Vouched::Ended, Vouched::Ended)

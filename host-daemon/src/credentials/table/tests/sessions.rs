@@ -1,6 +1,7 @@
 //! Sessions that end, run out of time, or are replaced by others.
 
 use super::*;
+use crate::credentials::table::session::REPLACE_EVERY_MS;
 
 #[test]
 fn a_restored_machine_gets_another_session_in_place_of_its_own() {
@@ -18,7 +19,7 @@ fn a_restored_machine_gets_another_session_in_place_of_its_own() {
     let wanted = world.wanted.values().next().unwrap();
     assert_eq!(wanted.instead_of.as_deref(), Some("s-1"));
     // That the one before is over is what was asked for.
-    world.revoke("s-1");
+    world.revoke(1, "s-1");
     // It is asked for the same until it comes, though the guest connects once more.
     world.answer(&Item::Session, None);
     world.greet(1, 2);
@@ -121,8 +122,8 @@ fn a_session_that_was_ended_stays_ended_in_this_life() {
     world.set(1, &["own", "a"]);
     world.begin(1);
     world.answer_all(60 * MINUTE);
-    world.revoke("s-none");
-    world.revoke("s-1");
+    world.revoke(1, "s-none");
+    world.revoke(1, "s-1");
     assert_eq!(
         (world.has(1, &Item::Session), world.has(1, &role("own"))),
         (None, None)
@@ -155,4 +156,32 @@ fn one_that_was_not_used_in_time_is_asked_for_when_the_guest_comes() {
     world.pass(2 * MINUTE);
     world.greet(1, 1);
     assert_eq!(world.wanted.len(), 1);
+}
+
+#[test]
+fn an_agent_that_begins_anew_for_ever_gets_another_session_every_ten_seconds_and_loses_what_it_has_at_once() {
+    let mut world = World::new(7);
+    world.set(1, &["own"]);
+    world.begin(1);
+    world.answer_all(60 * MINUTE);
+    let (begun, mut replaced) = (world.now, 0);
+    while world.now.since(begun) < 10 * MINUTE {
+        world.hello(1, 1, Speaker::New);
+        let has = (world.has(1, &Item::Session), world.has(1, &role("own")));
+        assert_eq!(has, (None, None), "an earlier agent's are good");
+        // Neither does it come sooner by what else asks for it.
+        world.table.know(Knowledge::Doubt, world.now);
+        world.greet(1, 1);
+        world.table.know(Knowledge::Certain, world.now);
+        world.settle();
+        replaced += u64::from(replaces(&world));
+        world.answer_all(60 * MINUTE);
+        world.pass(500);
+    }
+    let most = 10 * MINUTE / REPLACE_EVERY_MS;
+    assert!((most - 1..=most + 1).contains(&replaced), "{replaced} sessions");
+    // Once it stays, it has one.
+    world.pass(REPLACE_EVERY_MS);
+    world.answer_all(60 * MINUTE);
+    assert!(world.has(1, &Item::Session).is_some() && world.has(1, &role("own")).is_some());
 }
