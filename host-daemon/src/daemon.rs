@@ -11,7 +11,7 @@ use crate::admin::{self, Sockets};
 use crate::causes::Causes;
 use crate::channel::{VsockError, VsockPort};
 use crate::config::{Config, VsockUse};
-use crate::credentials::{self, Credentials};
+use crate::credentials::{self, Credentials, Generations};
 use crate::identity::HostIdentity;
 use crate::identity::files::{self, Files};
 use crate::identity::renew::Renewal;
@@ -112,7 +112,7 @@ impl Daemon {
             client: &client,
             shards: handle,
         };
-        let credentials = common.credentials(events);
+        let credentials = common.credentials(events)?;
         let supervisor = Supervisor::new(&config.machines(), &config.state_dir, handle.clone(), reports)?;
         let services = common.services(&supervisor, given.clone())?;
         let renewal = common.renewal();
@@ -180,14 +180,15 @@ struct Common<'a> {
 }
 
 impl Common<'_> {
-    fn credentials(&self, events: credentials::Events) -> Credentials {
-        Credentials::new(
+    fn credentials(&self, events: credentials::Events) -> Result<Credentials, StartError> {
+        Ok(Credentials::new(
             self.config.host.clone(),
             self.client.clone(),
             self.config.roles.clone(),
             self.shards.clone(),
+            Generations::open(&self.config.state_dir)?,
             events,
-        )
+        ))
     }
 
     fn services(

@@ -13,7 +13,9 @@
 //! some seconds what was revoked doesn't know, and gives out nothing that hangs on a session, and vouches for no request,
 //! without having asked the control plane just then.
 //!
-//! Nothing here is ever written to a disk or a log, and what people are shown are names, kinds and times. What is kept of
+//! A guest that was restored from a snapshot, or copied, says that it is of another generation of its VM than before, and
+//! gets another session. Which generation it was, is [on disk](Generations), so that a restart of this daemon hides nothing.
+//! No secret is ever written to a disk or a log, and what people are shown are names, kinds and times. What is kept of
 //! secrets is kept for as long as they are good, in memory that is wiped afterwards. On their way to it and from it they
 //! go through buffers that are only freed: those of TLS and HTTP, of answers of the control plane, and of the guest link.
 //!
@@ -25,6 +27,7 @@ pub mod config;
 mod denied;
 mod document;
 mod fetch;
+mod generations;
 mod serve;
 mod sources;
 mod table;
@@ -32,4 +35,5 @@ mod table;
 mod tests;
 
 pub use config::{ConfigError, RoleConfig, Roles};
+pub use generations::Generations;
 pub use serve::{Credentials, Events, Handle, NotVouched, channel};

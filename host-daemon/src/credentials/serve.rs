@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::Roles;
 use super::fetch::Fetcher;
+use super::generations::Generations;
 use super::sources::Clients;
 use super::table::{Action, Come, Item, Knowledge, Table, Ticket, Vouched};
 use crate::link::{Notice, ShardsHandle, now};
@@ -135,6 +136,7 @@ pub struct Credentials {
     shards: ShardsHandle,
     events: Events,
     notices: mpsc::UnboundedReceiver<Notice>,
+    generations: Generations,
     fetches: JoinSet<(Ticket, Result<Come, String>)>,
     under_way: HashMap<Ticket, (AbortHandle, InstanceId, Item)>,
     /// Requests that wait for what the control plane says of the instance's session.
@@ -150,13 +152,20 @@ enum Asked {
 
 impl Credentials {
     /// Nobody has anything yet. Make it before the first life of a VM begins, or that one's guest gets nothing.
-    pub fn new(host: HostId, control: Client, roles: Roles, shards: ShardsHandle, events: Events) -> Self {
+    pub fn new(
+        host: HostId,
+        control: Client,
+        roles: Roles,
+        shards: ShardsHandle,
+        generations: Generations,
+        events: Events,
+    ) -> Self {
         let (sender, notices) = mpsc::unbounded_channel();
         shards.notify(&sender);
         // Without random bytes the hosts that started at one moment keep the same times, which is only worse.
         let seed = getrandom::u64().unwrap_or_else(|_| now().0);
         Self {
-            table: Table::new(roles.clone(), seed),
+            table: Table::new(roles.clone(), generations.load(), seed),
             fetcher: Fetcher {
                 host,
                 control,
@@ -166,13 +175,14 @@ impl Credentials {
             shards,
             events,
             notices,
+            generations,
             fetches: JoinSet::new(),
             under_way: HashMap::new(),
             waiting: HashMap::new(),
         }
     }
 
-    /// Serves until it is cancelled. What is being fetched then is given up.
+    /// Serves until it is cancelled. What is being fetched then is given up, and what is to be on disk is written.
     pub async fn run(mut self, cancel: CancellationToken) {
         loop {
             self.look_at_the_feed();
@@ -186,10 +196,12 @@ impl Credentials {
                 Ok(()) = self.events.heard.changed(), if self.table.knowledge() == Knowledge::Doubt => {}
                 Some(notice) = self.notices.recv() => self.table.notice(notice, now()),
                 Some(ended) = self.fetches.join_next() => self.on_fetched(ended),
+                Some(()) = self.generations.wrote() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
         self.fetches.shutdown().await;
+        self.generations.finish().await;
     }
 
     /// Takes in what the feed said before it is believed to have said everything.
@@ -237,7 +249,7 @@ impl Credentials {
                 // Nothing is asked for it any more.
                 self.answer_waiting(instance, Asked::InVain);
             }
-            Event::Spec(SpecChange::Complete) => {}
+            Event::Spec(SpecChange::Complete) => self.table.complete(),
             Event::Revoked(revocation) => {
                 self.table.revoked(&revocation, now());
                 self.answer_ended();
@@ -328,6 +340,7 @@ impl Credentials {
                     }
                 }
                 Action::Tell(instance, incarnation, grant) => self.shards.grant(instance, incarnation, grant),
+                Action::Keep(instance, generation) => self.generations.keep(instance, generation),
             }
         }
     }

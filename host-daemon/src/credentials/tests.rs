@@ -18,7 +18,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Credentials, Handle, NotVouched, Roles, channel};
+use super::{Credentials, Generations, Handle, NotVouched, Roles, channel};
 use crate::cache::FeedBatch;
 use crate::channel::{ChannelSpec, ExpectedPeer};
 use crate::config::{CacheConfig, LinkConfig};
@@ -77,11 +77,13 @@ impl World {
         let (given, events) = channel();
         let roles: Roles = toml::from_str(roles).unwrap();
         let handle = shards.handle().clone();
-        let credentials = Credentials::new("h1".parse().unwrap(), client, roles, handle, events);
+        let folder = tempfile::tempdir().unwrap();
+        let generations = Generations::open(folder.path()).unwrap();
+        let host = "h1".parse().unwrap();
+        let credentials = Credentials::new(host, client, roles, handle, generations, events);
         // A feed that is never silent.
         given.heard(Moment(u64::MAX));
         tasks.spawn(credentials.run(CancellationToken::new()));
-        let folder = tempfile::tempdir().unwrap();
         Self {
             shards,
             given,

@@ -60,7 +60,7 @@ pub(super) fn failed<'a>(what: &'static str, path: &'a Path) -> impl FnOnce(io::
 }
 
 /// Makes a folder of documents where it is missing. Others get through it to what is theirs in there, and can't list it.
-pub(super) fn folder(path: PathBuf) -> Result<PathBuf, FileError> {
+pub(crate) fn folder(path: PathBuf) -> Result<PathBuf, FileError> {
     fs::create_dir_all(&path).map_err(failed("create", &path))?;
     fs::set_permissions(&path, Permissions::from_mode(0o711)).map_err(failed("set the mode of", &path))?;
     Ok(path)
@@ -68,7 +68,7 @@ pub(super) fn folder(path: PathBuf) -> Result<PathBuf, FileError> {
 
 /// The document, if there is a file. One that isn't a `T`, or that `check` finds wrong, is set aside: it is an error
 /// once, and absent from then on.
-pub(super) fn load<T: DeserializeOwned>(
+pub(crate) fn load<T: DeserializeOwned>(
     path: &Path,
     check: impl FnOnce(&T) -> Result<(), String>,
 ) -> Result<Option<T>, FileError> {
@@ -109,13 +109,13 @@ pub(super) fn save<T: Serialize>(path: &Path, document: &T) -> Result<(), FileEr
 }
 
 /// The same without blocking the runtime's thread while the disk is waited for. Cancelled, it is done all the same.
-pub(super) async fn keep<T: Serialize + Send + 'static>(path: PathBuf, document: T) -> Result<(), FileError> {
+pub(crate) async fn keep<T: Serialize + Send + 'static>(path: PathBuf, document: T) -> Result<(), FileError> {
     aside(path, "write", move |path| save(path, &document)).await
 }
 
 /// Removes a document, or a folder with all that is in it, without blocking the runtime's thread; it is fine if there is
 /// none. Cancelled, it is done all the same.
-pub(super) async fn discard(path: PathBuf) -> Result<(), FileError> {
+pub(crate) async fn discard(path: PathBuf) -> Result<(), FileError> {
     aside(path, "remove", remove).await
 }
 
@@ -145,16 +145,16 @@ async fn aside(
 
 /// What every record begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// The version of its form.
-    pub(super) version: u32,
+    pub(crate) version: u32,
     /// Of which instance it is.
-    pub(super) instance: InstanceId,
+    pub(crate) instance: InstanceId,
 }
 
 impl Head {
     /// Says what is wrong with a record if its head is not this one.
-    pub(super) fn check(self, found: Self) -> Result<(), String> {
+    pub(crate) fn check(self, found: Self) -> Result<(), String> {
         let Self { version, instance } = self;
         if found.version != version {
             return Err(format!(

@@ -121,7 +121,7 @@ impl Table {
             self.due(id, item, again);
         }
         if *item == Item::Session {
-            self.judge_newcomer(id, now);
+            self.judge_waiting(id, now);
         }
     }
 

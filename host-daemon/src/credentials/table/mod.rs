@@ -26,6 +26,7 @@ use moorline_shared::{Digest, InstanceId};
 
 use super::config::{RoleConfig, Roles};
 use super::denied::DenyList;
+use super::generations::Generation;
 use super::sources::{Rhythm, Source as _};
 use crate::link::{Grant, LifeId, Notice, RoleGrant, SessionGrant};
 use lane::Lane;
@@ -58,6 +59,8 @@ pub(super) enum Action {
     Abandon(Ticket),
     /// Tell the guest, in this life of its VM.
     Tell(InstanceId, u64, Grant),
+    /// Keep which generation of its VM the guest is, for the next daemon; or nothing any more.
+    Keep(InstanceId, Option<Generation>),
 }
 
 /// What is to be fetched.
@@ -109,6 +112,8 @@ pub(super) struct Table {
     actions: Vec<Action>,
     denied: DenyList,
     knowledge: Knowledge,
+    /// Which generation each guest was that has, or had, the session that there is.
+    kept: BTreeMap<InstanceId, Generation>,
 }
 
 #[derive(Debug, Default)]
@@ -156,6 +161,8 @@ impl Instance {
 enum Greeted {
     /// An agent that had nothing yet, while there was no session to give it.
     Newcomer,
+    /// A machine that was restored or copied, while it wasn't known which session it had before.
+    Restored,
     /// One that has what it was given, or is about to.
     Settled,
 }
@@ -167,8 +174,8 @@ struct Known {
 }
 
 impl Table {
-    /// An empty table. `seed` makes the times of different hosts differ.
-    pub(super) fn new(roles: Roles, seed: u64) -> Self {
+    /// An empty table, but for which generations the guests were. `seed` makes the times of different hosts differ.
+    pub(super) fn new(roles: Roles, kept: BTreeMap<InstanceId, Generation>, seed: u64) -> Self {
         let of_role = |(name, config): (&RoleName, &RoleConfig)| {
             (Item::Role(name.clone()), Lane::new(config.fetches_at_once))
         };
@@ -185,6 +192,7 @@ impl Table {
             actions: Vec::new(),
             denied: DenyList::default(),
             knowledge: Knowledge::default(),
+            kept,
         }
     }
 
@@ -211,6 +219,19 @@ impl Table {
         self.forget_if_unknown(id);
     }
 
+    /// The feed has named every instance of this host: of others nothing is kept.
+    pub(super) fn complete(&mut self) {
+        let known = |id: &InstanceId| {
+            self.instances
+                .get(id)
+                .is_some_and(|instance| instance.known.is_some())
+        };
+        let unknown: Vec<_> = self.kept.keys().filter(|id| !known(id)).copied().collect();
+        for id in unknown {
+            self.forget_generation(id);
+        }
+    }
+
     /// Something happened to a guest's life.
     pub(super) fn notice(&mut self, notice: Notice, now: Moment) {
         match notice {
@@ -219,10 +240,14 @@ impl Table {
                 incarnation,
             }) => {
                 self.drop_slots(instance);
+                let kept = self.kept.get(&instance);
+                let of_life = kept.filter(|kept| kept.incarnation == incarnation);
+                let generation = of_life.map(|kept| kept.id);
                 let entry = self.instances.entry(instance).or_default();
                 *entry = Instance {
                     known: entry.known.take(),
                     incarnation: Some(incarnation),
+                    generation,
                     ..Instance::default()
                 };
                 self.arrange(instance, now);
@@ -234,6 +259,7 @@ impl Table {
                 let entry = self.instances.get_mut(&instance);
                 if let Some(entry) = entry.filter(|entry| entry.incarnation == Some(incarnation)) {
                     entry.incarnation = None;
+                    self.forget_generation(instance);
                     self.drop_slots(instance);
                     self.forget_if_unknown(instance);
                 }

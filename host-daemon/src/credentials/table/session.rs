@@ -14,7 +14,8 @@ use moorline_shared::api::feed::{Revocation, Revoked};
 use moorline_shared::link::Moment;
 use moorline_shared::{Digest, InstanceId};
 
-use super::{Come, Grant, Greeted, Instance, Item, Rhythm, Slot, Table};
+use super::{Action, Come, Grant, Greeted, Instance, Item, Rhythm, Slot, Table};
+use crate::credentials::generations::Generation;
 use crate::credentials::sources::Source as _;
 use crate::link::{LifeId, Speaker};
 
@@ -193,11 +194,10 @@ impl Table {
         let before = generation.and_then(|new| instance.generation.replace(new));
         let restored = before.is_some() && before != generation;
         let lapsed = instance.identify_by.is_some_and(|last| last <= now);
-        if !instance.slots.contains_key(&Item::Session) {
-            return;
-        }
         let anew = speaker == Speaker::New && instance.needs_another();
+        let unknown = instance.session.is_none() && instance.instead_of.is_none();
         instance.greeted = Some(match speaker {
+            _ if unknown && (restored || instance.greeted == Some(Greeted::Restored)) => Greeted::Restored,
             Speaker::New if !instance.has_session() => Greeted::Newcomer,
             _ => Greeted::Settled,
         });
@@ -206,18 +206,50 @@ impl Table {
         } else if lapsed || self.knowledge == Knowledge::Doubt && !self.is_ended(id, &Item::Session) {
             self.due(id, &Item::Session, now);
         }
+        self.keep_generation(id);
     }
 
-    /// An agent that had nothing has waited for this session. If somebody has identified with it, it needs another.
-    pub(super) fn judge_newcomer(&mut self, id: InstanceId, now: Moment) {
+    /// Somebody has waited for this session. An agent that had nothing needs another if somebody has identified with it, and
+    /// a machine that was restored in any case: it may be the one that the snapshot holds.
+    pub(super) fn judge_waiting(&mut self, id: InstanceId, now: Moment) {
         let Some(instance) = self.instances.get_mut(&id) else {
             return;
         };
-        if instance.greeted == Some(Greeted::Newcomer) {
-            instance.greeted = Some(Greeted::Settled);
-            if instance.identify_by.is_none() {
+        let waited = instance.greeted;
+        instance.greeted = waited.map(|_| Greeted::Settled);
+        match waited {
+            Some(Greeted::Restored) => self.replace_session(id, RESTORED, now),
+            Some(Greeted::Newcomer) if instance.identify_by.is_none() => {
                 self.replace_session(id, BEGAN_ANEW, now);
             }
+            _ => {}
+        }
+        self.keep_generation(id);
+    }
+
+    /// Has it kept which generation the guest is, unless a session is left that an earlier one had: a daemon that begins
+    /// before that has ended has to see the difference.
+    fn keep_generation(&mut self, id: InstanceId) {
+        let Some(instance) = self.instances.get(&id) else {
+            return;
+        };
+        let (Some(incarnation), Some(generation)) = (instance.incarnation, instance.generation) else {
+            return;
+        };
+        let left = instance.instead_of.is_some() || instance.greeted == Some(Greeted::Restored);
+        let generation = Generation {
+            incarnation,
+            id: generation,
+        };
+        if !left && self.kept.insert(id, generation) != Some(generation) {
+            self.actions.push(Action::Keep(id, Some(generation)));
+        }
+    }
+
+    /// Of a life that ended nothing is kept.
+    pub(super) fn forget_generation(&mut self, id: InstanceId) {
+        if self.kept.remove(&id).is_some() {
+            self.actions.push(Action::Keep(id, None));
         }
     }
 

@@ -15,6 +15,7 @@ use proptest::prelude::*;
 
 use super::{Action, Come, Item, Knowledge, Table, Ticket, Wanted};
 use crate::credentials::config::Roles;
+use crate::credentials::generations::Generation;
 use crate::link::tests::{id, spec};
 use crate::link::{Grant, LifeId, Notice, RoleGrant, SessionGrant, Speaker};
 
@@ -74,11 +75,18 @@ struct World {
     guests: BTreeMap<(InstanceId, Item), (String, Moment)>,
     lives: BTreeMap<InstanceId, u64>,
     fetches: u64,
+    /// Which generations are on disk.
+    kept: BTreeMap<InstanceId, Generation>,
 }
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut table = Table::new(roles(), seed);
+        Self::after(BTreeMap::new(), seed)
+    }
+
+    /// A daemon that finds what an earlier one kept of generations.
+    fn after(kept: BTreeMap<InstanceId, Generation>, seed: u64) -> Self {
+        let mut table = Table::new(roles(), kept.clone(), seed);
         table.know(Knowledge::Certain, Moment(1_000));
         Self {
             table,
@@ -88,6 +96,7 @@ impl World {
             guests: BTreeMap::new(),
             lives: BTreeMap::new(),
             fetches: 0,
+            kept,
         }
     }
 
@@ -160,6 +169,11 @@ impl World {
                     assert_eq!(Some(&incarnation), self.lives.get(&instance));
                     self.told(instance, grant);
                 }
+                Action::Keep(instance, Some(generation)) => {
+                    let before = self.kept.insert(instance, generation);
+                    assert_ne!(before, Some(generation), "it is written for nothing");
+                }
+                Action::Keep(instance, None) => drop(self.kept.remove(&instance).expect("it was kept")),
             }
         }
         for (item, lane) in &self.table.lanes {

@@ -63,7 +63,7 @@ async fn what_a_snapshot_holds_signs_for_nobody_once_it_goes_on() -> Result<()> 
     let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
     let image = Busybox::new().agent(agent).build(tools).await?;
     let seats = seats(2).await;
-    let deployment = Plan::new(Programs::build().await?).start().await?;
+    let mut deployment = Plan::new(Programs::build().await?).start().await?;
     let secret = BTreeMap::from([("own/secret".parse()?, PutEntry::secret(SECRET.into()))]);
     let first = deployment.register(None, "first", secret).await?;
     let options = |of: &External| GuestOptions::new(&image).saveable().vsock_at(of.device());
@@ -84,6 +84,15 @@ async fn what_a_snapshot_holds_signs_for_nobody_once_it_goes_on() -> Result<()> 
     );
     the_session_of_before_is_over(&deployment, first.id).await?;
 
+    // A host daemon that begins anew has seen nothing of it, and finds out by what the one before kept.
+    drop(restored);
+    deployment.kill_host().await?;
+    deployment.start_host().await?;
+    let restored = Guest::restore(&seats, tools, options(&first), &snapshot).await?;
+    changes(&deployment, &restored, first.id, "restored-again").await?;
+    identified(&deployment, first.id, 3).await?;
+    the_session_of_before_is_over(&deployment, first.id).await?;
+
     a_copy_is_another_instance_and_no_more(&deployment, &first, async |copy| {
         Guest::restore(&seats, tools, options(copy), &snapshot).await
     })
@@ -94,7 +103,7 @@ async fn what_a_snapshot_holds_signs_for_nobody_once_it_goes_on() -> Result<()> 
         records(&deployment, first.id, "CreateInstanceSession")
             .await?
             .len()
-            == 2
+            == 3
     );
     Ok(())
 }

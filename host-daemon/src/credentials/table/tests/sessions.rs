@@ -185,3 +185,56 @@ fn an_agent_that_begins_anew_for_ever_gets_another_session_every_ten_seconds_and
     world.answer_all(60 * MINUTE);
     assert!(world.has(1, &Item::Session).is_some() && world.has(1, &role("own")).is_some());
 }
+
+#[test]
+fn a_machine_that_was_restored_while_the_daemon_began_anew_gets_another_session() {
+    let mut before = World::new(7);
+    before.set(1, &["own"]);
+    before.begin(1);
+    before.hello(1, 1, Speaker::New);
+    before.answer_all(60 * MINUTE);
+    // The guest comes before the feed, before its session, or afterwards.
+    for (said, at) in [(1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2)] {
+        let mut world = World::after(before.kept.clone(), 7);
+        let greet = |world: &mut World, now| (now == at).then(|| world.greet(1, said));
+        world.begin(1);
+        greet(&mut world, 0);
+        world.set(1, &["own"]);
+        greet(&mut world, 1);
+        answer_session(&mut world, Identified::Yes);
+        greet(&mut world, 2);
+        // A daemon that ends here has the next one see the same.
+        assert_eq!((replaces(&world), &world.kept), (said == 2, &before.kept));
+        world.answer_all(60 * MINUTE);
+        assert!(world.has(1, &Item::Session).is_some() && world.has(1, &role("own")).is_some());
+        assert_eq!(world.kept[&id(1)].id, [said; 16]);
+        // It is of that generation from now on.
+        world.greet(1, said);
+        assert!(!replaces(&world));
+    }
+}
+
+#[test]
+fn a_generation_is_of_one_life_and_kept_as_long_as_that_and_its_instance() {
+    let mut world = World::new(7);
+    world.set(1, &[]);
+    world.begin(1);
+    world.answer_all(60 * MINUTE);
+    world.greet(1, 1);
+    world.begin(1);
+    answer_session(&mut world, Identified::Yes);
+    world.greet(1, 2);
+    assert!(!replaces(&world), "another life is another machine");
+    assert_eq!(world.kept[&id(1)].incarnation, 2);
+    world.end(1);
+    assert!(world.kept.is_empty());
+    let of_nobody = Generation {
+        incarnation: 1,
+        id: [1; 16],
+    };
+    let mut world = World::after([(id(1), of_nobody), (id(2), of_nobody)].into(), 7);
+    world.set(1, &[]);
+    world.table.complete();
+    world.settle();
+    assert_eq!(world.kept.keys().copied().collect::<Vec<_>>(), [id(1)]);
+}
