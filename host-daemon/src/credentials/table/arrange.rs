@@ -90,13 +90,7 @@ impl Table {
 
     /// Takes everything away, and tells the guest.
     pub(super) fn empty(&mut self, id: InstanceId) {
-        let items: Vec<_> = self
-            .instances
-            .get(&id)
-            .into_iter()
-            .flat_map(|i| i.slots.keys().cloned())
-            .collect();
-        for item in items {
+        for item in self.held(id) {
             self.withdraw(id, &item);
         }
         self.tell(id, Grant::NoSession);
@@ -104,19 +98,22 @@ impl Table {
 
     /// Forgets everything. The shard has done so for itself.
     pub(super) fn drop_slots(&mut self, id: InstanceId) {
-        let items: Vec<_> = self
-            .instances
-            .get(&id)
-            .into_iter()
-            .flat_map(|i| i.slots.keys().cloned())
-            .collect();
-        for item in items {
+        for item in self.held(id) {
             self.rest(id, &item);
             self.let_go(id, &item);
         }
         if let Some(instance) = self.instances.get_mut(&id) {
             instance.slots.clear();
         }
+    }
+
+    /// What it has slots for.
+    fn held(&self, id: InstanceId) -> Vec<Item> {
+        let slots = self.instances.get(&id).map(|instance| &instance.slots);
+        slots
+            .into_iter()
+            .flat_map(|slots| slots.keys().cloned())
+            .collect()
     }
 
     pub(super) fn forget_if_unknown(&mut self, id: InstanceId) {

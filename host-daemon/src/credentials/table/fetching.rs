@@ -109,18 +109,13 @@ impl Table {
             self.hold(id, item, come);
             self.ends.insert((deadline, id, item.clone()));
         }
-        match item {
-            Item::Session => {
-                self.remember_given(id);
-                self.make_anew(id, now);
-                self.give_again(id);
-            }
-            Item::Role(_) => {}
-        }
         if self.rhythm(item) == Rhythm::Own {
             self.due(id, item, again);
         }
         if *item == Item::Session {
+            self.remember_given(id);
+            self.make_anew(id, now);
+            self.give_again(id);
             self.judge_waiting(id, now);
         }
     }
