@@ -84,6 +84,15 @@ impl World {
         Self::after(BTreeMap::new(), seed)
     }
 
+    /// Instance 1 in its first life, with these roles and all that it is to have, for an hour.
+    fn serving(roles: &[&str]) -> Self {
+        let mut world = Self::new(7);
+        world.set(1, roles);
+        world.begin(1);
+        world.answer_all(60 * MINUTE);
+        world
+    }
+
     /// A daemon that finds what an earlier one kept of generations.
     fn after(kept: BTreeMap<InstanceId, Generation>, seed: u64) -> Self {
         let mut table = Table::new(roles(), kept.clone(), seed);
@@ -452,10 +461,7 @@ fn a_failure_costs_the_one_role_of_the_one_instance() {
 
 #[test]
 fn what_is_held_is_served_until_its_deadline_while_its_source_fails() {
-    let mut world = World::new(7);
-    world.set(1, &["a"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let mut world = World::serving(&["a"]);
     let deadline = world.now.0 + 60 * MINUTE;
     let before = world.has(1, &role("a")).unwrap().to_owned();
     while world.now.0 < deadline {
@@ -473,10 +479,7 @@ fn what_is_held_is_served_until_its_deadline_while_its_source_fails() {
 
 #[test]
 fn roles_that_the_host_does_not_give_are_named_and_not_fetched() {
-    let mut world = World::new(7);
-    world.set(1, &["theirs", "unknown"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let world = World::serving(&["theirs", "unknown"]);
     assert_eq!(world.fetches, 1);
     let status = &world.table.status(world.now)[&id(1)];
     let errors: BTreeSet<_> = status

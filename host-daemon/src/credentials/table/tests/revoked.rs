@@ -13,10 +13,7 @@ fn token(number: u64) -> Digest {
 
 #[test]
 fn a_token_of_a_key_that_is_gone_is_taken_back_and_another_comes() {
-    let mut world = World::new(7);
-    world.set(1, &["own", "a"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let mut world = World::serving(&["own", "a"]);
     world
         .table
         .revoked(&revocation(Revoked::Key { id: 2 }, 1), world.now);
@@ -65,10 +62,7 @@ fn what_was_revoked_on_its_way_is_given_to_nobody() {
 
 #[test]
 fn while_the_feed_is_silent_the_control_plane_is_asked_for_whoever_connects() {
-    let mut world = World::new(7);
-    world.set(1, &["own", "a"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let mut world = World::serving(&["own", "a"]);
     world.table.know(Knowledge::Doubt, world.now);
     world.settle();
     assert_eq!(
@@ -94,10 +88,7 @@ fn while_the_feed_is_silent_the_control_plane_is_asked_for_whoever_connects() {
 
 #[test]
 fn a_request_is_vouched_for_while_its_session_is_known_to_stand() {
-    let mut world = World::new(7);
-    world.set(1, &[]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let mut world = World::serving(&[]);
     let vouch = |world: &mut World, number| {
         let vouched = world.table.vouch(id(1), &token(number), world.now);
         world.settle();

@@ -5,10 +5,7 @@ use crate::credentials::table::session::REPLACE_EVERY_MS;
 
 #[test]
 fn a_restored_machine_gets_another_session_in_place_of_its_own() {
-    let mut world = World::new(7);
-    world.set(1, &["own"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let mut world = World::serving(&["own"]);
     world.greet(1, 1);
     assert!(world.wanted.is_empty() && world.has(1, &role("own")).is_some());
     world.greet(1, 2);
@@ -118,10 +115,7 @@ fn an_agent_and_a_host_daemon_that_both_begin_anew_find_out_whose_session_it_is(
 
 #[test]
 fn a_session_that_was_ended_stays_ended_in_this_life() {
-    let mut world = World::new(7);
-    world.set(1, &["own", "a"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let mut world = World::serving(&["own", "a"]);
     world.revoke(1, "s-none");
     world.revoke(1, "s-1");
     assert_eq!(
@@ -160,10 +154,7 @@ fn one_that_was_not_used_in_time_is_asked_for_when_the_guest_comes() {
 
 #[test]
 fn an_agent_that_begins_anew_for_ever_gets_another_session_every_ten_seconds_and_loses_what_it_has_at_once() {
-    let mut world = World::new(7);
-    world.set(1, &["own"]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let mut world = World::serving(&["own"]);
     let (begun, mut replaced) = (world.now, 0);
     while world.now.since(begun) < 10 * MINUTE {
         world.hello(1, 1, Speaker::New);
@@ -216,10 +207,7 @@ fn a_machine_that_was_restored_while_the_daemon_began_anew_gets_another_session(
 
 #[test]
 fn a_generation_is_of_one_life_and_kept_as_long_as_that_and_its_instance() {
-    let mut world = World::new(7);
-    world.set(1, &[]);
-    world.begin(1);
-    world.answer_all(60 * MINUTE);
+    let mut world = World::serving(&[]);
     world.greet(1, 1);
     world.begin(1);
     answer_session(&mut world, Identified::Yes);
