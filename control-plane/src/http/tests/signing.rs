@@ -126,6 +126,11 @@ impl<'a> Draft<'a> {
         self
     }
 
+    /// Sends it through the host that has all instances.
+    pub(super) async fn relayed(self, api: &Api) -> Reply {
+        self.passed_on_by(api.host()).send(api).await
+    }
+
     /// Signs it, and has the host sign that.
     pub(super) fn passed_on_by(self, host: &Host) -> Message {
         self.signed_by_host(host, host)

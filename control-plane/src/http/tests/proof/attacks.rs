@@ -268,7 +268,7 @@ async fn one_instance_is_not_another() {
     refused(&world, named, "passed on in another's name").await;
     let target = format!("/v1/instances/{}/data/own", world.guest.id);
     let foreign = Draft::new(&other, axum::http::Method::PUT, &target, r#"{"value": "x"}"#);
-    let denied = foreign.passed_on_by(world.api.host()).send(&world.api).await;
+    let denied = foreign.relayed(&world.api).await;
     assert_eq!(
         denied.status,
         StatusCode::NOT_FOUND,

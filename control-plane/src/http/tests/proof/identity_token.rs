@@ -73,7 +73,7 @@ async fn nobody_has_a_token_for_another() {
     let body = json!({"audience": "a"});
     let other = format!("/v1/instances/{}/identity-token", world.other);
     let foreign = Draft::new(&world.guest, Method::POST, &other, &body.to_string());
-    let refused = foreign.passed_on_by(world.api.host()).send(&world.api).await;
+    let refused = foreign.relayed(&world.api).await;
     assert_eq!(refused.status, StatusCode::NOT_FOUND, "{refused:?}");
     let own = format!("/v1/instances/{}/identity-token", world.guest.id);
     let unsigned = world.api.json(Method::POST, &own, &[], body.clone()).await;

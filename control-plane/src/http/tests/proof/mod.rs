@@ -53,28 +53,18 @@ async fn report(api: &Api, instance: &str, incarnation: u64) {
 #[tokio::test]
 async fn an_instance_changes_its_data_by_its_signature() {
     let mut world = World::new().await;
-    let put = world
-        .guest
-        .put("shared")
-        .passed_on_by(world.api.host())
-        .send(&world.api)
-        .await;
+    let put = world.guest.put("shared").relayed(&world.api).await;
     assert_eq!(put.status, StatusCode::OK, "{put:?}");
     assert_eq!(world.value().await, "shared");
     let identified = world.guest.identify(&world.api, world.api.host()).await;
     assert_eq!(identified.status, StatusCode::OK, "{identified:?}");
-    let put = world
-        .guest
-        .put("own")
-        .passed_on_by(world.api.host())
-        .send(&world.api)
-        .await;
+    let put = world.guest.put("own").relayed(&world.api).await;
     assert_eq!(put.status, StatusCode::OK, "{put:?}");
     assert_eq!(world.value().await, "own");
     let conditional = world.guest.put("never").with(|draft| {
         draft.fields.push(("if-none-match", "*".to_owned()));
     });
-    let refused = conditional.passed_on_by(world.api.host()).send(&world.api).await;
+    let refused = conditional.relayed(&world.api).await;
     assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED);
     let record = world
         .api
@@ -96,36 +86,31 @@ async fn what_is_asked_again_is_done_once() {
             draft.fields[0].1 = "the-same".to_owned();
         })
     };
-    let begun = world
-        .guest
-        .put("b")
-        .passed_on_by(world.api.host())
-        .send(&world.api)
-        .await;
+    let begun = world.guest.put("b").relayed(&world.api).await;
     assert_eq!(begun.status, StatusCode::OK, "{begun:?}");
-    let first = append("a").passed_on_by(world.api.host()).send(&world.api).await;
-    let again = append("a").passed_on_by(world.api.host()).send(&world.api).await;
+    let first = append("a").relayed(&world.api).await;
+    let again = append("a").relayed(&world.api).await;
     assert_eq!(first.status, StatusCode::OK, "{first:?}");
     assert_eq!(first.body, again.body, "it is signed anew, and the same change");
     assert_eq!(world.value().await, "ba");
-    let other = append("b").passed_on_by(world.api.host()).send(&world.api).await;
+    let other = append("b").relayed(&world.api).await;
     assert_eq!(other.body["type"], "idempotency-key-reused");
 }
 
 #[tokio::test]
 async fn whoever_asked_for_something_may_know_what_became_of_it() {
     let world = World::new().await;
-    let (api, host) = (&world.api, world.api.host());
-    let made = world.guest.put("made").passed_on_by(host).send(api).await;
+    let api = &world.api;
+    let made = world.guest.put("made").relayed(api).await;
     let guarded = world.guest.put("never").with(|draft| {
         draft.fields.push(("if-none-match", "*".to_owned()));
     });
-    let refused = guarded.passed_on_by(host).send(api).await;
+    let refused = guarded.relayed(api).await;
     assert_eq!(refused.status, StatusCode::PRECONDITION_FAILED, "{refused:?}");
     let describe = async |guest: &Guest, operation: &Json| {
         let target = format!("/v1/operations/{}", operation.as_str().unwrap());
         let asked = Draft::new(guest, Method::GET, &target, "");
-        asked.passed_on_by(host).send(api).await
+        asked.relayed(api).await
     };
     let done = describe(&world.guest, &made.body["operation"]).await;
     assert_eq!(
@@ -148,7 +133,7 @@ async fn whoever_asked_for_something_may_know_what_became_of_it() {
         (StatusCode::NOT_FOUND, StatusCode::NOT_FOUND)
     );
     let all = Draft::new(&world.guest, Method::GET, "/v1/operations", "");
-    let all = all.passed_on_by(host).send(api).await;
+    let all = all.relayed(api).await;
     assert_eq!(all.status, StatusCode::FORBIDDEN, "{all:?}");
 }
 
@@ -210,19 +195,10 @@ async fn a_later_life_ends_the_session_of_an_earlier_one() {
         .session(world.api.host(), &world.guest.id, json!({"incarnation": 2}))
         .await;
     assert_eq!(later.status, StatusCode::OK, "{later:?}");
-    let old = world
-        .guest
-        .put("old")
-        .passed_on_by(world.api.host())
-        .send(&world.api)
-        .await;
+    let old = world.guest.put("old").relayed(&world.api).await;
     assert_eq!(old.status, StatusCode::UNAUTHORIZED);
     let new = Guest::of(&world.guest.id, &later.body);
-    let put = new
-        .put("new")
-        .passed_on_by(world.api.host())
-        .send(&world.api)
-        .await;
+    let put = new.put("new").relayed(&world.api).await;
     assert_eq!(put.status, StatusCode::OK, "{put:?}");
     let earlier = world
         .api
@@ -233,11 +209,7 @@ async fn a_later_life_ends_the_session_of_an_earlier_one() {
         (StatusCode::CONFLICT, &json!("incarnation-over"))
     );
     report(&world.api, &world.guest.id, 3).await;
-    let put = new
-        .put("newer")
-        .passed_on_by(world.api.host())
-        .send(&world.api)
-        .await;
+    let put = new.put("newer").relayed(&world.api).await;
     assert_eq!(put.status, StatusCode::UNAUTHORIZED, "a later life has begun");
     assert!(
         world
@@ -263,23 +235,14 @@ async fn a_copy_of_a_guest_loses_its_session_when_the_host_asks_for_another() {
         again.body["session"], fresh.body["session"],
         "a lost answer is asked for again"
     );
-    let old = world
-        .guest
-        .put("copy")
-        .passed_on_by(world.api.host())
-        .send(&world.api)
-        .await;
+    let old = world.guest.put("copy").relayed(&world.api).await;
     assert_eq!(old.status, StatusCode::UNAUTHORIZED);
     let mut new = Guest::of(&world.guest.id, &fresh.body);
     assert_eq!(
         new.identify(&world.api, world.api.host()).await.status,
         StatusCode::OK
     );
-    let put = new
-        .put("new")
-        .passed_on_by(world.api.host())
-        .send(&world.api)
-        .await;
+    let put = new.put("new").relayed(&world.api).await;
     assert_eq!(put.status, StatusCode::OK, "{put:?}");
 }
 
@@ -296,7 +259,7 @@ async fn a_session_that_is_not_used_in_its_window_is_over() {
     assert!(given.body["identify_within_seconds"].as_u64().unwrap() <= 1);
     let guest = Guest::of(&id, &given.body);
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while guest.put("x").passed_on_by(host).send(&api).await.status == StatusCode::OK {
+    while guest.put("x").relayed(&api).await.status == StatusCode::OK {
         assert!(std::time::Instant::now() < deadline, "the session goes on");
     }
     let next = ask().await;
