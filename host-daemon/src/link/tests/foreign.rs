@@ -10,7 +10,7 @@ use moorline_shared::link::body::{Code, Freshness, List, Listed, Refused, Relay,
 use moorline_shared::link::session::GuestEvent;
 use moorline_shared::{PathPrefix, Timestamp};
 
-use super::{Agent, World, id, path, revision, view};
+use super::{Agent, World, id, path, relay, revision, view};
 use crate::config::{CacheConfig, LinkConfig};
 use crate::link::{Answer, Ask, MissKey, Page, PageEntry, Question, Refusal, Reply};
 
@@ -237,13 +237,7 @@ fn reads_and_relays_have_a_budget_each() {
     let mut world = World::with(&link, &CacheConfig::default());
     world.add(1, &[("a", "0")]);
     let mut agent = world.guest(1);
-    let relay = Relay {
-        method: "GET".into(),
-        target: "/v1/instances/x/data/y".into(),
-        headers: Vec::new(),
-        length: 0,
-        body: "".into(),
-    };
+    let relay = relay("GET", "");
     agent.relay(relay.clone());
     assert!(matches!(world.asked().question, Question::Relay { .. }));
     agent.relay(relay);
@@ -484,11 +478,8 @@ fn a_relayed_request_and_its_answer_pass_as_they_are() {
     let mut agent = world.guest(1);
     let body = "x".repeat(100_000);
     let relay = Relay {
-        method: "PUT".into(),
-        target: "/v1/instances/x/data/y".into(),
         headers: vec![("if-match".into(), "\"1.2\"".into())],
-        length: 0,
-        body: Value::from(body.as_str()),
+        ..relay("PUT", &body)
     };
     agent.relay(relay.clone());
     let Ask {

@@ -6,12 +6,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use moorline_shared::link::body::{Code, Get, Relay};
+use moorline_shared::link::body::{Code, Get};
 use moorline_shared::link::frame::{Last, put_with};
 use moorline_shared::link::session::GuestEvent;
 use moorline_shared::link::{Kind, StreamId};
 
-use super::{Agent, World, id, revision};
+use super::{Agent, World, id, relay, revision};
 use crate::config::{CacheConfig, LinkConfig};
 use crate::link::{Answer, Ask, Question, Refusal, Reply};
 
@@ -292,13 +292,7 @@ fn watches_that_are_begun_again_and_again_are_sent_a_bounded_amount() {
 fn answers_that_nobody_takes_are_few() {
     let (mut world, mut honest) = world();
     let mut agent = world.guest(1);
-    let relay = Relay {
-        method: "GET".into(),
-        target: "/v1/instances/x/data/y".into(),
-        headers: Vec::new(),
-        length: 0,
-        body: "".into(),
-    };
+    let relay = relay("GET", "");
     for _ in 0..5 {
         agent.relay(relay.clone());
         let Ask {
@@ -360,13 +354,7 @@ fn cancelled_requests_take_up_the_guests_share_until_they_are_answered() {
     let mut world = World::with(&link, &CacheConfig::default());
     world.add(1, &[("a", "0")]);
     let mut agent = world.guest(1);
-    let relay = Relay {
-        method: "PUT".into(),
-        target: "/v1/instances/x/data/y".into(),
-        headers: Vec::new(),
-        length: 0,
-        body: "x".repeat(100_000).as_str().into(),
-    };
+    let relay = relay("PUT", &"x".repeat(100_000));
     let mut asked = Vec::new();
     for _ in 0..4 {
         let stream = agent.relay(relay.clone());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use moorline_shared::api::feed::{FeedEntry, FeedItem, InstanceSpec, View, ViewEntry, ViewId};
 use moorline_shared::api::instances::{Desired, Driver};
 use moorline_shared::entry::Value;
+use moorline_shared::link::body::Relay;
 use moorline_shared::secret::SecretKey;
 use moorline_shared::{EntryPath, InstanceId, Revision};
 use tokio::runtime::Runtime;
@@ -26,6 +27,17 @@ pub(crate) const fn id(n: u8) -> InstanceId {
 
 pub(crate) fn path(text: &str) -> EntryPath {
     text.parse().unwrap()
+}
+
+/// A request that a guest has passed on, with this method and body.
+pub(crate) fn relay(method: &str, body: &str) -> Relay {
+    Relay {
+        method: method.into(),
+        target: "/v1/instances/x/data/y".into(),
+        headers: Vec::new(),
+        length: 0,
+        body: body.into(),
+    }
 }
 
 pub(crate) fn revision(n: u64) -> Revision {
