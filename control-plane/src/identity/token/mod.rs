@@ -1,7 +1,7 @@
 //! Tokens: sealed bundles that only this control plane can open, and nobody can change.
 //!
 //! A [`Bundle`] is what a token says, laid out by [`layout`]. A [`KeyRing`] holds the keys of the deployment.
-//! [`KeyRing::seal`] makes a [`Token`] of a bundle, and [`KeyRing::open`] takes one apart again. Whether the session
+//! [`KeyRing::seal`] makes a [`Token`] of a bundle, and [`KeyRing::unseal`] takes one apart again. Whether the session
 //! behind it still stands is another question, which whoever opens a token asks next.
 //!
 //! As text a token is a prefix that names its kind, `mla_` for instance, and in unpadded URL-safe base64:

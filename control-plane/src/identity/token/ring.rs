@@ -161,22 +161,14 @@ impl KeyRing {
         Token::encode(bundle.kind, &bytes)
     }
 
-    /// Takes a token apart, and says what it says if it is genuine and its time is `now`. Whether its session stands is
-    /// not known here.
+    /// Takes a token apart, if it is genuine and its time is `now`, up to where its session is known and its names are
+    /// not: whoever looks the session up needn't read them for a token that is no good. Whether the session stands is not
+    /// known here.
     ///
     /// Anything may be given: nothing is done with more than [`super::MAX_CHARS`] characters.
     ///
     /// # Errors
     /// [`OpenError`] says why it is not taken.
-    pub fn open(&self, text: &str, now: Timestamp, memory: &mut Opening) -> Result<Bundle, OpenError> {
-        self.unseal(text, now, memory)?.bundle()
-    }
-
-    /// The same as [`Self::open`], up to where the token's session is known and its names are not: whoever looks the
-    /// session up needn't read them for a token that is no good.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
     pub fn unseal<'m>(
         &self,
         text: &str,
