@@ -83,6 +83,18 @@ impl Scene {
         text.trim().parse().with_context(|| format!("a time: {text:?}"))
     }
 
+    /// Fails unless the agent had the guest's data when that became of a unit.
+    async fn agent_was_ready_before(&self, unit: &str, what: &str) -> Result<()> {
+        let ready = self.when("moorline-agent", "ActiveEnter").await?;
+        let then = self.when(unit, what).await?;
+        println!("the agent was ready at {ready} us, {what} of {unit} was at {then} us");
+        ensure!(
+            ready <= then,
+            "{what} of {unit} was before the agent had the data"
+        );
+        Ok(())
+    }
+
     /// Fails unless the agent is up since it was started first, and was in order with everything else.
     async fn agent_is_well(&self) -> Result<()> {
         let shown = "systemctl show --property=ActiveState,NRestarts,User moorline-agent";
@@ -114,11 +126,9 @@ async fn a_system_has_its_data_before_it_starts_its_services() -> Result<()> {
     let told = scene.text("moorline-agent get config/greeting").await?;
     ensure!(told == "hello", "the guest was told {told:?}");
     scene.agent_is_well().await?;
-    let ready = scene.when("moorline-agent", "ActiveEnter").await?;
-    let sysinit = scene.when("sysinit.target", "ActiveEnter").await?;
-    println!("the agent was ready at {ready} us, the system was initialised at {sysinit} us");
-    ensure!(ready <= sysinit, "services began before the agent had the data");
-    Ok(())
+    scene
+        .agent_was_ready_before("sysinit.target", "ActiveEnter")
+        .await
 }
 
 #[tokio::test]
@@ -139,9 +149,7 @@ async fn cloud_init_finds_the_guests_data_without_a_network() -> Result<()> {
     let greeted = scene.text("cat /run/greeted").await?;
     ensure!(greeted == "hello", "the user data did {greeted:?}: {said}");
     scene.agent_is_well().await?;
-    let ready = scene.when("moorline-agent", "ActiveEnter").await?;
-    let looked = scene.when("cloud-init-local", "InactiveExit").await?;
-    println!("the agent was ready at {ready} us, cloud-init looked for its source at {looked} us");
-    ensure!(ready <= looked, "cloud-init looked before the agent had the data");
-    Ok(())
+    scene
+        .agent_was_ready_before("cloud-init-local", "InactiveExit")
+        .await
 }
