@@ -9,12 +9,13 @@ use moorline_shared::host::{HostStatus, InstanceStatus, Register, Registered, Un
 use serde::Serialize;
 
 use crate::error::{Asked, ClientError, Server};
+use crate::local::LocalDeployment;
 use crate::transport::{MAX_REPLY_BYTES, REQUEST_TIMEOUT, Reply, exchange_once, succeeded, unsecured};
 
 /// Where VM managers register VMs, unless the daemon's configuration says otherwise.
-pub const REGISTER_SOCKET: &str = "/run/moorline/host/register.sock";
+const REGISTER_SOCKET: &str = "/run/moorline/host/register.sock";
 /// Where root asks the daemon how it is, unless the daemon's configuration says otherwise.
-pub const ADMIN_SOCKET: &str = "/run/moorline/host/admin.sock";
+const ADMIN_SOCKET: &str = "/run/moorline/host/admin.sock";
 
 /// For a registration: longer than the two minutes for which the daemon goes on with one, in which it may have to wait for
 /// the control plane.
@@ -25,6 +26,26 @@ const REGISTER_TIMEOUT: Duration = Duration::from_secs(130);
 pub struct HostSocket {
     path: PathBuf,
     client: reqwest::Client,
+}
+
+/// Where this machine's host daemon lets VM managers register VMs, as far as nobody says it.
+pub fn register_socket() -> PathBuf {
+    usual(REGISTER_SOCKET, LocalDeployment::of_process().register_socket())
+}
+
+/// Where this machine's host daemon tells its operator how it is, as far as nobody says it.
+pub fn admin_socket() -> PathBuf {
+    usual(ADMIN_SOCKET, LocalDeployment::of_process().admin_socket())
+}
+
+/// The socket of a daemon that is a service; that of `moorline up` where only that is.
+fn usual(service: &str, local: PathBuf) -> PathBuf {
+    let service = PathBuf::from(service);
+    if !service.exists() && local.exists() {
+        local
+    } else {
+        service
+    }
 }
 
 impl HostSocket {

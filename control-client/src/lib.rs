@@ -11,7 +11,8 @@
 //! of JSON taken apart by [`ndjson`], and end where the connection ends: whoever reads them resumes, or lets
 //! [`Client::follow`] do it. [`Client::relay`] sends what a guest asked for byte for byte in the guest's name.
 //!
-//! [`HostSocket`] is the host daemon of this machine, by one of its two unix sockets.
+//! [`HostSocket`] is the host daemon of this machine, by one of its two unix sockets. [`LocalDeployment`] is the control
+//! plane and the host daemon of `moorline up`.
 //!
 //! The feature `cli` adds the module `cli`, which is the `moorline` command.
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ mod endpoint;
 mod error;
 mod follow;
 mod host_socket;
+mod local;
 pub mod ndjson;
 mod relay;
 mod stream;
@@ -34,7 +36,8 @@ mod transport;
 pub use endpoint::{BaseUrl, BaseUrlError, Endpoint, Retries};
 pub use error::{ClientError, Server};
 pub use follow::{Follow, Followed};
-pub use host_socket::{ADMIN_SOCKET, HostSocket, REGISTER_SOCKET};
+pub use host_socket::{HostSocket, admin_socket, register_socket};
+pub use local::{LocalDeployment, STATE_VARIABLE};
 pub use relay::{GuestRequest, RawReply, RelayRefusal};
 pub use stream::EventStream;
 pub use terms::{Terms, fresh_key};

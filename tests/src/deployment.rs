@@ -5,13 +5,14 @@
 //! their own tests, listen on sockets that nobody else uses, and die with the lab. Either can be killed and started
 //! again, and the [`ControlPlane`] frozen. A [`Further`] host is beside the one that every deployment has. VMs outlive
 //! their daemon by design, so dropping a deployment finds and ends them, those too that were only beginning. An
-//! [`External`] guest has no VM at all.
+//! [`External`] guest has no VM at all. [`OneHost`] is a deployment of `moorline up` instead.
 
 mod control_plane;
 pub(crate) mod enrolment;
 mod external;
 mod further;
 mod machines;
+mod one_host;
 mod plan;
 mod programs;
 
@@ -19,6 +20,7 @@ pub use control_plane::{ControlPlane, free_port};
 pub use external::External;
 use external::register_at;
 pub use further::Further;
+pub use one_host::OneHost;
 pub use plan::{Plan, STOP};
 pub use programs::Programs;
 

@@ -7,7 +7,7 @@ use moorline_shared::id::IdempotencyKey;
 
 use super::out::Format;
 use super::profile::ProfileName;
-use super::{completion, data, group, host, instance, login, operation, profile, token, token_key, user};
+use super::{completion, data, group, host, instance, login, operation, profile, token, token_key, up, user};
 use crate::endpoint::BaseUrl;
 use crate::tls::AuthorityDigest;
 
@@ -50,6 +50,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Run the control plane and the host daemon of this machine in one process, with nothing to set up.
+    #[command(disable_help_flag = true, disable_version_flag = true)]
+    Up(up::UpArgs),
     /// Run, list, start, stop and end instances.
     #[command(subcommand, visible_alias = "instances")]
     Instance(instance::InstanceCommand),

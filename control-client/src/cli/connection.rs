@@ -1,5 +1,5 @@
 //! Which control plane is meant, whom it is known by, and with which token: flags before the environment before the
-//! profile. A login goes before the token of a profile that is only the chosen one, and after everything that was said for
+//! profile, and where nothing is said, the deployment of `moorline up`. A login goes before the token of a profile that is only the chosen one, and after everything that was said for
 //! this command.
 
 use std::fmt;
@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::login::Login;
 use super::profile::{Profile, Profiles};
 use crate::endpoint::{BaseUrl, Endpoint, Retries};
+use crate::local::LocalDeployment;
 use crate::tls::{Authority, AuthorityDigestError, AuthorityError, Trust};
 use crate::token::{Token, TokenError};
 
@@ -26,6 +27,8 @@ pub(super) struct Environment {
     pub(super) token_file: Option<PathBuf>,
     pub(super) ca_file: Option<PathBuf>,
     pub(super) ca_digest: Option<String>,
+    /// What `moorline up` has begun on this machine, as if a profile said it.
+    pub(super) local: Option<Profile>,
 }
 
 impl Environment {
@@ -42,8 +45,19 @@ impl Environment {
             token_file: text("MOORLINE_TOKEN_FILE").map(PathBuf::from),
             ca_file: text("MOORLINE_CA_FILE").map(PathBuf::from),
             ca_digest: text("MOORLINE_CA_DIGEST"),
+            local: local(&LocalDeployment::of_process()),
         }
     }
+}
+
+/// The deployment as a profile, if it was ever begun.
+fn local(deployment: &LocalDeployment) -> Option<Profile> {
+    let url = std::fs::read_to_string(deployment.url_file()).ok()?;
+    Some(Profile {
+        url: Some(url.trim().to_owned()),
+        token_file: Some(deployment.token_file()),
+        ..Profile::default()
+    })
 }
 
 /// An empty variable counts as an absent one, as shells can't tell them apart easily.
@@ -105,6 +119,8 @@ pub(super) enum TokenSource {
     Login(Box<Login>),
     /// The profile that is the chosen one.
     ChosenProfile,
+    /// The administrator of the deployment on this machine.
+    Local,
 }
 
 impl fmt::Display for TokenSource {
@@ -116,6 +132,7 @@ impl fmt::Display for TokenSource {
             Self::NamedProfile => f.write_str("that of the profile that was named"),
             Self::Login(login) => write!(f, "that of the login at {}", login.endpoint.url),
             Self::ChosenProfile => f.write_str("that of the chosen profile"),
+            Self::Local => f.write_str("that of this machine's 'moorline up'"),
         }
     }
 }
@@ -164,6 +181,8 @@ struct Place<'a> {
     args: &'a ConnectionArgs,
     environment: &'a Environment,
     profile: Option<&'a Profile>,
+    /// Where a token of the profile is from that was not named.
+    unnamed: TokenSource,
     /// What the profile's paths begin in.
     folder: &'a Path,
 }
@@ -193,10 +212,19 @@ impl<'a> Place<'a> {
         environment: &'a Environment,
         profiles: &'a Profiles,
     ) -> Result<Self, Failure> {
+        let chosen = profiles.chosen(args.profile.as_ref(), environment.profile.as_deref())?;
+        // Its token is for its own address alone.
+        let elsewhere = args.url.is_some() || environment.url.is_some();
+        let local = environment.local.as_ref().filter(|_| !elsewhere);
+        let (profile, unnamed) = match (chosen, local) {
+            (None, Some(local)) => (Some(local), TokenSource::Local),
+            (chosen, _) => (chosen, TokenSource::ChosenProfile),
+        };
         Ok(Self {
             args,
             environment,
-            profile: profiles.chosen(args.profile.as_ref(), environment.profile.as_deref())?,
+            profile,
+            unnamed,
             folder: profiles.folder(),
         })
     }
@@ -225,8 +253,8 @@ impl<'a> Place<'a> {
         {
             return Ok(Some((token, TokenSource::Login(Box::new(login)))));
         }
-        let token = self.of_profile().transpose()?;
-        Ok(token.map(|token| (token, TokenSource::ChosenProfile)))
+        let token = self.token_of_profile().transpose()?;
+        Ok(token.map(|token| (token, self.unnamed.clone())))
     }
 
     /// The source of a token that was named for this command.
@@ -301,15 +329,16 @@ impl<'a> Place<'a> {
                 let path = environment.token_file.as_ref();
                 path.map(|path| token_of_file("what MOORLINE_TOKEN_FILE names", path))
             }
-            TokenSource::NamedProfile | TokenSource::ChosenProfile | TokenSource::Login(_) => {
-                self.of_profile()
-            }
+            TokenSource::NamedProfile
+            | TokenSource::ChosenProfile
+            | TokenSource::Local
+            | TokenSource::Login(_) => self.token_of_profile(),
         };
         token.transpose()
     }
 
     /// The token of the profile, if it has one.
-    fn of_profile(&self) -> Option<Result<Token, Failure>> {
+    fn token_of_profile(&self) -> Option<Result<Token, Failure>> {
         let profile = self.profile?;
         match (&profile.token, &profile.token_file) {
             (Some(secret), _) => Some(token_of_text("the profile's token", secret.reveal())),
@@ -344,7 +373,9 @@ fn of_digest(what: &'static str, text: &str) -> Result<Trust, Failure> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ConnectionArgs, Endpoint, Environment, Login, Trust, config_path, endpoint};
+    use super::{
+        ConnectionArgs, Endpoint, Environment, LocalDeployment, Login, Trust, config_path, endpoint, local,
+    };
     use std::path::PathBuf;
 
     const CONFIG: &str = "chosen = \"lab\"\n\
@@ -433,6 +464,37 @@ mod tests {
             std::fs::write(config, text).unwrap();
         };
         assert_eq!(asked(&none, chosen).unwrap(), pair(here, "of-login"));
+    }
+
+    #[test]
+    fn where_nothing_is_said_it_is_the_deployment_of_this_machine() {
+        let none = ConnectionArgs::default();
+        let folder = tempfile::tempdir().unwrap();
+        let deployment = LocalDeployment::at(folder.path());
+        assert!(local(&deployment).is_none(), "it was never begun");
+        std::fs::create_dir(deployment.control()).unwrap();
+        std::fs::write(deployment.token_file(), "of-local\n").unwrap();
+        std::fs::write(deployment.control().join("ca.pem"), authority()).unwrap();
+        std::fs::write(deployment.url_file(), "https://127.0.0.1:6\n").unwrap();
+        let alone = |environment: &mut Environment| {
+            environment.config = None;
+            environment.local = local(&deployment);
+        };
+        assert_eq!(
+            asked(&none, alone).unwrap(),
+            pair("https://127.0.0.1:6", "of-local")
+        );
+        let chosen = |environment: &mut Environment| environment.local = local(&deployment);
+        assert_eq!(asked(&none, chosen).unwrap(), pair("https://lab:1", "of-lab"));
+        let elsewhere = |environment: &mut Environment| {
+            alone(environment);
+            environment.url = Some("https://env:3".into());
+        };
+        let refused = asked(&none, elsewhere).unwrap_err();
+        assert!(
+            refused.contains("there is no token for https://env:3"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -81,6 +81,11 @@ pub(super) enum Failure {
     Unwritable(#[source] serde_json::Error),
     #[error("the command can't be set up")]
     Runtime(#[source] std::io::Error),
+    #[error("{} can't be run: is it installed beside this command, or in PATH?", program.display())]
+    Program {
+        program: PathBuf,
+        source: std::io::Error,
+    },
 }
 
 /// What a request was made with that failed, as far as there is something to be advised about it.
@@ -271,6 +276,7 @@ fn advice(error: &ClientError, with: &With) -> String {
     let refused = matches!(error.problem(), Some(problem) if problem.kind == "unauthenticated");
     match &with.token {
         Some(TokenSource::Login(_)) if refused => text += "  try: log in again with 'moorline login'\n",
+        Some(TokenSource::Local) if error.is_silence() => text += "  try: start it with 'moorline up'\n",
         Some(source) if refused => {
             let _ = writeln!(text, "  the token that was sent is {source}");
         }

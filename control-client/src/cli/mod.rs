@@ -1,7 +1,7 @@
 //! The `moorline` command: a line of arguments becomes calls of the client, and answers become tables or JSON.
 //!
 //! [`args`] is the top of the command line; each noun has its own module with its arguments and what they do:
-//! `instance`, `data`, `operation`, `host`, `login`, `token`, `user`, `group`, `token_key`, `profile`, `completion`.
+//! `instance`, `data`, `operation`, `host`, `login`, `token`, `user`, `group`, `token_key`, `profile`, `completion`, `up`.
 //! `connection` finds out which control plane is meant and with which token, `name` which instance. `out` writes what a
 //! command found, `failure` what went wrong, and with which exit status: 0 done, 1 refused or failed, 2 misused, 3 no
 //! answer, 4 no such thing.
@@ -25,6 +25,7 @@ mod profile;
 mod table;
 mod token;
 mod token_key;
+mod up;
 mod user;
 
 use std::io::Write;
@@ -125,6 +126,7 @@ async fn dispatch(cli: Cli, key: IdempotencyKey, out: &mut Out) -> Result<(), Fa
     let environment = Environment::of_process();
     let command = match cli.command {
         Command::Completion(command) => return completion::run(&command, out),
+        Command::Up(args) => return Err(up::run(&args)),
         Command::Profile(command) => {
             return profile::command::run(command, &cli.connection, &environment, out);
         }
@@ -150,6 +152,7 @@ async fn command_of_session(command: Command, session: &mut Session<'_>) -> Resu
         Command::Group(command) => group::run(command, session).await,
         Command::Host(_)
         | Command::Completion(_)
+        | Command::Up(_)
         | Command::Profile(_)
         | Command::Login(_)
         | Command::Logout => {

@@ -16,7 +16,12 @@ impl Programs {
     /// Builds the daemons and the command line, if there is anything to build; once for all that ask.
     pub async fn build() -> Result<Self> {
         static BUILT: OnceCell<Programs> = OnceCell::const_new();
-        let packages = ["moorline-control", "moorline-host", "moorline-client"];
+        let packages = [
+            "moorline-control",
+            "moorline-host",
+            "moorline-client",
+            "moorline-up",
+        ];
         let build = async || {
             cargo_build("the daemons", &packages).await?;
             Ok(Self {

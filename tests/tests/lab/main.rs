@@ -22,4 +22,5 @@ mod python;
 mod readme;
 mod signer;
 mod talker;
+mod up;
 mod vm;

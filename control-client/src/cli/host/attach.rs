@@ -8,7 +8,7 @@ use moorline_shared::host::{Channel, ProcessRef, Register, Registered, Supervisi
 use super::Local;
 use crate::cli::beginning::BeginningArgs;
 use crate::cli::failure::{Failure, With};
-use crate::host_socket::{HostSocket, REGISTER_SOCKET};
+use crate::host_socket::{HostSocket, register_socket};
 
 const ATTACH_USAGE: &str =
     "moorline host attach [OPTIONS] <--path <PATH>|--cid <CID>> <--pid <PID>|--unsupervised>";
@@ -78,9 +78,16 @@ pub(in crate::cli) struct DetachArgs {
 
 #[derive(Debug, Args)]
 struct SocketArgs {
-    /// The host daemon's socket for VM managers.
-    #[arg(long, value_name = "PATH", default_value = REGISTER_SOCKET)]
-    socket: PathBuf,
+    /// The host daemon's socket for VM managers, by default that of the service, or of `moorline up`.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl SocketArgs {
+    fn socket(self) -> Result<HostSocket, Failure> {
+        let path = self.socket.unwrap_or_else(register_socket);
+        Ok(HostSocket::new(&path)?)
+    }
 }
 
 pub(super) async fn attach(args: AttachArgs, local: &mut Local<'_>) -> Result<(), Failure> {
@@ -98,7 +105,7 @@ pub(super) async fn attach(args: AttachArgs, local: &mut Local<'_>) -> Result<()
         tags: args.beginning.tags,
         roles: args.beginning.roles.into_iter().collect(),
     };
-    let registered = HostSocket::new(&args.socket.socket)?.register(&body).await;
+    let registered = args.socket.socket()?.register(&body).await;
     let registered = registered.map_err(|error| {
         Failure::from(error).with(With {
             key: body.key.clone(),
@@ -118,7 +125,7 @@ fn told(registered: &Registered) -> String {
 pub(super) async fn detach(args: DetachArgs, local: &mut Local<'_>) -> Result<(), Failure> {
     let instance = local.instance(&args.instance).await?;
     let body = Unregister { instance };
-    HostSocket::new(&args.socket.socket)?.unregister(&body).await?;
+    args.socket.socket()?.unregister(&body).await?;
     local
         .out
         .show(&body, |body| format!("detached {}", body.instance))

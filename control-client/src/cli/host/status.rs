@@ -9,19 +9,19 @@ use moorline_shared::host::{CredentialStatus, GuestStatus, HostStatus, InstanceS
 use super::Local;
 use crate::cli::failure::{Failure, state_word};
 use crate::cli::table::{Table, age, now, or_dash, pairs, period};
-use crate::host_socket::{ADMIN_SOCKET, HostSocket};
+use crate::host_socket::{HostSocket, admin_socket};
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct StatusArgs {
     /// Only this one, with more of it: a name, an id, the beginning of an id, or the VM's UUID.
     instance: Option<String>,
-    /// The host daemon's socket for root.
-    #[arg(long, value_name = "PATH", default_value = ADMIN_SOCKET)]
-    socket: PathBuf,
+    /// The host daemon's socket for root, by default that of the service, or of `moorline up`.
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
 }
 
 pub(super) async fn run(args: StatusArgs, local: &mut Local<'_>) -> Result<(), Failure> {
-    let socket = HostSocket::new(&args.socket)?;
+    let socket = HostSocket::new(&args.socket.unwrap_or_else(admin_socket))?;
     match &args.instance {
         Some(text) => {
             let instance = local.instance(text).await?;
