@@ -19,3 +19,4 @@ pub mod server;
 pub mod services;
 pub mod settings;
 pub mod store;
+mod watchdog;

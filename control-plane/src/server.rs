@@ -28,6 +28,7 @@ use crate::model::{Attempt, ExecuteError, Executor, outbox};
 use crate::services::{self, Services};
 use crate::settings;
 use crate::store::{OpenError, ReadError, Store, sqlite};
+use crate::watchdog;
 
 /// Why the control plane did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -180,6 +181,11 @@ impl Server {
             Ok(())
         });
         parts.spawn("sessions", async { sessions.await.map_err(ServeError::from) });
+        let watchdog = watchdog::run(cancel.clone());
+        parts.spawn("watchdog", async {
+            watchdog.await;
+            Ok(())
+        });
         let feed = self.dispatcher.run(cancel.clone());
         parts.spawn("feed", async { feed.await.map_err(ServeError::from) });
         let result = parts.run(cancel).await;

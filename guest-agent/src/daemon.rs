@@ -5,14 +5,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{DEFAULT_RULES, Rules, RulesError};
 use crate::link::{self, Endpoint, Given, Line, LinkKeys};
 use crate::local::{self, Backing, OpenError, Settings};
 use crate::mirror::{Live, Mirror};
-use crate::platform::{Readiness, notify};
+use crate::platform::{Readiness, notify, notify_alive, watchdog};
 use crate::proof::Prover;
 use crate::writes::{Marks, Writes};
 
@@ -93,8 +93,21 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
         writes.keep(stop),
         join_all(surfaces),
         readiness(&given.mirror, config.ready_after, stop, notify),
+        signs_of_life(stop),
     );
     Ok(())
+}
+
+/// Tells the service manager twice in the time that it allows that this thread goes on, if it wants to hear so.
+async fn signs_of_life(stop: &CancellationToken) {
+    let Some(allowed) = watchdog() else {
+        return;
+    };
+    let told = async || {
+        notify_alive();
+        sleep(allowed / 2).await;
+    };
+    while stop.run_until_cancelled(told()).await.is_some() {}
 }
 
 /// The rules in the file that was named, or those in the usual place, if there are any.

@@ -17,7 +17,7 @@
 //! | writes | a change in doubt | asks the master what became of it |
 //! | readiness | the first snapshot, for a while | tells the service manager |
 //!
-//! An idle agent wakes for its heartbeat only.
+//! An idle agent wakes for its heartbeat, and for its watchdog, only.
 #![deny(unsafe_code)]
 
 pub mod access;

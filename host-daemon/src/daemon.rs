@@ -20,6 +20,7 @@ use crate::parts::Parts;
 use crate::uplink::{Reports, Uplink};
 use crate::vm::record::{Lock, Records};
 use crate::vm::{FileError, Supervisor};
+use crate::watchdog;
 
 pub use crate::parts::PartError;
 
@@ -158,6 +159,8 @@ impl Daemon {
             "the supervisor of the VMs",
             self.supervisor.run(self.changes, cancel.clone()),
         );
+        let watchdog = watchdog::run(self.shards.handle().clone(), cancel.clone());
+        parts.add("the watchdog", watchdog);
         let lost = self.shards.ended();
         parts.add("the shards", async move {
             cancel.run_until_cancelled(lost).await;

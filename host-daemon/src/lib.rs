@@ -27,3 +27,4 @@ pub mod link;
 mod parts;
 pub mod uplink;
 pub mod vm;
+mod watchdog;

@@ -13,7 +13,7 @@ pub use cores::write_no_cores;
 pub use generation::generation;
 pub use log::{Level, start_log};
 pub use netlink::{Connection, LoopbackAddress, LoopbackError, Owner, SockDiag};
-pub use notify::{Readiness, notify};
+pub use notify::{Readiness, notify, notify_alive, watchdog};
 pub use peer::peer_of;
 pub use vsock::{HOST_CID, connect_vsock, until_broken};
 

@@ -354,6 +354,14 @@ impl ShardsHandle {
         Ok(all)
     }
 
+    /// Returns once every shard's loop has taken a turn.
+    pub async fn all_turn(&self) -> Result<(), Ending> {
+        for mailbox in self.0.mailboxes.iter() {
+            self.call(mailbox, Message::Alive).await?;
+        }
+        Ok(())
+    }
+
     /// Applies a batch of the feed. When this returns, no guest is answered from before it.
     pub async fn apply(&self, batch: FeedBatch) -> Result<FeedEffects, Ending> {
         let mut waiting = Vec::new();

@@ -46,6 +46,8 @@ pub(super) enum Message {
     /// Who is to be told of guests' lives.
     Notify(UnboundedSender<Notice>),
     Status(oneshot::Sender<Vec<GuestStatus>>),
+    /// Say that the loop turns.
+    Alive(oneshot::Sender<()>),
     /// Tell the guests to come again after so many milliseconds, and end.
     Drain(u32),
 }

@@ -59,6 +59,9 @@ impl Shard {
             Message::Status(reply) => {
                 let _ = reply.send(self.status());
             }
+            Message::Alive(reply) => {
+                let _ = reply.send(());
+            }
             Message::Drain(reconnect_after_ms) => self.drain(reconnect_after_ms),
         }
     }

@@ -9,6 +9,7 @@ mod partition;
 mod secrets;
 mod telltale;
 mod tokens;
+mod watchdog;
 
 use crate::alone::path;
 use anyhow::{Context, Result};
