@@ -5,10 +5,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use moorline_shared::PathPrefix;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::{DEFAULT_RULES, Rules, RulesError};
+use crate::keep::{Keeper, Pace};
 use crate::link::{self, Endpoint, Given, Line, LinkKeys};
 use crate::local::{self, Backing, OpenError, Settings};
 use crate::mirror::{Live, Mirror};
@@ -33,6 +35,8 @@ pub struct Config {
     pub access: Option<PathBuf>,
     /// The folder of what the agent keeps, for its user alone.
     pub state: PathBuf,
+    /// What of the mirror is kept there, so that it can be read after a reboot while the host is away.
+    pub keep: Vec<PathPrefix>,
     /// How long the service manager waits for the first snapshot; then the boot goes on without it.
     pub ready_after: Duration,
 }
@@ -44,6 +48,7 @@ impl Default for Config {
             local: Settings::default(),
             access: None,
             state: DEFAULT_STATE.into(),
+            keep: Vec::new(),
             ready_after: Duration::from_secs(20),
         }
     }
@@ -85,12 +90,20 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
         rules: rules(config.access.as_deref())?,
         settings: config.local.clone(),
     });
+    let keeper = Keeper::new(
+        &config.state,
+        config.keep.clone(),
+        Rc::clone(&line),
+        Rc::clone(&given.mirror),
+        Pace::default(),
+    );
     let surfaces = local::open(&backing, stop).await?;
     tracing::info!(socket = %config.local.socket.display(), endpoint = %config.endpoint, "serving");
     tokio::join!(
         link::keep(&config.endpoint, &line, &given, stop),
         prover.keep(stop),
         writes.keep(stop),
+        keeper.keep(stop),
         join_all(surfaces),
         readiness(&given.mirror, config.ready_after, stop, notify),
         signs_of_life(stop),
@@ -126,7 +139,7 @@ async fn readiness(
     mut notify: impl FnMut(Readiness),
 ) {
     let waiting = async {
-        let mut first = std::pin::pin!(mirror.until(Mirror::revision));
+        let mut first = std::pin::pin!(mirror.until(Mirror::applied));
         let revision = if let Ok(revision) = timeout(ready_after, &mut first).await {
             revision
         } else {

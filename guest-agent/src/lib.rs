@@ -4,7 +4,7 @@
 //! [`mirror`], whole batches only; [`local`] serves the mirror on its surfaces, as far as [`access`] lets each program
 //! read, passes other questions up the link, and wakes those who wait for a change. [`credentials`] holds the
 //! instance's token and the credentials of its roles, as the host gives them. [`writes`] makes the instance's own
-//! changes, at the master and here or nowhere, and [`proof`] proves to the control plane that they are this instance's.
+//! changes, at the master and here or nowhere, [`keep`] has part of the mirror outlast a reboot, and [`proof`] proves to the control plane that they are this instance's.
 //! [`platform`] holds the calls to the guest's operating system. [`run`] puts these together, and [`cli`] is the
 //! command line: the daemon itself, and small clients of its socket.
 //!
@@ -15,6 +15,7 @@
 //! | each connection | its client, a change of the mirror, an answer of the host | answers |
 //! | proof | a token of a new session | has a key of this guest's own known |
 //! | writes | a change in doubt | asks the master what became of it |
+//! | keeping | a change of what is kept | writes it to the disk |
 //! | readiness | the first snapshot, for a while | tells the service manager |
 //!
 //! An idle agent wakes for its heartbeat, and for its watchdog, only.
@@ -24,6 +25,8 @@ pub mod access;
 pub mod cli;
 pub mod credentials;
 mod daemon;
+mod files;
+pub mod keep;
 pub mod link;
 pub mod local;
 pub mod mirror;

@@ -172,6 +172,14 @@ impl PathPrefix {
         }
     }
 
+    /// Whether all that `other` covers lies in the subtree.
+    pub fn includes(&self, other: &Self) -> bool {
+        match &other.0 {
+            None => self.0.is_none(),
+            Some(top) => self.covers(top.as_str()),
+        }
+    }
+
     /// The prefix as text, empty for everything.
     pub fn as_str(&self) -> &str {
         self.0.as_deref().unwrap_or("")
@@ -238,6 +246,17 @@ mod tests {
             let covered: Vec<_> = a.split('/').collect();
             let expected = b.split('/').take(covered.len()).eq(covered.iter().copied());
             prop_assert_eq!(a.parse::<PathPrefix>().unwrap().covers(&b), expected);
+        }
+    }
+
+    #[test]
+    fn a_prefix_includes_the_narrower_ones() {
+        let prefix = |text: &str| text.parse::<PathPrefix>().unwrap();
+        for (wide, narrow) in [("", ""), ("", "a"), ("a", "a"), ("a", "a/b")] {
+            assert!(prefix(wide).includes(&prefix(narrow)), "{wide:?} {narrow:?}");
+        }
+        for (wide, narrow) in [("a", ""), ("a/b", "a"), ("a", "ab")] {
+            assert!(!prefix(wide).includes(&prefix(narrow)), "{wide:?} {narrow:?}");
         }
     }
 

@@ -166,6 +166,7 @@ struct Given {
     imds: Option<ImdsVersion>,
     imds_listen: Option<SocketAddrV4>,
     state: Option<PathBuf>,
+    keep: Vec<PathPrefix>,
     instance: Option<InstanceId>,
     after: Option<Revision>,
     max_age_ms: Option<u32>,
@@ -267,6 +268,7 @@ fn collect(mut parser: Parser) -> Result<Given, UsageError> {
                 given.ready_after = Some(Duration::from_secs(seconds.into()));
             }
             Arg::Long("state") => given.state = Some(parser.value()?.into()),
+            Arg::Long("keep") => given.keep.push(value("--keep", &mut parser)?),
             Arg::Long("access") => given.access = Some(parser.value()?.into()),
             Arg::Long("imds") => given.imds = Some(value("--imds", &mut parser)?),
             Arg::Long("imds-listen") => given.imds_listen = Some(value("--imds-listen", &mut parser)?),
@@ -372,6 +374,7 @@ impl Given {
                 "--imds",
                 "--imds-listen",
                 "--state",
+                "--keep",
             ],
         )?;
         let defaults = Config::default();
@@ -392,6 +395,7 @@ impl Given {
             },
             access: given.access,
             state: given.state.unwrap_or(defaults.state),
+            keep: given.keep,
         };
         Ok(Command::Run {
             config,
@@ -409,6 +413,7 @@ impl Given {
             ("--imds", self.imds.is_some()),
             ("--imds-listen", self.imds_listen.is_some()),
             ("--state", self.state.is_some()),
+            ("--keep", !self.keep.is_empty()),
             ("--instance", self.instance.is_some()),
             ("--after", self.after.is_some()),
             ("--max-age", self.max_age_ms.is_some()),

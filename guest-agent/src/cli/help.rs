@@ -5,7 +5,7 @@ moorline-agent: this machine's data, from its host, for its programs
 
 Usage:
   moorline-agent run [--link WHERE] [--socket PATH] [--ready-after SECONDS] [--access FILE] [--imds VERSION]
-                     [--imds-listen ADDRESS:PORT] [--state FOLDER] [--log LEVEL]
+                     [--imds-listen ADDRESS:PORT] [--state FOLDER] [--keep PREFIX]... [--log LEVEL]
   moorline-agent get PATH        write an entry's bytes
   moorline-agent list [PREFIX]   name the entries below a prefix, or all
   moorline-agent watch [PREFIX]  write every change from now on
@@ -47,6 +47,8 @@ For run:
   --imds VERSION       serve EC2's metadata service, too: v2, or v1 to answer without tokens as well
   --imds-listen A:P    where [default: 169.254.169.254:80, which is added to lo meanwhile]
   --state FOLDER       what outlasts a reboot, for root alone [default: /var/lib/moorline/agent]
+  --keep PREFIX        also keep the entries below it in that folder, secret ones aside, to read them after a reboot
+                       while the host is away; say it once for each prefix, or '' for all
   --log LEVEL          error, warn, info, debug or trace [default: info]
 
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 no such entry, role or change, 4 agent or host can't be reached,

@@ -268,7 +268,7 @@ impl<'a> Driver<'a> {
         match event {
             GuestEvent::Challenge(nonce) => {
                 let proof = self.given.keys.proof(&nonce);
-                self.line.hello(self.given.mirror.read().revision(), proof, now);
+                self.line.hello(self.given.mirror.read().applied(), proof, now);
             }
             GuestEvent::Ended(StreamId::SESSION, Code::Denied) => {
                 self.given.keys.denied();

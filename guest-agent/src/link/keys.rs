@@ -6,14 +6,15 @@
 //! gives the key of the present life if nobody has that.
 
 use std::cell::{Cell, RefCell};
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use moorline_shared::link::proof::{FW_CFG_NAME, proof};
 use moorline_shared::secret::SecretKey;
 use zeroize::Zeroizing;
+
+use crate::files;
 
 /// Where Linux shows what QEMU passes in.
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name";
@@ -81,7 +82,7 @@ impl LinkKeys {
     /// The host gave this. It blocks until that is on disk, once in a life of the machine.
     pub(super) fn take(&self, key: SecretKey) {
         if let Some(path) = &self.kept
-            && let Err(error) = keep(path, &key)
+            && let Err(error) = files::replace(path, key.expose())
         {
             tracing::warn!(%error, path = %path.display(), "the link key can't be kept: after a reboot the host doesn't know this guest until its VM is attached anew (moorline host attach --instance)");
         }
@@ -105,32 +106,6 @@ fn read(path: &Path) -> Option<SecretKey> {
     }
     let key = <[u8; 32]>::try_from(&bytes[..length]).ok()?;
     Some(SecretKey::from(key))
-}
-
-/// Puts a key where only root gets to it, in one step.
-fn keep(path: &Path, key: &SecretKey) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    if let Some(above) = folder.parent() {
-        fs::create_dir_all(above)?;
-    }
-    match DirBuilder::new().mode(0o700).create(folder) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
-    }
-    let new = path.with_added_extension("new");
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&new)?;
-    file.write_all(key.expose())?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ impl<'a> View<'a> {
     /// What there is under `path` at `now`.
     pub(super) fn get(self, path: &str, now: Moment) -> Lookup<'a> {
         match self.mirror.get(path, now) {
-            Lookup::Found(entry) | Lookup::Expired(entry) if !self.shows(entry) => Lookup::Absent,
+            Lookup::Found(entry) | Lookup::Expired(entry) if !self.shows(entry) => self.mirror.nothing(),
             lookup => lookup,
         }
     }

@@ -34,6 +34,17 @@ impl Entry {
         }
     }
 
+    /// The same as it came, with what is left of its validity at `now`.
+    pub(super) fn mirrored(&self, now: Moment) -> Mirrored {
+        Mirrored {
+            revision: self.revision,
+            // It was text before it was a header.
+            content_type: String::from_utf8_lossy(self.content_type.as_bytes()).into_owned(),
+            valid_for_ms: self.expires_at.map(|at| at.since(now)),
+            value: self.value.clone(),
+        }
+    }
+
     /// The same as a secret one, whose bytes are wiped when they are let go.
     pub(super) fn secret(self) -> Self {
         Self {

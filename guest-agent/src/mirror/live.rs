@@ -6,7 +6,7 @@ use http::HeaderValue;
 use moorline_shared::link::Moment;
 use tokio::sync::Notify;
 
-use super::{Batch, Mirror, Refusal, Standing};
+use super::{Batch, Kept, Mirror, Refusal, Stamp, Standing};
 
 /// A mirror that can be waited for. It belongs to one thread, so reading takes no lock.
 #[derive(Debug, Default)]
@@ -25,6 +25,13 @@ impl Live {
     /// Applies a batch and wakes everyone who waits.
     pub fn apply(&self, batch: Batch, now: Moment) -> Result<(), Refusal> {
         self.mirror.borrow_mut().apply(batch, now)?;
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Begins with what was kept, and wakes everyone who waits. See [`Mirror::restore`].
+    pub fn restore(&self, kept: Kept, now: &Stamp) -> Result<(), Refusal> {
+        self.mirror.borrow_mut().restore(kept, now)?;
         self.changed.notify_waiters();
         Ok(())
     }

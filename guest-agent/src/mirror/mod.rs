@@ -9,10 +9,14 @@
 //! once that is [`STALE_AFTER_MS`] old. While the host itself is cut off from the control plane its words make nothing
 //! younger ([`Standing`]), and answers are stale at once. An entry past its validity is not given out.
 //!
+//! A mirror can begin with what was [`Kept`] of an earlier one. Then it holds part of what the instance has, says so
+//! ([`Extent`]), and is stale until the host's first snapshot takes its place.
+//!
 //! This module is also for programs that want the mirror inside. [`Live`] adds waiting for changes to it, for the tasks
 //! of one thread.
 
 mod entry;
+mod kept;
 mod live;
 mod log;
 #[cfg(test)]
@@ -30,6 +34,7 @@ use moorline_shared::link::session::DEAD_MS;
 use moorline_shared::{EntryPath, PathPrefix, Revision};
 
 pub use entry::{Entry, etag};
+pub use kept::{Kept, MAX_FILE_BYTES, Origin, Stamp, Unreadable};
 pub use live::Live;
 pub use log::{Before, Change, Changed, Compacted, Cursor};
 
@@ -44,8 +49,19 @@ pub struct Mirror {
     entries: BTreeMap<EntryPath, Arc<Entry>>,
     bytes: usize,
     position: Option<Position>,
+    extent: Extent,
     standing: Standing,
     log: ChangeLog,
+}
+
+/// How much of what the instance has a mirror holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it, as the host gave it.
+    #[default]
+    Whole,
+    /// What was kept of an earlier mirror: the entries below these prefixes, without the secret ones.
+    Kept(Vec<PathPrefix>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +164,8 @@ pub enum Lookup<'a> {
     Expired(&'a Arc<Entry>),
     /// Nothing.
     Absent,
+    /// Nothing, but the mirror holds only what was kept of an earlier one: there may be something.
+    Unknown,
 }
 
 /// How old an answer is.
@@ -178,24 +196,45 @@ impl Mirror {
             Some(_) => self.change(items, to)?,
         }
         // What comes first was the present state at least for the host, and by the host's word just now.
-        let known = match (self.standing, self.position) {
+        let known = match (self.standing, self.position.filter(|_| self.is_whole())) {
             (Standing::Behind(known), _) => known,
             (_, Some(before)) => before.known,
             (_, None) => Known::just(now),
         };
         self.position = Some(Position { revision: to, known });
+        self.extent = Extent::Whole;
         self.heard(now);
         Ok(())
     }
 
+    /// Begins with what was kept of an earlier mirror, at `now`; does nothing once there is anything. What is kept of more
+    /// than an instance may have is refused.
+    pub fn restore(&mut self, kept: Kept, now: &Stamp) -> Result<(), Refusal> {
+        if self.position.is_some() {
+            return Ok(());
+        }
+        let (known, moment) = (kept.known(now), now.moment());
+        let items = kept.items_at(now);
+        let items = items.map(|(path, entry)| {
+            let entry = Arc::new(Entry::new(&path, entry, moment));
+            (path, Some(entry))
+        });
+        self.replace(items.collect(), kept.revision)?;
+        let revision = kept.revision;
+        self.position = Some(Position { revision, known });
+        self.extent = Extent::Kept(kept.below);
+        Ok(())
+    }
+
     fn judge(&self, batch: &Batch) -> Result<(), Refusal> {
-        let at = self.revision();
+        let at = self.applied();
         if let Some(from) = batch.from
             && Some(from) != at
         {
             return Err(Refusal::Gap { from, at });
         }
-        match at {
+        // What a reader was shown never goes back, even if it was what had been kept.
+        match self.revision() {
             Some(at) if batch.to < at => Err(Refusal::Backwards { to: batch.to, at }),
             _ => Ok(()),
         }
@@ -211,7 +250,7 @@ impl Mirror {
         bounded(entries.len(), bytes)?;
         let before = std::mem::replace(&mut self.entries, entries);
         self.bytes = bytes;
-        match self.revision() {
+        match self.applied() {
             None => self.log.begin(to),
             Some(from) => self.log.push(from, to, difference(&before, &self.entries)),
         }
@@ -255,7 +294,8 @@ impl Mirror {
 
     /// The host spoke at `now`: what the mirror holds was the present state then, if the host is in step itself.
     pub fn heard(&mut self, now: Moment) {
-        if let (Some(position), Standing::InStep(from)) = (&mut self.position, self.standing)
+        if let (Some(position), Standing::InStep(from), Extent::Whole) =
+            (&mut self.position, self.standing, &self.extent)
             && position.revision >= from
         {
             position.known = Known::just(now);
@@ -265,7 +305,9 @@ impl Mirror {
     /// The host says at `now` what its words mean from now on.
     pub fn stand(&mut self, standing: Standing, now: Moment) {
         self.standing = standing;
-        if let (Some(position), Standing::Behind(known)) = (&mut self.position, standing) {
+        if let (Some(position), Standing::Behind(known), Extent::Whole) =
+            (&mut self.position, standing, &self.extent)
+        {
             position.known = known;
         }
         self.heard(now);
@@ -276,18 +318,36 @@ impl Mirror {
         self.entries.clear();
         self.bytes = 0;
         self.position = None;
+        self.extent = Extent::Whole;
         self.log.begin(Revision::ZERO);
     }
 
-    /// Where the mirror stands; `None` before the first snapshot.
+    /// Where the mirror stands; `None` while there is nothing.
     pub fn revision(&self) -> Option<Revision> {
         self.position.map(|position| position.revision)
     }
 
-    /// How old answers are at `now`; `None` before the first snapshot.
+    /// Where the host brought it; `None` before the first snapshot, whatever was kept of an earlier mirror.
+    pub fn applied(&self) -> Option<Revision> {
+        self.revision().filter(|_| self.is_whole())
+    }
+
+    fn is_whole(&self) -> bool {
+        self.extent == Extent::Whole
+    }
+
+    /// Whether it holds everything below `prefix`, secret entries aside.
+    pub fn reaches(&self, prefix: &PathPrefix) -> bool {
+        match &self.extent {
+            Extent::Whole => true,
+            Extent::Kept(below) => below.iter().any(|kept| kept.includes(prefix)),
+        }
+    }
+
+    /// How old answers are at `now`; `None` while there is nothing.
     pub fn age(&self, now: Moment) -> Option<Age> {
         let ms = self.position?.known.age_ms(now);
-        let behind = matches!(self.standing, Standing::Behind(_));
+        let behind = matches!(self.standing, Standing::Behind(_)) || !self.is_whole();
         let freshness = if behind || ms > STALE_AFTER_MS {
             Freshness::Stale
         } else {
@@ -301,7 +361,16 @@ impl Mirror {
         match self.entries.get(path) {
             Some(entry) if entry.is_valid(now) => Lookup::Found(entry),
             Some(entry) => Lookup::Expired(entry),
-            None => Lookup::Absent,
+            None => self.nothing(),
+        }
+    }
+
+    /// What it says of a path that it holds nothing of.
+    pub fn nothing(&self) -> Lookup<'_> {
+        if self.is_whole() {
+            Lookup::Absent
+        } else {
+            Lookup::Unknown
         }
     }
 

@@ -17,8 +17,12 @@ pub use notify::{Readiness, notify, notify_alive, watchdog};
 pub use peer::peer_of;
 pub use vsock::{HOST_CID, connect_vsock, until_broken};
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use moorline_shared::link::Moment;
 use nix::time::{ClockId, clock_gettime};
+
+use crate::mirror::Stamp;
 
 /// The time on the clock that never steps back and counts suspend, in milliseconds since the kernel started.
 pub fn now() -> Moment {
@@ -27,6 +31,16 @@ pub fn now() -> Moment {
         let (seconds, nanos) = (time.tv_sec().cast_unsigned(), time.tv_nsec().cast_unsigned());
         Moment(seconds * 1_000 + nanos / 1_000_000)
     })
+}
+
+/// This moment by both clocks.
+pub fn stamp() -> Stamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Stamp {
+        boot_id: boot_id(),
+        boottime_ms: now().0,
+        calendar_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+    }
 }
 
 /// The kernel's boot id; zeros where it can't be read, for example without /proc.

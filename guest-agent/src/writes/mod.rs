@@ -225,7 +225,7 @@ impl Writes {
         };
         let mirrored = self
             .mirror
-            .until(|mirror| (mirror.revision()? >= changed.revision).then_some(()));
+            .until(|mirror| (mirror.applied()? >= changed.revision).then_some(()));
         match timeout(MIRROR_WAIT, mirrored).await {
             Ok(()) => Mirrored::Already,
             Err(_) => Mirrored::NotYet,

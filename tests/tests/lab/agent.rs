@@ -22,6 +22,16 @@ pub(crate) struct Agent {
 impl Agent {
     /// Starts one that dials `link`, and waits until it has its data.
     pub(crate) async fn start(deployment: &Deployment, name: &str, link: PathBuf) -> Result<Self> {
+        Self::start_with(deployment, name, link, &[]).await
+    }
+
+    /// The same with these options besides.
+    pub(crate) async fn start_with(
+        deployment: &Deployment,
+        name: &str,
+        link: PathBuf,
+        options: &[&str],
+    ) -> Result<Self> {
         let program = deployment.programs().agent().await?;
         let socket = deployment.folder().join(format!("{name}.agent.sock"));
         let mut command = tied(&program);
@@ -32,7 +42,8 @@ impl Agent {
             .arg("--socket")
             .arg(&socket)
             .arg("--state")
-            .arg(deployment.folder().join(format!("{name}.agent")));
+            .arg(deployment.folder().join(format!("{name}.agent")))
+            .args(options);
         let log = deployment.folder().join(format!("{name}.agent.log"));
         let agent = Self {
             process: Running::start("moorline-agent", &mut command, log)?,

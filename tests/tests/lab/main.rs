@@ -14,6 +14,7 @@ mod hostile_link;
 mod identity_token;
 mod idle;
 mod imds;
+mod kept;
 mod leftovers;
 mod nested;
 mod privileged;

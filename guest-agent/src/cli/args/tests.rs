@@ -1,6 +1,7 @@
 //! Command lines that are taken, and what the others are told.
 
 use super::{Change, Command, Form, Format, NewValue, Query, UsageError, What, parse};
+use moorline_shared::PathPrefix;
 
 fn line(line: &str) -> Result<Command, UsageError> {
     parse(line.split_whitespace().map(Into::into))
@@ -31,6 +32,10 @@ fn commands_are_read() {
         (config.endpoint.to_string().as_str(), config.ready_after.as_secs()),
         ("unix:/h", 3)
     );
+    let Ok(Command::Run { config, .. }) = line("moorline-agent run --keep config --keep=") else {
+        panic!("not taken")
+    };
+    assert_eq!(config.keep, ["config".parse().unwrap(), PathPrefix::ALL]);
     assert!(matches!(line("moorline-agent list"), Ok(Command::Ask { .. })));
     for (text, change) in [
         (

@@ -10,6 +10,7 @@ use moorline_shared::link::{KindSet, Moment, StreamId};
 
 use super::super::driver::Lost;
 use super::{AskFailure, Life, Line, Reply, Waiting, WatchBatch};
+use crate::mirror::Origin;
 use crate::platform::{boot_id, generation, now};
 
 impl Line {
@@ -46,6 +47,21 @@ impl Line {
     /// Whether the session is to end, so that another begins without a claim.
     pub(in crate::link) fn begins_anew(&self) -> bool {
         self.is_open() && self.state.borrow().anew
+    }
+
+    /// Whose the mirror is that was kept on disk, until the host says who this guest is.
+    pub(crate) fn remember(&self, of: Origin) {
+        let Origin {
+            instance,
+            incarnation,
+            authority,
+        } = of;
+        self.state.borrow_mut().identity.get_or_insert(Identity {
+            instance,
+            incarnation,
+            authority,
+            session: 0,
+        });
     }
 
     /// Answers the challenge: who speaks, what proves that, and where its mirror stands.

@@ -103,7 +103,7 @@ impl Gate {
     /// The listening socket, once there is something to serve. Cancel-safe.
     async fn listening(&mut self) -> io::Result<&TcpListener> {
         if let State::Bound(socket) = &mut self.state {
-            self.mirror.until(|mirror| mirror.revision().map(|_| ())).await;
+            self.mirror.until(|mirror| mirror.applied().map(|_| ())).await;
             let socket = socket.take().ok_or(io::ErrorKind::NotConnected)?;
             let listener = socket.listen(BACKLOG)?;
             listener.set_ttl(HOPS)?;

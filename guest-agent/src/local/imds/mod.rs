@@ -179,14 +179,14 @@ impl Imds {
     /// Whether nothing that the answer needs is still on its way.
     fn is_settled(&self, target: &Target<'_>, now: Moment) -> bool {
         let given = &self.backing.given;
-        given.mirror.read().revision().is_some()
+        given.mirror.read().applied().is_some()
             && (!target.is_of_credentials() || !given.credentials.read().is_incomplete(now))
     }
 
     async fn settle(&self, target: &Target<'_>) {
         let given = &self.backing.given;
         let all = async {
-            given.mirror.until(|mirror| mirror.revision().map(|_| ())).await;
+            given.mirror.until(|mirror| mirror.applied().map(|_| ())).await;
             if target.is_of_credentials() {
                 given.credentials.complete(LONGEST_WAIT).await;
             }

@@ -65,7 +65,7 @@ impl State<'_> {
     pub(super) fn bytes(&self, path: &str) -> Option<Bytes> {
         match self.view.get(path, self.now) {
             Lookup::Found(entry) => Some(entry.value().bytes().clone()),
-            Lookup::Expired(_) | Lookup::Absent => None,
+            Lookup::Expired(_) | Lookup::Absent | Lookup::Unknown => None,
         }
     }
 

@@ -41,7 +41,7 @@ impl Native {
                 self.backing.given.mirror.age_header(age.ms),
                 request.headers(),
             )),
-            Lookup::Expired(_) | Lookup::Absent => None,
+            Lookup::Expired(_) | Lookup::Absent | Lookup::Unknown => None,
         }
     }
 

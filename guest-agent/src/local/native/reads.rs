@@ -45,6 +45,8 @@ enum State {
     Expired,
     /// Nothing; since when, as far as that is known.
     Absent(Revision),
+    /// Nothing is known of it until the host gives its data.
+    Unknown,
 }
 
 impl State {
@@ -53,13 +55,14 @@ impl State {
             Lookup::Found(entry) => Self::Present(Arc::clone(entry)),
             Lookup::Expired(_) => Self::Expired,
             Lookup::Absent => Self::Absent(view.removed_at(path)),
+            Lookup::Unknown => Self::Unknown,
         }
     }
 
     fn revision(&self) -> Revision {
         match self {
             Self::Present(entry) => entry.revision(),
-            Self::Expired => Revision::ZERO,
+            Self::Expired | Self::Unknown => Revision::ZERO,
             Self::Absent(removed) => *removed,
         }
     }
@@ -192,7 +195,8 @@ impl Native {
         }))
     }
 
-    /// Waits for the first snapshot for a while: right after the boot it is on its way.
+    /// Waits for the first snapshot for a while: right after the boot it is on its way. What was kept of an earlier mirror
+    /// will do, too.
     pub(super) async fn first_snapshot(&self) -> Result<(), Problem> {
         let first = self
             .backing
@@ -243,7 +247,8 @@ impl Native {
         match State::of(self.backing.seen(&mirror, peer), asked.path) {
             State::Present(entry) => Ok(Some(entry)),
             State::Expired if self.backing.line.is_away() => Err(Problem::expired(asked.path)),
-            State::Expired => Ok(None),
+            State::Unknown if self.backing.line.is_away() => Err(Problem::not_ready()),
+            State::Expired | State::Unknown => Ok(None),
             State::Absent(removed) => Err(Problem::absent(asked.path, removed)),
         }
     }
@@ -292,6 +297,9 @@ impl Native {
         let (Some(revision), Some(age)) = (mirror.revision(), mirror.age(now)) else {
             return Err(Problem::not_ready());
         };
+        if !mirror.reaches(&asked.prefix) {
+            return Err(Problem::not_ready());
+        }
         // One state, kept by its pointers while it is written.
         let seen = self.backing.seen(&mirror, peer);
         let entries: Vec<Arc<Entry>> = seen.list(&asked.prefix, now).cloned().collect();

@@ -4,6 +4,7 @@ mod access;
 mod changes;
 mod credentials;
 mod doubt;
+mod kept;
 mod others;
 mod reads;
 mod secrets;
