@@ -145,6 +145,11 @@ impl Fork {
         self.keys.iter()
     }
 
+    /// From here on revisions are of this epoch, those of what is there included.
+    pub(super) const fn begin(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
     /// Leaves out a revision of which nothing is kept.
     pub(super) const fn skip(&mut self) {
         self.head += 1;

@@ -71,6 +71,7 @@ pub async fn replay(store: &Store, services: &Services) -> Result<Fork, ReplayEr
                 found: n,
             });
         }
+        fork.begin(store.epoch_of(n));
         let settings = history
             .settings
             .get(&record.settings)

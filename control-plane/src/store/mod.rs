@@ -1,7 +1,8 @@
 //! The revisioned, ordered key-value store that holds the master copy.
 //!
 //! Every transaction that commits gets its own number `n`, one more than the one before, starting at 1;
-//! `(epoch, n)` is a revision of the outside world, and the epoch begins when the store's file is made.
+//! `(epoch, n)` is a revision of the outside world, and an epoch begins when the store's file is made, and when a
+//! backup is restored.
 //! Everything is read at an `n`: values, ranges, and by a [`Watch`] the changes after it, as whole
 //! transactions. The same transactions in the same order make the same store, byte for byte ([`Store::dump`]).
 //!
@@ -77,6 +78,13 @@ impl Store {
     pub fn epoch(&self) -> u64 {
         match self {
             Self::Sqlite(backend) => backend.epoch(),
+        }
+    }
+
+    /// The epoch in which the transaction `n` was committed. What it wrote is of the [present one](Self::epoch) since.
+    pub fn epoch_of(&self, n: u64) -> u64 {
+        match self {
+            Self::Sqlite(backend) => backend.epoch_of(n),
         }
     }
 

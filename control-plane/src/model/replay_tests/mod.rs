@@ -70,6 +70,29 @@ fn a_long_run_is_replayed_byte_for_byte_and_much_of_it_was_done_and_refused() {
     }
 }
 
+/// Guards are of the epoch that they were given in, and so are the replies.
+#[test]
+fn records_of_before_and_after_a_restored_backup_lead_to_the_store() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut runner = proptest::test_runner::TestRunner::deterministic();
+    let steps = steps(240).new_tree(&mut runner).unwrap().current();
+    runtime.block_on(async {
+        let mut world = World::new().await;
+        for (n, step) in steps.into_iter().enumerate() {
+            if n == 120 {
+                world.restore();
+            }
+            world.step(step).await;
+        }
+        let store = world.executor.store();
+        assert!(store.epoch() > store.epoch_of(1), "no epoch was begun");
+        world.replay().await;
+    });
+}
+
 #[test]
 fn a_record_that_lies_is_found() {
     let runtime = tokio::runtime::Builder::new_current_thread()

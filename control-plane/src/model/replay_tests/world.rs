@@ -22,7 +22,7 @@ use crate::model::{
 };
 use crate::services::{AnyOp, Services, provider};
 use crate::settings::{self, Settings};
-use crate::store::{Range, Store};
+use crate::store::{Range, Store, sqlite};
 use crate::{accounts, identity, instance_data, instances};
 
 /// A control plane without a server.
@@ -36,7 +36,15 @@ pub(super) struct World {
     pub(super) seen: BTreeMap<&'static str, usize>,
     /// How each value began that was given for a secret.
     pub(super) secrets: Vec<String>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+}
+
+/// All of the past is kept.
+fn options() -> sqlite::Options {
+    sqlite::Options {
+        retention: sqlite::Retention::All,
+        ..Default::default()
+    }
 }
 
 /// How many changes of an entry are kept: so few that a run trims many.
@@ -53,11 +61,7 @@ pub(super) const MOST: u32 = moorline_shared::api::instances::MAX_INSTANCES;
 impl World {
     pub(super) async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = crate::store::sqlite::Options {
-            retention: crate::store::sqlite::Retention::All,
-            ..Default::default()
-        };
-        let store = Store::open_sqlite(folder.path().join("store.db"), &options).unwrap();
+        let store = Store::open_sqlite(folder.path().join("store.db"), &options()).unwrap();
         let limits = settings::Limits {
             entries: 18,
             value_bytes: 6_000,
@@ -83,7 +87,7 @@ impl World {
             done_later: BTreeMap::new(),
             seen,
             secrets: vec![],
-            _folder: folder,
+            folder,
         };
         let adopt = settings::Op::AdoptSettings(world.executor.settings().as_ref().clone());
         world.run(adopt.into(), provider("control")).await;
@@ -164,6 +168,16 @@ impl World {
         };
         *self.seen.entry(outcome).or_default() += 1;
         self.note(&live, kept);
+    }
+
+    /// Goes on with the store as a backup of it brings it back.
+    pub(super) fn restore(&mut self) {
+        let [from, to] = ["store.db", "restored.db"].map(|name| self.folder.path().join(name));
+        let copy = sqlite::Detached::copy(&from, &to).unwrap();
+        copy.begin_epoch().unwrap();
+        let store = Store::open_sqlite(to, &options()).unwrap();
+        let settings = self.executor.settings().as_ref().clone();
+        self.executor = Executor::new(store, settings, MasterKey::for_tests()).recording_all();
     }
 
     /// How many operations were run.

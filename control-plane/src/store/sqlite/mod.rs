@@ -5,10 +5,13 @@
 //! * `reader` answers from `current` (the newest values in use, in memory) or from the file; `scan` reads
 //!   ranges and stretches of the log.
 //! * [`Tail`] follows the head through `recent`, the last transactions in memory, or from the file.
-//! * `sweep` compacts in small steps. `schema` makes and recognises the file; `rows` has its statements.
+//! * `sweep` compacts in small steps. `schema` makes and recognises the file, and `upgrade` brings it from earlier
+//!   schemas to the present one; `rows` has its statements.
+//! * [`Detached`] is a file that no store has open: a copy of one in use, or one to be.
 
 mod committer;
 mod current;
+mod detached;
 mod group;
 mod reader;
 mod recent;
@@ -19,6 +22,7 @@ mod sweep;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::fs::File;
 use std::path::Path;
@@ -32,7 +36,7 @@ use committer::{Committer, Compaction, Job, Waiting};
 use current::Current;
 use reader::{Connections, Shared};
 use recent::Recent;
-use schema::Opened;
+use schema::{Epoch, Opened};
 use sweep::Sweep;
 use tail::{Life, Progress};
 
@@ -41,6 +45,7 @@ use super::error::{Cause, Closed, CommitError, CompactError, OpenError, ReadErro
 use super::key::{Key, Range};
 use super::transaction::{Transaction, Versioned};
 
+pub use detached::{Detached, lock_alone};
 pub use sweep::Retention;
 pub use tail::Tail;
 
@@ -80,6 +85,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct Sqlite {
     shared: Arc<Shared>,
+    epochs: Vec<Epoch>,
     jobs: mpsc::Sender<Job>,
     /// Room in the queue, in units of [`ROOM_UNIT`].
     room: Arc<Semaphore>,
@@ -104,6 +110,7 @@ impl Sqlite {
             .collect();
         let sweep = Sweep::new(opened.floor, opened.swept, options.retention);
         let shared = Arc::new(shared(&opened, options, Connections::new(readers?)));
+        let epochs = opened.epochs;
         let (jobs, queue) = mpsc::channel();
         let committer =
             Committer::new(opened.writer, queue, Arc::clone(&shared), sweep).map_err(|source| {
@@ -123,6 +130,7 @@ impl Sqlite {
         let room = Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS)));
         Ok(Self {
             shared,
+            epochs,
             jobs,
             room,
             committer: Mutex::new(Some(thread)),
@@ -132,6 +140,11 @@ impl Sqlite {
 
     pub(super) fn epoch(&self) -> u64 {
         self.shared.epoch
+    }
+
+    pub(super) fn epoch_of(&self, n: u64) -> u64 {
+        let begun = self.epochs.iter().rev().find(|epoch| epoch.first <= n);
+        begun.map_or(self.shared.epoch, |epoch| epoch.number)
     }
 
     pub(super) fn head(&self) -> u64 {
@@ -224,7 +237,7 @@ impl Drop for Sqlite {
 
 fn shared(opened: &Opened, options: &Options, connections: Connections) -> Shared {
     Shared {
-        epoch: opened.epoch,
+        epoch: opened.epochs.last().map_or(0, |epoch| epoch.number),
         head: AtomicU64::new(opened.head),
         floor: AtomicU64::new(opened.floor),
         current: Current::new(options.current_bytes),

@@ -15,12 +15,13 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::rows::{self, RowId};
+use super::upgrade;
 use crate::store::error::OpenError;
 
 /// Marks the file as a store of this project ("MOOR"), in the field that `SQLite` keeps for that.
 const APPLICATION_ID: i32 = 0x4d4f_4f52;
 /// The newest schema version that this release reads and writes.
-const SCHEMA: u64 = 1;
+pub(super) const SCHEMA: u64 = 2;
 /// After a checkpoint the write-ahead log is cut back to this size, so that a peak doesn't keep the disk.
 const LOG_FILE_BYTES: i64 = 64 << 20;
 /// The committer keeps this much of the database at hand, in KiB; twice the size of the largest group.
@@ -40,12 +41,22 @@ const TABLES: &str = "
         value BLOB
     ) STRICT;
     CREATE INDEX by_key ON versions (key);
+    -- Which epoch the transactions from the first on are of; the last row is the present epoch.
+    CREATE TABLE epochs (first INTEGER PRIMARY KEY, epoch INTEGER NOT NULL) STRICT;
 ";
+
+/// An epoch, and the first transaction that is of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Epoch {
+    pub(super) first: u64,
+    pub(super) number: u64,
+}
 
 /// An open store: the one connection that writes, and what the file says about itself.
 pub(super) struct Opened {
     pub(super) writer: Connection,
-    pub(super) epoch: u64,
+    /// All that there were, in order; at least one.
+    pub(super) epochs: Vec<Epoch>,
     pub(super) floor: u64,
     pub(super) swept: RowId,
     pub(super) head: u64,
@@ -80,9 +91,9 @@ pub(super) fn open(path: &Path, max_bytes: u64) -> Result<Opened, OpenError> {
     recognise(path, &mut writer)?;
     limit_size(&writer, max_bytes)
         .and_then(|()| describe(&writer))
-        .map(|(epoch, floor, swept, head)| Opened {
+        .map(|(epochs, floor, swept, head)| Opened {
             writer,
-            epoch,
+            epochs,
             floor,
             swept,
             head,
@@ -122,49 +133,57 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// A connection for one thread at a time, with statements whose plans never depend on what is bound to
 /// them: otherwise `SQLite`, as it is built here, plans them anew for each new key.
-fn connect(path: &Path, flags: OpenFlags, cache_kib: i64) -> rusqlite::Result<Connection> {
+pub(super) fn connect(path: &Path, flags: OpenFlags, cache_kib: i64) -> rusqlite::Result<Connection> {
     let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -cache_kib)?;
     Ok(connection)
 }
 
-/// Checks that the file is a store, or makes an empty file one.
+/// What a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    /// An empty database.
+    Nothing,
+    /// A store of this schema, which this release knows.
+    Store(u64),
+}
+
+/// Checks that the file is a store, of this release's schema from now on, or makes an empty file one.
 fn recognise(path: &Path, writer: &mut Connection) -> Result<(), OpenError> {
     let failed = |source| refusal(path, source);
-    let application: i32 = writer
-        .pragma_query_value(None, "application_id", |row| row.get(0))
-        .map_err(failed)?;
-    let tables: i64 = writer
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(failed)?;
-    match (application, tables) {
-        (APPLICATION_ID, _) => check_schema(path, writer)?,
-        (0, 0) => {}
-        _ => {
-            return Err(OpenError::Foreign {
-                path: path.to_owned(),
-            });
-        }
-    }
+    let found = look(path, writer)?;
     make_durable(writer).map_err(failed)?;
-    if tables == 0 {
-        create(writer).map_err(failed)
-    } else {
-        Ok(())
+    match found {
+        Found::Nothing => create(writer).map_err(failed),
+        Found::Store(schema) => upgrade::to_present(writer, schema).map_err(failed),
     }
 }
 
-fn check_schema(path: &Path, writer: &Connection) -> Result<(), OpenError> {
-    let found = number(writer, "schema").map_err(|source| refusal(path, source))?;
-    if found > SCHEMA {
-        return Err(OpenError::Newer {
-            path: path.to_owned(),
+/// What the file is, if it is nothing that this release must keep its hands off.
+pub(super) fn look(path: &Path, db: &Connection) -> Result<Found, OpenError> {
+    let failed = |source| refusal(path, source);
+    let application: i32 = db
+        .pragma_query_value(None, "application_id", |row| row.get(0))
+        .map_err(failed)?;
+    let tables: i64 = db
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(failed)?;
+    let path = path.to_owned();
+    match (application, tables) {
+        (APPLICATION_ID, _) => {}
+        (0, 0) => return Ok(Found::Nothing),
+        _ => return Err(OpenError::Foreign { path }),
+    }
+    match number(db, "schema").map_err(failed)? {
+        0 => Err(failed(rusqlite::Error::QueryReturnedNoRows)),
+        found @ 1..=SCHEMA => Ok(Found::Store(found)),
+        found => Err(OpenError::Newer {
+            path,
             found,
             known: SCHEMA,
-        });
+        }),
     }
-    Ok(())
 }
 
 /// A commit returns after its fsync. Checkpoints are the committer's, so none happens inside a commit.
@@ -180,21 +199,41 @@ fn create(writer: &mut Connection) -> rusqlite::Result<()> {
     let transaction = writer.transaction()?;
     transaction.execute_batch(TABLES)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    for (name, value) in [
-        ("schema", SCHEMA),
-        ("epoch", new_epoch()),
-        ("floor", 0),
-        ("swept", swept),
-    ] {
+    for (name, value) in [("schema", SCHEMA), ("floor", 0), ("swept", swept)] {
         transaction.execute("INSERT INTO meta VALUES (?1, ?2)", (name, value.cast_signed()))?;
     }
+    begin_epoch(&transaction, 1, 0)?;
     transaction.commit()
 }
 
-/// Milliseconds since 1970: later epochs are greater, and JSON readers keep the number exact.
-fn new_epoch() -> u64 {
+/// Begins an epoch that is later than the one `before`, with the transaction `first`.
+///
+/// Its number is the time in milliseconds since 1970, so that JSON readers keep it exact, unless that clock went back.
+pub(super) fn begin_epoch(db: &Connection, first: u64, before: u64) -> rusqlite::Result<u64> {
     let age = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(age.as_millis()).unwrap_or(u64::MAX)
+    let now = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    let number = now.max(before.saturating_add(1));
+    db.execute(
+        "INSERT OR REPLACE INTO epochs VALUES (?1, ?2)",
+        (first.cast_signed(), number.cast_signed()),
+    )?;
+    Ok(number)
+}
+
+/// All epochs that there were, in order; at least one.
+pub(super) fn epochs(db: &Connection) -> rusqlite::Result<Vec<Epoch>> {
+    let mut rows = db.prepare("SELECT first, epoch FROM epochs ORDER BY first")?;
+    let epoch = |row: &rusqlite::Row<'_>| {
+        Ok(Epoch {
+            first: row.get(0).map(i64::cast_unsigned)?,
+            number: row.get(1).map(i64::cast_unsigned)?,
+        })
+    };
+    let found: Vec<_> = rows.query_map([], epoch)?.collect::<Result<_, _>>()?;
+    if found.is_empty() {
+        return Err(rusqlite::Error::QueryReturnedNoRows);
+    }
+    Ok(found)
 }
 
 fn limit_size(writer: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
@@ -203,22 +242,26 @@ fn limit_size(writer: &Connection, max_bytes: u64) -> rusqlite::Result<()> {
     writer.pragma_update_and_check(None, "max_page_count", pages.cast_signed(), |_| Ok(()))
 }
 
-fn describe(writer: &Connection) -> rusqlite::Result<(u64, u64, RowId, u64)> {
+fn describe(writer: &Connection) -> rusqlite::Result<(Vec<Epoch>, u64, RowId, u64)> {
     let floor = number(writer, "floor")?;
     let swept = RowId::from_stored(number(writer, "swept")?.cast_signed());
-    // Everything up to the floor may have been removed, and nothing above it.
-    let head = rows::head(writer)?.max(floor);
-    Ok((number(writer, "epoch")?, floor, swept, head))
+    Ok((epochs(writer)?, floor, swept, head(writer)?))
 }
 
-fn number(writer: &Connection, name: &str) -> rusqlite::Result<u64> {
+/// The newest transaction that the file had, also where it has been removed since.
+pub(super) fn head(db: &Connection) -> rusqlite::Result<u64> {
+    // Everything up to the floor may have been removed, and nothing above it.
+    Ok(rows::head(db)?.max(number(db, "floor")?))
+}
+
+pub(super) fn number(writer: &Connection, name: &str) -> rusqlite::Result<u64> {
     writer.query_row("SELECT value FROM meta WHERE name = ?1", [name], |row| {
         row.get(0).map(i64::cast_unsigned)
     })
 }
 
 /// Sorts `SQLite`'s errors by what can be done about them.
-fn refusal(path: &Path, source: rusqlite::Error) -> OpenError {
+pub(super) fn refusal(path: &Path, source: rusqlite::Error) -> OpenError {
     let path = path.to_owned();
     match source.sqlite_error_code() {
         // Without a code, or with a general one, tables or rows that a store has are missing.
