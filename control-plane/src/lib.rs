@@ -6,9 +6,11 @@
 //! [`settings`], and [`identity`]: users, groups, sessions and tokens, the authority of hosts and their enrolment, and what
 //! instances prove and are given.
 //! [`http`] serves them, and the feed to the hosts. [`server`] is all of it as one process, [`config`] what it is told.
+//! [`backup`] is the store in one file, to be restored after a disaster.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod backup;
 pub mod config;
 pub mod http;
 pub mod identity;

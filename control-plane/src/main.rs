@@ -1,5 +1,7 @@
 //! `moorline-control`: the control plane. Options, logging, signals; everything else is the library.
 
+mod commands;
+
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
@@ -16,6 +18,7 @@ const AFTER_HELP: &str = "\
 Examples:
   moorline-control --state ~/moorline --listen 127.0.0.1:8471
   moorline-control --config /etc/moorline/control.toml --check
+  moorline-control backup /var/backups/moorline.backup
 
 Environment:
   MOORLINE_LOG  what is logged to the standard error: error, warn, info, debug or trace, or
@@ -25,12 +28,14 @@ Environment:
 #[derive(Debug, Parser)]
 #[command(name = "moorline-control", version, after_help = AFTER_HELP)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<commands::Command>,
     /// The configuration file; without one, every key has its default.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     /// The folder of the store and of the administrator's token, instead of the configuration's; by default
     /// /var/lib/moorline/control.
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", global = true)]
     state: Option<PathBuf>,
     /// Where the API listens, instead of the configuration's; by default 127.0.0.1:8471.
     #[arg(long, value_name = "ADDRESS:PORT")]
@@ -65,6 +70,9 @@ fn main() -> anyhow::Result<()> {
         .init();
     cores::write_none()?;
     let config = options.config()?;
+    if let Some(command) = options.command {
+        return command.run(&config);
+    }
     if options.check {
         println!("the configuration is good");
         return Ok(());

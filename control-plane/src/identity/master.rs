@@ -126,6 +126,17 @@ impl MasterKey {
         Self::new(&Zeroizing::new([7; 32])).into()
     }
 
+    /// What the key is told from others by, which says nothing of it: 8 hexadecimal digits.
+    pub fn name(&self) -> String {
+        name(self.id)
+    }
+
+    /// The [name](Self::name) of the key that something was sealed with; `None` if it is not of a form that sealing gives.
+    pub fn sealed_with(sealed: &[u8]) -> Option<String> {
+        let id = sealed.strip_prefix(&[VERSION])?.first_chunk()?;
+        Some(name(*id))
+    }
+
     /// Seals a secret for `purpose`, bound to what it belongs to.
     ///
     /// `salt` need not be kept: another salt gives other bytes for the same secret, the same one the same bytes.
@@ -172,6 +183,10 @@ impl MasterKey {
     fn of(&self, purpose: Purpose) -> &hmac::Key {
         &self.purposes[usize::from(purpose as u8) - 1]
     }
+}
+
+fn name(id: [u8; KEY_ID]) -> String {
+    format!("{:08x}", u32::from_be_bytes(id))
 }
 
 /// Each part with its length, so that no two lists of parts give one nonce.
@@ -233,6 +248,9 @@ mod tests {
         let master = key(1);
         let [a, b] = [b"1", b"2"].map(|salt| master.seal(Purpose::Entry, b"here", salt, b"hunter2"));
         assert_ne!(a[HEAD..], b[HEAD..]);
+        assert_eq!(MasterKey::sealed_with(&a), Some(master.name()));
+        assert_ne!(master.name(), key(2).name());
+        assert_eq!(MasterKey::sealed_with(b"\x01abc"), None);
         assert!(!format!("{master:?}").contains('1'));
     }
 

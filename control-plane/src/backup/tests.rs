@@ -1,0 +1,198 @@
+//! Backups of a control plane that runs, and what is refused.
+
+use std::fs;
+use std::path::Path;
+
+use moorline_shared::{Revision, Timestamp};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::{Header, HeaderError, KeyCheck, RestoreError, TakeError, restore, take};
+use crate::config::Config;
+use crate::server::Server;
+use crate::store::{Key, Store, Transaction, Write};
+
+fn config(state: &Path) -> Config {
+    Config {
+        listen: ([127, 0, 0, 1], 0).into(),
+        state: state.to_owned(),
+        ..Config::default()
+    }
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(1_800_000_000_000).unwrap()
+}
+
+/// A control plane's state as it is after its first start, and a backup of it.
+struct Taken {
+    folder: TempDir,
+    header: Header,
+}
+
+impl Taken {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = config(&folder.path().join("state"));
+        drop(Server::open(&config, CancellationToken::new()).await.unwrap());
+        let file = folder.path().join("backup");
+        let header = take(&config, Some(&file), Vec::new(), now()).unwrap();
+        Self { folder, header }
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        fs::read(self.folder.path().join("backup")).unwrap()
+    }
+
+    /// An empty state folder, but for the master key.
+    fn empty(&self) -> Config {
+        let state = self.folder.path().join("restored");
+        fs::create_dir(&state).unwrap();
+        let key = self.folder.path().join("state/master.key");
+        fs::copy(key, state.join("master.key")).unwrap();
+        config(&state)
+    }
+
+    /// Why these bytes are not restored, which leaves nothing behind that a control plane would take for its store.
+    fn refused(&self, config: &Config, bytes: &[u8]) -> RestoreError {
+        let refused = restore(config, bytes, KeyCheck::Now).unwrap_err();
+        assert!(!config.state.join("store.db.restoring").exists());
+        refused
+    }
+}
+
+fn put(key: &str, value: &str) -> Transaction {
+    let key = Key::try_from(key.as_bytes()).unwrap();
+    let writes = vec![Write::Put(key, value.to_owned().into())];
+    Transaction {
+        writes,
+        ..Transaction::default()
+    }
+}
+
+async fn head(store: &Store) -> Revision {
+    Revision::new(store.epoch(), store.head().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_backup_of_a_store_in_use_brings_back_its_state_in_a_new_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let here = config(&folder.path().join("here"));
+    fs::create_dir(&here.state).unwrap();
+    let store = Store::open_sqlite(here.state.join("store.db"), &Default::default()).unwrap();
+    for n in 0..50 {
+        store.commit(put(&format!("kept/{n}"), "kept")).await.unwrap();
+    }
+    let at = head(&store).await;
+    let mut backup = Vec::new();
+    let header = take(&here, None, &mut backup, now()).unwrap();
+    assert_eq!((header.revision, header.master_key.as_deref()), (at, None));
+    let kept = store.dump(at.n).await.unwrap();
+    store.commit(put("lost", "lost")).await.unwrap();
+    let lost = head(&store).await;
+
+    let there = config(&folder.path().join("there"));
+    let restored = restore(&there, &*backup, KeyCheck::Now).unwrap();
+    let store = Store::open_sqlite(there.state.join("store.db"), &Default::default()).unwrap();
+    assert_eq!(head(&store).await, restored.revision);
+    assert_eq!(store.dump(at.n).await.unwrap(), kept);
+    assert!(
+        restored.revision > lost,
+        "{} is not after {lost}",
+        restored.revision
+    );
+    let again = store.commit(put("after", "after")).await.unwrap();
+    assert_eq!(
+        again, lost.n,
+        "the number is given out again, and the epoch tells them apart"
+    );
+    assert_eq!(store.epoch_of(at.n), at.epoch);
+    assert_eq!(store.epoch_of(again), restored.revision.epoch);
+    let files = fs::read_dir(&here.state).unwrap();
+    let left = files.filter(|file| file.as_ref().unwrap().file_name() == "store.db.copy");
+    assert_eq!(left.count(), 0, "the copy is left behind");
+}
+
+#[tokio::test]
+async fn a_control_plane_starts_on_what_was_restored_and_knows_the_key() {
+    let taken = Taken::new().await;
+    let config = taken.empty();
+    let restored = restore(&config, &*taken.bytes(), KeyCheck::Now).unwrap();
+    assert_eq!(restored.header, taken.header);
+    drop(Server::open(&config, CancellationToken::new()).await.unwrap());
+    let bytes = taken.bytes();
+    let key = fs::read(config.state.join("master.key")).unwrap();
+    assert!(
+        !bytes
+            .windows(key.len() - 1)
+            .any(|window| window == &key[..key.len() - 1]),
+        "the master key is in the backup"
+    );
+    let not_empty = taken.refused(&config, &bytes);
+    assert!(matches!(not_empty, RestoreError::NotEmpty { .. }), "{not_empty}");
+}
+
+#[tokio::test]
+async fn what_is_cut_damaged_or_no_backup_is_refused_and_named() {
+    let taken = Taken::new().await;
+    let (config, bytes) = (taken.empty(), taken.bytes());
+    let cut = taken.refused(&config, &bytes[..bytes.len() - 1]);
+    assert!(matches!(cut, RestoreError::Length { .. }), "{cut}");
+    let longer = taken.refused(&config, &[&bytes[..], b"x"].concat());
+    assert!(matches!(longer, RestoreError::Length { .. }), "{longer}");
+    let mut changed = bytes.clone();
+    *changed.last_mut().unwrap() ^= 1;
+    let damaged = taken.refused(&config, &changed);
+    assert!(matches!(damaged, RestoreError::Damaged), "{damaged}");
+    for beginning in [&b""[..], b"moorline-backup", b"SQLite format 3\0\n", &bytes[..30]] {
+        let refused = taken.refused(&config, beginning);
+        let foreign = matches!(refused, RestoreError::Header(HeaderError::Foreign));
+        assert!(foreign, "{refused}");
+    }
+    let format = taken.refused(&config, b"moorline-backup 2\n{}\n");
+    assert!(
+        format.to_string().contains("the release that took it"),
+        "{format}"
+    );
+    let mut newer = taken.header.clone();
+    newer.schema = 99;
+    let newer = taken.refused(&config, &newer.to_bytes());
+    assert!(newer.to_string().contains("schema 99"), "{newer}");
+    restore(&config, &*bytes, KeyCheck::Now).expect("after all that nothing is in the way");
+}
+
+#[tokio::test]
+async fn another_key_another_deployment_and_a_running_control_plane_are_refused() {
+    let taken = Taken::new().await;
+    let (config, bytes) = (taken.empty(), taken.bytes());
+    let mut other = config.clone();
+    other.deployment = "other".to_owned();
+    let refused = taken.refused(&other, &bytes);
+    assert!(refused.to_string().contains("deployment 'moorline'"), "{refused}");
+
+    let key = config.state.join("master.key");
+    let right = fs::read_to_string(&key).unwrap();
+    fs::write(&key, "00".repeat(32)).unwrap();
+    let refused = taken.refused(&config, &bytes);
+    assert!(matches!(refused, RestoreError::OtherKey { .. }), "{refused}");
+    fs::remove_file(&key).unwrap();
+    let refused = taken.refused(&config, &bytes);
+    assert!(matches!(refused, RestoreError::NoKey { .. }), "{refused}");
+    assert!(!key.exists(), "a key was made that opens nothing");
+    fs::write(&key, right).unwrap();
+
+    let here = Config {
+        state: taken.folder.path().join("state"),
+        ..config.clone()
+    };
+    let running = Server::open(&here, CancellationToken::new()).await.unwrap();
+    let refused = taken.refused(&here, &bytes);
+    assert!(matches!(refused, RestoreError::Running { .. }), "{refused}");
+    drop(running);
+    let absent = Config {
+        state: taken.folder.path().join("absent"),
+        ..config
+    };
+    let nothing = take(&absent, None, Vec::new(), now()).unwrap_err();
+    assert!(matches!(nothing, TakeError::NoStore { .. }), "{nothing}");
+}
