@@ -1,7 +1,7 @@
 //! A control plane as a process, which a test can kill, start again on the same state and port, and freeze.
 
 use super::{PATIENCE, Programs, enrolment, next_log};
-use crate::process::{Frozen, Running, tied};
+use crate::process::{Frozen, Running, finish, tied};
 use crate::wait;
 use anyhow::{Context, Result, bail};
 use moorline_client::{Authority, BaseUrl, Client, Endpoint, Identity, Token, Trust};
@@ -155,6 +155,42 @@ impl ControlPlane {
             .with_context(|| process.last_words())?;
         self.process = Some(process);
         Ok(())
+    }
+
+    /// Writes a backup into this file, while it runs.
+    pub async fn back_up(&self, file: &Path) -> Result<()> {
+        finish(self.command("backup").arg(file)).await.map(drop)
+    }
+
+    /// Makes its state of a backup. It must not run, and there must be no other state.
+    pub async fn bring_back(&self, file: &Path) -> Result<()> {
+        finish(self.command("restore").arg(file)).await.map(drop)
+    }
+
+    /// Loses all that it kept but the master key, as a disk that breaks does, and comes back from a backup as its operator
+    /// would bring it back. Its administrator has another token then.
+    pub async fn lose_all_and_restore(&mut self, file: &Path) -> Result<()> {
+        self.kill().await?;
+        let (state, kept) = (self.folder.join("control"), self.folder.join("kept.key"));
+        std::fs::copy(state.join("master.key"), &kept).context("keep the master key")?;
+        std::fs::remove_dir_all(&state).context("lose the state")?;
+        std::fs::create_dir(&state).context("make the folder of the state")?;
+        std::fs::copy(&kept, state.join("master.key")).context("put the master key back")?;
+        self.bring_back(file).await?;
+        let process = start(&self.programs, &self.folder, self.port, &self.settings)?;
+        self.client = client(&self.url, &self.folder)
+            .await
+            .with_context(|| process.last_words())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    fn command(&self, name: &str) -> tokio::process::Command {
+        let mut command = tied(self.programs.path("moorline-control"));
+        command.arg(name).arg("--state").arg(self.folder.join("control"));
+        // What it refuses is what it says last.
+        command.env("RUST_BACKTRACE", "0");
+        command
     }
 
     /// Has it do nothing until the answer is dropped: its sockets stay open and nobody is at them.

@@ -6,6 +6,7 @@ mod control_plane;
 mod cuts;
 mod host_daemon;
 mod partition;
+mod restore;
 mod secrets;
 mod telltale;
 mod tokens;
