@@ -10,6 +10,7 @@
 //! * [`watch`]: batches of changes. [`follow`]: something in memory that is kept in step by them.
 //! * [`error`]: one enum per operation.
 //! * [`sqlite`]: the embedded backend; one thread commits groups of transactions with one fsync each.
+//! * [`memory`]: what is thrown away in the end: simulations and forks.
 //! * `conformance`: what any backend must do, as tests.
 //!
 //! [`Store`] is an enum of the backends instead of a trait: callers hold one plain, cloneable type, calls
@@ -21,6 +22,7 @@
 pub mod error;
 pub mod follow;
 pub mod key;
+pub mod memory;
 mod pages;
 pub mod sqlite;
 pub mod transaction;
@@ -47,6 +49,8 @@ pub use watch::{Batch, Event, Watch};
 pub enum Store {
     /// The embedded store in a local file.
     Sqlite(Arc<sqlite::Sqlite>),
+    /// A store that nothing is kept of.
+    Memory(Arc<memory::Memory>),
 }
 
 /// Part of a range, as it was at one revision.
@@ -78,6 +82,7 @@ impl Store {
     pub fn epoch(&self) -> u64 {
         match self {
             Self::Sqlite(backend) => backend.epoch(),
+            Self::Memory(backend) => backend.epoch(),
         }
     }
 
@@ -92,6 +97,7 @@ impl Store {
     pub async fn head(&self) -> Result<u64, ReadError> {
         match self {
             Self::Sqlite(backend) => Ok(backend.head()),
+            Self::Memory(backend) => Ok(backend.head()),
         }
     }
 
@@ -101,6 +107,7 @@ impl Store {
     pub async fn read(&self, at: u64, keys: &[Key]) -> Result<Vec<Option<Versioned>>, ReadError> {
         match self {
             Self::Sqlite(backend) => backend.read(at, keys),
+            Self::Memory(backend) => backend.read(at, keys),
         }
     }
 
@@ -118,6 +125,7 @@ impl Store {
     pub async fn range(&self, at: u64, range: &Range) -> Result<Page, ReadError> {
         match self {
             Self::Sqlite(backend) => backend.range(at, range),
+            Self::Memory(backend) => backend.range(at, range),
         }
     }
 
@@ -144,6 +152,7 @@ impl Store {
     pub async fn commit(&self, transaction: Transaction) -> Result<u64, CommitError> {
         match self {
             Self::Sqlite(backend) => backend.commit(transaction).await,
+            Self::Memory(backend) => backend.commit(transaction),
         }
     }
 
@@ -153,6 +162,7 @@ impl Store {
     pub async fn watch(&self, after: u64) -> Result<Watch, ReadError> {
         match self {
             Self::Sqlite(backend) => backend.watch(after).map(Watch::sqlite),
+            Self::Memory(backend) => backend.watch(after).map(Watch::memory),
         }
     }
 
@@ -163,6 +173,7 @@ impl Store {
     pub async fn compact(&self, to: u64) -> Result<(), CompactError> {
         match self {
             Self::Sqlite(backend) => backend.compact(to).await,
+            Self::Memory(backend) => backend.compact(to),
         }
     }
 
@@ -180,6 +191,7 @@ impl Store {
     pub async fn close(&self) {
         match self {
             Self::Sqlite(backend) => backend.close().await,
+            Self::Memory(backend) => backend.close(),
         }
     }
 }

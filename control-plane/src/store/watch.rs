@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::error::WatchError;
 use super::key::Key;
-use super::sqlite;
+use super::{memory, sqlite};
 use super::transaction::Versioned;
 
 /// One key's change.
@@ -49,11 +49,16 @@ pub struct Watch(Source);
 #[derive(Debug)]
 enum Source {
     Sqlite(sqlite::Tail),
+    Memory(memory::Tail),
 }
 
 impl Watch {
     pub(super) fn sqlite(tail: sqlite::Tail) -> Self {
         Self(Source::Sqlite(tail))
+    }
+
+    pub(super) fn memory(tail: memory::Tail) -> Self {
+        Self(Source::Memory(tail))
     }
 
     /// The next transaction, waiting for it if there is none yet.
@@ -64,6 +69,7 @@ impl Watch {
     pub async fn next(&mut self) -> Result<Batch, WatchError> {
         match &mut self.0 {
             Source::Sqlite(tail) => tail.next().await,
+            Source::Memory(tail) => tail.next().await,
         }
     }
 }
