@@ -7,7 +7,7 @@ mod outcome;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use moorline_shared::{Digest, Revision, Timestamp};
 
@@ -30,6 +30,15 @@ use crate::store::{CommitError, Invalid, Key, Store, Write};
 /// How often an operation is stepped anew because others changed what it read.
 const MOST_CONFLICTS: u32 = 1_000;
 
+/// Where an executor has the time from.
+#[derive(Clone, Copy, Debug)]
+enum Clock {
+    /// The system's.
+    System,
+    /// It is what it was told last, and began with this.
+    Told(Instant),
+}
+
 /// Runs operations against the store.
 #[derive(Debug)]
 pub struct Executor {
@@ -38,6 +47,7 @@ pub struct Executor {
     master: Arc<MasterKey>,
     settings: Arc<Settings>,
     settings_digest: Digest,
+    clock: Clock,
     /// The latest time given to an operation, in milliseconds: time never steps back within a process.
     latest: AtomicI64,
     fences: Fences,
@@ -53,10 +63,26 @@ impl Executor {
             master,
             settings: Arc::new(settings),
             settings_digest,
+            clock: Clock::System,
             latest: AtomicI64::new(0),
             fences: Fences::On,
             refused_reads: RefusedReads::default(),
         }
+    }
+
+    /// The same in another time than the system's: it is what [`Self::tell`] said last, and stands still in between. The
+    /// same operations in the same order come to the same then, byte for byte.
+    #[must_use]
+    pub fn told_the_time(self) -> Self {
+        Self {
+            clock: Clock::Told(Instant::now()),
+            ..self
+        }
+    }
+
+    /// It is `now` from now on, unless it is later already.
+    pub fn tell(&self, now: Timestamp) {
+        self.latest.fetch_max(now.millis(), Ordering::Relaxed);
     }
 
     #[cfg(test)]
@@ -87,13 +113,23 @@ impl Executor {
 
     /// The time an operation would be taken to happen at.
     pub fn now(&self) -> Timestamp {
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_millis();
-        let wall = i64::try_from(wall).unwrap_or(i64::MAX);
+        let wall = match self.clock {
+            Clock::System => wall_millis(),
+            Clock::Told(_) => 0,
+        };
         let before = self.latest.fetch_max(wall, Ordering::Relaxed);
         Timestamp::from_millis(wall.max(before)).expect("the present lies within the years a time can have")
+    }
+
+    /// The present on the clock that refused reads are counted by.
+    fn instant(&self) -> Instant {
+        match self.clock {
+            Clock::System => Instant::now(),
+            Clock::Told(begun) => {
+                let told = u64::try_from(self.latest.load(Ordering::Relaxed)).unwrap_or(0);
+                begun + Duration::from_millis(told)
+            }
+        }
     }
 
     /// Runs an operation that may change something, and answers once it is durable.
@@ -169,7 +205,7 @@ impl Executor {
         let principal = &attempt.caller.principal;
         let recorded = self
             .refused_reads
-            .count(principal, attempt.op.effect(), Instant::now());
+            .count(principal, attempt.op.effect(), self.instant());
         match (recorded, stepped) {
             (Recorded::Not, Stepped::Refused { shown, .. }) => Err(ExecuteError::Refused {
                 shown,
@@ -337,4 +373,9 @@ impl Executor {
             .map_err(ExecuteError::Commit)?;
         self.done(&record, None, n)
     }
+}
+
+fn wall_millis() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
