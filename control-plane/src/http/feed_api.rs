@@ -16,7 +16,8 @@ use tokio::sync::mpsc;
 
 use super::Control;
 use super::extract::{Json, Path, segment};
-use super::feed::dispatcher::{Ended, Interest};
+use super::feed::dispatcher::Ended;
+use super::feed::feeds::Interest;
 use super::feed::parts::{Gone, Sink};
 use super::feed::stream::{FeedError, Stream};
 use super::problem::Failure;

@@ -404,7 +404,7 @@ impl World {
         if !add.is_empty() {
             self.host.asked.extend(&add);
             let set = self.handle.set_interests(host(), session, add, vec![]).await;
-            assert_eq!(set.unwrap(), super::dispatcher::Interest::Set);
+            assert_eq!(set.unwrap(), super::feeds::Interest::Set);
         }
         !missing.is_empty()
     }
