@@ -9,11 +9,11 @@ use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision};
 
 use super::ask::{Asker, Errand, MissKey, Page, Question, Refusal, Reply};
 use super::clock::Standing;
-use super::conn::Conn;
 use super::desk::Desk;
 use super::misses::Known;
 use super::push::{Feeder, Shown};
 use super::reply::{listed, listing, send_entry, send_listing, send_reply};
+use super::talk::Talk;
 use crate::cache::{CachedEntry, View};
 
 /// When to ask again after too many questions to the control plane, in milliseconds.
@@ -34,7 +34,7 @@ enum Request {
     Relay,
 }
 
-impl Conn {
+impl Talk {
     pub(super) fn get(&mut self, stream: StreamId, get: &Get<'_>, desk: &mut Desk) {
         self.requests.gets += 1;
         let view = self.view_id(get.instance);

@@ -46,6 +46,7 @@ impl Desk {
         cache: CacheConfig,
         feed: Arc<FeedClock>,
         asks: mpsc::Sender<Ask>,
+        now: Moment,
     ) -> Self {
         Self {
             shard,
@@ -56,7 +57,7 @@ impl Desk {
             guests: HashMap::new(),
             feed,
             deployment: None,
-            now: super::clock::now(),
+            now,
             unwanted: Vec::new(),
             notices: None,
             asks,
@@ -174,7 +175,7 @@ mod tests {
     use moorline_shared::api::feed::FeedItem;
 
     use crate::cache::FeedBatch;
-    use crate::link::clock::now_and_time;
+    use crate::link::clock::{now, now_and_time};
     use crate::link::tests::{id, spec};
 
     fn foreign(instance: u8) -> ViewId {
@@ -191,7 +192,7 @@ mod tests {
             ..CacheConfig::default()
         };
         let (asks, asked) = mpsc::channel(1);
-        let mut desk = Desk::new(0, LinkConfig::default(), cache, Arc::default(), asks);
+        let mut desk = Desk::new(0, LinkConfig::default(), cache, Arc::default(), asks, now());
         let batch = FeedBatch {
             from: None,
             to: Revision::new(1, 1),

@@ -6,16 +6,16 @@ use moorline_shared::link::{Moment, StreamId};
 use moorline_shared::{InstanceId, PathPrefix};
 
 use super::ask::Refusal;
-use super::conn::Conn;
 use super::desk::Desk;
 use super::push::{Feeder, Push};
 use super::reply::tell_secrets;
+use super::talk::Talk;
 use crate::cache::Touched;
 
 /// How many bytes of batches may be under way on watches before another watch has to wait.
 const MAX_WATCH_BYTES: usize = 2 * 1024 * 1024;
 
-impl Conn {
+impl Talk {
     /// A view changed. Returns whether the guest follows it.
     pub(super) fn mark(&mut self, touched: &Touched) -> bool {
         let mut follows = false;

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::admission::LifeId;
 use super::ask::{Answer, Ask};
-use super::clock::FeedClock;
+use super::clock::{FeedClock, now};
 use super::desk::Desk;
 use super::grants::{Grant, Notice};
 use super::guest::GuestStatus;
@@ -163,7 +163,8 @@ impl Shards {
             ended: CancellationToken::new(),
         };
         for (index, inbox) in inboxes.into_iter().enumerate() {
-            let desk = Desk::new(index, link.clone(), cache.clone(), feed.clone(), asks.clone());
+            let (link, cache) = (link.clone(), cache.clone());
+            let desk = Desk::new(index, link, cache, feed.clone(), asks.clone(), now());
             let shard = Shard::new(desk, inbox, lobby.take(), tokens.clone());
             let shard = shard.map_err(|error| StartError(error.into()))?;
             shards.spawn(move || shard.run()).map_err(StartError)?;

@@ -10,8 +10,8 @@
 //! A runtime would add a task and its wake-ups to each connection, and would make every access to what guests share a
 //! run-time check; the loop is a few dozen lines.
 //!
-//! By module: `shard` is the loop; `admission` tells a guest's root from its other processes; `conn` reads, writes and
-//! bounds one connection; `answer` turns requests into answers and `reply` those into frames; `follow` and `push` turn
+//! By module: `shard` is the loop, and `conn` one connection's socket; `floor` has the guests, and is all of a shard that
+//! is no socket; `talk` is one guest's session; `admission` tells a guest's root from its other processes; `answer` turns requests into answers and `reply` those into frames; `follow` and `push` turn
 //! changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked of the
 //! control plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its
 //! connection, `desk` what the guests share.
@@ -23,6 +23,7 @@ mod budget;
 mod clock;
 mod conn;
 mod desk;
+mod floor;
 mod follow;
 mod grants;
 mod guest;
@@ -35,14 +36,17 @@ mod push;
 mod reply;
 mod shard;
 mod standing;
+mod talk;
 #[cfg(test)]
 pub(crate) mod tests;
 
 pub use admission::{Admission, Handover, LifeId};
 pub use ask::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply};
 pub use clock::{FeedClock, Standing, now, time};
+pub use floor::{Arrival, Floor, NotLater};
 pub use grants::{Grant, Notice, RoleGrant, SessionGrant, Speaker};
 pub use guest::{Conversation, GuestStatus, Requests};
 pub use handle::{
     BeginError, Ended, Ending, FeedEffects, PortState, ShardError, Shards, ShardsHandle, StartError,
 };
+pub use talk::End;

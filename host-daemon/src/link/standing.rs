@@ -2,8 +2,8 @@
 
 use moorline_shared::link::body::{Freshness, Standing};
 
-use super::conn::Conn;
 use super::desk::Desk;
+use super::talk::Talk;
 use crate::cache::View;
 
 /// The part of a STANDING whose change is told. That the copy moves on, the batches tell, and its age, time.
@@ -20,7 +20,7 @@ pub(super) enum Told {
     News,
 }
 
-impl Conn {
+impl Talk {
     /// Tells a guest that is welcome how far its mirror can be trusted, if that is not what it was told last.
     pub(super) fn tell_standing(&mut self, desk: &Desk) -> Told {
         if !self.is_talking() {

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use moorline_shared::InstanceId;
 
-use super::{End, Shard};
+use super::Shard;
 use crate::channel::Accepted;
-use crate::link::admission::{Gate, LifeId};
-use crate::link::conn::{Conn, Progress};
-use crate::link::grants::{Grants, Notice};
+use crate::link::admission::LifeId;
+use crate::link::conn::Conn;
+use crate::link::floor::{Arrival, NotLater, Way};
 use crate::link::guest::{Guest, Listening};
 use crate::link::handle::{BeginError, Ended};
 use crate::link::lobby::Reception;
@@ -22,18 +22,22 @@ const ACCEPTS: usize = 4;
 impl Shard {
     pub(super) fn begin(&mut self, begin: Begin) -> Result<(), BeginError> {
         let (instance, incarnation) = (begin.instance, begin.incarnation);
-        let guest = self.desk.guests.entry(instance);
-        let guest = guest.or_insert_with(|| Guest::new(&self.desk.link, self.desk.now));
-        if guest.incarnation >= incarnation {
-            return Err(BeginError::Stale {
-                instance,
-                incarnation,
-                current: guest.incarnation,
-            });
-        }
+        let life = LifeId {
+            instance,
+            incarnation,
+        };
+        let not_later = |NotLater { current }| BeginError::Stale {
+            instance,
+            incarnation,
+            current,
+        };
+        self.floor.check_later(life).map_err(not_later)?;
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let (new, cid, admission) = match begin.channel {
-            Channel::Cid(cid) => (None, Some(cid), None),
+        let (way, admission) = match begin.channel {
+            Channel::Cid(cid) => {
+                let (listening, cid) = (None, Some(cid));
+                (Way { listening, cid }, None)
+            }
             Channel::Hybrid(Hybrid {
                 listener: prepared,
                 admission,
@@ -43,65 +47,34 @@ impl Shard {
                 // Last of what can fail: it takes the name of the socket that there is.
                 let listener = prepared.publish()?;
                 self.listeners.insert(token, instance);
-                (Some(Listening::new(listener, token)), None, Some(admission))
+                let (listening, cid) = (Some(Listening::new(listener, token)), None);
+                (Way { listening, cid }, Some(admission))
             }
         };
-        guest.begin(incarnation, cid, Gate::new(admission));
-        let tokens = guest.tokens();
-        if let Some(old) = std::mem::replace(&mut guest.listening, new) {
+        if let Some(old) = self.floor.begin_at(life, way, admission) {
             self.listeners.remove(&old.token);
         }
-        for token in tokens {
-            self.send_away(token, "another life of this instance has begun", 0);
-        }
-        self.desk.notify(Notice::Began(LifeId {
-            instance,
-            incarnation,
-        }));
         Ok(())
     }
 
     /// Ends the life if it is the present one, and then returns it.
     pub(super) fn end(&mut self, instance: InstanceId, ended: Ended) -> Option<Ended> {
-        let guest = self.desk.guests.get_mut(&instance)?;
-        if guest.incarnation != ended.0 {
-            return None;
-        }
-        guest.alive = false;
-        // Its key is of no more use.
-        guest.gate = Gate::Closed;
-        guest.grants = Grants::default();
-        if let Some(old) = guest.listening.take() {
+        let (ended, listening) = self.floor.end_at(instance, ended)?;
+        if let Some(old) = listening {
             self.listeners.remove(&old.token);
         }
-        for token in guest.tokens() {
-            self.send_away(token, "this life of the instance has ended", 0);
-        }
-        self.forget_if_gone(instance);
-        self.desk.notify(Notice::Ended(LifeId {
-            instance,
-            incarnation: ended.0,
-        }));
         Some(ended)
-    }
-
-    /// Nothing is kept of a guest whose VM has ended and whose instance is no longer this host's.
-    pub(super) fn forget_if_gone(&mut self, instance: InstanceId) {
-        let dead = self.desk.guests.get(&instance).is_some_and(|guest| !guest.alive);
-        if dead && !self.desk.cache.has(&instance) {
-            self.desk.guests.remove(&instance);
-        }
     }
 
     pub(super) fn accept(&mut self, instance: InstanceId) {
         for _ in 0..ACCEPTS {
-            let Some(guest) = self.desk.guests.get_mut(&instance) else {
+            let Some(guest) = self.floor.desk.guests.get_mut(&instance) else {
                 return;
             };
             let Some(listening) = &mut guest.listening else {
                 return;
             };
-            if !guest.knocks.has(self.desk.now) {
+            if !guest.knocks.has(self.floor.desk.now) {
                 listening.paused = true;
                 self.crowded.push(instance);
                 let _ = self
@@ -113,8 +86,8 @@ impl Shard {
                 Ok(None) => return,
                 Ok(Some(Accepted::Guest(socket))) => self.arrived(instance, socket),
                 Ok(Some(Accepted::Stranger { uid, pid })) => {
-                    guest.knocks.take(self.desk.now);
-                    if guest.log.take(self.desk.now) {
+                    guest.knocks.take(self.floor.desk.now);
+                    if guest.log.take(self.floor.desk.now) {
                         tracing::warn!(%instance, uid, pid, "somebody else than the VM's device connected");
                     }
                 }
@@ -134,7 +107,7 @@ impl Shard {
     /// A connection from a CID that was the instance's when it was accepted. Another life may have begun since, on another
     /// channel, and whoever has the CID of an earlier one sees nothing of that.
     pub(super) fn arrived_from(&mut self, cid: u32, instance: InstanceId, socket: OwnedFd) {
-        let guest = self.desk.guests.get(&instance);
+        let guest = self.floor.desk.guests.get(&instance);
         if guest.is_some_and(|guest| guest.cid == Some(cid)) {
             self.arrived(instance, socket);
         }
@@ -142,11 +115,7 @@ impl Shard {
 
     /// A connection from the instance's channel.
     fn arrived(&mut self, instance: InstanceId, socket: OwnedFd) {
-        let now = self.desk.now;
-        let Some(guest) = self.desk.guests.get_mut(&instance) else {
-            return;
-        };
-        if self.draining.is_some() || !guest.alive || !guest.knocks.take(now) {
+        if self.draining.is_some() || self.floor.knock(&instance) == Arrival::TurnedAway {
             return;
         }
         let mut nonce = [0; 16];
@@ -160,39 +129,9 @@ impl Shard {
             tracing::error!(%instance, %error, "a guest's connection can't be waited for");
             return;
         }
-        if let Some(oldest) = guest.greet(token) {
-            self.close(oldest, &End::HungUp);
-        }
-        let conn = Conn::new(token, instance, socket, nonce, &self.desk);
-        self.conns.insert(token, conn);
-        self.nudge(token);
-    }
-
-    /// That the link key of a guest's life is out is recorded: whoever waits for it gets it.
-    pub(super) fn hand_over(&mut self, life: LifeId) {
-        let LifeId {
-            instance,
-            incarnation,
-        } = life;
-        let guest = self.desk.guests.get_mut(&instance);
-        let Some(guest) = guest.filter(|guest| guest.incarnation == incarnation) else {
-            return;
-        };
-        if let Some(token) = guest.gate.claimant()
-            && !self.conns.get(&token).is_some_and(Conn::is_waiting)
-        {
-            guest.gate.leave(token);
-        }
-        let Some((token, key)) = guest.gate.recorded() else {
-            return;
-        };
-        let Some(conn) = self.conns.get_mut(&token) else {
-            return;
-        };
-        if conn.hand_over(key, &mut self.desk) == Progress::Welcomed {
-            self.welcomed(token);
-            self.nudge(token);
-        }
+        self.conns.insert(token, Conn::new(socket));
+        self.floor.greet(instance, token, nonce);
+        self.nudge_due();
     }
 
     /// Lets in who arrived over `AF_VSOCK`.
@@ -211,14 +150,14 @@ impl Shard {
             lobby.paused = false;
             let _ = self.poll.modify(&lobby.port, LOBBY, Interest::READ);
         }
-        for guest in self.desk.guests.values_mut() {
+        for guest in self.floor.desk.guests.values_mut() {
             listen_again(&self.poll, guest);
         }
     }
 
     /// Listens again to those who had connected as often as they may, and may once more.
     pub(super) fn resume_crowded(&mut self) {
-        let desk = &mut self.desk;
+        let desk = &mut self.floor.desk;
         self.crowded.retain(|instance| {
             let Some(guest) = desk.guests.get_mut(instance) else {
                 return false;
@@ -247,6 +186,7 @@ mod tests {
 
     use super::Shard;
     use crate::config::{CacheConfig, LinkConfig};
+    use crate::link::clock::now;
     use crate::link::desk::Desk;
     use crate::link::mailbox::{Begin, Channel, mailbox};
     use crate::link::tests::id;
@@ -254,7 +194,7 @@ mod tests {
     fn shard() -> Shard {
         let (asks, _) = tokio::sync::mpsc::channel(1);
         let (link, cache) = (LinkConfig::default(), CacheConfig::default());
-        let desk = Desk::new(0, link, cache, Arc::default(), asks);
+        let desk = Desk::new(0, link, cache, Arc::default(), asks, now());
         let (_, inbox) = mailbox().unwrap();
         Shard::new(desk, inbox, None, Arc::default()).unwrap()
     }

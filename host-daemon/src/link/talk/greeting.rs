@@ -7,13 +7,13 @@ use moorline_shared::link::session::{Fault, HEARTBEAT_MS};
 use moorline_shared::link::{Kind, KindSet, StreamId};
 use moorline_shared::secret::SecretKey;
 
-use super::{Conn, End, Progress, Stage, printable};
+use super::{End, Progress, Stage, Talk, printable};
 use crate::link::admission::{Denial, LifeId, Verdict};
 use crate::link::desk::Desk;
 use crate::link::follow::mirror;
 use crate::link::grants::{Notice, Speaker};
 
-impl Conn {
+impl Talk {
     pub(super) fn hello(&mut self, hello: Hello, desk: &mut Desk) -> Result<Progress, End> {
         if !matches!(self.stage, Stage::Greeting) {
             let (kind, stream) = (Kind::Hello, StreamId::SESSION);
