@@ -11,53 +11,62 @@ const MAX_BYTES: usize = 16 * MAX_INSTANCE_BYTES;
 
 /// Something that can be applied.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Whole {
+pub enum Whole {
     /// A snapshot has named every instance of the host.
     Instances {
         /// The cursor that it goes on from; `None` for everything anew.
         from: Option<Revision>,
         /// The state that it shows.
         to: Revision,
+        /// All of them.
         instances: Vec<InstanceSpec>,
     },
     /// A view of a snapshot.
     View(View),
     /// A snapshot is whole.
     SnapshotEnd(Revision),
+    /// What changed, to be applied together.
     Batch(Batch),
+    /// All was told that concerns the host up to here.
     Bookmark(Revision),
 }
 
 /// A batch of the feed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Batch {
-    pub(super) from: Revision,
-    pub(super) to: Revision,
-    pub(super) items: Vec<FeedItem>,
+pub struct Batch {
+    /// What it builds on.
+    pub from: Revision,
+    /// Where the host stands then.
+    pub to: Revision,
+    /// What changed.
+    pub items: Vec<FeedItem>,
     /// Views whose changes were dropped.
-    pub(super) resync: BTreeSet<ViewId>,
+    pub resync: BTreeSet<ViewId>,
 }
 
 /// A line that doesn't belong where it came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Misplaced {
+pub enum Misplaced {
+    /// It belongs to something that has not begun, or has ended.
     #[error("{0} came out of its turn")]
     OutOfTurn(&'static str),
+    /// More came together than a control plane sends.
     #[error("a batch or a view of more than {MAX_BYTES} bytes came")]
     TooLarge,
 }
 
 /// The lines of one session. It holds one view of a snapshot, or one batch.
-#[derive(Debug)]
-pub(super) struct Assembly {
+#[derive(Debug, Default)]
+pub struct Assembly {
     coming: Coming,
     /// The bytes of the values that are held.
     bytes: usize,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 enum Coming {
     /// The first snapshot has not begun.
+    #[default]
     Nothing,
     Snapshot(Snapshot),
     /// What has come of the next batch.
@@ -100,20 +109,18 @@ impl Snapshot {
 }
 
 impl Assembly {
-    pub(super) fn new() -> Self {
-        Self {
-            coming: Coming::Nothing,
-            bytes: 0,
-        }
+    /// Nothing has come.
+    pub fn new() -> Self {
+        Self::default()
     }
 
     /// Whether the host has not been brought to where the feed begins.
-    pub(super) fn catches_up(&self) -> bool {
+    pub fn catches_up(&self) -> bool {
         !matches!(self.coming, Coming::Batch(_))
     }
 
     /// Takes the next line, and gives what is whole with it, in its order.
-    pub(super) fn take(&mut self, message: FeedMessage) -> Result<Vec<Whole>, Misplaced> {
+    pub fn take(&mut self, message: FeedMessage) -> Result<Vec<Whole>, Misplaced> {
         match message {
             FeedMessage::Hello { .. } => Err(Misplaced::OutOfTurn("a hello")),
             FeedMessage::Snapshot { from, to } => self.begin(from, to),

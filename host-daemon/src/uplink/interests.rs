@@ -10,9 +10,11 @@ const AT_ONCE: usize = 256;
 
 /// What a shard wants changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct InterestChange {
-    pub(super) add: Vec<ViewId>,
-    pub(super) remove: Vec<ViewId>,
+pub struct InterestChange {
+    /// To be brought.
+    pub add: Vec<ViewId>,
+    /// No longer.
+    pub remove: Vec<ViewId>,
 }
 
 /// The views that shards want.
@@ -20,7 +22,7 @@ pub(super) struct InterestChange {
 /// A view counts as arrived once it came whole. Only those that have are named when a feed is opened with a cursor,
 /// because from there on it brings what changed; all others are added afterwards, which brings them whole.
 #[derive(Debug, Default)]
-pub(super) struct Interests {
+pub struct Interests {
     wanted: BTreeMap<ViewId, Stage>,
     /// What the feed still brings and nobody wants.
     unwanted: BTreeSet<ViewId>,
@@ -38,7 +40,8 @@ enum Stage {
 }
 
 impl Interests {
-    pub(super) fn change(&mut self, change: InterestChange) {
+    /// A shard wants other views than before.
+    pub fn change(&mut self, change: InterestChange) {
         for view in change.add {
             // One that is still brought has to come anew: the shard has let go of what it had.
             self.unwanted.remove(&view);
@@ -53,7 +56,7 @@ impl Interests {
     }
 
     /// A feed is opened: what it is told at once.
-    pub(super) fn open(&mut self) -> Vec<ViewId> {
+    pub fn open(&mut self) -> Vec<ViewId> {
         self.unwanted.clear();
         for stage in self.wanted.values_mut().filter(|stage| **stage == Stage::Asked) {
             *stage = Stage::New;
@@ -63,7 +66,7 @@ impl Interests {
     }
 
     /// What the open feed has to be told now, if anything.
-    pub(super) fn next(&mut self, session: u64) -> Option<SetInterests> {
+    pub fn next(&mut self, session: u64) -> Option<SetInterests> {
         let mut add = self.ask(Stage::New, AT_ONCE);
         if add.is_empty() {
             add = self.ask(Stage::Single, 1);
@@ -90,29 +93,29 @@ impl Interests {
     }
 
     /// Nobody knows whether the control plane will bring these: it is asked again.
-    pub(super) fn unanswered(&mut self, views: &[ViewId]) {
+    pub fn unanswered(&mut self, views: &[ViewId]) {
         self.back_to(Stage::New, views);
     }
 
     /// The control plane will not bring one of these.
-    pub(super) fn ask_singly(&mut self, views: &[ViewId]) {
+    pub fn ask_singly(&mut self, views: &[ViewId]) {
         self.back_to(Stage::Single, views);
     }
 
     /// The view came whole.
-    pub(super) fn arrived(&mut self, view: &ViewId) {
+    pub fn arrived(&mut self, view: &ViewId) {
         if let Some(stage) = self.wanted.get_mut(view).filter(|stage| **stage == Stage::Asked) {
             *stage = Stage::Arrived;
         }
     }
 
     /// The instance is no longer this host's, and reads nothing here.
-    pub(super) fn reader_gone(&mut self, reader: &InstanceId) {
+    pub fn reader_gone(&mut self, reader: &InstanceId) {
         self.wanted.retain(|view, _| view.reader != *reader);
     }
 
     /// The control plane will not bring this one.
-    pub(super) fn refused(&mut self, view: &ViewId) {
+    pub fn refused(&mut self, view: &ViewId) {
         self.wanted.remove(view);
     }
 }

@@ -27,8 +27,10 @@ use crate::credentials;
 use crate::identity::HostIdentity;
 use crate::link::{Ask, ShardsHandle};
 use crate::parts::{PartError, Parts};
+pub use assembly::{Assembly, Batch, Misplaced, Whole};
 use backoff::Backoff;
 use feed::Feed;
+pub use interests::{InterestChange, Interests};
 use questions::Signing;
 pub use reports::Reports;
 
