@@ -93,7 +93,7 @@ pub struct Compacted {
     pub oldest: Revision,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct ChangeLog {
     /// What the oldest change builds on.
     start: Revision,

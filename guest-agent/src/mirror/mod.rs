@@ -44,7 +44,7 @@ use log::ChangeLog;
 pub const STALE_AFTER_MS: u64 = DEAD_MS;
 
 /// The entries of one instance at one revision, and the last changes.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Mirror {
     entries: BTreeMap<EntryPath, Arc<Entry>>,
     bytes: usize,

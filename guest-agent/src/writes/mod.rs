@@ -15,7 +15,7 @@
 
 mod marks;
 mod outcome;
-mod pending;
+pub mod pending;
 #[cfg(test)]
 mod tests;
 
@@ -299,7 +299,7 @@ impl Drop for Asked<'_> {
 }
 
 /// What an answer says about the key that the request had.
-fn end_of(answer: &Result<Relayed, ProveError>) -> End {
+pub fn end_of(answer: &Result<Relayed, ProveError>) -> End {
     match answer {
         Ok(answer) if is_recorded(answer) => End::Recorded,
         Ok(answer) if answer.status >= SERVER_ERRORS => End::Lost,

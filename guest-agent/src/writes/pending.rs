@@ -29,7 +29,7 @@ const MOST_OPEN: usize = 256;
 
 /// How long after its last sending a request can still be done, in milliseconds: its signature may be of a clock that is
 /// ahead by the whole window, and what was taken at the end of the window may take a minute to be done.
-pub(super) const TOO_LATE_MS: u64 = 2_000 * WINDOW_SECONDS.unsigned_abs() + 60_000;
+pub const TOO_LATE_MS: u64 = 2_000 * WINDOW_SECONDS.unsigned_abs() + 60_000;
 
 /// Between two questions about a change in doubt, in milliseconds: at first and at most.
 const FIRST_PAUSE_MS: u64 = 1_000;
@@ -83,7 +83,7 @@ pub enum NoRoom {
 
 /// Whether a change was open before a program asked for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begun {
+pub enum Begun {
     /// It was not.
     First,
     /// It was: the program asks again, or at the same time as another.
@@ -92,7 +92,7 @@ pub(super) enum Begun {
 
 /// How a program's waiting for a change ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     /// The master has a record of the key: done or refused, it stays so.
     Recorded,
     /// What this program sent last was not taken, and leaves nothing.
@@ -103,7 +103,7 @@ pub(super) enum End {
 
 /// What the master says about the key of a change in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Word {
+pub enum Word {
     /// There is a record.
     Recorded,
     /// There is none.
@@ -112,14 +112,14 @@ pub(super) enum Word {
 
 /// What is left of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Left {
+pub enum Left {
     /// It is open.
     Open,
     /// It isn't open any more.
     Closed,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Open {
     mark: Mark,
     /// What the programs that asked for it need; one of these is made at most. `None` where an earlier process was asked.
@@ -142,12 +142,12 @@ impl Open {
 }
 
 /// The changes that are open.
-#[derive(Debug, Default)]
-pub(super) struct Pending(BTreeMap<IdempotencyKey, Open>);
+#[derive(Clone, Debug, Default)]
+pub struct Pending(BTreeMap<IdempotencyKey, Open>);
 
 impl Pending {
     /// Takes up what an earlier process left at `now`, when it was sent at the latest.
-    pub(super) fn restore(&mut self, marks: impl IntoIterator<Item = Mark>, now: Moment) {
+    pub fn restore(&mut self, marks: impl IntoIterator<Item = Mark>, now: Moment) {
         for mark in marks.into_iter().take(MOST_OPEN) {
             let open = Open {
                 needs: None,
@@ -165,7 +165,7 @@ impl Pending {
     /// A program asks for a change at `now`; refused if the mirror might have no room for what it makes.
     ///
     /// Say [`Self::ended`] once for each that is taken.
-    pub(super) fn begin(
+    pub fn begin(
         &mut self,
         mark: Mark,
         need: Need,
@@ -218,7 +218,7 @@ impl Pending {
     }
 
     /// An answer was lost at `now`, and the program goes on waiting.
-    pub(super) fn lost(&mut self, key: &IdempotencyKey, now: Moment) {
+    pub fn lost(&mut self, key: &IdempotencyKey, now: Moment) {
         if let Some(open) = self.0.get_mut(key) {
             open.doubt = true;
             open.sent = now;
@@ -226,7 +226,7 @@ impl Pending {
     }
 
     /// A program waits no longer.
-    pub(super) fn ended(&mut self, key: &IdempotencyKey, end: End, now: Moment) -> Left {
+    pub fn ended(&mut self, key: &IdempotencyKey, end: End, now: Moment) -> Left {
         if end == End::Lost {
             self.lost(key, now);
         }
@@ -243,13 +243,13 @@ impl Pending {
     }
 
     /// When the master is to be asked about a change in doubt; `None` if there is none.
-    pub(super) fn next_question(&self) -> Option<Moment> {
+    pub fn next_question(&self) -> Option<Moment> {
         let doubtful = self.0.values().filter(|open| open.is_in_doubt());
         doubtful.map(|open| open.next).min()
     }
 
     /// The change that the master is to be asked about at `now`. The next question about it is later.
-    pub(super) fn question(&mut self, now: Moment) -> Option<Mark> {
+    pub fn question(&mut self, now: Moment) -> Option<Mark> {
         let mut doubtful = self.0.values_mut().filter(|open| open.is_in_doubt());
         let open = doubtful.find(|open| open.next <= now)?;
         open.next = Moment(now.0.saturating_add(open.pause_ms));
@@ -258,7 +258,7 @@ impl Pending {
     }
 
     /// What the master said when it was asked at `asked`.
-    pub(super) fn answered(&mut self, key: &IdempotencyKey, word: Word, asked: Moment) -> Left {
+    pub fn answered(&mut self, key: &IdempotencyKey, word: Word, asked: Moment) -> Left {
         let closed = |open: &Open| match word {
             Word::Recorded => true,
             Word::Nothing => open.is_in_doubt() && asked.since(open.sent) >= TOO_LATE_MS,
@@ -271,25 +271,25 @@ impl Pending {
     }
 
     /// Lets go of what other instances asked for: this machine's disk was theirs. Returns it.
-    pub(super) fn keep_own(&mut self, own: InstanceId) -> Vec<Mark> {
+    pub fn keep_own(&mut self, own: InstanceId) -> Vec<Mark> {
         let others = self.0.extract_if(.., |_, open| open.mark.by != own);
         others.map(|(_, open)| open.mark).collect()
     }
 
     /// The change with this key and whether programs wait for it, if it is open.
-    pub(super) fn get(&self, key: &IdempotencyKey) -> Option<(&Mark, Waited)> {
+    pub fn get(&self, key: &IdempotencyKey) -> Option<(&Mark, Waited)> {
         self.0.get(key).map(shown)
     }
 
     /// All that are open, in the order of their keys.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&Mark, Waited)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&Mark, Waited)> {
         self.0.values().map(shown)
     }
 }
 
 /// Whether programs wait for a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Waited {
+pub enum Waited {
     /// Some do.
     For,
     /// None does: it is in doubt.
