@@ -52,13 +52,13 @@ impl Taken {
         fs::copy(key, state.join("master.key")).unwrap();
         config(&state)
     }
+}
 
-    /// Why these bytes are not restored, which leaves nothing behind that a control plane would take for its store.
-    fn refused(&self, config: &Config, bytes: &[u8]) -> RestoreError {
-        let refused = restore(config, bytes, KeyCheck::Now).unwrap_err();
-        assert!(!config.state.join("store.db.restoring").exists());
-        refused
-    }
+/// Why these bytes are not restored, which leaves nothing behind that a control plane would take for its store.
+fn why_not(config: &Config, bytes: &[u8]) -> RestoreError {
+    let refused = restore(config, bytes, KeyCheck::Now).unwrap_err();
+    assert!(!config.state.join("store.db.restoring").exists());
+    refused
 }
 
 fn put(key: &str, value: &str) -> Transaction {
@@ -128,7 +128,7 @@ async fn a_control_plane_starts_on_what_was_restored_and_knows_the_key() {
             .any(|window| window == &key[..key.len() - 1]),
         "the master key is in the backup"
     );
-    let not_empty = taken.refused(&config, &bytes);
+    let not_empty = why_not(&config, &bytes);
     assert!(matches!(not_empty, RestoreError::NotEmpty { .. }), "{not_empty}");
 }
 
@@ -136,27 +136,27 @@ async fn a_control_plane_starts_on_what_was_restored_and_knows_the_key() {
 async fn what_is_cut_damaged_or_no_backup_is_refused_and_named() {
     let taken = Taken::new().await;
     let (config, bytes) = (taken.empty(), taken.bytes());
-    let cut = taken.refused(&config, &bytes[..bytes.len() - 1]);
+    let cut = why_not(&config, &bytes[..bytes.len() - 1]);
     assert!(matches!(cut, RestoreError::Length { .. }), "{cut}");
-    let longer = taken.refused(&config, &[&bytes[..], b"x"].concat());
+    let longer = why_not(&config, &[&bytes[..], b"x"].concat());
     assert!(matches!(longer, RestoreError::Length { .. }), "{longer}");
     let mut changed = bytes.clone();
     *changed.last_mut().unwrap() ^= 1;
-    let damaged = taken.refused(&config, &changed);
+    let damaged = why_not(&config, &changed);
     assert!(matches!(damaged, RestoreError::Damaged), "{damaged}");
     for beginning in [&b""[..], b"moorline-backup", b"SQLite format 3\0\n", &bytes[..30]] {
-        let refused = taken.refused(&config, beginning);
+        let refused = why_not(&config, beginning);
         let foreign = matches!(refused, RestoreError::Header(HeaderError::Foreign));
         assert!(foreign, "{refused}");
     }
-    let format = taken.refused(&config, b"moorline-backup 2\n{}\n");
+    let format = why_not(&config, b"moorline-backup 2\n{}\n");
     assert!(
         format.to_string().contains("the release that took it"),
         "{format}"
     );
     let mut newer = taken.header.clone();
     newer.schema = 99;
-    let newer = taken.refused(&config, &newer.to_bytes());
+    let newer = why_not(&config, &newer.to_bytes());
     assert!(newer.to_string().contains("schema 99"), "{newer}");
     restore(&config, &*bytes, KeyCheck::Now).expect("after all that nothing is in the way");
 }
@@ -167,16 +167,16 @@ async fn another_key_another_deployment_and_a_running_control_plane_are_refused(
     let (config, bytes) = (taken.empty(), taken.bytes());
     let mut other = config.clone();
     other.deployment = "other".to_owned();
-    let refused = taken.refused(&other, &bytes);
+    let refused = why_not(&other, &bytes);
     assert!(refused.to_string().contains("deployment 'moorline'"), "{refused}");
 
     let key = config.state.join("master.key");
     let right = fs::read_to_string(&key).unwrap();
     fs::write(&key, "00".repeat(32)).unwrap();
-    let refused = taken.refused(&config, &bytes);
+    let refused = why_not(&config, &bytes);
     assert!(matches!(refused, RestoreError::OtherKey { .. }), "{refused}");
     fs::remove_file(&key).unwrap();
-    let refused = taken.refused(&config, &bytes);
+    let refused = why_not(&config, &bytes);
     assert!(matches!(refused, RestoreError::NoKey { .. }), "{refused}");
     assert!(!key.exists(), "a key was made that opens nothing");
     fs::write(&key, right).unwrap();
@@ -186,7 +186,7 @@ async fn another_key_another_deployment_and_a_running_control_plane_are_refused(
         ..config.clone()
     };
     let running = Server::open(&here, CancellationToken::new()).await.unwrap();
-    let refused = taken.refused(&here, &bytes);
+    let refused = why_not(&here, &bytes);
     assert!(matches!(refused, RestoreError::Running { .. }), "{refused}");
     drop(running);
     let absent = Config {

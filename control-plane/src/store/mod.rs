@@ -90,6 +90,8 @@ impl Store {
     pub fn epoch_of(&self, n: u64) -> u64 {
         match self {
             Self::Sqlite(backend) => backend.epoch_of(n),
+            // It has one.
+            Self::Memory(backend) => backend.epoch(),
         }
     }
 

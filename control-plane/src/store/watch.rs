@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::error::WatchError;
 use super::key::Key;
-use super::{memory, sqlite};
 use super::transaction::Versioned;
+use super::{memory, sqlite};
 
 /// One key's change.
 #[derive(Debug, Clone, PartialEq, Eq)]

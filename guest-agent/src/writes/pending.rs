@@ -165,13 +165,7 @@ impl Pending {
     /// A program asks for a change at `now`; refused if the mirror might have no room for what it makes.
     ///
     /// Say [`Self::ended`] once for each that is taken.
-    pub fn begin(
-        &mut self,
-        mark: Mark,
-        need: Need,
-        mirror: &Mirror,
-        now: Moment,
-    ) -> Result<Begun, NoRoom> {
+    pub fn begin(&mut self, mark: Mark, need: Need, mirror: &Mirror, now: Moment) -> Result<Begun, NoRoom> {
         if !self.0.contains_key(&mark.key) && self.0.len() >= MOST_OPEN {
             return Err(NoRoom::Open);
         }
