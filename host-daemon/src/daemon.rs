@@ -1,5 +1,7 @@
 //! All parts of the daemon as one process: made in the order in which they need each other, ended in the reverse.
 
+use std::path::PathBuf;
+
 use moorline_client::{Client, ClientError, Endpoint, Trust};
 use moorline_shared::HostId;
 use moorline_shared::api::hosts::RegisterHost;
@@ -17,6 +19,7 @@ use crate::identity::files::{self, Files};
 use crate::identity::renew::Renewal;
 use crate::link::{ShardError, Shards, ShardsHandle};
 use crate::parts::Parts;
+use crate::persistence;
 use crate::uplink::{Reports, Uplink};
 use crate::vm::record::{Lock, Records};
 use crate::vm::{FileError, Supervisor};
@@ -35,6 +38,7 @@ const RECONNECT_MS: u32 = 1_000;
 #[derive(Debug)]
 pub struct Daemon {
     shards: Shards,
+    kept: persistence::Writer,
     sockets: Sockets,
     supervisor: Supervisor,
     uplink: Uplink,
@@ -107,6 +111,8 @@ impl Daemon {
         let (reports, reported) = Reports::channel();
         let handle = shards.handle();
         let (given, events) = credentials::channel();
+        let credentials_folder = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+        let (kept, restored) = persistence::open(&config.state_dir, credentials_folder.as_deref(), handle);
         let common = Common {
             config,
             identity: &identity,
@@ -115,7 +121,7 @@ impl Daemon {
         };
         let credentials = common.credentials(events)?;
         let supervisor = Supervisor::new(&config.machines(), &config.state_dir, handle.clone(), reports)?;
-        let services = common.services(&supervisor, given.clone())?;
+        let services = common.services(&supervisor, given.clone(), kept.handle())?;
         let renewal = common.renewal();
         let uplink = Uplink {
             host: config.host.clone(),
@@ -125,11 +131,13 @@ impl Daemon {
             reports: reported,
             specs,
             credentials: given,
+            kept: (restored, kept.handle()),
             client,
             identity,
         };
         Ok(Self {
             sockets: Sockets::bind(&config.sockets)?,
+            kept,
             shards,
             supervisor,
             uplink,
@@ -150,6 +158,7 @@ impl Daemon {
         let mut parts = Parts::new(cancel.clone());
         parts.add("the host's certificate", self.renewal.run(cancel.clone()));
         parts.add_fallible("the uplink", self.uplink.run(cancel.clone()));
+        parts.add("the cache on disk", self.kept.run(cancel.clone()));
         parts.add("the credentials", self.credentials.run(cancel.clone()));
         parts.add_fallible(
             "the local sockets",
@@ -198,6 +207,7 @@ impl Common<'_> {
         &self,
         supervisor: &Supervisor,
         credentials: credentials::Handle,
+        cache: persistence::Handle,
     ) -> Result<admin::Services, StartError> {
         Ok(admin::Services {
             host: self.config.host.clone(),
@@ -206,6 +216,7 @@ impl Common<'_> {
             table: supervisor.table(),
             external: supervisor.external(),
             credentials,
+            cache,
             control: self.client.clone(),
         })
     }

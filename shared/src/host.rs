@@ -122,6 +122,9 @@ pub struct HostStatus {
     pub started_at: Timestamp,
     /// How it stands with the control plane.
     pub feed: FeedStatus,
+    /// How what it has is kept on its disk.
+    #[serde(default)]
+    pub cache: CacheStatus,
     /// Its instances, in the order of their ids.
     pub instances: Vec<InstanceStatus>,
 }
@@ -133,6 +136,21 @@ pub struct FeedStatus {
     pub in_step: bool,
     /// How long ago the control plane was heard, in milliseconds; without meaning if it never was.
     pub heard_ms_ago: u64,
+}
+
+/// How what a host has of its instances' data is kept on its disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheStatus {
+    /// How many instances' data are not on disk as they are in memory.
+    pub unwritten: u64,
+    /// When everything that there was then was on disk last; absent before the first time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written_at: Option<Timestamp>,
+    /// Why nothing can be written now; absent while it can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// How many files the daemon could not use when it started, and set aside.
+    pub set_aside: u64,
 }
 
 /// What a host knows of an instance.

@@ -27,6 +27,7 @@ use crate::config::SocketConfig;
 use crate::credentials;
 use crate::link::ShardsHandle;
 use crate::parts::{PartError, Parts};
+use crate::persistence;
 use crate::vm::Table;
 use crate::vm::external::External;
 
@@ -45,6 +46,8 @@ pub struct Services {
     pub external: External,
     /// What guests are given to be somebody.
     pub credentials: credentials::Handle,
+    /// Where the guests' data are kept.
+    pub cache: persistence::Handle,
     /// The control plane, which instances are made at.
     pub control: Client,
 }

@@ -42,6 +42,7 @@ async fn status(State(services): State<Arc<Services>>) -> Result<Json<HostStatus
             in_step: standing.freshness == Freshness::Fresh,
             heard_ms_ago: u64::from(standing.age_ms),
         },
+        cache: services.cache.status(),
         instances,
     }))
 }

@@ -141,6 +141,7 @@ impl Daemon {
             table: supervisor.table(),
             external: supervisor.external(),
             credentials: crate::credentials::channel().0,
+            cache: crate::persistence::Handle::default(),
             control: nobody(),
         };
         let external = supervisor.external();

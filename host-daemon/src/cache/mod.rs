@@ -5,6 +5,7 @@
 //! is ignored, so a revision never goes back, and a view over its quota is emptied and not served, never cut.
 
 mod foreign;
+mod image;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -17,6 +18,7 @@ use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
 
 use crate::config::CacheConfig;
 use foreign::Foreign;
+pub use image::Image;
 use view::Asked;
 pub use view::{CachedEntry, View};
 

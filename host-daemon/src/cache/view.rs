@@ -8,7 +8,7 @@ use moorline_shared::entry::{ContentType, MAX_ENTRIES, MAX_INSTANCE_BYTES, Value
 use moorline_shared::link::Moment;
 use moorline_shared::{EntryPath, PathPrefix, Revision};
 
-use super::{Now, What};
+use super::{Image, Now, What};
 
 /// How long a view that was too large is left alone before it is asked for again, in milliseconds.
 const RETRY_MS: u64 = 60_000;
@@ -121,6 +121,19 @@ impl View {
         view
     }
 
+    /// A view that an earlier daemon had.
+    pub(super) fn restored(image: Image) -> Self {
+        let mut view = Self {
+            revision: image.revision,
+            gap: image.behind_since.map(Gap::since),
+            ..Self::empty(image.known, 0)
+        };
+        for (path, entry) in image.entries {
+            view.insert(path, entry);
+        }
+        view
+    }
+
     /// The revision whose state it shows.
     pub fn revision(&self) -> Revision {
         self.revision
@@ -178,6 +191,11 @@ impl View {
             .range::<str, _>((start, Bound::Unbounded))
             .take_while(move |(path, _)| path.starts_with(top))
             .filter(move |(path, entry)| prefix.covers(path) && entry.is_valid(now))
+    }
+
+    /// All entries, in byte order of their paths; some may not be valid any more.
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&EntryPath, &CachedEntry)> {
+        self.entries.iter()
     }
 
     fn insert(&mut self, path: EntryPath, entry: CachedEntry) {
@@ -381,6 +399,14 @@ struct Gap {
 }
 
 impl Gap {
+    /// What came meanwhile is not known any more: it is in the view when that comes whole.
+    fn since(moment: Moment) -> Self {
+        Self {
+            since: Some(moment),
+            ..Self::default()
+        }
+    }
+
     fn keep(&mut self, path: &EntryPath, entry: Option<CachedEntry>, to: Revision) {
         if self.changes.get(path).is_some_and(|(kept, _)| *kept > to) {
             return;

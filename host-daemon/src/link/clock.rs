@@ -21,7 +21,7 @@ pub fn time() -> Option<Timestamp> {
 }
 
 /// The same with the time of day.
-pub(super) fn now_and_time() -> Now {
+pub(crate) fn now_and_time() -> Now {
     Now {
         moment: now(),
         // By a clock beyond all times nothing expires early.
@@ -40,6 +40,8 @@ fn millis(time: Timespec) -> i64 {
 pub struct FeedClock {
     in_step: AtomicBool,
     heard: AtomicU64,
+    /// How old what it has was at that moment: more than nothing where an earlier daemon was the one that heard.
+    before: AtomicU64,
 }
 
 /// What an answer says about its age.
@@ -82,7 +84,14 @@ impl FeedClock {
     /// A message of the feed was applied at `now`: what there is, is the present state.
     pub fn heard(&self, now: Moment) {
         self.heard.store(now.0, Ordering::Relaxed);
+        self.before.store(0, Ordering::Relaxed);
         self.in_step.store(true, Ordering::Relaxed);
+    }
+
+    /// What there is at `now` is of an earlier daemon, and was the present state so many milliseconds ago.
+    pub fn restored(&self, now: Moment, age_ms: u64) {
+        self.heard.store(now.0, Ordering::Relaxed);
+        self.before.store(age_ms, Ordering::Relaxed);
     }
 
     /// The feed was lost.
@@ -93,7 +102,8 @@ impl FeedClock {
     /// How much an answer at `now` can be trusted.
     pub fn standing(&self, now: Moment) -> Standing {
         let in_step = self.in_step.load(Ordering::Relaxed);
-        let age = now.since(Moment(self.heard.load(Ordering::Relaxed)));
+        let heard = now.since(Moment(self.heard.load(Ordering::Relaxed)));
+        let age = heard.saturating_add(self.before.load(Ordering::Relaxed));
         Standing {
             freshness: if in_step {
                 Freshness::Fresh

@@ -20,10 +20,11 @@ use super::lobby::{Lobby, shard_of};
 use super::mailbox::{Begin, Channel, Hybrid, Mailbox, Message, mailbox};
 use super::poll::LOBBY;
 use super::shard::Shard;
-use crate::cache::FeedBatch;
+use crate::cache::{FeedBatch, Image};
 use crate::causes::Causes;
 use crate::channel::{ChannelError, ChannelSpec, Cids, PreparedListener, VsockPort};
 use crate::config::{CacheConfig, LinkConfig};
+use crate::persistence::Taken;
 
 /// The shards and their threads.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct Ended(pub u64);
 /// What a batch asks of the uplink.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FeedEffects {
+    /// Instances of which what they may see of themselves is another now, or nothing any more.
+    pub changed: Vec<InstanceId>,
     /// Views that must be asked for whole.
     pub wanting: Vec<ViewId>,
     /// Views of other instances that the feed need not bring any more.
@@ -377,6 +380,7 @@ impl ShardsHandle {
         let mut all = FeedEffects::default();
         for receiver in waiting {
             let effects = receiver.await.map_err(|_| Ending)?;
+            all.changed.extend(effects.changed);
             all.wanting.extend(effects.wanting);
             all.dropped.extend(effects.dropped);
         }
@@ -403,6 +407,26 @@ impl ShardsHandle {
         let mailbox = self.mailbox(&view.view.reader);
         self.call(mailbox, |reply| Message::View(Box::new(view), reply))
             .await
+    }
+
+    /// Begins with what an earlier daemon had of an instance, before the feed has named it.
+    pub fn restore(&self, image: Image) {
+        // A shard that has ended has no readers.
+        let _ = self
+            .mailbox(&image.instance)
+            .send(Message::Restore(Box::new(image)));
+    }
+
+    /// The instance is this host's, and what it may see of itself will be [asked for](Self::replace).
+    pub fn await_own(&self, instance: InstanceId) {
+        // A shard that has ended has no readers.
+        let _ = self.mailbox(&instance).send(Message::Await(instance));
+    }
+
+    /// What the instance may see of itself now; `None` if nothing of it is served.
+    pub async fn take_image(&self, instance: InstanceId) -> Result<Option<Taken>, Ending> {
+        let take = |reply| Message::TakeImage(instance, reply);
+        self.call(self.mailbox(&instance), take).await
     }
 
     /// Changes of the view up to `at` were lost: readers see it as it was until [`Self::replace`].

@@ -16,8 +16,9 @@ use super::ask::Answer;
 use super::grants::{Grant, Notice};
 use super::guest::GuestStatus;
 use super::handle::{BeginError, Ended, FeedEffects};
-use crate::cache::FeedBatch;
+use crate::cache::{FeedBatch, Image};
 use crate::channel::PreparedListener;
+use crate::persistence::Taken;
 
 /// What the rest of the daemon tells a shard.
 #[derive(Debug)]
@@ -26,6 +27,12 @@ pub(super) enum Message {
     Feed(FeedBatch, oneshot::Sender<FeedEffects>),
     /// A view as the control plane showed it when asked.
     View(Box<View>, oneshot::Sender<FeedEffects>),
+    /// What an earlier daemon had.
+    Restore(Box<Image>),
+    /// An instance of this host whose own view has yet to be asked for.
+    Await(InstanceId),
+    /// What the instance may see of itself is wanted, as it is now.
+    TakeImage(InstanceId, oneshot::Sender<Option<Taken>>),
     /// Changes of the view up to this revision were lost.
     Lost(ViewId, Revision),
     /// The control plane won't bring this view.

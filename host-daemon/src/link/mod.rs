@@ -42,6 +42,7 @@ pub(crate) mod tests;
 
 pub use admission::{Admission, Handover, LifeId};
 pub use ask::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply};
+pub(crate) use clock::now_and_time;
 pub use clock::{FeedClock, Standing, now, time};
 pub use floor::{Arrival, Floor, NotLater};
 pub use grants::{Grant, Notice, RoleGrant, SessionGrant, Speaker};

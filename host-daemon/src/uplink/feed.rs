@@ -24,6 +24,7 @@ use super::interests::{InterestChange, Interests};
 use super::{Causes, SpecChange};
 use crate::credentials;
 use crate::link::{Ending, ShardsHandle};
+use crate::persistence::{self, Kept, Restored};
 use apply::Snapshot;
 use calls::Called;
 
@@ -37,6 +38,8 @@ pub(super) struct Feed {
     shards: ShardsHandle,
     specs: mpsc::Sender<SpecChange>,
     credentials: credentials::Handle,
+    /// Told what has to be on disk.
+    kept: persistence::Handle,
     changes: mpsc::UnboundedReceiver<InterestChange>,
     interests: Interests,
     /// Up to where everything is applied; `None` asks for everything anew.
@@ -44,11 +47,21 @@ pub(super) struct Feed {
     deployment: Option<String>,
     /// The instances that are this host's, each with the revision of what was last said of its machine.
     instances: BTreeMap<InstanceId, Revision>,
+    machines: Machines,
     /// Views that have to be asked for.
     lost: BTreeSet<ViewId>,
     /// Those that came and were from before what was lost.
     too_early: BTreeSet<ViewId>,
     backoff: Backoff,
+}
+
+/// Whether it is known which machines are this host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Machines {
+    /// Only what an earlier daemon knew, and much may have changed since.
+    Unnamed,
+    /// All were named since this daemon started.
+    Named,
 }
 
 /// One session of the feed.
@@ -94,19 +107,29 @@ impl Feed {
         shards: ShardsHandle,
         (specs, credentials): (mpsc::Sender<SpecChange>, credentials::Handle),
         changes: mpsc::UnboundedReceiver<InterestChange>,
+        (restored, kept): (Restored, persistence::Handle),
     ) -> Self {
+        let behind = |(instance, state): &(InstanceId, Kept)| (*state == Kept::Behind).then_some(*instance);
+        let behind = restored.instances.iter().filter_map(behind);
+        let lost = behind.map(ViewId::own).collect();
+        let instances = restored
+            .instances
+            .iter()
+            .map(|(instance, _)| (*instance, Revision::ZERO));
         Self {
             client,
             host,
             shards,
             specs,
             credentials,
+            kept,
             changes,
             interests: Interests::default(),
-            cursor: None,
-            deployment: None,
-            instances: BTreeMap::new(),
-            lost: BTreeSet::new(),
+            cursor: restored.cursor,
+            deployment: restored.deployment,
+            instances: instances.collect(),
+            machines: Machines::Unnamed,
+            lost,
             too_early: BTreeSet::new(),
             backoff: Backoff::new(),
         }
@@ -178,6 +201,7 @@ impl Feed {
         let cursor = self.cursor.map(tracing::field::display);
         tracing::info!(session, deployment, cursor, "the feed is open");
         self.shards.deployment(&deployment);
+        self.kept.deployment(&deployment);
         let before = self.deployment.replace(deployment);
         if before.is_some() && before != self.deployment {
             // The cursor that this session was opened with means nothing there.

@@ -27,6 +27,7 @@ use crate::credentials;
 use crate::identity::HostIdentity;
 use crate::link::{Ask, ShardsHandle};
 use crate::parts::{PartError, Parts};
+use crate::persistence::{self, Restored};
 pub use assembly::{Assembly, Batch, Misplaced, Whole};
 use backoff::Backoff;
 use feed::Feed;
@@ -66,6 +67,8 @@ pub struct Uplink {
     pub specs: mpsc::Sender<SpecChange>,
     /// Who gives guests their credentials, and hears the same.
     pub credentials: credentials::Handle,
+    /// What an earlier daemon had, and who is told what has to be on disk.
+    pub kept: (Restored, persistence::Handle),
 }
 
 impl Uplink {
@@ -102,6 +105,7 @@ impl Uplink {
                 self.shards,
                 (self.specs, self.credentials),
                 changes,
+                self.kept,
             );
             parts.add("the feed", feed.run(cancel));
             parts.run().await

@@ -7,12 +7,13 @@ use moorline_shared::link::body::Code;
 use moorline_shared::{InstanceId, Revision};
 
 use super::Floor;
-use crate::cache::{Effects, FeedBatch, Now, View};
+use crate::cache::{Effects, FeedBatch, Image, Now, Touched, View};
 use crate::link::admission::LifeId;
 use crate::link::ask::{Answer, Refusal};
 use crate::link::grants::{Grant, Grants, Notice};
 use crate::link::guest::{Guest, GuestStatus};
 use crate::link::handle::FeedEffects;
+use crate::persistence::Taken;
 
 impl Floor {
     /// Applies a batch of the feed: from here on no guest is answered from before it.
@@ -32,6 +33,23 @@ impl Floor {
         self.desk.cache.lose(view, at, self.desk.now);
     }
 
+    /// What is kept on disk of an instance: its own view as it is now, and how old it is.
+    pub fn take_image(&self, instance: &InstanceId, now: Now) -> Option<Taken> {
+        let image = self.desk.cache.image(instance, now.moment)?;
+        let age_ms = self.desk.standing().age_ms;
+        Some(Taken { image, age_ms, now })
+    }
+
+    /// Begins with what was kept of an instance before this daemon.
+    pub fn restore(&mut self, image: Image) {
+        self.desk.cache.restore(image, self.desk.now);
+    }
+
+    /// Nothing that can be used was kept of an instance: its own view is waited for.
+    pub fn await_own(&mut self, instance: InstanceId) {
+        self.desk.cache.await_own(instance);
+    }
+
     fn on_effects(&mut self, effects: Effects) -> FeedEffects {
         self.touched(&effects.touched);
         for view in &effects.dropped {
@@ -40,7 +58,13 @@ impl Floor {
         for instance in &effects.gone {
             self.forget_if_gone(*instance);
         }
+        let own = |touched: &Touched| touched.view == ViewId::own(touched.view.reader);
+        let touched = effects.touched.iter().filter(|touched| own(touched));
+        let mut changed = effects.gone;
+        changed.extend(touched.map(|touched| touched.view.reader));
+        changed.dedup();
         FeedEffects {
+            changed,
             wanting: effects.wanting,
             dropped: effects.dropped,
         }

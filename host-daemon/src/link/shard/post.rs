@@ -30,6 +30,11 @@ impl Shard {
             Message::Lost(view, at) => self.floor.lose(&view, at),
             Message::Refused(view) => self.floor.refused(&view),
             Message::Deployment(name) => self.floor.deployment(name),
+            Message::Restore(image) => self.floor.restore(*image),
+            Message::Await(instance) => self.floor.await_own(instance),
+            Message::TakeImage(instance, reply) => {
+                let _ = reply.send(self.floor.take_image(&instance, now_and_time()));
+            }
             Message::Begin(begin, reply) => {
                 let _ = reply.send(self.begin(begin));
             }

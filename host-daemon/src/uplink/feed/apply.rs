@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use moorline_shared::api::feed::{FeedItem, InstanceSpec, View, ViewId};
 use moorline_shared::{InstanceId, Revision};
 
-use super::{Feed, Over};
+use super::{Feed, Machines, Over};
 use crate::cache::FeedBatch;
 use crate::link::FeedEffects;
 use crate::uplink::SpecChange;
@@ -30,11 +30,25 @@ impl Feed {
                 *snapshot = self.instances_named(from, to, instances).await?;
             }
             Whole::View(view) => self.view(snapshot, view).await?,
-            Whole::SnapshotEnd(to) => self.snapshot_end(std::mem::take(snapshot), to).await,
-            Whole::Batch(batch) => self.batch(batch).await?,
-            Whole::Bookmark(revision) => self.cursor = self.cursor.max(Some(revision)),
+            Whole::SnapshotEnd(to) => {
+                self.snapshot_end(std::mem::take(snapshot), to).await;
+                self.stands_at(to);
+            }
+            Whole::Batch(batch) => {
+                let to = batch.to;
+                self.batch(batch).await?;
+                self.stands_at(to);
+            }
+            Whole::Bookmark(revision) => self.stands_at(revision),
         }
         Ok(())
+    }
+
+    /// Everything up to here is applied.
+    fn stands_at(&mut self, revision: Revision) {
+        let cursor = self.cursor.unwrap_or_default().max(revision);
+        self.cursor = Some(cursor);
+        self.kept.stands(cursor);
     }
 
     fn build_on(&mut self, from: Revision) -> Result<(), Over> {
@@ -82,7 +96,11 @@ impl Feed {
     async fn view(&mut self, snapshot: &mut Snapshot, view: View) -> Result<(), Over> {
         let (id, to) = (view.view, snapshot.to);
         let is_own = id == ViewId::own(id.reader);
-        let new = snapshot.new.remove(&id.reader).filter(|_| is_own);
+        let new = if is_own {
+            snapshot.new.remove(&id.reader)
+        } else {
+            None
+        };
         if new.is_some() {
             self.instances.insert(id.reader, Revision::ZERO);
         }
@@ -92,16 +110,24 @@ impl Feed {
         self.apply(FeedBatch { from, to, items }).await
     }
 
-    /// The machines are told of what is wanted of them now.
+    /// The machines are told of what is wanted of them now. An instance whose view did not come is no news to the control
+    /// plane: this daemon doesn't have what an earlier one had.
     async fn snapshot_end(&mut self, snapshot: Snapshot, to: Revision) {
+        for instance in snapshot.new.into_keys() {
+            self.instances.insert(instance, Revision::ZERO);
+            self.shards.await_own(instance);
+            self.lost.insert(ViewId::own(instance));
+        }
         self.cursor = self.cursor.max(Some(to));
+        let anew = snapshot.from.is_none() || self.machines == Machines::Unnamed;
         for spec in snapshot.instances {
             let said = self.instances.get(&spec.instance).copied();
-            if snapshot.from.is_none() || said.is_none_or(|said| said < spec.revision) {
+            if anew || said.is_none_or(|said| said < spec.revision) {
                 self.set(spec).await;
             }
         }
-        if snapshot.from.is_none() {
+        if anew {
+            self.machines = Machines::Named;
             self.say(SpecChange::Complete).await;
         }
     }
@@ -117,7 +143,6 @@ impl Feed {
         // What was dropped may be of an instance that is new with the batch.
         self.lose(&batch.resync, to);
         self.lost.extend(batch.resync);
-        self.cursor = self.cursor.max(Some(to));
         for change in machines {
             match change {
                 SpecChange::Gone(instance) => self.gone(instance).await,
@@ -133,6 +158,8 @@ impl Feed {
         for view in views {
             self.shards.lose(*view, at);
         }
+        let own = views.iter().filter(|view| **view == ViewId::own(view.reader));
+        self.kept.changed(own.map(|view| view.reader));
     }
 
     async fn apply(&mut self, batch: FeedBatch) -> Result<(), Over> {
@@ -167,6 +194,7 @@ impl Feed {
     }
 
     pub(super) fn on_effects(&mut self, effects: FeedEffects) {
+        self.kept.changed(effects.changed);
         self.lost.extend(effects.wanting);
         self.interests.change(InterestChange {
             add: Vec::new(),

@@ -145,6 +145,10 @@ impl Feed {
             }
         };
         self.on_effects(effects);
+        if view == ViewId::own(view.reader) {
+            // Even if nothing is different: on disk it says that it is behind.
+            self.kept.changed([view.reader]);
+        }
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! The uplink against a scripted control plane, with real shards and real guests.
 
+mod cold_start;
 mod plane;
 
 use std::future::Future;
@@ -25,6 +26,7 @@ use crate::channel::{ChannelSpec, ExpectedPeer};
 use crate::config::{CacheConfig, LinkConfig};
 use crate::link::tests::{Agent, entry, id, link_key, path, revision, spec, view};
 use crate::link::{Admission, Shards, ShardsHandle};
+use crate::persistence;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -38,6 +40,7 @@ struct World {
     report: Reports,
     plane: Arc<Plane>,
     shards: Shards,
+    /// Of the guests' sockets, and of the daemon's state.
     folder: tempfile::TempDir,
     cancel: CancellationToken,
     tasks: JoinSet<()>,
@@ -88,6 +91,11 @@ fn put_own(n: u8, to: u64, value: &str) -> FeedItem {
 
 impl World {
     async fn new() -> Self {
+        Self::within(tempfile::tempdir().unwrap()).await
+    }
+
+    /// A daemon that finds what an earlier one left.
+    async fn within(folder: tempfile::TempDir) -> Self {
         let (opened, opened_rx) = mpsc::unbounded_channel();
         let (interests, interests_rx) = mpsc::unbounded_channel();
         let (reports, reports_rx) = mpsc::unbounded_channel();
@@ -108,6 +116,7 @@ impl World {
         let endpoint = Endpoint::new(url.parse().unwrap(), "token".parse().unwrap());
         let (asks, asked) = mpsc::channel(64);
         let shards = Shards::start(&LinkConfig::default(), &CacheConfig::default(), None, &asks).unwrap();
+        let (writer, restored) = persistence::open(folder.path(), None, shards.handle());
         let (report, reported) = Reports::channel();
         let (specs, specs_rx) = mpsc::channel(64);
         let uplink = Uplink {
@@ -125,9 +134,11 @@ impl World {
             reports: reported,
             specs,
             credentials: crate::credentials::channel().0,
+            kept: (restored, writer.handle()),
         };
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
+        tasks.spawn(writer.run(cancel.clone()));
         tasks.spawn(async move { axum::serve(listener, routes).await.unwrap() });
         let linking = uplink.run(cancel.clone());
         tasks.spawn(async move { linking.await.unwrap() });
@@ -140,7 +151,7 @@ impl World {
             report,
             plane,
             shards,
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             cancel,
             tasks,
         }
@@ -202,13 +213,23 @@ impl World {
         guest.await.unwrap()
     }
 
-    async fn end(mut self) {
+    async fn end(self) {
+        self.end_and_leave().await;
+    }
+
+    /// Ends the daemon in good order, and returns the folder with what it left.
+    async fn end_and_leave(mut self) -> tempfile::TempDir {
         self.cancel.cancel();
+        // The control plane goes on until it is aborted.
+        while self.tasks.len() > 1 {
+            soon(self.tasks.join_next()).await.unwrap();
+        }
         tokio::task::spawn_blocking(move || self.shards.drain(0))
             .await
             .unwrap()
             .unwrap();
         self.tasks.shutdown().await;
+        self.folder
     }
 }
 
