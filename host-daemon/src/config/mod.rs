@@ -204,6 +204,12 @@ pub struct CacheConfig {
     pub foreign_stale_after_seconds: u32,
     /// For how long the control plane's no is remembered, in milliseconds, 0 to 60,000.
     pub refusal_ms: u32,
+    /// After how long without a word from the control plane everything is stale, in seconds, 3 to 86,400; at once when the
+    /// host knows that it has lost it.
+    pub stale_after_seconds: u32,
+    /// For how long an instance is served its own data while they are stale, in seconds, 0 to 2,592,000, which is 30 days;
+    /// never with 0.
+    pub never_serve_after_seconds: u32,
 }
 
 impl Default for CacheConfig {
@@ -216,6 +222,8 @@ impl Default for CacheConfig {
             foreign_idle_seconds: 300,
             foreign_stale_after_seconds: 60,
             refusal_ms: 2_000,
+            stale_after_seconds: 6,
+            never_serve_after_seconds: 7 * 86_400,
         }
     }
 }
@@ -454,6 +462,10 @@ impl CacheConfig {
         bound("cache.foreign_idle_seconds", idle, 1, 86_400)?;
         let stale = self.foreign_stale_after_seconds.into();
         bound("cache.foreign_stale_after_seconds", stale, 0, 3_600)?;
-        bound("cache.refusal_ms", self.refusal_ms.into(), 0, 60_000)
+        bound("cache.refusal_ms", self.refusal_ms.into(), 0, 60_000)?;
+        let stale = self.stale_after_seconds.into();
+        bound("cache.stale_after_seconds", stale, 3, 86_400)?;
+        let never = self.never_serve_after_seconds.into();
+        bound("cache.never_serve_after_seconds", never, 0, 30 * 86_400)
     }
 }

@@ -195,6 +195,14 @@ fn numbers_out_of_bounds_are_refused_with_the_bounds() {
             "[cache]\nrefusal_ms = 60001",
             "cache.refusal_ms is 60001; allowed is 0 to 60000",
         ),
+        (
+            "[cache]\nstale_after_seconds = 2",
+            "cache.stale_after_seconds is 2; allowed is 3 to 86400",
+        ),
+        (
+            "[cache]\nnever_serve_after_seconds = 2592001",
+            "cache.never_serve_after_seconds is 2592001; allowed is 0 to 2592000",
+        ),
     ] {
         let said = refused(more);
         assert!(said.contains(expected), "{said}");

@@ -53,6 +53,9 @@ impl Talk {
     fn look_up<'d>(&self, id: &ViewId, path: &str, desk: &'d mut Desk) -> Look<'d> {
         let now = desk.now;
         let refused = desk.misses.refused_as_of(id, path, now);
+        if id.instance == self.instance && desk.cache.own(&id.reader).is_some_and(|own| self.lags(own)) {
+            return Look::Ask;
+        }
         match self.whole_view(id, desk) {
             Err(refusal) => Look::Refused(refusal),
             Ok(None) => Look::Ask,
@@ -178,15 +181,13 @@ impl Talk {
         id: &ViewId,
         desk: &'d mut Desk,
     ) -> Result<Option<(&'d View, Standing)>, Refusal> {
-        let (feed, now, most_ms) = (desk.standing(), desk.now, desk.foreign_stale_after_ms);
         if id.instance == self.instance {
-            let own = desk.cache.own(&self.instance).filter(|view| view.is_served());
-            let view = own.ok_or_else(no_view)?;
-            return Ok(Some((view, feed.of_view(view, now))));
+            return self.own_view(desk).map(Some);
         }
-        feed.may_be_foreign(most_ms)?;
+        let (feed, now, bounds) = (desk.standing(), desk.now, desk.bounds);
+        bounds.foreign(feed)?;
         let view = desk.cache.read_foreign(id, now).filter(|view| view.is_served());
-        let with_standing = |view| Ok((view, feed.of_view(view, now).may_be_foreign(most_ms)?));
+        let with_standing = |view| Ok((view, bounds.foreign(feed.of_view(view, now))?));
         view.map(with_standing).transpose()
     }
 
@@ -293,6 +294,9 @@ impl Talk {
                 } else {
                     self.refuse(asker.stream, &no_entry(&entry.path), desk);
                 }
+                if instance == self.instance {
+                    self.was_shown(entry.revision);
+                }
                 self.keep_told(Some(instance), Some(entry.revision), desk);
             }
         }
@@ -386,13 +390,6 @@ const JUST_NOW: Standing = Standing {
     freshness: Freshness::Fresh,
     age_ms: 0,
 };
-
-fn no_view() -> Refusal {
-    Refusal::new(
-        Code::Unavailable,
-        "the host doesn't have this instance's data: they have not come yet, or are over the host's quota",
-    )
-}
 
 fn no_entry(path: &str) -> Refusal {
     match EntryPath::check(path) {

@@ -9,6 +9,7 @@ use rustix::time::{ClockId, Timespec, clock_gettime};
 
 use super::ask::Refusal;
 use crate::cache::{Now, View};
+use crate::config::CacheConfig;
 
 /// This moment, on the clock that counts suspend and that nobody sets.
 pub fn now() -> Moment {
@@ -54,6 +55,10 @@ pub struct Standing {
 }
 
 impl Standing {
+    fn is_within(self, most_ms: u32) -> bool {
+        self.freshness == Freshness::Fresh || self.age_ms <= most_ms
+    }
+
     /// How much an answer from `view` can be trusted at `now`: one that has lost changes is as old as the loss, however
     /// well the feed does.
     pub(super) fn of_view(self, view: &View, now: Moment) -> Self {
@@ -66,17 +71,72 @@ impl Standing {
             age_ms: self.age_ms.max(age),
         }
     }
+}
 
-    /// Other instances' data are served for `most_ms` only without being the present state: a right may have been
-    /// withdrawn.
-    pub(super) fn may_be_foreign(self, most_ms: u32) -> Result<Self, Refusal> {
-        if self.freshness == Freshness::Fresh || self.age_ms <= most_ms {
-            return Ok(self);
+/// How long what there is may be served without a word from the control plane, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    stale_after: u32,
+    own: u32,
+    foreign: u32,
+}
+
+impl Bounds {
+    pub(super) fn new(cache: &CacheConfig) -> Self {
+        let ms = |seconds: u32| seconds.saturating_mul(1_000);
+        Self {
+            stale_after: ms(cache.stale_after_seconds),
+            own: ms(cache.never_serve_after_seconds),
+            foreign: ms(cache.foreign_stale_after_seconds),
+        }
+    }
+
+    /// A feed that seems to be up, and over which nothing comes, is as good as none.
+    pub(super) fn judge(&self, standing: Standing) -> Standing {
+        let silent = standing.age_ms > self.stale_after;
+        Standing {
+            freshness: if silent {
+                Freshness::Stale
+            } else {
+                standing.freshness
+            },
+            ..standing
+        }
+    }
+
+    /// An instance is served its own data for so long only without their being the present state.
+    pub(super) fn own(&self, standing: Standing) -> Result<Standing, Refusal> {
+        if standing.is_within(self.own) {
+            return Ok(standing);
+        }
+        let (age, most) = (whole(standing.age_ms), whole(self.own));
+        let message = format!(
+            "the host has not heard of the control plane for {age}, and serves what it has for {most} at most: try again when \
+             the host is connected"
+        );
+        Err(Refusal::new(Code::Unavailable, message))
+    }
+
+    /// So are other instances' data: a right may have been withdrawn.
+    pub(super) fn foreign(&self, standing: Standing) -> Result<Standing, Refusal> {
+        if standing.is_within(self.foreign) {
+            return Ok(standing);
         }
         Err(Refusal::new(
             Code::Unavailable,
             "the host can't keep in step with the control plane, and without it other instances' data are not served",
         ))
+    }
+}
+
+/// A time for people, in the largest unit of which it has two.
+fn whole(ms: u32) -> String {
+    let seconds = ms / 1_000;
+    match seconds {
+        0..120 => format!("{seconds} seconds"),
+        120..7_200 => format!("{} minutes", seconds / 60),
+        7_200..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 
@@ -112,5 +172,67 @@ impl FeedClock {
             },
             age_ms: u32::try_from(age).unwrap_or(u32::MAX),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Bounds, FeedClock};
+    use crate::config::CacheConfig;
+    use moorline_shared::link::Moment;
+    use moorline_shared::link::body::Freshness;
+
+    /// Stale after 10 s, and not served after 20.
+    fn bounds() -> Bounds {
+        Bounds::new(&CacheConfig {
+            stale_after_seconds: 10,
+            never_serve_after_seconds: 20,
+            ..CacheConfig::default()
+        })
+    }
+
+    #[test]
+    fn a_feed_that_says_nothing_is_as_good_as_none() {
+        let clock = FeedClock::default();
+        clock.heard(Moment(5_000));
+        let at = |now| bounds().judge(clock.standing(Moment(now)));
+        assert_eq!(
+            (at(15_000).freshness, at(15_000).age_ms),
+            (Freshness::Fresh, 10_000)
+        );
+        assert_eq!(at(15_001).freshness, Freshness::Stale);
+        assert!(bounds().own(at(25_000)).is_ok());
+        let refused = bounds().own(at(25_001)).unwrap_err();
+        assert!(
+            refused.message.contains("for 20 seconds at most"),
+            "{}",
+            refused.message
+        );
+        clock.heard(Moment(25_001));
+        assert_eq!(at(25_001).freshness, Freshness::Fresh);
+    }
+
+    #[test]
+    fn the_age_counts_on_from_what_an_earlier_daemon_left() {
+        let clock = FeedClock::default();
+        clock.restored(Moment(500), 15_000);
+        let at = |now| bounds().judge(clock.standing(Moment(now)));
+        assert_eq!((at(600).freshness, at(600).age_ms), (Freshness::Stale, 15_100));
+        assert!(bounds().own(at(5_501)).is_err());
+        clock.heard(Moment(6_000));
+        assert_eq!((at(6_000).freshness, at(6_000).age_ms), (Freshness::Fresh, 0));
+    }
+
+    #[test]
+    fn with_no_time_at_all_nothing_stale_is_served() {
+        let never = Bounds::new(&CacheConfig {
+            never_serve_after_seconds: 0,
+            ..CacheConfig::default()
+        });
+        let clock = FeedClock::default();
+        clock.heard(Moment(5_000));
+        assert!(never.own(clock.standing(Moment(5_001))).is_ok());
+        clock.lost();
+        assert!(never.own(clock.standing(Moment(5_001))).is_err());
     }
 }

@@ -9,7 +9,7 @@ use moorline_shared::link::Moment;
 use tokio::sync::mpsc;
 
 use super::ask::{Ask, Errand, Question};
-use super::clock::{FeedClock, Standing};
+use super::clock::{Bounds, FeedClock, Standing};
 use super::grants::Notice;
 use super::guest::Guest;
 use super::misses::Misses;
@@ -29,8 +29,8 @@ pub(super) struct Desk {
     pub(super) deployment: Option<Arc<str>>,
     /// The time of this turn of the loop.
     pub(super) now: Moment,
-    /// For how long other instances' data are served without being the present state, in milliseconds.
-    pub(super) foreign_stale_after_ms: u32,
+    /// For how long what there is may be served without a word from the control plane.
+    pub(super) bounds: Bounds,
     /// Views that the feed need not bring any more, which it was not told yet.
     unwanted: Vec<ViewId>,
     /// Who is told of guests' lives.
@@ -51,7 +51,7 @@ impl Desk {
         Self {
             shard,
             link,
-            foreign_stale_after_ms: cache.foreign_stale_after_seconds.saturating_mul(1_000),
+            bounds: Bounds::new(&cache),
             misses: Misses::new(cache.refusal_ms),
             cache: Cache::new(cache),
             guests: HashMap::new(),
@@ -67,7 +67,7 @@ impl Desk {
 
     /// How much an answer can be trusted now.
     pub(super) fn standing(&self) -> Standing {
-        self.feed.standing(self.now)
+        self.bounds.judge(self.feed.standing(self.now))
     }
 
     /// Tells whoever decides what guests are given.

@@ -36,6 +36,7 @@ impl Talk {
             return;
         }
         let shown = self.shown();
+        let serves_own = self.own_view(desk).is_ok();
         let mut account = desk
             .guests
             .get_mut(&self.instance)
@@ -44,6 +45,11 @@ impl Talk {
         for (stream, feeder) in &mut self.feeders {
             let waits = *stream != StreamId::SESSION && under_way > MAX_WATCH_BYTES;
             if waits || !feeder.is_behind() || !self.core.can_push(*stream) {
+                continue;
+            }
+            if feeder.view.instance == self.instance && !serves_own {
+                // It may be served again by the next tick.
+                self.feed_due = true;
                 continue;
             }
             let anew = *stream != StreamId::SESSION && feeder.begins_anew();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use moorline_shared::link::body::{Hello, HelloAck, LinkKey};
+use moorline_shared::link::body::{Freshness, Hello, HelloAck, LinkKey};
 use moorline_shared::link::session::{Fault, HEARTBEAT_MS};
 use moorline_shared::link::{Kind, KindSet, StreamId};
 use moorline_shared::secret::SecretKey;
@@ -105,6 +105,14 @@ impl Talk {
         self.stage = Stage::Talking {
             build: printable(&hello.build),
         };
+        // A guest can claim anything here. Where the host is in step, what it has is the truth, and otherwise a guest that
+        // lies is shown nothing.
+        if desk.standing().freshness == Freshness::Stale
+            && hello.incarnation == Some(life.incarnation)
+            && let Some(applied) = hello.applied
+        {
+            self.was_shown(applied);
+        }
         let mirror = mirror(life.instance, life.incarnation, hello, desk);
         self.feeders.insert(StreamId::SESSION, mirror);
         self.feed_due = true;

@@ -5,10 +5,10 @@ mod greeting;
 
 use std::collections::BTreeMap;
 
-use moorline_shared::InstanceId;
 use moorline_shared::link::body::Hello;
 use moorline_shared::link::session::{Fault, Host, HostEvent};
 use moorline_shared::link::{Moment, StreamId};
+use moorline_shared::{InstanceId, Revision};
 use rustix::io::Errno;
 
 use super::answer::Pending;
@@ -32,6 +32,8 @@ pub(super) struct Talk {
     pub(super) core: Host,
     pub(super) feeders: BTreeMap<StreamId, Feeder>,
     pub(super) pending: BTreeMap<StreamId, Pending>,
+    /// Up to where the guest was shown its own data beside its mirror, or by an earlier daemon.
+    pub(super) shown_up_to: Option<Revision>,
     /// What the guest was told last of how far its mirror can be trusted.
     pub(super) told: Option<Gist>,
     /// Whether a follower may have become ready for its next batch, or waits until its guest may have one.
@@ -93,6 +95,7 @@ impl Talk {
             feeders: BTreeMap::new(),
             pending: BTreeMap::new(),
             told: None,
+            shown_up_to: None,
             feed_due: false,
             held_back: false,
             stage: Stage::Greeting,

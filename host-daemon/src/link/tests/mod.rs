@@ -3,6 +3,7 @@
 mod admission;
 mod agent;
 mod foreign;
+mod freshness;
 mod grants;
 mod honest;
 mod hostile;
