@@ -199,6 +199,10 @@ impl From<RegisterError> for Problem {
             }
             RegisterError::Cid(_) => problem(StatusCode::BAD_REQUEST, "bad-cid", title).at("channel"),
             RegisterError::Place(_) => problem(StatusCode::BAD_REQUEST, "bad-path", title).at("channel"),
+            RegisterError::Channel(BeginError::Full(_)) => {
+                let title = "The host has no room for another guest";
+                problem(StatusCode::SERVICE_UNAVAILABLE, "host-full", title)
+            }
             RegisterError::Channel(_) => {
                 problem(StatusCode::UNPROCESSABLE_ENTITY, "channel-unusable", title).at("channel")
             }

@@ -138,6 +138,9 @@ pub struct LinkConfig {
     pub relays_per_second: u32,
     /// How many bytes of answers may wait for a guest when another relayed one comes, 4 MiB to 64 MiB.
     pub relayed_bytes: usize,
+    /// How many guests the host takes in, 1 to 65,536. Absent: as many as could fill half of the machine's memory, each at
+    /// its bounds, and as there are descriptors for. A VM beyond them doesn't start.
+    pub guests: Option<NonZeroUsize>,
 }
 
 /// Whether the daemon listens on `AF_VSOCK`.
@@ -165,6 +168,7 @@ impl Default for LinkConfig {
             upstream_per_second: 50,
             relays_per_second: 50,
             relayed_bytes: 8 * 1024 * 1024,
+            guests: None,
         }
     }
 }
@@ -174,6 +178,13 @@ impl LinkConfig {
     pub fn shard_count(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         self.shards.map_or_else(cores, NonZeroUsize::get)
+    }
+
+    /// The most memory that a guest at all of its bounds takes up, in bytes: what is kept of its data, what it is sent of
+    /// them at once, and what answers wait for it.
+    pub fn guest_bytes(&self, cache: &CacheConfig) -> u64 {
+        let followed = (usize::from(self.streams) + 1) * cache.bytes;
+        (cache.bytes + cache.foreign_bytes + followed + self.relayed_bytes) as u64
     }
 
     /// What a guest is told that it may do.
@@ -447,7 +458,9 @@ impl LinkConfig {
         bound("link.upstream_per_second", upstream, 1, 1_000)?;
         bound("link.relays_per_second", self.relays_per_second.into(), 1, 1_000)?;
         let relayed = self.relayed_bytes as u64;
-        bound("link.relayed_bytes", relayed, 4 << 20, 64 << 20)
+        bound("link.relayed_bytes", relayed, 4 << 20, 64 << 20)?;
+        let guests = self.guests.map_or(1, NonZeroUsize::get) as u64;
+        bound("link.guests", guests, 1, 65_536)
     }
 }
 

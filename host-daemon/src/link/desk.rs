@@ -13,6 +13,7 @@ use super::clock::{Bounds, FeedClock, Standing};
 use super::grants::Notice;
 use super::guest::Guest;
 use super::misses::Misses;
+use super::room::Room;
 use crate::cache::{Cache, Wanted};
 use crate::config::{CacheConfig, LinkConfig};
 
@@ -25,6 +26,8 @@ pub(super) struct Desk {
     pub(super) guests: HashMap<InstanceId, Guest>,
     pub(super) misses: Misses,
     pub(super) feed: Arc<FeedClock>,
+    /// What the guests of all shards may take up.
+    pub(super) room: Arc<Room>,
     /// The control plane's name; nobody is welcomed before it is known.
     pub(super) deployment: Option<Arc<str>>,
     /// The time of this turn of the loop.
@@ -45,6 +48,7 @@ impl Desk {
         link: LinkConfig,
         cache: CacheConfig,
         feed: Arc<FeedClock>,
+        room: Arc<Room>,
         asks: mpsc::Sender<Ask>,
         now: Moment,
     ) -> Self {
@@ -56,6 +60,7 @@ impl Desk {
             cache: Cache::new(cache),
             guests: HashMap::new(),
             feed,
+            room,
             deployment: None,
             now,
             unwanted: Vec::new(),
@@ -192,7 +197,15 @@ mod tests {
             ..CacheConfig::default()
         };
         let (asks, asked) = mpsc::channel(1);
-        let mut desk = Desk::new(0, LinkConfig::default(), cache, Arc::default(), asks, now());
+        let mut desk = Desk::new(
+            0,
+            LinkConfig::default(),
+            cache,
+            Arc::default(),
+            Arc::default(),
+            asks,
+            now(),
+        );
         let batch = FeedBatch {
             from: None,
             to: Revision::new(1, 1),

@@ -1,6 +1,6 @@
 //! What there is of a guest beside its connection: its channel, its incarnation, its budgets and its counts.
 
-use std::collections::VecDeque;
+use std::sync::Arc;
 
 use moorline_shared::link::Moment;
 use moorline_shared::{InstanceId, Revision};
@@ -10,12 +10,11 @@ use super::ask::Errand;
 use super::budget::{Account, Bucket, Upstream};
 use super::grants::Grants;
 use super::poll::Token;
+use super::room::{Place, Room, Waiting};
 use crate::channel::HybridListener;
 use crate::config::LinkConfig;
 
-/// How many connections of a guest may be without HELLO at once.
-const MAX_GREETING: usize = 64;
-/// How many of them are taken in at once, and how long until one more is, in milliseconds. So the agent has 32 ms at least
+/// How many connections are taken in at once, and how long until one more is, in milliseconds. So the agent has 32 ms at least
 /// in which to answer its challenge, however often other processes of its guest connect; and they cost the host a hundredth
 /// of a core.
 const KNOCKS: u32 = 32;
@@ -40,8 +39,10 @@ pub(super) struct Guest {
     pub(super) alive: bool,
     /// The connection on which it said HELLO.
     pub(super) talking: Option<Token>,
-    /// Connections without HELLO, the oldest first.
-    pub(super) greeting: VecDeque<Token>,
+    /// Connections without HELLO.
+    pub(super) greeting: Waiting,
+    /// Its place on the host, for as long as a life of its VM goes on.
+    pub(super) place: Option<Place>,
     /// How often it may connect, whoever it is in there that does.
     pub(super) knocks: Bucket,
     /// How often it may begin to speak.
@@ -79,7 +80,7 @@ impl Listening {
 }
 
 impl Guest {
-    pub(super) fn new(config: &LinkConfig, now: Moment) -> Self {
+    pub(super) fn new(config: &LinkConfig, room: Arc<Room>, now: Moment) -> Self {
         let (streams, requests) = (usize::from(config.streams), usize::from(config.requests));
         Self {
             incarnation: 0,
@@ -88,7 +89,8 @@ impl Guest {
             gate: Gate::Closed,
             alive: false,
             talking: None,
-            greeting: VecDeque::new(),
+            greeting: Waiting::new(room),
+            place: None,
             knocks: Bucket::new(KNOCKS, KNOCK_INTERVAL_MS, now),
             connects: Bucket::new(config.connect_burst, config.connect_interval_ms, now),
             snapshots: Account::new(SNAPSHOT_BYTES, SNAPSHOT_BYTES_PER_MS, now),
@@ -117,24 +119,18 @@ impl Guest {
 
     /// A connection was accepted; returns the one that has to go for it. The one that waits for the link key stays.
     pub(super) fn greet(&mut self, token: Token) -> Option<Token> {
-        self.greeting.push_back(token);
-        if self.greeting.len() <= MAX_GREETING {
-            return None;
-        }
-        let spared = self.gate.claimant();
-        let oldest = self.greeting.iter().position(|other| Some(*other) != spared)?;
-        self.greeting.remove(oldest)
+        self.greeting.push(token, self.gate.claimant())
     }
 
     /// A connection said HELLO; returns the one that it takes the place of.
     pub(super) fn welcome(&mut self, token: Token) -> Option<Token> {
-        self.greeting.retain(|other| *other != token);
+        self.greeting.remove(token);
         self.talking.replace(token)
     }
 
     /// A connection ended.
     pub(super) fn leave(&mut self, token: Token) {
-        self.greeting.retain(|other| *other != token);
+        self.greeting.remove(token);
         self.gate.leave(token);
         if self.talking == Some(token) {
             self.talking = None;
@@ -143,7 +139,7 @@ impl Guest {
 
     /// All its connections.
     pub(super) fn tokens(&self) -> Vec<Token> {
-        self.greeting.iter().copied().chain(self.talking).collect()
+        self.greeting.iter().chain(self.talking).collect()
     }
 }
 

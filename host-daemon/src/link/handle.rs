@@ -19,6 +19,7 @@ use super::guest::GuestStatus;
 use super::lobby::{Lobby, shard_of};
 use super::mailbox::{Begin, Channel, Hybrid, Mailbox, Message, mailbox};
 use super::poll::LOBBY;
+use super::room::{Full, Room, TooMany};
 use super::shard::Shard;
 use crate::cache::{FeedBatch, Image};
 use crate::causes::Causes;
@@ -92,6 +93,9 @@ pub enum BeginError {
     /// The channel can't be opened.
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    /// The host has as many guests as there is room for.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The socket can't be waited for.
     #[error("the socket of {instance} can't be waited for")]
     Poll {
@@ -127,10 +131,16 @@ pub enum ShardError {
     },
 }
 
-/// The threads can't be started.
+/// No guest can be served.
 #[derive(Debug, thiserror::Error)]
-#[error("a thread for the guests can't be started")]
-pub struct StartError(#[source] std::io::Error);
+pub enum StartError {
+    /// The threads can't be started.
+    #[error("a thread for the guests can't be started")]
+    Thread(#[from] std::io::Error),
+    /// There are not descriptors enough.
+    #[error(transparent)]
+    Room(#[from] TooMany),
+}
 
 impl Shards {
     /// Starts the threads. What they can't answer they ask by `asks`; guests with CIDs arrive at `vsock`.
@@ -140,12 +150,12 @@ impl Shards {
         vsock: Option<VsockPort>,
         asks: &mpsc::Sender<Ask>,
     ) -> Result<Self, StartError> {
+        let room = Arc::new(Room::of(link, cache)?);
+        tracing::info!(guests = room.guests(), "there is room for so many guests");
         let feed = Arc::new(FeedClock::default());
         let tokens = Arc::new(AtomicU64::new(LOBBY + 1));
         let both = (0..link.shard_count()).map(|_| mailbox());
-        let both: Vec<_> = both
-            .collect::<Result<_, _>>()
-            .map_err(|error| StartError(error.into()))?;
+        let both: Vec<_> = both.collect::<Result<_, _>>().map_err(std::io::Error::from)?;
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = both.into_iter().unzip();
         let mailboxes: Arc<[Mailbox]> = mailboxes.into();
         let cids = vsock.is_some().then(Arc::<Cids>::default);
@@ -167,10 +177,18 @@ impl Shards {
         };
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let (link, cache) = (link.clone(), cache.clone());
-            let desk = Desk::new(index, link, cache, feed.clone(), asks.clone(), now());
+            let desk = Desk::new(
+                index,
+                link,
+                cache,
+                feed.clone(),
+                room.clone(),
+                asks.clone(),
+                now(),
+            );
             let shard = Shard::new(desk, inbox, lobby.take(), tokens.clone());
-            let shard = shard.map_err(|error| StartError(error.into()))?;
-            shards.spawn(move || shard.run()).map_err(StartError)?;
+            let shard = shard.map_err(std::io::Error::from)?;
+            shards.spawn(move || shard.run())?;
         }
         Ok(shards)
     }

@@ -14,7 +14,7 @@
 //! is no socket; `talk` is one guest's session; `admission` tells a guest's root from its other processes; `answer` turns requests into answers and `reply` those into frames; `follow` and `push` turn
 //! changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked of the
 //! control plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its
-//! connection, `desk` what the guests share.
+//! connection, `desk` what the guests share, and `room` what they may take up together.
 
 mod admission;
 mod answer;
@@ -34,6 +34,7 @@ mod misses;
 mod poll;
 mod push;
 mod reply;
+mod room;
 mod shard;
 mod standing;
 mod talk;
@@ -50,4 +51,5 @@ pub use guest::{Conversation, GuestStatus, Requests};
 pub use handle::{
     BeginError, Ended, Ending, FeedEffects, PortState, ShardError, Shards, ShardsHandle, StartError,
 };
+pub use room::{Full, TooMany};
 pub use talk::End;

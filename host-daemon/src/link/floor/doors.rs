@@ -8,6 +8,7 @@ use crate::link::grants::{Grants, Notice};
 use crate::link::guest::{Guest, Listening};
 use crate::link::handle::Ended;
 use crate::link::poll::Token;
+use crate::link::room::{Full, Place};
 use crate::link::talk::{Progress, Talk};
 
 /// The life is not later than the one there is.
@@ -22,6 +23,8 @@ pub struct NotLater {
 pub(in crate::link) struct Way {
     pub(in crate::link) listening: Option<Listening>,
     pub(in crate::link) cid: Option<u32>,
+    /// A place on the host, for a guest that has none yet.
+    pub(in crate::link) place: Option<Place>,
 }
 
 /// Whether a connection is let in.
@@ -55,6 +58,18 @@ impl Floor {
         Ok(())
     }
 
+    /// A place for the guest of another life, if it has none.
+    ///
+    /// # Errors
+    /// [`Full`] if the host has as many guests as there is room for.
+    pub(in crate::link) fn place(&self, instance: &InstanceId) -> Result<Option<Place>, Full> {
+        let guest = self.desk.guests.get(instance);
+        if guest.is_some_and(|guest| guest.place.is_some()) {
+            return Ok(None);
+        }
+        self.desk.room.admit().map(Some)
+    }
+
     /// Begins a later life. Returns where the one before was listened to.
     pub(in crate::link) fn begin_at(
         &mut self,
@@ -63,8 +78,10 @@ impl Floor {
         admission: Option<Admission>,
     ) -> Option<Listening> {
         let guest = self.desk.guests.entry(life.instance);
-        let guest = guest.or_insert_with(|| Guest::new(&self.desk.link, self.desk.now));
+        let guest =
+            guest.or_insert_with(|| Guest::new(&self.desk.link, self.desk.room.clone(), self.desk.now));
         guest.begin(life.incarnation, way.cid, Gate::new(admission));
+        guest.place = way.place.or_else(|| guest.place.take());
         let tokens = guest.tokens();
         let before = std::mem::replace(&mut guest.listening, way.listening);
         for token in tokens {
@@ -93,6 +110,7 @@ impl Floor {
         // Its key is of no more use.
         guest.gate = Gate::Closed;
         guest.grants = Grants::default();
+        guest.place = None;
         let listening = guest.listening.take();
         for token in guest.tokens() {
             self.send_away(token, "this life of the instance has ended", 0);

@@ -51,7 +51,7 @@ impl Floor {
         asks: mpsc::Sender<Ask>,
         now: Moment,
     ) -> Self {
-        Self::of(Desk::new(0, link, cache, feed, asks, now))
+        Self::of(Desk::new(0, link, cache, feed, Arc::default(), asks, now))
     }
 
     pub(super) fn of(desk: Desk) -> Self {

@@ -32,11 +32,19 @@ impl Shard {
             current,
         };
         self.floor.check_later(life).map_err(not_later)?;
+        let place = self.floor.place(&instance)?;
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
         let (way, admission) = match begin.channel {
             Channel::Cid(cid) => {
                 let (listening, cid) = (None, Some(cid));
-                (Way { listening, cid }, None)
+                (
+                    Way {
+                        listening,
+                        cid,
+                        place,
+                    },
+                    None,
+                )
             }
             Channel::Hybrid(Hybrid {
                 listener: prepared,
@@ -48,7 +56,14 @@ impl Shard {
                 let listener = prepared.publish()?;
                 self.listeners.insert(token, instance);
                 let (listening, cid) = (Some(Listening::new(listener, token)), None);
-                (Way { listening, cid }, Some(admission))
+                (
+                    Way {
+                        listening,
+                        cid,
+                        place,
+                    },
+                    Some(admission),
+                )
             }
         };
         if let Some(old) = self.floor.begin_at(life, way, admission) {
@@ -194,7 +209,7 @@ mod tests {
     fn shard() -> Shard {
         let (asks, _) = tokio::sync::mpsc::channel(1);
         let (link, cache) = (LinkConfig::default(), CacheConfig::default());
-        let desk = Desk::new(0, link, cache, Arc::default(), asks, now());
+        let desk = Desk::new(0, link, cache, Arc::default(), Arc::default(), asks, now());
         let (_, inbox) = mailbox().unwrap();
         Shard::new(desk, inbox, None, Arc::default()).unwrap()
     }

@@ -2,6 +2,7 @@
 //! a guest may try are named by their subject.
 
 use std::io::{ErrorKind, Read, Write};
+use std::num::NonZeroUsize;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,9 @@ use moorline_shared::link::frame::{Last, put_with};
 use moorline_shared::link::session::GuestEvent;
 use moorline_shared::link::{Kind, StreamId};
 
-use super::{Agent, World, id, relay, revision};
+use super::{Agent, World, id, link_key, relay, revision};
 use crate::config::{CacheConfig, LinkConfig};
-use crate::link::{Answer, Ask, Question, Refusal, Reply};
+use crate::link::{Admission, Answer, Ask, BeginError, Full, Question, Refusal, Reply};
 
 /// Two guests, one of which is honest all the time.
 fn world() -> (World, Agent) {
@@ -268,6 +269,29 @@ fn a_socket_that_is_used_again_belongs_to_the_next_instance() {
         next.get("a").is_err(),
         "the next instance sees nothing of the one before"
     );
+}
+
+#[test]
+fn row_19_a_vm_that_there_is_no_room_for_does_not_begin() {
+    let link = LinkConfig {
+        guests: NonZeroUsize::new(2),
+        ..LinkConfig::default()
+    };
+    let world = World::with(&link, &CacheConfig::default());
+    world.add(1, &[("a", "0")]);
+    world.add(2, &[("a", "0")]);
+    let third = |world: &World| world.try_begin(3, 1, 3, Admission::Proof(link_key()));
+    let error = third(&world).unwrap_err();
+    assert!(
+        matches!(error, BeginError::Full(Full(2))) && error.to_string().contains("link.guests"),
+        "{error}"
+    );
+    assert!(!world.socket(3).exists(), "its socket is there");
+    world.begin(1, 2);
+    assert!(third(&world).is_err(), "another life needs no other room");
+    world.end(2, 1);
+    third(&world).unwrap();
+    assert!(world.guest(1).get("a").is_ok());
 }
 
 #[test]

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::cache::FeedBatch;
 use crate::channel::{ChannelSpec, ExpectedPeer};
 use crate::config::{CacheConfig, LinkConfig};
-use crate::link::{Admission, Ask, FeedEffects, GuestStatus, Handover, Shards, ShardsHandle};
+use crate::link::{Admission, Ask, BeginError, FeedEffects, GuestStatus, Handover, Shards, ShardsHandle};
 
 use super::{Agent, link_key};
 
@@ -170,13 +170,23 @@ impl World {
     }
 
     fn begin_with(&self, n: u8, incarnation: u64, device: u8, admission: Admission) {
+        self.try_begin(n, incarnation, device, admission).unwrap();
+    }
+
+    pub(crate) fn try_begin(
+        &self,
+        n: u8,
+        incarnation: u64,
+        device: u8,
+        admission: Admission,
+    ) -> Result<(), BeginError> {
         let channel = ChannelSpec::HybridVsock {
             uds_path: self.device(device),
             peer: ExpectedPeer::Owner,
             admission,
         };
         let begun = self.handle().begin_incarnation(id(n), incarnation, channel);
-        self.runtime.block_on(begun).unwrap();
+        self.runtime.block_on(begun)
     }
 
     pub(crate) fn end(&self, n: u8, incarnation: u64) {
