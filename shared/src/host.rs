@@ -143,7 +143,10 @@ pub struct FeedStatus {
 pub struct CacheStatus {
     /// How many instances' data are not on disk as they are in memory.
     pub unwritten: u64,
-    /// When everything that there was then was on disk last; absent before the first time.
+    /// Up to where everything is on disk; absent where nothing is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+    /// When the disk was last written to; absent before the first time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub written_at: Option<Timestamp>,
     /// Why nothing can be written now; absent while it can.

@@ -154,6 +154,7 @@ impl Writer {
         };
         if pending.before == Before::Remove {
             self.blocking(Disk::clear).await??;
+            self.handle.update(|status| status.revision = None);
             pending.before = Before::Keep;
         }
         let views = std::mem::take(&mut pending.views);
@@ -161,6 +162,7 @@ impl Writer {
         if let Some(cursor) = pending.cursor {
             self.write_position(deployment, cursor).await?;
             pending.cursor = None;
+            self.handle.update(|status| status.revision = Some(cursor));
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ async fn left() -> tempfile::TempDir {
     let mut world = World::new().await;
     let lines = world.begun().await;
     batch(&lines, 5, 6, vec![put_own(1, 6, "six")]);
-    world.stands_at(1, 6).await;
+    world.keeps(revision(6)).await;
     world.end_and_leave().await
 }
 
@@ -63,10 +63,19 @@ async fn a_view_that_is_not_on_disk_is_asked_for_and_everything_else_is_served()
     caught_up(&opened.lines, Some(6), 7, vec![FeedItem::Instance(spec(1))]);
     assert_eq!(soon(world.views.recv()).await, ViewId::own(id(1)));
     world.stands_at(1, 7).await;
-    let folder = world.end_and_leave().await;
+    let written = async {
+        while !file_of(1, &world.folder).exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Some(())
+    };
+    soon(written).await;
     let aside = format!("cache/corrupt/{}.view.1", id(1));
-    assert_eq!(std::fs::read(folder.path().join(aside)).unwrap(), b"not a view");
-    assert!(file_of(1, &folder).exists());
+    assert_eq!(
+        std::fs::read(world.folder.path().join(aside)).unwrap(),
+        b"not a view"
+    );
+    world.end().await;
 }
 
 #[tokio::test]
@@ -83,7 +92,7 @@ async fn instances_that_are_gone_meanwhile_go_with_their_files() {
     assert_eq!(soon(world.specs.recv()).await, SpecChange::Gone(id(1)));
     assert_eq!(soon(world.specs.recv()).await, SpecChange::Set(spec(2)));
     assert_eq!(soon(world.specs.recv()).await, SpecChange::Complete);
-    world.stands_at(2, 9).await;
+    world.keeps(revision(9)).await;
     let folder = world.end_and_leave().await;
     assert!(!file_of(1, &folder).exists() && file_of(2, &folder).exists());
 }
@@ -101,7 +110,7 @@ async fn what_is_of_another_deployment_is_dropped_and_fetched_anew() {
         2,
         vec![FeedItem::Instance(spec(1)), view(1, 1, 2, &[("a", "other")])],
     );
-    world.stands_at(1, 2).await;
+    world.keeps(revision(2)).await;
     let world = World::within(world.end_and_leave().await).await;
     world.stands_at(1, 2).await;
     world.end().await;
@@ -123,15 +132,8 @@ async fn a_cursor_that_means_nothing_any_more_brings_everything_anew() {
     let items = vec![FeedItem::Instance(spec(1)), FeedItem::View(whole)];
     opened.lines.send(FeedMessage::Part { items }).unwrap();
     opened.lines.send(FeedMessage::SnapshotEnd { to }).unwrap();
-    let there = async {
-        loop {
-            let taken = world.handle().take_image(id(1)).await.unwrap();
-            if taken.is_some_and(|taken| taken.image.revision == restored) {
-                return Some(());
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    soon(there).await;
+    world.keeps(restored).await;
+    let taken = world.handle().take_image(id(1)).await.unwrap();
+    assert_eq!(taken.map(|taken| taken.image.revision), Some(restored));
     world.end().await;
 }

@@ -40,6 +40,7 @@ struct World {
     report: Reports,
     plane: Arc<Plane>,
     shards: Shards,
+    kept: persistence::Handle,
     /// Of the guests' sockets, and of the daemon's state.
     folder: tempfile::TempDir,
     cancel: CancellationToken,
@@ -117,6 +118,7 @@ impl World {
         let (asks, asked) = mpsc::channel(64);
         let shards = Shards::start(&LinkConfig::default(), &CacheConfig::default(), None, &asks).unwrap();
         let (writer, restored) = persistence::open(folder.path(), None, shards.handle());
+        let kept = writer.handle();
         let (report, reported) = Reports::channel();
         let (specs, specs_rx) = mpsc::channel(64);
         let uplink = Uplink {
@@ -134,7 +136,7 @@ impl World {
             reports: reported,
             specs,
             credentials: crate::credentials::channel().0,
-            kept: (restored, writer.handle()),
+            kept: (restored, kept.clone()),
         };
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -151,6 +153,7 @@ impl World {
             report,
             plane,
             shards,
+            kept,
             folder,
             cancel,
             tasks,
@@ -187,6 +190,17 @@ impl World {
                 }
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
+        };
+        soon(there).await;
+    }
+
+    /// Waits until everything up to there is on disk.
+    async fn keeps(&self, to: moorline_shared::Revision) {
+        let there = async {
+            while self.kept.status().revision != Some(to) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Some(())
         };
         soon(there).await;
     }
