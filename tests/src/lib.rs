@@ -27,6 +27,7 @@ pub mod deployment;
 pub mod guest;
 pub mod image;
 pub mod namespace;
+pub mod package;
 pub mod process;
 pub mod progress;
 pub mod setup;

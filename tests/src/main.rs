@@ -6,8 +6,10 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, Subcommand};
 use moorline_lab::bench::report::Form;
 use moorline_lab::bench::{self, Bench};
+use moorline_lab::cache::Cache;
 use moorline_lab::demo;
 use moorline_lab::image::{Busybox, Image};
+use moorline_lab::package::{self, Packages, Purpose};
 use moorline_lab::setup::{self, tools};
 use std::process::ExitCode;
 
@@ -42,6 +44,8 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Make the Debian packages and print where they are.
+    Package,
     /// Build a guest image and print where it is, as variables for a shell.
     Image {
         /// What the image is made from.
@@ -65,6 +69,7 @@ async fn main() -> ExitCode {
         Task::Test { options } => test(&options).await,
         Task::Bench { bench, json: true } => bench::run(bench, Form::Json).await,
         Task::Bench { bench, json: false } => bench::run(bench, Form::Table).await,
+        Task::Package => make_packages().await,
         Task::Image { recipe } => print_image(recipe).await,
     };
     match outcome {
@@ -86,6 +91,20 @@ async fn test(options: &[String]) -> Result<()> {
         .current_dir(tools::workspace());
     let status = command.status().await.context("run cargo test")?;
     ensure!(status.success(), "cargo test ended with {status}");
+    Ok(())
+}
+
+async fn make_packages() -> Result<()> {
+    let cache = Cache::open()?;
+    let Packages {
+        control,
+        host,
+        command,
+    } = Packages::make(&cache, Purpose::Use).await?;
+    let agent = package::agent(&cache, Purpose::Use).await?;
+    for made in [control, host, command, agent] {
+        println!("{}", made.display());
+    }
     Ok(())
 }
 

@@ -6,6 +6,9 @@ use anyhow::Result;
 use std::path::{Path, PathBuf};
 use tokio::sync::OnceCell;
 
+/// What runs on hosts and where users are.
+const DAEMONS: [&str; 3] = ["moorline-control", "moorline-host", "moorline-client"];
+
 /// Where our programs are.
 #[derive(Clone, Debug)]
 pub struct Programs {
@@ -16,14 +19,9 @@ impl Programs {
     /// Builds the daemons and the command line, if there is anything to build; once for all that ask.
     pub async fn build() -> Result<Self> {
         static BUILT: OnceCell<Programs> = OnceCell::const_new();
-        let packages = [
-            "moorline-control",
-            "moorline-host",
-            "moorline-client",
-            "moorline-up",
-        ];
         let build = async || {
-            cargo_build("the daemons", &packages).await?;
+            let with_up: Vec<_> = DAEMONS.into_iter().chain(["moorline-up"]).collect();
+            cargo_build("the daemons", &with_up, "dev").await?;
             Ok(Self {
                 folder: tools::target_folder().join("debug"),
             })
@@ -31,10 +29,18 @@ impl Programs {
         BUILT.get_or_try_init(build).await.cloned()
     }
 
+    /// Builds the daemons and the command line as they are to be used.
+    pub async fn build_release() -> Result<Self> {
+        cargo_build("the daemons as they are to be used", &DAEMONS, "release").await?;
+        Ok(Self {
+            folder: tools::target_folder().join("release"),
+        })
+    }
+
     /// Builds the agent as it runs outside of guests too, beside a socket; once for all that ask.
     pub async fn agent(&self) -> Result<PathBuf> {
         static BUILT: OnceCell<()> = OnceCell::const_new();
-        let build = || cargo_build("the agent", &["moorline-agent"]);
+        let build = || cargo_build("the agent", &["moorline-agent"], "dev");
         BUILT.get_or_try_init(build).await?;
         Ok(self.path("moorline-agent"))
     }
@@ -45,10 +51,10 @@ impl Programs {
     }
 }
 
-async fn cargo_build(what: &str, packages: &[&str]) -> Result<()> {
+async fn cargo_build(what: &str, packages: &[&str], profile: &str) -> Result<()> {
     let build = async {
         let mut command = tools::cargo();
-        command.args(["build", "--quiet", "--bins"]);
+        command.args(["build", "--quiet", "--bins", "--profile", profile]);
         for package in packages {
             command.args(["--package", package]);
         }

@@ -8,31 +8,36 @@ use tokio::process::Command;
 
 const VSOCK_DEVICE: &str = "vhost-device-vsock";
 const VSOCK_DEVICE_VERSION: &str = "0.3.0";
+const CARGO_DEB: &str = "cargo-deb";
+const CARGO_DEB_VERSION: &str = "3.8.0";
 
 /// Guests are x86-64 like the machines the lab runs on, and have no libc of their own.
-const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(crate) const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 /// The profile of programs for guests, defined in the workspace: small first.
-const GUEST_PROFILE: &str = "agent";
+pub(crate) const GUEST_PROFILE: &str = "agent";
 /// No libraries, and relocations packed, which otherwise are a thirtieth of a program.
 const GUEST_FLAGS: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
 
 /// The rust-vmm project's vsock device, in which a guest's vsock is a set of unix sockets on the host.
 pub async fn vsock_device(cache: &Cache) -> Result<PathBuf> {
-    let root = cache.path(format!("tools/{VSOCK_DEVICE}-{VSOCK_DEVICE_VERSION}"));
-    let program = root.join("bin").join(VSOCK_DEVICE);
+    installed(cache, VSOCK_DEVICE, VSOCK_DEVICE_VERSION).await
+}
+
+/// What makes a Debian package of a crate and of what its manifest says of it.
+pub async fn cargo_deb(cache: &Cache) -> Result<PathBuf> {
+    installed(cache, CARGO_DEB, CARGO_DEB_VERSION).await
+}
+
+/// A program of crates.io, in the cache.
+async fn installed(cache: &Cache, name: &str, version: &str) -> Result<PathBuf> {
+    let root = cache.path(format!("tools/{name}-{version}"));
+    let program = root.join("bin").join(name);
     if !program.is_file() {
         let install = async {
-            let options = [
-                "install",
-                VSOCK_DEVICE,
-                "--version",
-                VSOCK_DEVICE_VERSION,
-                "--locked",
-                "--root",
-            ];
+            let options = ["install", name, "--version", version, "--locked", "--root"];
             process::finish(cargo().args(options).arg(&root)).await
         };
-        progress::step(&format!("build {VSOCK_DEVICE} {VSOCK_DEVICE_VERSION}"), install).await?;
+        progress::step(&format!("build {name} {version}"), install).await?;
     }
     Ok(program)
 }
@@ -50,7 +55,7 @@ pub async fn aws_program() -> Result<PathBuf> {
 }
 
 async fn build_for_guests(workspace: &Path, package: &str, program: &str) -> Result<PathBuf> {
-    let target = target_folder().join("guest");
+    let target = guest_target_folder();
     let build = async {
         let mut command = cargo();
         command.args(["build", "--quiet", "--package", package, "--bin", program]);
@@ -84,6 +89,11 @@ pub fn workspace() -> &'static Path {
 pub fn target_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| workspace().join("target"), |chosen| workspace().join(chosen))
+}
+
+/// Where cargo puts what it builds for guests.
+pub(crate) fn guest_target_folder() -> PathBuf {
+    target_folder().join("guest")
 }
 
 /// The cargo that runs the lab, or the one on the path.

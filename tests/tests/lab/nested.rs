@@ -25,7 +25,7 @@ const CONTROL_UNIT: &str = include_str!("../../../packaging/systemd/moorline-con
 const HOST_UNIT: &str = include_str!("../../../packaging/systemd/moorline-host.service");
 const CONTROL_CONFIG: &str = include_str!("../../../packaging/config/control.toml");
 const HOST_CONFIG: &str = include_str!("../../../packaging/config/host.toml");
-const USERS: &str = include_str!("../../../packaging/sysusers.d/moorline.conf");
+const USERS: &str = include_str!("../../../packaging/sysusers.d/moorline-control.conf");
 
 /// What the operator of this host adds to the sample configuration.
 const HOST_IMAGE: &str = r#"
