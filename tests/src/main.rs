@@ -8,7 +8,7 @@ use moorline_lab::bench::report::Form;
 use moorline_lab::bench::{self, Bench};
 use moorline_lab::cache::Cache;
 use moorline_lab::demo;
-use moorline_lab::image::{Busybox, Image};
+use moorline_lab::image::{Busybox, Debian};
 use moorline_lab::package::{self, Packages, Purpose};
 use moorline_lab::setup::{self, tools};
 use std::process::ExitCode;
@@ -59,6 +59,8 @@ enum Recipe {
     /// A stock Debian kernel with a busybox initramfs.
     #[default]
     Busybox,
+    /// Debian with systemd on a disk, and the agent's package installed.
+    Debian,
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -110,19 +112,27 @@ async fn make_packages() -> Result<()> {
 
 async fn print_image(recipe: Recipe) -> Result<()> {
     let tools = setup::ready().await?;
-    let Image {
-        kernel,
-        initrd,
-        command_line,
-        ..
-    } = match recipe {
+    let image = match recipe {
         Recipe::Busybox => {
             let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
             Busybox::new().agent(agent).build(tools).await?
         }
+        Recipe::Debian => {
+            let agent = package::agent(&tools.cache, Purpose::Use).await?;
+            let enabled = Debian::new()
+                .installed(agent)
+                .enabled("moorline-agent", "sysinit.target");
+            enabled.build(tools).await?
+        }
     };
-    let (kernel, initrd) = (kernel.display(), initrd.display());
-    println!("KERNEL='{kernel}'\nINITRD='{initrd}'\nAPPEND='{command_line}'");
+    let (kernel, initrd) = (image.kernel.display(), image.initrd.display());
+    println!(
+        "KERNEL='{kernel}'\nINITRD='{initrd}'\nAPPEND='{}'",
+        image.command_line
+    );
+    if let Some(disk) = image.disk {
+        println!("DISK='{}'", disk.display());
+    }
     println!("VSOCK_DEVICE='{}'", tools.vsock_device.display());
     Ok(())
 }

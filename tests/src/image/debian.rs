@@ -1,8 +1,8 @@
 //! A guest with a real system: Debian, as the lab's own machine has it, with systemd, on a disk.
 //!
-//! The disk holds the packages and nothing of ours, so that it is made once and shared. What a test puts in lies in the
-//! initramfs, whose first process, the script `debian-init` beside this file, lays it over the disk before systemd
-//! starts. The disk stays as it is: QEMU keeps what a guest writes for as long as it runs.
+//! The disk holds Debian's packages and nothing of ours, so that it is made once and shared. What else there is lies in the
+//! initramfs, whose first process, the script `debian-init` beside this file, lays files over the disk and installs our
+//! packages before systemd starts. The disk stays as it is: QEMU keeps what a guest writes for as long as it runs.
 
 use super::cpio::Archive;
 use super::{Image, Parts, busybox, modules};
@@ -37,6 +37,7 @@ const HELPER_WANTED: &str = "etc/systemd/system/multi-user.target.wants/lab-gues
 #[derive(Debug, Clone, Default)]
 pub struct Debian {
     packages: BTreeSet<&'static str>,
+    installed: Vec<PathBuf>,
     files: Vec<Placed>,
 }
 
@@ -68,6 +69,15 @@ impl Debian {
         self
     }
 
+    /// Has a package in this file installed before anything of the system runs, as `dpkg --install` does.
+    ///
+    /// What it depends on must be there. Where it is installed already, as in a guest that keeps its disk, nothing is done.
+    #[must_use]
+    pub fn installed(mut self, package: impl Into<PathBuf>) -> Self {
+        self.installed.push(package.into());
+        self
+    }
+
     /// Puts `program` at `path` in the guest (without the leading slash).
     #[must_use]
     pub fn program(self, path: impl Into<String>, program: impl Into<PathBuf>) -> Self {
@@ -84,6 +94,15 @@ impl Debian {
     #[must_use]
     pub fn link(self, path: impl Into<String>, target: impl Into<String>) -> Self {
         self.placed(path, 0o777, Contents::LinkTo(target.into()))
+    }
+
+    /// Has a unit of a package's started with this target, as `systemctl enable` does.
+    #[must_use]
+    pub fn enabled(self, unit: &str, with: &str) -> Self {
+        self.link(
+            format!("etc/systemd/system/{with}.wants/{unit}.service"),
+            format!("/lib/systemd/system/{unit}.service"),
+        )
     }
 
     fn placed(mut self, path: impl Into<String>, mode: u32, contents: Contents) -> Self {
@@ -116,7 +135,7 @@ impl Debian {
 
     async fn initramfs(&self, tools: &Tools, kernel: &modules::Kernel) -> Result<Vec<u8>> {
         let mut archive = Archive::new();
-        for folder in ["dev", "disk", "proc", "sys", "lib/modules", "files"] {
+        for folder in ["dev", "disk", "proc", "sys", "lib/modules", "files", "packages"] {
             archive.folder(folder, 0o755, 0);
         }
         archive.console();
@@ -124,6 +143,11 @@ impl Debian {
         busybox::applets(&mut archive, &tools.busybox).await?;
         kernel.add(&mut archive, MODULES.iter().copied())?;
         add_helper(&mut archive, &tools.guest_helper)?;
+        for package in &self.installed {
+            let name = package.file_name().and_then(|name| name.to_str());
+            let name = name.context("a package's file has a name")?;
+            archive.file(&format!("packages/{name}"), 0o644, &read(package)?);
+        }
         for Placed { path, mode, contents } in &self.files {
             let path = format!("files/{path}");
             match contents {
