@@ -102,9 +102,9 @@ pub async fn agent(cache: &Cache, purpose: Purpose) -> Result<PathBuf> {
 async fn package(cache: &Cache, purpose: Purpose, program: &Program) -> Result<PathBuf> {
     // Two at once would work in the same folder.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+    let _turn = ONE_AT_A_TIME.lock().await;
     let cargo_deb = tools::cargo_deb(cache).await?;
     packages::installed(NEEDED).await?;
-    let _turn = ONE_AT_A_TIME.lock().await;
     write_documents(&program.path).await?;
     let mut command = Command::new(cargo_deb);
     command
