@@ -42,7 +42,7 @@ pub struct Packages {
 pub enum Purpose {
     /// To be used: in `target/debian`.
     Use,
-    /// To be looked at by tests: of the programs that they have, packed in a hurry, and with this revision, so that one
+    /// To be looked at by tests: of the programs that they have, packed and unpacked in a hurry, and with this revision, so that one
     /// is an upgrade of another.
     Test {
         /// The Debian revision.
@@ -119,7 +119,8 @@ async fn package(cache: &Cache, purpose: Purpose, program: &Program) -> Result<P
     let output = match purpose {
         Purpose::Use => "debian",
         Purpose::Test { revision } => {
-            command.args(["--fast", "--strip", "--deb-revision", &revision.to_string()]);
+            command.args(["--strip", "--deb-revision", &revision.to_string()]);
+            command.args(["--fast", "--compress-type", "gz"]);
             "debian-test"
         }
     };

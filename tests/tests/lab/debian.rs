@@ -1,18 +1,17 @@
-//! A real system as a guest: Debian with the agent's unit of `packaging/`, started by the host daemon.
+//! A real system as a guest: Debian with the agent's package, started by the host daemon.
 
+use crate::packages;
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, IMAGE, Plan, Programs};
 use moorline_lab::guest::{Control, Seats, seats};
 use moorline_lab::image::Debian;
-use moorline_lab::setup::{self, tools};
+use moorline_lab::setup;
 use moorline_shared::InstanceId;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::instances::RunInstances;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const UNIT: &str = include_str!("../../../packaging/systemd/moorline-agent.service");
-const WANTED: &str = "etc/systemd/system/sysinit.target.wants/moorline-agent.service";
 /// Where an image says that the agent serves EC2's metadata, too.
 pub(crate) const IMDS: &str = "etc/systemd/system/moorline-agent.service.d/imds.conf";
 /// What the image of a cloud says: where cloud-init's data are, whatever the machine's DMI says that it is. Of its modules
@@ -36,13 +35,10 @@ pub(crate) fn imds(version: &str) -> String {
     format!("[Service]\nExecStart=\nExecStart=/usr/bin/moorline-agent run --imds {version}\n")
 }
 
-/// An image with the agent in it, which its unit of `packaging/` starts.
+/// An image with the agent's package, whose unit is enabled.
 pub(crate) async fn with_agent(image: Debian) -> Result<Debian> {
-    let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
-    Ok(image
-        .program("usr/bin/moorline-agent", agent)
-        .file("etc/systemd/system/moorline-agent.service", UNIT)
-        .link(WANTED, "/etc/systemd/system/moorline-agent.service"))
+    let agent = packages::agent(1).await?;
+    Ok(image.installed(agent).enabled("moorline-agent", "sysinit.target"))
 }
 
 /// A system that is up, with the agent.
@@ -122,13 +118,15 @@ fn one(data: &[(&str, &str)]) -> Result<RunInstances> {
 
 #[tokio::test]
 async fn a_system_has_its_data_before_it_starts_its_services() -> Result<()> {
-    let scene = Scene::open(Debian::new(), &[("config/greeting", "hello")]).await?;
+    let image = packages::beside(Debian::new(), 2, &[packages::agent(2).await?])?;
+    let scene = Scene::open(image, &[("config/greeting", "hello")]).await?;
     let told = scene.text("moorline-agent get config/greeting").await?;
     ensure!(told == "hello", "the guest was told {told:?}");
     scene.agent_is_well().await?;
     scene
         .agent_was_ready_before("sysinit.target", "ActiveEnter")
-        .await
+        .await?;
+    packages::agent_comes_and_goes(&scene.guest).await
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod imds;
 mod kept;
 mod leftovers;
 mod nested;
+mod packages;
 mod privileged;
 mod processes;
 mod python;

@@ -1,13 +1,13 @@
-//! A hypervisor host as operators run it: Debian with systemd, our units and sample configurations of `packaging/`, and
-//! the kernel's own vsock. It is a lab guest, and the guests of its daemon are nested in it. Nothing here connects over
+//! A hypervisor host as operators run it: Debian with systemd, our packages, and the kernel's own vsock. It is a lab guest, and the guests of its daemon are nested in it. Nothing here connects over
 //! `AF_VSOCK` outside of a guest.
 //!
 //! CIDs are leased and passed to QEMU, the agent in a guest is known by the CID that its VM was given, each VM has a
 //! scope and a user of its own, a user of a guest can't speak for it, a daemon that was killed or restarted finds VMs
-//! and channels again, a later VM doesn't get an earlier one's CID, and a daemon that crashes leaves no core.
+//! and channels again, and so does the next one after an upgrade, a later VM doesn't get an earlier one's CID, and a daemon
+//! that crashes leaves no core. At the end the packages are purged.
 
+use crate::packages;
 use anyhow::{Context, Result, bail, ensure};
-use moorline_lab::deployment::Programs;
 use moorline_lab::guest::{Guest, GuestOptions, control_arguments, seats};
 use moorline_lab::image::{Busybox, Debian, Image};
 use moorline_lab::setup::{self, Tools, tools};
@@ -21,11 +21,7 @@ const PATIENCE: Duration = Duration::from_mins(3);
 /// A system, the daemons, QEMU and two guests.
 const HOST_MEMORY_MIB: u32 = 1536;
 
-const CONTROL_UNIT: &str = include_str!("../../../packaging/systemd/moorline-control.service");
-const HOST_UNIT: &str = include_str!("../../../packaging/systemd/moorline-host.service");
-const CONTROL_CONFIG: &str = include_str!("../../../packaging/config/control.toml");
 const HOST_CONFIG: &str = include_str!("../../../packaging/config/host.toml");
-const USERS: &str = include_str!("../../../packaging/sysusers.d/moorline-control.conf");
 
 /// What the operator of this host adds to the sample configuration.
 const HOST_IMAGE: &str = r#"
@@ -48,12 +44,12 @@ async fn a_host_by_the_book_knows_its_guests_by_their_cids() -> Result<()> {
     let host = Host(Guest::boot(&seats, tools, options).await?);
     println!("the host was up after {:.1?}", host.0.boot_time());
     let begun = Instant::now();
-    host.sh("systemd-sysusers && systemctl enable --now moorline-control")
-        .await?;
-    host.wait_for("moorline host list").await?;
-    host.sh("moorline host enroll-token host-1 | moorline-host enroll -")
-        .await?;
-    host.sh("systemctl enable --now moorline-host").await?;
+    packages::install_host(host.0.control(), 1).await?;
+    println!("its packages after {:.1?}", begun.elapsed());
+    host.sh("cp /srv/host.toml /etc/moorline/").await?;
+    for line in packages::lines_of_host()?.1 {
+        host.sh(line).await?;
+    }
     host.wait_for("moorline host list | grep host-1").await?;
     println!("its daemons after {:.1?}", begun.elapsed());
 
@@ -80,12 +76,16 @@ async fn a_host_by_the_book_knows_its_guests_by_their_cids() -> Result<()> {
         "systemctl restart moorline-host",
     ] {
         host.sh(end).await?;
-        host.wait_for("systemctl is-active moorline-host").await?;
-        host.wait_until_connected(first).await?;
-        host.wait_until_connected(second).await?;
-        let now = [host.vm(first).await?, host.vm(second).await?];
-        ensure!(vms == now, "after `{end}` the VMs are others: {vms:?}, {now:?}");
+        host.finds_again(&made, &vms, end).await?;
         println!("found again after {:.1?}", begun.elapsed());
+    }
+    host.reads_without_end(first).await?;
+    packages::install_host(host.0.control(), 2).await?;
+    host.finds_again(&made, &vms, "the upgrade").await?;
+    host.has_read_without_end(first).await?;
+    println!("upgraded after {:.1?}", begun.elapsed());
+    for unit in ["moorline-control", "moorline-host"] {
+        packages::is_confined(host.0.control(), unit).await?;
     }
 
     host.sh(&format!("moorline instance terminate {first}")).await?;
@@ -100,26 +100,24 @@ async fn a_host_by_the_book_knows_its_guests_by_their_cids() -> Result<()> {
         "CID {} means another guest by now",
         third.cid
     );
-    host.keeps_no_core_of_ours().await
+    host.keeps_no_core_of_ours().await?;
+    packages::remove_and_purge_host(host.0.control(), third.pid).await?;
+    println!("purged after {:.1?}", begun.elapsed());
+    Ok(())
 }
 
-/// A machine with QEMU, our programs and their units, and an image for its guests.
+/// A machine with QEMU, our packages to install, and an image for its guests.
 async fn host_image(tools: &Tools) -> Result<Image> {
     let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
     let guests = Busybox::new().agent(agent).build(tools).await?;
-    let ours = Programs::build().await?;
     let mut image = Debian::new()
         .package("qemu-system-x86")
         .package("qemu-utils")
         .program("srv/vmlinuz", guests.kernel)
         .program("srv/initrd", guests.initrd)
-        .file("etc/systemd/system/moorline-control.service", CONTROL_UNIT)
-        .file("etc/systemd/system/moorline-host.service", HOST_UNIT)
-        .file("etc/sysusers.d/moorline.conf", USERS)
-        .file("etc/moorline/control.toml", CONTROL_CONFIG)
-        .file("etc/moorline/host.toml", host_config()?);
-    for program in ["moorline-control", "moorline-host", "moorline"] {
-        image = image.program(format!("usr/bin/{program}"), ours.path(program));
+        .file("srv/host.toml", host_config()?);
+    for revision in [1, 2] {
+        image = packages::beside(image, revision, &packages::host(revision).await?)?;
     }
     image.build(tools).await
 }
@@ -187,6 +185,42 @@ impl Host {
         })
     }
 
+    /// Makes sure that the daemon is back and serves the guests of the VMs that there were.
+    async fn finds_again(&self, made: &[String], vms: &[Vm], after: &str) -> Result<()> {
+        self.wait_for("systemctl is-active moorline-host").await?;
+        for (id, vm) in made.iter().zip(vms) {
+            self.wait_until_connected(id).await?;
+            let now = self.vm(id).await?;
+            ensure!(
+                *vm == now,
+                "after {after} the VM of {id} is another: {vm:?}, {now:?}"
+            );
+        }
+        Ok(())
+    }
+
+    /// Has a program of the guest's read its data again and again, and note each time that it got none.
+    async fn reads_without_end(&self, id: &str) -> Result<()> {
+        let read =
+            "moorline-agent get meta/instance-id && echo read >>/tmp/reads || echo failed >>/tmp/reads";
+        let reads = format!("setsid sh -c \"while sleep 0.2; do {read}; done\" >/dev/null 2>&1 &");
+        self.in_guest(id, &reads).await.map(drop)
+    }
+
+    /// Makes sure that it did, and has never been without.
+    async fn has_read_without_end(&self, id: &str) -> Result<()> {
+        self.in_guest(id, "grep -q read /tmp/reads && ! grep failed /tmp/reads")
+            .await
+            .map(drop)
+    }
+
+    /// What a command of root's says in an instance's guest.
+    async fn in_guest(&self, id: &str, command: &str) -> Result<String> {
+        let control = format!("/var/lib/moorline/host/vms/{id}/run/control.sock");
+        self.answer(&format!("lab-guest ask {control} 0 '{command}'"))
+            .await
+    }
+
     /// Makes sure that the VM is in a scope of its own, not in the daemon's service, and runs as a user of its own.
     async fn is_alone(&self, id: &str, vm: &Vm) -> Result<()> {
         let group = self.answer(&format!("cat /proc/{}/cgroup", vm.pid)).await?;
@@ -217,8 +251,7 @@ impl Host {
             self.session(id).await? == before,
             "the agent of {id} has lost its session"
         );
-        let read = format!("lab-guest ask {control} 0 'moorline-agent get meta/instance-id'");
-        let told = self.answer(&read).await?;
+        let told = self.in_guest(id, "moorline-agent get meta/instance-id").await?;
         ensure!(told == id, "the agent of {id} says that it is {told}");
         Ok(())
     }

@@ -42,20 +42,19 @@ impl Manager {
 
     /// Waits for this word.
     async fn hears(&self, word: &str) -> Result<()> {
+        let heard = timeout(PATIENCE, self.listen_for(word)).await;
+        heard.with_context(|| format!("waited for {word}"))?
+    }
+
+    async fn listen_for(&self, word: &str) -> Result<()> {
         let mut buffer = [0; 512];
-        let hear = async || loop {
+        loop {
             let length = self.socket.recv(&mut buffer).await?;
-            if buffer[..length]
-                .split(|byte| *byte == b'\n')
-                .any(|line| line == word.as_bytes())
-            {
-                return anyhow::Ok(());
+            let mut lines = buffer[..length].split(|byte| *byte == b'\n');
+            if lines.any(|line| line == word.as_bytes()) {
+                return Ok(());
             }
-        };
-        let mut hear = hear;
-        timeout(PATIENCE, hear())
-            .await
-            .with_context(|| format!("waited for {word}"))?
+        }
     }
 
     /// A whole life of a daemon.
