@@ -138,15 +138,12 @@ async fn what_was_acknowledged_survives_kills_of_the_control_plane_with_one_reco
         }
         let enough = async || (done.load(Ordering::SeqCst) >= WRITES).then_some(());
         wait::until("writes to be under way", PATIENCE, enough).await?;
-        eprintln!("A {:?}", std::time::Instant::now());
         alone.control.kill().await?;
         for written in tasks.join_all().await {
             writes.extend(written?);
         }
         alone.control.restart().await?;
-        eprintln!("B {:?}", std::time::Instant::now());
         let here = entries(alone.client(), &ids).await?;
-        eprintln!("C {:?} {}", std::time::Instant::now(), writes.len());
         for write in &writes {
             if let Some(changed) = &write.changed {
                 let entry = here.get(&(write.instance, write.path.clone()));
