@@ -28,6 +28,8 @@ pub struct Config {
     /// The URL that identity tokens name as their issuer, under which those who check them reach this control plane,
     /// without a path. Absent: the first of [`Self::names`] or `localhost`, with the port.
     pub issuer: Option<String>,
+    /// Where metrics are scraped, an address of loopback; nowhere if absent.
+    pub metrics: Option<SocketAddr>,
     /// What the rules depend on.
     pub settings: Settings,
 }
@@ -42,6 +44,7 @@ impl Default for Config {
             deployment: "moorline".into(),
             keep_revisions: 1_000_000,
             issuer: None,
+            metrics: None,
             settings: Settings::default(),
         }
     }
@@ -163,6 +166,13 @@ impl Config {
                 });
             }
         }
+        if let Some(metrics) = self.metrics.filter(|address| !address.ip().is_loopback()) {
+            let reason = format!("is {metrics}; it must be an address of loopback, as 127.0.0.1:9471");
+            return Err(ConfigError::Value {
+                key: "metrics",
+                reason,
+            });
+        }
         self.settings
             .check()
             .map_err(|(key, reason)| ConfigError::Value { key, reason })?;
@@ -213,6 +223,18 @@ mod tests {
     fn bounds_can_only_be_lowered() {
         let config: Config = toml::from_str("[settings.limits]\nentries = 2000").unwrap();
         assert!(config.checked().unwrap_err().to_string().contains("1024"));
+    }
+
+    #[test]
+    fn metrics_are_for_this_machine_alone() {
+        for (address, good) in [
+            ("127.0.0.1:9471", true),
+            ("[::1]:9471", true),
+            ("0.0.0.0:9471", false),
+        ] {
+            let config: Config = toml::from_str(&format!("metrics = '{address}'")).unwrap();
+            assert_eq!(config.checked().is_ok(), good, "{address}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! [`settings`], and [`identity`]: users, groups, sessions and tokens, the authority of hosts and their enrolment, and what
 //! instances prove and are given.
 //! [`http`] serves them, and the feed to the hosts. [`server`] is all of it as one process, [`config`] what it is told.
-//! [`backup`] is the store in one file, to be restored after a disaster.
+//! [`backup`] is the store in one file, to be restored after a disaster. [`metrics`] are what is counted of all this.
 #![forbid(unsafe_code)]
 
 pub mod accounts;
@@ -16,6 +16,7 @@ pub mod http;
 pub mod identity;
 pub mod instance_data;
 pub mod instances;
+pub mod metrics;
 pub mod model;
 pub mod server;
 pub mod services;

@@ -24,6 +24,9 @@ use crate::identity::master::{MasterKey, MasterKeyError};
 use crate::identity::password::Passwords;
 use crate::identity::sessions::{self, FollowError};
 use crate::identity::{self, StartError};
+use crate::metrics::Requests;
+use crate::metrics::listen::Port;
+use crate::metrics::scrape::Sources;
 use crate::model::{Attempt, ExecuteError, Executor, outbox};
 use crate::services::{self, Services};
 use crate::settings;
@@ -99,6 +102,7 @@ pub enum ServeError {
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+    metrics: Option<Port>,
     tls: Arc<rustls::ServerConfig>,
     control: Control,
     dispatcher: Dispatcher,
@@ -111,6 +115,7 @@ impl Server {
         let administrator = AdministratorToken::open(&config.state.join("admin.token"))?;
         let master = Arc::new(MasterKey::open(&config.master_key())?);
         let (listener, port) = bind(config.listen).await?;
+        let metrics = bind_metrics(config.metrics).await?;
         let executor = Executor::new(store.clone(), config.settings.clone(), master.clone());
         adopt(&executor).await?;
         let issuer = Issuer::open(&executor, &master, config.issuer(port)).await?;
@@ -135,10 +140,13 @@ impl Server {
             views: Views::new(store, config.settings.access, master.clone()),
             master,
             deployment: config.deployment.as_str().into(),
+            requests: Requests::default(),
+            looks: Default::default(),
             cancel,
         };
         Ok(Self {
             listener,
+            metrics,
             tls: Arc::new(tls),
             control,
             dispatcher,
@@ -170,6 +178,13 @@ impl Server {
             tls: self.tls.into(),
             hosts: control.hosts.clone(),
         };
+        if let Some(port) = self.metrics {
+            let serving = port.serve(sources(&control), cancel.clone());
+            parts.spawn("metrics", async {
+                serving.await;
+                Ok(())
+            });
+        }
         let routes = http::router(control);
         let server = listen::serve(self.listener, secured, routes, Bounds::default(), cancel.clone());
         parts.spawn("outbox", async {
@@ -214,6 +229,24 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, u16), ServeError> {
     let listener = TcpListener::bind(address).await.map_err(listen)?;
     let port = listener.local_addr().map_err(listen)?.port();
     Ok((listener, port))
+}
+
+async fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<Port>, ServeError> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let bound = Port::bind(address).await;
+    bound
+        .map(Some)
+        .map_err(|source| ServeError::Listen { address, source })
+}
+
+fn sources(control: &Control) -> Sources {
+    Sources {
+        requests: control.requests.clone(),
+        store: control.executor.store().clone(),
+        feed: control.feed.clone(),
+    }
 }
 
 /// The tasks that run as long as the process does.

@@ -136,7 +136,7 @@ impl Daemon {
             identity,
         };
         Ok(Self {
-            sockets: Sockets::bind(&config.sockets)?,
+            sockets: Sockets::bind(&config.sockets)?.with_metrics(config.metrics)?,
             kept,
             shards,
             supervisor,
@@ -218,6 +218,7 @@ impl Common<'_> {
             credentials,
             cache,
             control: self.client.clone(),
+            identity: self.identity.clone(),
         })
     }
 

@@ -3,7 +3,9 @@
 //! `register.sock`: `POST /v1/register` ([`Register`] -> [`Registered`]) and `POST /v1/unregister` ([`Unregister`], no
 //! answer but its status 204). Who may use it can read the secrets of every instance that it registers.
 //!
-//! `admin.sock`: `GET /v1/status` ([`HostStatus`]), `GET /v1/instances/{id}` ([`InstanceStatus`]).
+//! `admin.sock`: `GET /v1/status` ([`HostStatus`]), `GET /v1/instances/{id}` ([`InstanceStatus`]), `GET /v1/health`
+//! ([`crate::api::health::Health`]: the daemon answers), `GET /v1/ready` ([`Readiness`], or a problem with the status 503
+//! that says why not) and `GET /v1/metrics` (text for Prometheus).
 //!
 //! Errors are [`crate::api::ProblemDetails`].
 
@@ -125,8 +127,41 @@ pub struct HostStatus {
     /// How what it has is kept on its disk.
     #[serde(default)]
     pub cache: CacheStatus,
+    /// What it is known by; absent from older daemons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<CertificateStatus>,
     /// Its instances, in the order of their ids.
     pub instances: Vec<InstanceStatus>,
+}
+
+/// A daemon that can serve its guests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// The daemon's version.
+    pub build: String,
+    /// What guests are served.
+    pub serves: Serves,
+    /// How long ago the control plane was heard, in milliseconds; without meaning if it never was.
+    pub heard_ms_ago: u64,
+}
+
+/// What guests are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Serves {
+    /// The present state.
+    Fresh,
+    /// What the host had when it last heard the control plane.
+    Stale,
+}
+
+/// When a host's certificate is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateStatus {
+    /// From when on.
+    pub from: Timestamp,
+    /// Until when. The daemon asks for the next one at a third of its time.
+    pub until: Timestamp,
 }
 
 /// How a host stands with the control plane.

@@ -10,6 +10,7 @@ pub mod bodies;
 pub mod extract;
 pub mod feed;
 pub mod feed_api;
+pub mod health;
 pub mod listen;
 pub mod openapi;
 pub mod page;
@@ -44,6 +45,7 @@ use crate::identity::issuer::Issuer;
 use crate::identity::master::MasterKey;
 use crate::identity::password::Passwords;
 use crate::identity::tokens::Tokens;
+use crate::metrics::Requests;
 use crate::model::{Attempt, Caller, Done, ExecuteError, Executor, ServiceModel};
 use crate::services::Services;
 use crate::{accounts, identity, instance_data, instances};
@@ -82,6 +84,10 @@ pub struct Control {
     pub views: Views,
     /// The deployment's name.
     pub deployment: Arc<str>,
+    /// What was asked so far.
+    pub requests: Requests,
+    /// When it was last seen whether this can work.
+    pub looks: health::Looks,
     /// Ends long answers when the control plane ends.
     pub cancel: CancellationToken,
 }
@@ -105,12 +111,14 @@ pub fn router(control: Control) -> Router {
         .layer(from_fn_with_state(Budget::of_callers(), Budget::admit))
         .merge(strangers())
         .layer(from_fn_with_state(control.clone(), auth::lease::hold))
+        .layer(from_fn_with_state(control.requests.clone(), Requests::count))
         .with_state(control)
 }
 
 /// What anybody may ask, with a budget of its own.
 fn strangers() -> Router<Control> {
     identity::api::strangers_routes()
+        .merge(health::routes())
         .layer(DefaultBodyLimit::max(MAX_STRANGERS_BODY_BYTES))
         .layer(from_fn_with_state(Budget::of_strangers(), Budget::admit))
 }

@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use moorline_shared::Revision;
 use moorline_shared::api::{OPERATION, ProblemDetails, REVISION};
 
+use crate::metrics::Reason;
 use crate::model::ExecuteError;
 use crate::store::{CommitError, ReadError};
 
@@ -209,6 +210,8 @@ impl IntoResponse for Failure {
                 response.headers_mut().insert(name, value);
             }
         }
+        // For who counts refusals.
+        response.extensions_mut().insert(Reason::of(&self.0.kind, status));
         if status == StatusCode::UNAUTHORIZED {
             response
                 .headers_mut()

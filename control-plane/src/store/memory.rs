@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::error::{Cause, Closed, CommitError, CompactError, ReadError, WatchError};
 use super::key::{End, Key, Range};
+use super::sqlite::Stats;
 use super::transaction::{Guard, Transaction, Versioned, Write};
 use super::watch::{Batch, Event};
 use super::{Page, Store};
@@ -25,6 +26,8 @@ pub struct Memory {
     epoch: u64,
     past: Mutex<Past>,
     progress: watch::Sender<Progress>,
+    /// Nothing is counted: nothing is made durable.
+    stats: Stats,
 }
 
 /// What can be read: the states from the oldest on, and the transactions that led from each to the next.
@@ -162,6 +165,7 @@ impl Memory {
             epoch,
             past: past.into(),
             progress: watch::Sender::new(Progress { head, life }),
+            stats: Stats::default(),
         }
     }
 
@@ -172,6 +176,10 @@ impl Memory {
 
     pub(super) fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    pub(super) const fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     pub(super) fn head(&self) -> u64 {

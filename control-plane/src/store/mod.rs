@@ -158,6 +158,24 @@ impl Store {
         }
     }
 
+    /// Whether the store can commit now: makes something durable that changes nothing and is no transaction.
+    ///
+    /// Fails as [`Store::commit`] does. Cancel-safe.
+    pub async fn probe(&self) -> Result<(), CommitError> {
+        match self {
+            Self::Sqlite(backend) => backend.probe().await,
+            Self::Memory(_) => Ok(()),
+        }
+    }
+
+    /// What the store has done since it was opened.
+    pub fn stats(&self) -> &sqlite::Stats {
+        match self {
+            Self::Sqlite(backend) => backend.stats(),
+            Self::Memory(backend) => backend.stats(),
+        }
+    }
+
     /// Watches the transactions after revision `after`; 0 means from the first on.
     ///
     /// Fails with [`ReadError::Compacted`] or [`ReadError::Ahead`] if the watch can't begin there.

@@ -71,6 +71,14 @@ pub enum BindError {
         /// What is there.
         path: PathBuf,
     },
+    /// The port for metrics can't be had.
+    #[error("metrics {address}: it can't be had; is another process listening there?")]
+    Port {
+        /// Its address.
+        address: std::net::SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
     /// No such group.
     #[error("sockets.register_group is '{0}', and this host has no such group")]
     NoGroup(String),

@@ -3,17 +3,21 @@
 //! [`Sockets::bind`] makes both, with their owners and modes, before anything else of the daemon can be asked;
 //! [`Sockets::serve`] answers on them until it is cancelled. [`listen`] is what both have in common: bounds on
 //! connections, on time and on bodies. [`register`] and [`status`] are what each is for; their bodies are
-//! `moorline_shared::host`.
+//! `moorline_shared::host`. [`metrics`] are what Prometheus reads, at `admin.sock` and, where the configuration names one,
+//! at a [`port`] of loopback.
 //!
 //! Who a caller is, is what the kernel says of the socket's other end; who may call at all, the socket's mode.
 
 mod listen;
+mod metrics;
+mod port;
 mod problem;
 mod register;
 mod status;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use moorline_client::Client;
@@ -23,8 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::listen::BindError;
 use self::listen::{Access, Socket};
+use self::port::Port;
 use crate::config::SocketConfig;
 use crate::credentials;
+use crate::identity::HostIdentity;
 use crate::link::ShardsHandle;
 use crate::parts::{PartError, Parts};
 use crate::persistence;
@@ -50,6 +56,8 @@ pub struct Services {
     pub cache: persistence::Handle,
     /// The control plane, which instances are made at.
     pub control: Client,
+    /// What the host is known by.
+    pub identity: HostIdentity,
 }
 
 /// Both sockets, bound.
@@ -57,6 +65,7 @@ pub struct Services {
 pub struct Sockets {
     register: Socket,
     admin: Socket,
+    metrics: Option<Port>,
 }
 
 impl Sockets {
@@ -68,7 +77,15 @@ impl Sockets {
         Ok(Self {
             register: Socket::bind(&config.register, &access)?,
             admin: Socket::bind(&config.admin, &Access::Owner)?,
+            metrics: None,
         })
+    }
+
+    /// The same with a port for metrics, if there is to be one.
+    pub fn with_metrics(self, address: Option<SocketAddr>) -> Result<Self, BindError> {
+        let bind = |address| Port::bind(address).map_err(|source| BindError::Port { address, source });
+        let metrics = address.map(bind).transpose()?;
+        Ok(Self { metrics, ..self })
     }
 
     /// Answers on both until cancelled; answers under way are finished, but not waited for longer than a second.
@@ -80,6 +97,9 @@ impl Sockets {
         let mut parts = Parts::new(cancel.clone());
         let register = register::routes(Arc::clone(&services));
         parts.add("register.sock", self.register.serve(register, cancel.clone()));
+        if let Some(port) = self.metrics {
+            parts.add("the metrics", port.serve(Arc::clone(&services), cancel.clone()));
+        }
         parts.add("admin.sock", self.admin.serve(status::routes(services), cancel));
         parts.run().await
     }

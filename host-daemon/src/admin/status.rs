@@ -5,11 +5,15 @@ use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use moorline_shared::InstanceId;
+use moorline_shared::api::health::Health;
 use moorline_shared::host::{
-    ConnectionStatus, FeedStatus, GuestStatus, HostStatus, InstanceStatus, RequestCounts, VmStatus,
+    CertificateStatus, ConnectionStatus, FeedStatus, GuestStatus, HostStatus, InstanceStatus, Readiness,
+    RequestCounts, Serves, VmStatus,
 };
 use moorline_shared::link::body::Freshness;
 
@@ -19,10 +23,64 @@ use crate::link;
 
 pub(super) fn routes(services: Arc<Services>) -> Router {
     Router::new()
+        .route("/v1/health", get(health))
+        .route("/v1/ready", get(ready))
+        .route("/v1/metrics", get(scrape))
         .route("/v1/status", get(status))
         .route("/v1/instances/{id}", get(instance))
         .fallback(unknown_path)
         .with_state(services)
+}
+
+const BUILD: &str = concat!("moorline-host ", env!("CARGO_PKG_VERSION"));
+
+async fn health(State(services): State<Arc<Services>>) -> Json<Health> {
+    Json(Health {
+        build: BUILD.to_owned(),
+        // A clock beyond all times still lets the daemon say that it lives.
+        now: link::time().unwrap_or(services.started_at),
+    })
+}
+
+/// A daemon is ready that has something to serve: the present state, or what it had when the control plane was last heard.
+async fn ready(State(services): State<Arc<Services>>) -> Result<Json<Readiness>, Problem> {
+    let standing = services.shards.feed_clock().standing(link::now());
+    let serves = if standing.freshness == Freshness::Fresh {
+        Serves::Fresh
+    } else if guests(&services)
+        .await?
+        .values()
+        .any(|guest| guest.revision.is_some())
+    {
+        Serves::Stale
+    } else {
+        let title = "The host daemon is not ready";
+        let detail = "the control plane has not been reached since the daemon began, and there is nothing to serve from \
+                      before; its log says what is in the way";
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        return Err(Problem::new(status, "not-ready", title, detail));
+    };
+    Ok(Json(Readiness {
+        build: BUILD.to_owned(),
+        serves,
+        heard_ms_ago: u64::from(standing.age_ms),
+    }))
+}
+
+async fn scrape(State(services): State<Arc<Services>>) -> Result<Response, Problem> {
+    metrics(&services).await
+}
+
+/// What Prometheus reads, at whatever it asked.
+pub(super) async fn metrics(services: &Services) -> Result<Response, Problem> {
+    let text = super::metrics::text(services).await.map_err(ending)?;
+    let kind = [(CONTENT_TYPE, moorline_shared::metrics::CONTENT_TYPE)];
+    Ok((kind, text).into_response())
+}
+
+fn ending(error: link::Ending) -> Problem {
+    let (status, title) = (StatusCode::SERVICE_UNAVAILABLE, "The daemon is about to end");
+    Problem::new(status, "ending", title, error.to_string())
 }
 
 async fn status(State(services): State<Arc<Services>>) -> Result<Json<HostStatus>, Problem> {
@@ -30,12 +88,13 @@ async fn status(State(services): State<Arc<Services>>) -> Result<Json<HostStatus
     let instances = guests(&services).await?;
     let mut instances = join(services.table.all(), instances);
     let mut credentials = services.credentials.status().await;
+    let (from, until) = services.identity.present().validity();
     for status in &mut instances {
         status.credentials = credentials.remove(&status.instance).unwrap_or_default();
     }
     Ok(Json(HostStatus {
         host: services.host.clone(),
-        build: concat!("moorline-host ", env!("CARGO_PKG_VERSION")).to_owned(),
+        build: BUILD.to_owned(),
         pid: std::process::id(),
         started_at: services.started_at,
         feed: FeedStatus {
@@ -43,6 +102,7 @@ async fn status(State(services): State<Arc<Services>>) -> Result<Json<HostStatus
             heard_ms_ago: u64::from(standing.age_ms),
         },
         cache: services.cache.status(),
+        certificate: Some(CertificateStatus { from, until }),
         instances,
     }))
 }
@@ -74,15 +134,7 @@ async fn instance(
 }
 
 async fn guests(services: &Services) -> Result<BTreeMap<InstanceId, GuestStatus>, Problem> {
-    let all = services.shards.status().await.map_err(|error| {
-        let title = "The daemon is about to end";
-        Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "ending",
-            title,
-            error.to_string(),
-        )
-    })?;
+    let all = services.shards.status().await.map_err(ending)?;
     Ok(all
         .into_iter()
         .map(|guest| (guest.instance, shown(guest)))

@@ -1,5 +1,7 @@
 //! Both sockets as callers have them: real sockets, real shards, real processes, and no control plane.
 
+mod operations;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt::Write as _;
 use std::os::unix::fs::PermissionsExt;
@@ -24,6 +26,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{BindError, Services, Sockets};
 use crate::config::{CacheConfig, LinkConfig, SocketConfig};
+use crate::identity::HostIdentity;
+use crate::identity::files::Files;
 use crate::link::Shards;
 use crate::uplink::{Reports, SpecChange};
 use crate::vm::Supervisor;
@@ -106,9 +110,17 @@ impl Drop for Vmm {
     }
 }
 
+/// What a host is known by.
+fn identity(folder: &Path) -> HostIdentity {
+    let state = folder.join("identity");
+    crate::identity::tests::enrolled(&state, "h1");
+    HostIdentity::new(Files::of(&state).present().unwrap())
+}
+
 /// The daemon's part that the sockets speak for.
 struct Daemon {
     sockets: SocketConfig,
+    services: Services,
     specs: mpsc::Sender<SpecChange>,
     external: External,
     reports: mpsc::UnboundedReceiver<ReportState>,
@@ -143,19 +155,21 @@ impl Daemon {
             credentials: crate::credentials::channel().0,
             cache: crate::persistence::Handle::default(),
             control: nobody(),
+            identity: identity(host.folder.path()),
         };
         let external = supervisor.external();
         let (specs, changes) = mpsc::channel(16);
         let cancel = CancellationToken::new();
         let sockets = Sockets::bind(&host.sockets()).unwrap();
         let mut tasks = JoinSet::new();
-        let serving = sockets.serve(services, cancel.clone());
+        let serving = sockets.serve(services.clone(), cancel.clone());
         tasks.spawn(async move { serving.await.unwrap() });
         let supervising = supervisor.run(changes, cancel.clone());
         tasks.spawn(async move { supervising.await.unwrap() });
         let sockets = host.sockets();
         let mut daemon = Self {
             sockets,
+            services,
             specs,
             external,
             reports,

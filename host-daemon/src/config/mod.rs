@@ -4,6 +4,7 @@
 mod tests;
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -61,6 +62,9 @@ pub struct Config {
     /// The roles whose credentials instances of this host can be given.
     #[serde(default)]
     pub roles: Roles,
+    /// Where metrics are scraped beside `admin.sock`, an address of loopback; nowhere if absent.
+    #[serde(default)]
+    pub metrics: Option<SocketAddr>,
 }
 
 fn default_state_dir() -> PathBuf {
@@ -302,6 +306,9 @@ pub enum ConfigError {
         "qemu.vsock is \"vhost\" and link.vsock is \"off\": let link.vsock be \"on\", or qemu.vsock \"vhost-user\""
     )]
     NobodyListens,
+    /// Other machines would read the metrics.
+    #[error("metrics is {0}: give an address of loopback, as 127.0.0.1:9472")]
+    Metrics(SocketAddr),
     /// VMs of others where the daemon's own are.
     #[error(
         "external.directories has '{}', and state_dir is '{}': neither may lie in the other",
@@ -352,6 +359,9 @@ impl Config {
         self.sockets.check()?;
         self.link.check()?;
         self.cache.check()?;
+        if let Some(address) = self.metrics.filter(|address| !address.ip().is_loopback()) {
+            return Err(ConfigError::Metrics(address));
+        }
         credentials::config::check(&self.roles)?;
         self.external
             .directories

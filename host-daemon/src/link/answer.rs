@@ -37,6 +37,7 @@ enum Request {
 impl Talk {
     pub(super) fn get(&mut self, stream: StreamId, get: &Get<'_>, desk: &mut Desk) {
         self.requests.gets += 1;
+        desk.counts.gets.add();
         let view = self.view_id(get.instance);
         let now = desk.now;
         let serves = |standing: Standing| get.max_age_ms.is_none_or(|most| standing.age_ms <= most);
@@ -116,6 +117,7 @@ impl Talk {
 
     pub(super) fn list(&mut self, stream: StreamId, list: List, desk: &mut Desk) {
         self.requests.lists += 1;
+        desk.counts.lists.add();
         let id = self.view_id(list.instance);
         let now = desk.now;
         match self.whole_view(&id, desk) {
@@ -147,6 +149,7 @@ impl Talk {
 
     pub(super) fn watch(&mut self, stream: StreamId, watch: Watch, desk: &mut Desk) {
         self.requests.watches += 1;
+        desk.counts.watches.add();
         let id = self.view_id(watch.instance);
         match self.whole_view(&id, desk) {
             Ok(Some(_)) => self.follow(stream, id, watch.prefix),
@@ -169,6 +172,7 @@ impl Talk {
 
     pub(super) fn relay(&mut self, stream: StreamId, relay: Relay, desk: &mut Desk) {
         self.requests.relays += 1;
+        desk.counts.relays.add();
         if self.may_ask(stream, Errand::Relay, desk) {
             let asker = self.await_answer(stream, Request::Relay, desk);
             self.ask(asker, Question::Relay { relay, asker }, desk);
@@ -226,6 +230,7 @@ impl Talk {
         match self.core.defer(stream, desk.now) {
             Deferred::TooMany => {
                 self.requests.refused += 1;
+                desk.counts.refused_busy.add();
                 None
             }
             Deferred::Open => Some(self.await_answer(stream, request, desk)),
@@ -250,12 +255,14 @@ impl Talk {
 
     fn busy(&mut self, stream: StreamId, desk: &Desk) {
         self.requests.refused += 1;
+        desk.counts.refused_busy.add();
         self.pending.remove(&stream);
         self.core.busy(stream, RETRY_MS, desk.now);
     }
 
     fn refuse(&mut self, stream: StreamId, refusal: &Refusal, desk: &Desk) {
         self.requests.refused += 1;
+        desk.counts.refused.add();
         self.core.refuse(stream, refusal.code, &refusal.message, desk.now);
     }
 

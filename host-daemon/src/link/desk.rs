@@ -10,8 +10,10 @@ use tokio::sync::mpsc;
 
 use super::ask::{Ask, Errand, Question};
 use super::clock::{Bounds, FeedClock, Standing};
+use super::counts::Counts;
 use super::grants::Notice;
 use super::guest::Guest;
+use super::log::Line;
 use super::misses::Misses;
 use super::room::Room;
 use crate::cache::{Cache, Wanted};
@@ -28,6 +30,7 @@ pub(super) struct Desk {
     pub(super) feed: Arc<FeedClock>,
     /// What the guests of all shards may take up.
     pub(super) room: Arc<Room>,
+    pub(super) counts: Arc<Counts>,
     /// The control plane's name; nobody is welcomed before it is known.
     pub(super) deployment: Option<Arc<str>>,
     /// The time of this turn of the loop.
@@ -61,6 +64,7 @@ impl Desk {
             guests: HashMap::new(),
             feed,
             room,
+            counts: Arc::default(),
             deployment: None,
             now,
             unwanted: Vec::new(),
@@ -81,6 +85,16 @@ impl Desk {
             // Nobody gives anything while the daemon ends.
             let _ = notices.send(notice);
         }
+    }
+
+    /// Whether a line about this guest may be logged now. Lines about no guest always may.
+    pub(super) fn line_about(&mut self, instance: &InstanceId) -> Option<Line> {
+        let guest = self.guests.get_mut(instance);
+        let line = guest.map_or(Some(Line::default()), |guest| guest.log.line(self.now));
+        if line.is_none() {
+            self.counts.lines_suppressed.add();
+        }
+        line
     }
 
     /// A number for a request that is answered later.

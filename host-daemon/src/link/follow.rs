@@ -64,6 +64,10 @@ impl Talk {
                 continue;
             };
             under_way += batch.content.len();
+            match batch.from {
+                Some(_) => desk.counts.changes_pushed.add(),
+                None => desk.counts.snapshots_pushed.add(),
+            }
             if let Some(account) = account.as_mut().filter(|_| anew) {
                 account.charge(batch.content.len());
             }

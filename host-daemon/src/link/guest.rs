@@ -9,6 +9,7 @@ use super::admission::Gate;
 use super::ask::Errand;
 use super::budget::{Account, Bucket, Upstream};
 use super::grants::Grants;
+use super::log::Log;
 use super::poll::Token;
 use super::room::{Place, Room, Waiting};
 use crate::channel::HybridListener;
@@ -52,7 +53,7 @@ pub(super) struct Guest {
     reads: Upstream,
     relays: Upstream,
     /// How often the log tells of it.
-    pub(super) log: Bucket,
+    pub(super) log: Log,
     /// What ended connections asked for.
     pub(super) requests: Requests,
     /// What it is given in this life.
@@ -96,7 +97,7 @@ impl Guest {
             snapshots: Account::new(SNAPSHOT_BYTES, SNAPSHOT_BYTES_PER_MS, now),
             reads: Upstream::new(streams + requests, config.upstream_per_second, now),
             relays: Upstream::new(streams, config.relays_per_second, now),
-            log: Bucket::new(10, 10_000, now),
+            log: Log::new(now),
             requests: Requests::default(),
             grants: Grants::default(),
         }

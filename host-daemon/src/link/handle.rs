@@ -13,6 +13,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::admission::LifeId;
 use super::ask::{Answer, Ask};
 use super::clock::{FeedClock, now};
+use super::counts::{Counts, FeedCounts};
 use super::desk::Desk;
 use super::grants::{Grant, Notice};
 use super::guest::GuestStatus;
@@ -46,6 +47,8 @@ struct Inner {
     /// Which CID is whose; `None` where nobody listens on `AF_VSOCK`.
     cids: Option<Arc<Cids>>,
     feed: Arc<FeedClock>,
+    counts: Arc<[Arc<Counts>]>,
+    feed_counts: FeedCounts,
 }
 
 /// Whether anybody listens for guests that come over `AF_VSOCK`.
@@ -165,10 +168,13 @@ impl Shards {
             mailboxes: mailboxes.clone(),
             paused: false,
         });
+        let counts: Arc<[Arc<Counts>]> = mailboxes.iter().map(|_| Arc::default()).collect();
         let handle = ShardsHandle(Arc::new(Inner {
             mailboxes,
             cids,
             feed: feed.clone(),
+            counts: counts.clone(),
+            feed_counts: FeedCounts::default(),
         }));
         let mut shards = Self {
             handle,
@@ -177,7 +183,7 @@ impl Shards {
         };
         for (index, inbox) in inboxes.into_iter().enumerate() {
             let (link, cache) = (link.clone(), cache.clone());
-            let desk = Desk::new(
+            let mut desk = Desk::new(
                 index,
                 link,
                 cache,
@@ -186,6 +192,7 @@ impl Shards {
                 asks.clone(),
                 now(),
             );
+            desk.counts = counts[index].clone();
             let shard = Shard::new(desk, inbox, lobby.take(), tokens.clone());
             let shard = shard.map_err(std::io::Error::from)?;
             shards.spawn(move || shard.run())?;
@@ -255,6 +262,16 @@ impl ShardsHandle {
     /// How far behind the control plane the host may be; the uplink keeps it.
     pub fn feed_clock(&self) -> &FeedClock {
         &self.0.feed
+    }
+
+    /// What each shard has counted.
+    pub fn counts(&self) -> &[Arc<Counts>] {
+        &self.0.counts
+    }
+
+    /// What was counted of the feed; the uplink keeps it.
+    pub fn feed_counts(&self) -> &FeedCounts {
+        &self.0.feed_counts
     }
 
     /// Whether guests can come over `AF_VSOCK`.

@@ -14,7 +14,8 @@
 //! is no socket; `talk` is one guest's session; `admission` tells a guest's root from its other processes; `answer` turns requests into answers and `reply` those into frames; `follow` and `push` turn
 //! changes of views into batches; `standing` says how far they can be trusted; `misses` keeps what was asked of the
 //! control plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its
-//! connection, `desk` what the guests share, and `room` what they may take up together.
+//! connection, `desk` what the guests share, and `room` what they may take up together; `log` is how often the log tells of
+//! one, and `counts` what metrics tell.
 
 mod admission;
 mod answer;
@@ -22,6 +23,7 @@ mod ask;
 mod budget;
 mod clock;
 mod conn;
+mod counts;
 mod desk;
 mod floor;
 mod follow;
@@ -29,6 +31,7 @@ mod grants;
 mod guest;
 mod handle;
 mod lobby;
+mod log;
 mod mailbox;
 mod misses;
 mod poll;
@@ -45,6 +48,7 @@ pub use admission::{Admission, Handover, LifeId};
 pub use ask::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply};
 pub(crate) use clock::now_and_time;
 pub use clock::{FeedClock, Standing, now, time};
+pub use counts::{Count, Counts, FeedCounts};
 pub use floor::{Arrival, Floor, NotLater};
 pub use grants::{Grant, Notice, RoleGrant, SessionGrant, Speaker};
 pub use guest::{Conversation, GuestStatus, Requests};

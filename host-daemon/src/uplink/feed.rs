@@ -144,6 +144,7 @@ impl Feed {
                 over = self.session() => over,
             };
             self.shards.feed_clock().lost();
+            self.shards.feed_counts().lost.add();
             if matches!(over, Over::Cancelled | Over::Ending(_)) {
                 return;
             }
@@ -200,6 +201,7 @@ impl Feed {
         }
         let cursor = self.cursor.map(tracing::field::display);
         tracing::info!(session, deployment, cursor, "the feed is open");
+        self.shards.feed_counts().opened.add();
         self.shards.deployment(&deployment);
         self.kept.deployment(&deployment);
         let before = self.deployment.replace(deployment);

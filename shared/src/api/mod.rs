@@ -7,6 +7,7 @@
 pub mod data;
 pub mod enrolment;
 pub mod feed;
+pub mod health;
 pub mod hosts;
 pub mod identity;
 pub mod instances;

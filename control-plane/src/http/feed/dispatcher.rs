@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::feeds::{Feeds, Interest, Opened};
+use super::stats::Stats;
 use crate::identity::master::MasterKey;
 use crate::settings::AccessControl;
 use crate::store::{ReadError, Store, Watch, WatchError};
@@ -38,6 +39,7 @@ enum Command {
 pub struct FeedHandle {
     commands: mpsc::Sender<Command>,
     position: watch::Receiver<u64>,
+    stats: Arc<Stats>,
 }
 
 /// The dispatcher has ended.
@@ -81,6 +83,11 @@ impl FeedHandle {
     /// Forgets a feed that ended. Never waits; a full queue of commands only means that it is forgotten later.
     pub fn close(&self, host: HostId, session: u64) {
         let _ = self.commands.try_send(Command::Close { host, session });
+    }
+
+    /// What the feed counts.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
     }
 
     /// Up to which transaction every queue has been told what concerns it.
@@ -134,6 +141,7 @@ impl Dispatcher {
         let handle = FeedHandle {
             commands: sender,
             position: position.subscribe(),
+            stats: feeds.stats().clone(),
         };
         let dispatcher = Self {
             store: store.clone(),

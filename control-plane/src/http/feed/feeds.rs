@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use moorline_shared::api::feed::{InstanceSpec, OpenFeed, Revocation, ViewId};
 use moorline_shared::api::instances::InstanceState;
@@ -10,6 +11,7 @@ use moorline_shared::{HostId, InstanceId, Revision};
 use super::index::{Change, Index, PerHost, Place, Told, changes, spec};
 use super::queue::Queue;
 use super::revocations::{Concerns, Notice, Revocations};
+use super::stats::Stats;
 use super::touched::Touched;
 use super::views::Views;
 use crate::identity::master::MasterKey;
@@ -59,6 +61,7 @@ pub struct Feeds {
     revocations: Revocations,
     open: HashMap<HostId, Feed>,
     sessions: u64,
+    stats: Arc<Stats>,
 }
 
 #[derive(Debug)]
@@ -96,14 +99,24 @@ impl Feeds {
             revocations: Revocations::read(store, at).await?,
             open: HashMap::new(),
             sessions: 0,
+            stats: Arc::default(),
         })
     }
 
     /// Goes on where `later` is. All feeds end, and no later session has the number of one before.
     pub fn succeed(&mut self, later: Self) {
         self.end_all();
-        let sessions = self.sessions;
-        *self = Self { sessions, ..later };
+        let (sessions, stats) = (self.sessions, self.stats.clone());
+        *self = Self {
+            sessions,
+            stats,
+            ..later
+        };
+    }
+
+    /// What is counted of them.
+    pub const fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// The last transaction that every queue has been told of, as far as it concerns its host.
@@ -116,6 +129,7 @@ impl Feeds {
         for (_, feed) in self.open.drain() {
             feed.queue.close();
         }
+        self.count_hosts();
     }
 
     /// Tells every host what concerns it of the next transaction.
@@ -193,7 +207,7 @@ impl Feeds {
         for view in &interests {
             self.index.add_reader(*view);
         }
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(Queue::counted(self.stats.clone()));
         let instances = self.specs(&host);
         let own = instances.iter().map(|spec| ViewId::own(spec.instance));
         let all = own.chain(interests.iter().copied());
@@ -204,6 +218,8 @@ impl Feeds {
             interests,
         };
         self.open.insert(host, feed);
+        self.stats.opened.fetch_add(1, Ordering::Relaxed);
+        self.count_hosts();
         Opened {
             session: self.sessions,
             at: self.at,
@@ -237,7 +253,13 @@ impl Feeds {
                 self.index.remove_reader(*view);
             }
             feed.queue.close();
+            self.count_hosts();
         }
+    }
+
+    fn count_hosts(&self) {
+        let hosts = self.open.len() as u64;
+        self.stats.hosts.store(hosts, Ordering::Relaxed);
     }
 
     /// Changes what a feed carries.

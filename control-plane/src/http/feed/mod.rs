@@ -5,7 +5,7 @@
 //! [`stream`] says when its [`passage`] goes on, which brings the host up to the point where the queue begins, by the
 //! views that were [`touched`] since the host was there, and then passes on what the queue gives, in [`parts`] of a bounded
 //! length. [`views`] reads what a reader may see of an instance at a revision. [`revocations`] are told before all that, to
-//! the hosts whose guests may hold what was revoked.
+//! the hosts whose guests may hold what was revoked. `stats` is what is counted of it.
 
 pub mod dispatcher;
 pub mod feeds;
@@ -14,6 +14,7 @@ pub mod parts;
 pub mod passage;
 pub mod queue;
 pub mod revocations;
+mod stats;
 pub mod stream;
 #[cfg(test)]
 mod tests;
@@ -21,3 +22,4 @@ pub mod touched;
 pub mod views;
 
 pub use dispatcher::{DispatchError, Dispatcher, FeedHandle};
+pub use stats::Stats;

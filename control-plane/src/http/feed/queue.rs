@@ -2,7 +2,8 @@
 //! they are too large. What was revoked goes before all of them. Nothing here ever waits for the host.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 
 use moorline_shared::api::feed::{FeedItem, Revocation, ViewId};
 use moorline_shared::entry::MAX_INSTANCE_BYTES;
@@ -10,6 +11,7 @@ use moorline_shared::{EntryPath, InstanceId};
 use tokio::sync::Notify;
 
 use super::index::Told;
+use super::stats::{Held, Stats};
 
 /// The most batches that wait one by one.
 const MAX_BATCHES: usize = 64;
@@ -23,6 +25,7 @@ const MAX_REVOKED: usize = 4_096;
 pub struct Queue {
     pending: Mutex<Pending>,
     news: Notify,
+    stats: Arc<Stats>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +61,15 @@ pub enum Next {
 }
 
 impl Queue {
+    /// A queue in which nothing waits, and which counts here.
+    pub fn counted(stats: Arc<Stats>) -> Self {
+        Self {
+            pending: Mutex::default(),
+            news: Notify::new(),
+            stats,
+        }
+    }
+
     /// Puts a transaction's batch at the end.
     pub fn push(&self, to: u64, told: Vec<Told>) {
         let batch = Waiting {
@@ -67,11 +79,14 @@ impl Queue {
         };
         let batch = batch.within_bound();
         let mut pending = self.lock();
+        let before = pending.held();
         pending.bytes += batch.held();
         pending.batches.push_back(batch);
         if pending.batches.len() > MAX_BATCHES || pending.bytes > MAX_BYTES {
             pending.merge();
+            self.stats.merged.fetch_add(1, Ordering::Relaxed);
         }
+        self.stats.moved(before, pending.held());
         drop(pending);
         self.news.notify_one();
     }
@@ -113,7 +128,14 @@ impl Queue {
         }
         match pending.batches.pop_front() {
             Some(batch) => {
+                let before = Held {
+                    batches: pending.batches.len() + 1,
+                    bytes: pending.bytes,
+                };
                 pending.bytes = pending.bytes.saturating_sub(batch.held());
+                self.stats.moved(before, pending.held());
+                let named = batch.resync.len() as u64;
+                self.stats.resyncs.fetch_add(named, Ordering::Relaxed);
                 Next::Batch(batch)
             }
             None if pending.closed => Next::Closed,
@@ -131,6 +153,14 @@ impl Queue {
         self.pending
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Drop for Queue {
+    /// What nobody took waits no more.
+    fn drop(&mut self) {
+        let held = self.lock().held();
+        self.stats.moved(held, Held::default());
     }
 }
 
@@ -193,6 +223,13 @@ impl Waiting {
 }
 
 impl Pending {
+    fn held(&self) -> Held {
+        Held {
+            batches: self.batches.len(),
+            bytes: self.bytes,
+        }
+    }
+
     /// Makes one batch of all.
     fn merge(&mut self) {
         let Some(to) = self.batches.back().map(|last| last.to) else {

@@ -197,11 +197,17 @@ fn complete(path: &str, operation: &mut Operation) {
     }
 }
 
-/// Streams and views have no one operation that they answer.
+/// Streams, views and looks have no one operation that they answer.
 fn is_stamped(operation: &str) -> bool {
     !matches!(
         operation,
-        "OpenFeed" | "SetInterests" | "GetFeedView" | "WatchInstanceData" | "WhoAmI"
+        "OpenFeed"
+            | "SetInterests"
+            | "GetFeedView"
+            | "WatchInstanceData"
+            | "WhoAmI"
+            | "GetHealth"
+            | "GetReadiness"
     )
 }
 

@@ -7,6 +7,7 @@ mod complete;
 mod examples;
 
 use axum::Router;
+use axum::http::Method;
 use axum::routing::get;
 use moorline_shared::PathPrefix;
 use moorline_shared::access::{Clause, Right, Rights, Subject};
@@ -14,7 +15,7 @@ use utoipa::OpenApi;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 
 use self::complete::Complete;
-use super::{Control, feed_api};
+use super::{Control, feed_api, health};
 use crate::identity::{self, enrolment};
 use crate::{accounts, instance_data, instances};
 
@@ -28,7 +29,8 @@ use crate::{accounts, instance_data, instances};
         (name = "data", description = "The entries of an instance: read, changed, watched."),
         (name = "identity", description = "Users, groups, sessions and tokens, and the keys of tokens."),
         (name = "operations", description = "Operation records: who did what, and how it ended."),
-        (name = "hosts", description = "The hosts, and what hosts alone ask for.")),
+        (name = "hosts", description = "The hosts, and what hosts alone ask for."),
+        (name = "health", description = "Whether the control plane lives and can work.")),
     paths(
         instances::api::run_instances, instances::api::register_instance, instances::api::describe_instances,
         instances::api::start_instances, instances::api::stop_instances, instances::api::reboot_instances,
@@ -55,6 +57,7 @@ use crate::{accounts, instance_data, instances};
         identity::api::keys::promote_token_key, identity::api::keys::retire_token_key,
         identity::api::keys::destroy_token_key,
         feed_api::open_feed, feed_api::set_interests, feed_api::get_feed_view,
+        health::get_health, health::get_readiness,
     ),
     components(schemas(Clause, Subject, Right, Rights, PathPrefix)),
     modifiers(&Bearer, &Complete),
@@ -91,6 +94,25 @@ pub fn document() -> String {
     let mut text = Document::openapi().to_pretty_json().unwrap_or_default();
     text.push('\n');
     text
+}
+
+/// Every operation: its path, its method and its name.
+pub fn operations() -> Vec<(String, Method, String)> {
+    let mut all = Vec::new();
+    for (path, item) in Document::openapi().paths.paths {
+        let methods = [
+            (Method::GET, item.get),
+            (Method::PUT, item.put),
+            (Method::POST, item.post),
+            (Method::DELETE, item.delete),
+            (Method::PATCH, item.patch),
+        ];
+        let named = methods
+            .into_iter()
+            .filter_map(|(method, operation)| Some((method, operation?.operation_id?)));
+        all.extend(named.map(|(method, name)| (path.clone(), method, name)));
+    }
+    all
 }
 
 /// The route of the document; it needs no token.

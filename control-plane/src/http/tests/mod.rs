@@ -6,10 +6,12 @@ mod damage;
 mod data;
 mod document;
 mod groups;
+mod health;
 mod history;
 mod host;
 mod instances;
 mod login;
+mod metrics;
 mod problems;
 mod proof;
 mod retries;
@@ -37,6 +39,7 @@ use super::{Control, router};
 use crate::identity::authority::Authority;
 use crate::identity::enrolment::Hosts;
 use crate::identity::{self, issuer::Issuer, master::MasterKey, password::Passwords};
+use crate::metrics::Requests;
 use crate::model::Executor;
 use crate::services::Services;
 use crate::settings::Settings;
@@ -93,6 +96,8 @@ impl Api {
             views: Views::new(store.clone(), access, master.clone()),
             master,
             deployment: "test".into(),
+            requests: Requests::default(),
+            looks: Default::default(),
             cancel: CancellationToken::new(),
         };
         let token = std::fs::read_to_string(token_file).unwrap().trim().to_owned();

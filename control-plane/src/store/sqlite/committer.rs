@@ -10,6 +10,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
 
 use rusqlite::{Connection, ErrorCode, TransactionBehavior};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -18,6 +19,7 @@ use super::group::{Group, Verdict};
 use super::reader::Shared;
 use super::rows;
 use super::scan;
+use super::stats::Outcome;
 use super::sweep::Sweep;
 use super::tail::Life;
 use crate::store::error::{Cause, Closed, CommitError, CompactError};
@@ -44,9 +46,14 @@ const CHECKPOINT_PAGES: usize = 4096;
 pub(super) enum Job {
     Commit(Waiting),
     Compact(Compaction),
+    /// Make something durable that changes nothing, to see whether that can be done.
+    Probe(Probe),
     /// End after what was sent before; the sender is dropped when that is done.
     Close(oneshot::Sender<()>),
 }
+
+/// Who wants to know whether the store can commit.
+pub(super) type Probe = oneshot::Sender<Result<(), CommitError>>;
 
 /// A transaction and who waits for it.
 pub(super) struct Waiting {
@@ -69,6 +76,7 @@ pub(super) struct Committer {
     shared: Arc<Shared>,
     sweep: Sweep,
     compactions: Vec<Compaction>,
+    probes: Vec<Probe>,
     /// Pages in the write-ahead log, as `SQLite` counts them at each commit.
     log_pages: Arc<AtomicUsize>,
     health: Health,
@@ -119,13 +127,14 @@ impl Committer {
             counter.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
             Ok(())
         }))?;
-        let (compactions, closing) = (Vec::new(), Vec::new());
+        let (compactions, probes, closing) = (Vec::new(), Vec::new(), Vec::new());
         Ok(Self {
             db,
             jobs,
             shared,
             sweep,
             compactions,
+            probes,
             log_pages,
             health: Health::Good,
             closing,
@@ -174,6 +183,7 @@ impl Committer {
                     self.shared.floor.fetch_max(compaction.to, Ordering::AcqRel);
                     self.compactions.push(compaction);
                 }
+                Job::Probe(probe) => self.probes.push(probe),
                 Job::Close(done) => self.closing.push(done),
             }
             let full = commits.len() >= GROUP_TRANSACTIONS || bytes >= GROUP_BYTES;
@@ -183,15 +193,25 @@ impl Committer {
     }
 
     fn commit(&mut self, commits: Vec<Waiting>) {
+        let begun = Instant::now();
         match self.write(&commits) {
             Ok(written) => {
+                let stats = &self.shared.stats;
+                if !commits.is_empty() {
+                    stats.group(commits.len(), begun.elapsed());
+                }
+                stats.set_failing(false);
+                for probe in self.probes.drain(..) {
+                    // Who went away doesn't need its answer.
+                    let _ = probe.send(Ok(()));
+                }
                 if self.health != Health::Good {
                     tracing::info!("the store commits again");
                     self.health = Health::Good;
                 }
                 self.sweep = written.sweep;
                 publish(&self.shared, written.batches);
-                answer(commits, written.verdicts);
+                answer(&self.shared, commits, written.verdicts);
             }
             Err(failure) => self.fail(commits, failure),
         }
@@ -215,6 +235,9 @@ impl Committer {
         let batches = group.into_batches();
         let verdicts = verdicts.map_err(Failure::Refused)?;
         compact(&transaction, &self.shared, &mut sweep, &batches).map_err(Failure::Refused)?;
+        if !self.probes.is_empty() {
+            rows::touch(&transaction).map_err(Failure::Refused)?;
+        }
         transaction.commit().map_err(Failure::of_commit)?;
         Ok(Written {
             verdicts,
@@ -235,15 +258,30 @@ impl Committer {
             self.health = Health::Failing;
         }
         let source = Cause::new(error);
-        for waiting in commits {
-            let source = source.clone();
-            let error = if unknown {
-                CommitError::Unknown { source }
-            } else {
-                CommitError::Unavailable { source }
-            };
+        let (outcome, error) = if unknown {
+            (
+                Outcome::Unknown,
+                CommitError::Unknown {
+                    source: source.clone(),
+                },
+            )
+        } else {
+            (
+                Outcome::Unavailable,
+                CommitError::Unavailable {
+                    source: source.clone(),
+                },
+            )
+        };
+        self.shared.stats.set_failing(true);
+        self.shared.stats.count(outcome, commits.len());
+        let waiting = commits.into_iter().map(|waiting| waiting.answer);
+        for answer in waiting {
             // A caller that went away doesn't need its answer.
-            let _ = waiting.answer.send(Err(error));
+            let _ = answer.send(Err(error.clone()));
+        }
+        for probe in self.probes.drain(..) {
+            let _ = probe.send(Err(error.clone()));
         }
         for compaction in self.compactions.drain(..) {
             let _ = compaction.answer.send(Err(CompactError::Unavailable {
@@ -300,6 +338,7 @@ impl Drop for Committer {
             match job {
                 Job::Commit(late) => drop(late.answer.send(Err(CommitError::Unavailable { source }))),
                 Job::Compact(late) => drop(late.answer.send(Err(CompactError::Unavailable { source }))),
+                Job::Probe(late) => drop(late.send(Err(CommitError::Unavailable { source }))),
                 Job::Close(_) => {}
             }
         }
@@ -361,12 +400,15 @@ fn publish(shared: &Shared, batches: Vec<Batch>) {
     shared.progress.send_modify(|progress| progress.head = head);
 }
 
-fn answer(commits: Vec<Waiting>, verdicts: Vec<Verdict>) {
+fn answer(shared: &Shared, commits: Vec<Waiting>, verdicts: Vec<Verdict>) {
     for (waiting, verdict) in commits.into_iter().zip(verdicts) {
-        let result = match verdict {
-            Verdict::Written { n } => Ok(n),
-            Verdict::Conflict { guard, key } => Err(CommitError::Conflict { guard, key }),
+        let (outcome, result) = match verdict {
+            Verdict::Written { n } => (Outcome::Written, Ok(n)),
+            Verdict::Conflict { guard, key } => {
+                (Outcome::Conflict, Err(CommitError::Conflict { guard, key }))
+            }
         };
+        shared.stats.count(outcome, 1);
         // A caller that went away doesn't need its answer.
         let _ = waiting.answer.send(result);
         drop(waiting.room);

@@ -7,6 +7,7 @@
 //! * [`Tail`] follows the head through `recent`, the last transactions in memory, or from the file.
 //! * `sweep` compacts in small steps. `schema` makes and recognises the file, and `upgrade` brings it from earlier
 //!   schemas to the present one; `rows` has its statements.
+//! * `stats` is what the committer counts.
 //! * [`Detached`] is a file that no store has open: a copy of one in use, or one to be.
 
 mod committer;
@@ -18,6 +19,7 @@ mod recent;
 mod rows;
 mod scan;
 mod schema;
+mod stats;
 mod sweep;
 mod tail;
 #[cfg(test)]
@@ -46,6 +48,7 @@ use super::key::{Key, Range};
 use super::transaction::{Transaction, Versioned};
 
 pub use detached::{Detached, lock_alone};
+pub use stats::{Outcome, Stats};
 pub use sweep::Retention;
 pub use tail::Tail;
 
@@ -191,6 +194,19 @@ impl Sqlite {
         })
     }
 
+    pub(super) fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+
+    pub(super) async fn probe(&self) -> Result<(), CommitError> {
+        let closed = || CommitError::Unavailable {
+            source: Cause::new(Closed),
+        };
+        let (answer, answered) = oneshot::channel();
+        self.jobs.send(Job::Probe(answer)).map_err(|_| closed())?;
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+
     pub(super) async fn compact(&self, to: u64) -> Result<(), CompactError> {
         let head = self.head();
         if to > head {
@@ -247,5 +263,6 @@ fn shared(opened: &Opened, options: &Options, connections: Connections) -> Share
             life: Life::Open,
         }),
         connections,
+        stats: Stats::default(),
     }
 }

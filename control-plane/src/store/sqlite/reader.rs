@@ -20,6 +20,7 @@ use super::current::{Current, Found, Ticket};
 use super::recent::Recent;
 use super::rows::{self, RowId};
 use super::scan;
+use super::stats::Stats;
 use super::tail::Progress;
 use crate::store::Page;
 use crate::store::error::{Cause, ReadError};
@@ -37,6 +38,7 @@ pub(super) struct Shared {
     pub(super) recent: Recent,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) connections: Connections,
+    pub(super) stats: Stats,
 }
 
 impl Shared {

@@ -112,6 +112,13 @@ pub(super) fn append(
     Ok(())
 }
 
+/// Writes what is there already, so that the transaction has something to make durable.
+pub(super) fn touch(db: &Connection) -> rusqlite::Result<()> {
+    db.prepare_cached("UPDATE meta SET value = value WHERE name = 'schema'")?
+        .execute([])
+        .map(drop)
+}
+
 /// The newest transaction that the file holds, or 0.
 pub(super) fn head(db: &Connection) -> rusqlite::Result<u64> {
     let newest: Option<i64> = db.query_row("SELECT max(id) FROM versions", [], |row| row.get(0))?;

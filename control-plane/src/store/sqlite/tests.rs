@@ -374,6 +374,23 @@ async fn a_commit_of_unknown_fate_says_so() {
 }
 
 #[tokio::test]
+async fn a_probe_says_whether_the_store_can_commit_and_changes_nothing() {
+    let (_home, path) = home();
+    let (store, fails) = failing(&path);
+    commit(&store, [put("a", "1")]).await;
+    store.probe().await.unwrap();
+    assert!(!store.stats().is_failing());
+    fails.store(true, Ordering::SeqCst);
+    store.probe().await.unwrap_err();
+    assert!(store.stats().is_failing());
+    fails.store(false, Ordering::SeqCst);
+    store.probe().await.unwrap();
+    assert!(!store.stats().is_failing());
+    assert_eq!(store.head().await.unwrap(), 1, "a probe is no transaction");
+    assert_eq!(store.stats().transactions(Outcome::Written), 1);
+}
+
+#[tokio::test]
 async fn memory_holds_what_fits_and_nothing_stale() {
     // Room for about 10 small values in each of the 16 shards.
     let (store, _home) = open(&Options {

@@ -127,12 +127,14 @@ impl Floor {
     pub(in crate::link) fn knock(&mut self, instance: &InstanceId) -> Arrival {
         let now = self.desk.now;
         let guest = self.desk.guests.get_mut(instance);
-        let comes_in = guest.is_some_and(|guest| guest.alive && guest.knocks.take(now));
-        if comes_in {
-            Arrival::Greeted
-        } else {
-            Arrival::TurnedAway
+        let Some(guest) = guest.filter(|guest| guest.alive) else {
+            return Arrival::TurnedAway;
+        };
+        if guest.knocks.take(now) {
+            return Arrival::Greeted;
         }
+        self.desk.counts.crowded.add();
+        Arrival::TurnedAway
     }
 
     /// A connection came from the instance's channel, and is known by `token` from now on. It is challenged with `nonce`,

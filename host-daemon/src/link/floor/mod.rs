@@ -23,6 +23,7 @@ use tokio::sync::mpsc;
 use super::ask::Ask;
 use super::clock::FeedClock;
 use super::desk::Desk;
+use super::log::Line;
 use super::poll::Token;
 use super::standing::Told;
 use super::talk::{End, Progress, Talk};
@@ -118,7 +119,10 @@ impl Floor {
         };
         let instance = talk.instance;
         let build = talk.conversation(self.desk.now).map(|told| told.build);
-        tracing::info!(%instance, session = token, ?build, "a guest is connected");
+        self.desk.counts.welcomed.add();
+        if let Some(Line { suppressed }) = self.desk.line_about(&instance) {
+            tracing::info!(%instance, session = token, suppressed, ?build, "a guest is connected");
+        }
         let guest = self.desk.guests.get_mut(&instance);
         let before = guest.and_then(|guest| guest.welcome(token));
         if let Some(before) = before.filter(|before| *before != token) {
@@ -147,10 +151,13 @@ impl Floor {
         talk.requests.faults += u64::from(faulty);
         guest.requests.add(talk.requests);
         let (instance, session) = (talk.instance, token);
-        if faulty && guest.log.take(self.desk.now) {
-            tracing::warn!(%instance, session, "a guest's connection ends: {end}");
-        } else {
+        if !faulty {
             tracing::debug!(%instance, session, "a guest's connection ends: {end}");
+            return;
+        }
+        self.desk.counts.faults.add();
+        if let Some(Line { suppressed }) = self.desk.line_about(&instance) {
+            tracing::warn!(%instance, session, suppressed, "a guest's connection ends: {end}");
         }
     }
 

@@ -13,6 +13,7 @@ use crate::link::floor::{Arrival, NotLater, Way};
 use crate::link::guest::{Guest, Listening};
 use crate::link::handle::{BeginError, Ended};
 use crate::link::lobby::Reception;
+use crate::link::log::Line;
 use crate::link::mailbox::{Begin, Channel, Hybrid};
 use crate::link::poll::{Interest, LOBBY, Poll};
 
@@ -102,8 +103,9 @@ impl Shard {
                 Ok(Some(Accepted::Guest(socket))) => self.arrived(instance, socket),
                 Ok(Some(Accepted::Stranger { uid, pid })) => {
                     guest.knocks.take(self.floor.desk.now);
-                    if guest.log.take(self.floor.desk.now) {
-                        tracing::warn!(%instance, uid, pid, "somebody else than the VM's device connected");
+                    self.floor.desk.counts.strangers.add();
+                    if let Some(Line { suppressed }) = self.floor.desk.line_about(&instance) {
+                        tracing::warn!(%instance, uid, pid, suppressed, "somebody else than the VM's device connected");
                     }
                 }
                 Err(error) => {
@@ -112,7 +114,9 @@ impl Shard {
                     let _ = self
                         .poll
                         .modify(&listening.listener, listening.token, Interest::NONE);
-                    tracing::error!(%instance, %error, "a guest's connection can't be accepted");
+                    if let Some(Line { suppressed }) = self.floor.desk.line_about(&instance) {
+                        tracing::error!(%instance, %error, suppressed, "a guest's connection can't be accepted");
+                    }
                     return;
                 }
             }
@@ -141,7 +145,9 @@ impl Shard {
         let token = self.tokens.fetch_add(1, Ordering::Relaxed);
         // A seat is for a connection that there is.
         if let Err(error) = self.poll.add_once(&socket, token, Interest::READ) {
-            tracing::error!(%instance, %error, "a guest's connection can't be waited for");
+            if let Some(Line { suppressed }) = self.floor.desk.line_about(&instance) {
+                tracing::error!(%instance, %error, suppressed, "a guest's connection can't be waited for");
+            }
             return;
         }
         self.conns.insert(token, Conn::new(socket));

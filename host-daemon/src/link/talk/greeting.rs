@@ -12,6 +12,7 @@ use crate::link::admission::{Denial, LifeId, Verdict};
 use crate::link::desk::Desk;
 use crate::link::follow::mirror;
 use crate::link::grants::{Notice, Speaker};
+use crate::link::log::Line;
 
 impl Talk {
     pub(super) fn hello(&mut self, hello: Hello, desk: &mut Desk) -> Result<Progress, End> {
@@ -151,10 +152,11 @@ impl Talk {
     /// Sends somebody away who can't show that the guest's root speaks. It counts as a fault of the guest's.
     fn deny(&mut self, denial: Denial, desk: &mut Desk) {
         self.requests.faults += 1;
+        desk.counts.faults.add();
+        desk.counts.strangers.add();
         let (now, instance) = (desk.now, self.instance);
-        let guest = desk.guests.get_mut(&instance);
-        if guest.is_some_and(|guest| guest.log.take(now)) {
-            tracing::warn!(%instance, session = self.token, %denial, "a HELLO is not believed");
+        if let Some(Line { suppressed }) = desk.line_about(&instance) {
+            tracing::warn!(%instance, session = self.token, suppressed, %denial, "a HELLO is not believed");
         }
         self.core.deny(now);
         self.send_away(&denial.to_string(), 0, now);

@@ -7,6 +7,7 @@ mod freshness;
 mod grants;
 mod honest;
 mod hostile;
+mod log;
 mod secrets;
 mod world;
 

@@ -66,10 +66,12 @@ impl Feed {
         to: Revision,
         instances: Vec<InstanceSpec>,
     ) -> Result<Snapshot, Over> {
-        match from {
-            Some(from) => self.build_on(from)?,
+        if let Some(from) = from {
+            self.build_on(from)?;
+        } else {
             // Until everything has come, nothing of it can be gone on from.
-            None => self.cursor = None,
+            self.cursor = None;
+            self.shards.feed_counts().snapshots.add();
         }
         let named: BTreeSet<_> = instances.iter().map(|spec| spec.instance).collect();
         let unnamed = self.instances.keys().filter(|id| !named.contains(id));
@@ -142,6 +144,10 @@ impl Feed {
         self.apply(FeedBatch { from, to, items }).await?;
         // What was dropped may be of an instance that is new with the batch.
         self.lose(&batch.resync, to);
+        self.shards
+            .feed_counts()
+            .resyncs
+            .add_many(batch.resync.len() as u64);
         self.lost.extend(batch.resync);
         for change in machines {
             match change {
