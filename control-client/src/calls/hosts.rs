@@ -2,6 +2,7 @@
 
 use http::Method;
 use moorline_shared::api::data::Changed;
+use moorline_shared::api::health::Health;
 use moorline_shared::api::hosts::{Host, HostPage, RegisterHost, ReportState};
 use moorline_shared::api::session::{
     CreateIdentityToken, CreateInstanceSession, IdentityToken, InstanceSession,
@@ -13,6 +14,11 @@ use crate::error::ClientError;
 use crate::transport::Client;
 
 impl Client {
+    /// `GetHealth`: that the control plane answers. It needs no token.
+    pub async fn health(&self) -> Result<Health, ClientError> {
+        self.answer(self.call(Method::GET, "/v1/health")?).await
+    }
+
     /// `DescribeHosts`: the hosts that the caller may see.
     pub async fn describe_hosts(&self) -> Result<HostPage, ClientError> {
         self.answer(self.call(Method::GET, "/v1/hosts")?).await

@@ -7,7 +7,9 @@ use moorline_shared::id::IdempotencyKey;
 
 use super::out::Format;
 use super::profile::ProfileName;
-use super::{completion, data, group, host, instance, login, operation, profile, token, token_key, up, user};
+use super::{
+    completion, data, doctor, group, host, instance, login, operation, profile, token, token_key, up, user,
+};
 use crate::endpoint::BaseUrl;
 use crate::tls::AuthorityDigest;
 
@@ -65,6 +67,8 @@ pub(super) enum Command {
     /// List the hosts, and attach VMs to the daemon of this one.
     #[command(subcommand, visible_alias = "hosts")]
     Host(host::HostCommand),
+    /// Check this machine as a host, and say what is wrong and what to do about it.
+    Doctor(doctor::DoctorArgs),
     /// Log in as a user; later commands act as that user, until the session ends.
     Login(login::LoginArgs),
     /// End the session that `login` began.

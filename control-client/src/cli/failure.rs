@@ -75,6 +75,8 @@ pub(super) enum Failure {
         state: &'static str,
         wanted: &'static str,
     },
+    #[error("{failed} of these checks failed")]
+    Unhealthy { failed: usize },
     #[error("the answer can't be written")]
     Output(#[source] std::io::Error),
     #[error("the answer can't be put into JSON")]

@@ -1,7 +1,8 @@
 //! The `moorline` command: a line of arguments becomes calls of the client, and answers become tables or JSON.
 //!
 //! [`args`] is the top of the command line; each noun has its own module with its arguments and what they do:
-//! `instance`, `data`, `operation`, `host`, `login`, `token`, `user`, `group`, `token_key`, `profile`, `completion`, `up`.
+//! `instance`, `data`, `operation`, `host`, `doctor`, `login`, `token`, `user`, `group`, `token_key`, `profile`,
+//! `completion`, `up`.
 //! `connection` finds out which control plane is meant and with which token, `name` which instance. `out` writes what a
 //! command found, `failure` what went wrong, and with which exit status: 0 done, 1 refused or failed, 2 misused, 3 no
 //! answer, 4 no such thing.
@@ -11,6 +12,7 @@ mod beginning;
 mod completion;
 mod connection;
 mod data;
+mod doctor;
 mod failure;
 mod group;
 mod host;
@@ -132,6 +134,7 @@ async fn dispatch(cli: Cli, key: IdempotencyKey, out: &mut Out) -> Result<(), Fa
         }
         Command::Login(args) => return login::login(args, &cli.connection, &environment, out).await,
         Command::Logout => return login::logout(&cli.connection, &environment, &key, out).await,
+        Command::Doctor(args) => return doctor::run(args, out).await,
         Command::Host(command) => return host::run(command, &cli.connection, &environment, key, out).await,
         command => command,
     };
@@ -151,6 +154,7 @@ async fn command_of_session(command: Command, session: &mut Session<'_>) -> Resu
         Command::User(command) => user::run(command, session).await,
         Command::Group(command) => group::run(command, session).await,
         Command::Host(_)
+        | Command::Doctor(_)
         | Command::Completion(_)
         | Command::Up(_)
         | Command::Profile(_)

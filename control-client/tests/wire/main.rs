@@ -3,6 +3,8 @@
 mod calls;
 #[cfg(feature = "cli")]
 mod command;
+#[cfg(feature = "cli")]
+mod doctor;
 mod host;
 #[cfg(feature = "cli")]
 mod login;
