@@ -2,17 +2,15 @@
 
 mod commands;
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Parser;
 use moorline_control::config::Config;
 use moorline_control::server::Server;
-use moorline_shared::cores;
+use moorline_shared::{cores, logs};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -22,7 +20,8 @@ Examples:
 
 Environment:
   MOORLINE_LOG  what is logged to the standard error: error, warn, info, debug or trace, or
-                rules as in moorline_control::http=debug,warn [default: info]";
+                rules as in moorline_control::http=debug,warn [default: info]
+  MOORLINE_LOG_FORMAT  text or json [default: text]";
 
 /// Holds the master copy of all instances' data and serves the API that users, hosts and tools speak.
 #[derive(Debug, Parser)]
@@ -61,13 +60,7 @@ impl Options {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let filter = EnvFilter::try_from_env("MOORLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // Colours are for people at a terminal, not for files and journals.
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    logs::begin()?;
     cores::write_none()?;
     let config = options.config()?;
     if let Some(command) = options.command {

@@ -1,6 +1,5 @@
 //! `moorline-host`: the host daemon. Options, logging, signals; everything else is the library.
 
-use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -8,12 +7,11 @@ use clap::{Parser, Subcommand};
 use moorline_host::config::Config;
 use moorline_host::daemon::{self, Daemon};
 use moorline_host::identity::enrol::{Former, enrol};
-use moorline_shared::cores;
 use moorline_shared::enrolment::EnrolmentToken;
+use moorline_shared::{cores, logs};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -23,7 +21,8 @@ Examples:
 
 Environment:
   MOORLINE_LOG  what is logged to the standard error: error, warn, info, debug or trace, or
-                rules as in moorline_host::link=debug,warn [default: info]";
+                rules as in moorline_host::link=debug,warn [default: info]
+  MOORLINE_LOG_FORMAT  text or json [default: text]";
 
 /// Keeps the data of each instance on this host and serves each instance what it may have, and nothing more.
 #[derive(Debug, Parser)]
@@ -57,13 +56,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let filter = EnvFilter::try_from_env("MOORLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    // Colours are for terminals; in a journal they are garbage.
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    logs::begin()?;
     cores::write_none()?;
     if let Some(Command::Enroll {
         token,

@@ -11,7 +11,8 @@
 //! [`signature`] says what a signature of a request is made over, for those who make and those who check one.
 //!
 //! `cores`, a feature that only the daemons ask for, keeps a process's memory out of core files: the one call of the system.
-//! `metrics`, another, is what they count and show to Prometheus; it reads what the kernel says of the process.
+//! `metrics`, another, is what they count and show to Prometheus; it reads what the kernel says of the process. `logs` is
+//! how they log.
 //!
 //! [`api`] holds the bodies of the control plane's HTTP API and of the feed to the hosts; [`agent`] those of the
 //! agent's local surface; [`host`] those of the host daemon's two sockets.
@@ -29,6 +30,8 @@ pub mod entry;
 pub mod host;
 pub mod id;
 pub mod link;
+#[cfg(feature = "logs")]
+pub mod logs;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 #[cfg(feature = "openapi")]
