@@ -85,14 +85,20 @@ impl Deployment {
 
     async fn begin(plan: Plan) -> Result<Self> {
         let folder = state_folder()?;
+        if let Some(archive) = &plan.found {
+            let mut unpack = tokio::process::Command::new("tar");
+            unpack.arg("xzf").arg(archive).arg("-C").arg(folder.path());
+            crate::process::finish(&mut unpack).await?;
+        }
         let port = plan.control_port.map_or_else(free_port, Ok)?;
         let settings = plan.control_settings.clone();
         let control = ControlPlane::start_at(port, &plan.programs, folder.path(), settings).await?;
         let config = plan.host_config(&host_name(), folder.path(), control.url());
         std::fs::write(host_toml(folder.path()), config).context("write the host's configuration")?;
-        control
-            .enrol_daemon(&host_name(), &folder.path().join("host"))
-            .await?;
+        if plan.found.is_none() {
+            let state = folder.path().join("host");
+            control.enrol_daemon(&host_name(), &state).await?;
+        }
         let mut deployment = Self {
             control,
             host: None,

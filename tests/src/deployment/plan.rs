@@ -23,6 +23,8 @@ pub struct Plan {
     /// Where the host daemon runs, if it has a network of its own.
     namespace: Option<PathBuf>,
     pub(super) control_settings: Vec<String>,
+    /// What its daemons find, if they are not the first.
+    pub(super) found: Option<PathBuf>,
     lines: Vec<(&'static str, String)>,
 }
 
@@ -49,6 +51,7 @@ impl Plan {
             control_url: None,
             namespace: None,
             control_settings: Vec::new(),
+            found: None,
             lines: Vec::new(),
         }
     }
@@ -81,6 +84,13 @@ impl Plan {
     #[must_use]
     pub fn control_setting(mut self, line: impl Into<String>) -> Self {
         self.control_settings.push(line.into());
+        self
+    }
+
+    /// The daemons find the states that are in this archive, as `tests/fixtures/record` makes them.
+    #[must_use]
+    pub fn finding(mut self, archive: impl Into<PathBuf>) -> Self {
+        self.found = Some(archive.into());
         self
     }
 

@@ -10,6 +10,7 @@ mod restore;
 mod secrets;
 mod telltale;
 mod tokens;
+mod upgrade;
 mod watchdog;
 
 use crate::alone::path;

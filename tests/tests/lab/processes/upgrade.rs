@@ -1,0 +1,139 @@
+//! What earlier releases left on disk, opened by this one: `tests/fixtures/record` made it.
+
+use crate::agent::Agent;
+use crate::alone::path;
+use anyhow::{Context, Result, ensure};
+use moorline_lab::deployment::{Deployment, Plan, Programs};
+use moorline_lab::process::{finish, finish_reading};
+use moorline_lab::setup::tools;
+use moorline_shared::InstanceId;
+use moorline_shared::api::data::ListQuery;
+use moorline_shared::api::operations::{OperationQuery, Outcome};
+use std::collections::BTreeMap;
+use std::io::{Seek as _, Write as _};
+
+/// Every form of the files that was released, the oldest first.
+const RECORDED: [&str; 1] = ["schema-1"];
+
+/// What the record says of its instance.
+const ENTRIES: [(&str, &str); 4] = [
+    ("config/greeting", "hello again"),
+    ("config/shared", "shared"),
+    ("config/there", "twice"),
+    ("db/password", "a secret"),
+];
+
+async fn instance(deployment: &Deployment) -> Result<InstanceId> {
+    let page = deployment
+        .client()
+        .describe_instances(&Default::default())
+        .await?;
+    let found = page
+        .instances
+        .into_iter()
+        .find(|found| found.name.as_deref() == Some("web"));
+    Ok(found.context("the instance is lost")?.id)
+}
+
+/// Entries with their values, the sealed one opened.
+async fn check_entries(deployment: &Deployment, id: InstanceId) -> Result<()> {
+    let query = ListQuery {
+        values: true,
+        ..ListQuery::default()
+    };
+    let page = deployment.client().list_instance_data(id, &query).await?;
+    let own = page
+        .entries
+        .iter()
+        .filter(|entry| !entry.path.starts_with("meta/"));
+    let paths: Vec<_> = own.map(|entry| entry.path.to_string()).collect();
+    ensure!(paths == ENTRIES.map(|(path, _)| path), "{paths:?}");
+    for (at, value) in ENTRIES {
+        let entry = deployment.client().get_instance_data(id, &path(at)).await?;
+        ensure!(entry.value.text() == Some(value), "{at} is {:?}", entry.value);
+    }
+    Ok(())
+}
+
+/// Records of everything that was done and of what was refused.
+async fn check_records(deployment: &Deployment) -> Result<()> {
+    let query = OperationQuery {
+        limit: Some(1_000),
+        ..OperationQuery::default()
+    };
+    let page = deployment.client().list_operations(&query).await?;
+    let mut seen: BTreeMap<&str, usize> = BTreeMap::new();
+    for operation in &page.operations {
+        *seen.entry(&operation.api).or_default() += 1;
+    }
+    for api in [
+        "EnrolHost",
+        "RegisterInstance",
+        "PutInstanceData",
+        "CreateUser",
+        "StageTokenKey",
+    ] {
+        ensure!(seen.contains_key(api), "no record of {api}: {seen:?}");
+    }
+    let refused = |operation: &&_| {
+        matches!(
+            operation,
+            moorline_shared::api::operations::Operation {
+                outcome: Outcome::Refused,
+                ..
+            }
+        )
+    };
+    ensure!(
+        page.operations.iter().any(|operation| refused(&operation)),
+        "{seen:?}"
+    );
+    Ok(())
+}
+
+/// The password and the keys of tokens, which are sealed, still open.
+async fn check_user(deployment: &Deployment) -> Result<()> {
+    let mut password = tempfile::tempfile()?;
+    password.write_all(b"a long password\n")?;
+    password.rewind()?;
+    let mut log_in = deployment.cli();
+    let home = deployment.folder().join("home");
+    log_in
+        .env_remove("MOORLINE_TOKEN_FILE")
+        .env("HOME", &home)
+        .env("XDG_CONFIG_HOME", &home);
+    log_in.args(["login", "--user", "ann", "--password-stdin"]);
+    finish_reading(&mut log_in, password).await?;
+    let mut group = deployment.cli();
+    let groups = finish(group.args(["group", "list"])).await?;
+    ensure!(groups.contains("operators"), "{groups}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_earlier_releases_left_is_read_and_gone_on_with() -> Result<()> {
+    for name in RECORDED {
+        let archive = tools::workspace().join(format!("tests/fixtures/{name}.tar.gz"));
+        let plan = Plan::new(Programs::build().await?).finding(archive);
+        // The host is in step by its old certificate, or has renewed it.
+        let deployment = plan.start().await.with_context(|| name.to_owned())?;
+        let id = instance(&deployment).await?;
+        check_entries(&deployment, id).await?;
+        check_records(&deployment).await?;
+        check_user(&deployment).await?;
+        let guest = deployment.register(Some(id), "web", BTreeMap::new()).await?;
+        ensure!(
+            guest.incarnation > 1,
+            "the life that the release began was forgotten"
+        );
+        std::fs::rename(
+            deployment.folder().join("agent"),
+            deployment.folder().join("web.agent"),
+        )?;
+        let agent = Agent::start(&deployment, "web", guest.socket()).await?;
+        agent.reads("config/there", "twice").await?;
+        super::put(deployment.client(), id, "config/there", "thrice").await?;
+        agent.reads("config/there", "thrice").await?;
+    }
+    Ok(())
+}
