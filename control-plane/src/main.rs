@@ -60,7 +60,7 @@ impl Options {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    logs::begin()?;
+    logs::begin(tracing::Level::INFO)?;
     cores::write_none()?;
     let config = options.config()?;
     if let Some(command) = options.command {

@@ -56,7 +56,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    logs::begin()?;
+    logs::begin(tracing::Level::INFO)?;
     cores::write_none()?;
     if let Some(Command::Enroll {
         token,

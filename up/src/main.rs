@@ -1,6 +1,5 @@
 //! `moorline-up`: what `moorline up` runs. Options, logging, signals; everything else is the library.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,14 +8,13 @@ use anyhow::Context as _;
 use clap::Parser;
 use moorline_client::LocalDeployment;
 use moorline_control::config::Config as ControlConfig;
-use moorline_shared::cores;
+use moorline_shared::{cores, logs};
 use moorline_up::config;
 use moorline_up::deployment::{Plan, Up};
 use moorline_up::machine::Machine;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -26,7 +24,8 @@ Examples:
 Environment:
   MOORLINE_STATE  the folder of the state; clients on this machine look there too
   MOORLINE_LOG    what is logged to the standard error: error, warn, info, debug or trace, or
-                  rules as in moorline_host::link=debug,warn [default: warn]";
+                  rules as in moorline_host::link=debug,warn [default: warn]
+  MOORLINE_LOG_FORMAT  text or json [default: text]";
 
 /// Runs the control plane and the host daemon of this machine in one process, with nothing to set up.
 ///
@@ -72,13 +71,7 @@ impl Options {
 fn main() -> anyhow::Result<()> {
     let began = Instant::now();
     let options = Options::parse();
-    let filter = EnvFilter::try_from_env("MOORLINE_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // Colours are for people at a terminal, not for files and journals.
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    logs::begin(tracing::Level::WARN)?;
     cores::write_none()?;
     let plan = options.plan()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
