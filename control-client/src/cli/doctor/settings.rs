@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::check::Check;
 use crate::endpoint::BaseUrl;
-use crate::host_socket::ADMIN_SOCKET;
+use crate::host_socket::admin_socket;
 
 /// A part of the configuration; keys that aren't here are somebody else's to look at.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -55,7 +55,7 @@ pub(super) struct Sockets {
 impl Default for Sockets {
     fn default() -> Self {
         Self {
-            admin: ADMIN_SOCKET.into(),
+            admin: admin_socket(),
         }
     }
 }

@@ -50,7 +50,8 @@ async fn check_entries(deployment: &Deployment, id: InstanceId) -> Result<()> {
     ensure!(paths == ENTRIES.map(|(path, _)| path), "{paths:?}");
     for (at, value) in ENTRIES {
         let entry = deployment.client().get_instance_data(id, &path(at)).await?;
-        ensure!(entry.value.text() == Some(value), "{at} is {:?}", entry.value);
+        let text = entry.value.as_ref().and_then(|value| value.text());
+        ensure!(text == Some(value), "{at} is {:?}", entry.value);
     }
     Ok(())
 }
@@ -75,19 +76,11 @@ async fn check_records(deployment: &Deployment) -> Result<()> {
     ] {
         ensure!(seen.contains_key(api), "no record of {api}: {seen:?}");
     }
-    let refused = |operation: &&_| {
-        matches!(
-            operation,
-            moorline_shared::api::operations::Operation {
-                outcome: Outcome::Refused,
-                ..
-            }
-        )
-    };
-    ensure!(
-        page.operations.iter().any(|operation| refused(&operation)),
-        "{seen:?}"
-    );
+    let refused = page
+        .operations
+        .iter()
+        .any(|operation| matches!(operation.outcome, Outcome::Refused { .. }));
+    ensure!(refused, "{seen:?}");
     Ok(())
 }
 
