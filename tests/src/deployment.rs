@@ -179,6 +179,18 @@ impl Deployment {
         Ok(())
     }
 
+    /// Waits until all that the host has is on its disk, up to the present.
+    pub async fn on_disk(&self) -> Result<()> {
+        let present = self.client().describe_hosts().await?.revision;
+        let socket = self.admin_socket()?;
+        let written = async || {
+            let cache = socket.status().await.ok()?.cache;
+            (cache.unwritten == 0 && cache.revision >= Some(present)).then_some(())
+        };
+        let written = wait::until("all to be on the host's disk", PATIENCE, written).await;
+        written.with_context(|| self.last_words())
+    }
+
     /// Kills the host daemon, as a crash would.
     pub async fn kill_host(&mut self) -> Result<()> {
         match self.host.take() {

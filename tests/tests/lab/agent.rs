@@ -4,9 +4,12 @@ use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, PATIENCE};
 use moorline_lab::process::{Running, finish, tied};
 use moorline_lab::wait;
+use moorline_shared::Revision;
 use moorline_shared::agent::{EntryReading, Listing};
 use serde::de::DeserializeOwned;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -15,8 +18,31 @@ use tokio::time::timeout;
 #[derive(Debug)]
 pub(crate) struct Agent {
     process: Running,
+    caller: Caller,
+    /// What it is started with, and where it says what it does.
+    arguments: Vec<OsString>,
+    log: PathBuf,
+}
+
+/// A program of the agent's machine that asks it.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller {
     program: PathBuf,
     socket: PathBuf,
+}
+
+impl Caller {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = tied(&self.program);
+        command.args(arguments).arg("--socket").arg(&self.socket);
+        command
+    }
+
+    /// What one of the agent's commands writes.
+    pub(crate) async fn ask(&self, arguments: &[&str]) -> Result<String> {
+        let output = finish(&mut self.command(arguments)).await?;
+        Ok(output.trim_end_matches('\n').to_owned())
+    }
 }
 
 impl Agent {
@@ -32,23 +58,22 @@ impl Agent {
         link: PathBuf,
         options: &[&str],
     ) -> Result<Self> {
-        let program = deployment.programs().agent().await?;
-        let socket = deployment.folder().join(format!("{name}.agent.sock"));
-        let mut command = tied(&program);
-        command
-            .arg("run")
-            .arg("--link")
-            .arg(format!("unix:{}", link.display()))
-            .arg("--socket")
-            .arg(&socket)
-            .arg("--state")
-            .arg(deployment.folder().join(format!("{name}.agent")))
-            .args(options);
+        let caller = Caller {
+            program: deployment.programs().agent().await?,
+            socket: deployment.folder().join(format!("{name}.agent.sock")),
+        };
+        let state = deployment.folder().join(format!("{name}.agent"));
+        let link = format!("unix:{}", link.display());
+        let mut arguments: Vec<OsString> = vec!["run".into(), "--link".into(), link.into()];
+        arguments.extend(["--socket".into(), caller.socket.clone().into()]);
+        arguments.extend(["--state".into(), state.into()]);
+        arguments.extend(options.iter().map(OsString::from));
         let log = deployment.folder().join(format!("{name}.agent.log"));
         let agent = Self {
-            process: Running::start("moorline-agent", &mut command, log)?,
-            program,
-            socket,
+            process: launched(&caller, &arguments, &log)?,
+            caller,
+            arguments,
+            log,
         };
         agent
             .until("its data", &["get", "meta/instance-id"], |_| true)
@@ -56,26 +81,35 @@ impl Agent {
         Ok(agent)
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = tied(&self.program);
-        command.args(arguments).arg("--socket").arg(&self.socket);
-        command
+    /// Starts it again, without waiting for anything.
+    pub(crate) fn launch(&mut self) -> Result<()> {
+        self.process = launched(&self.caller, &self.arguments, &self.log)?;
+        Ok(())
+    }
+
+    /// Kills it, as a crash would.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        self.process.kill().await
+    }
+
+    /// Who asks it.
+    pub(crate) fn caller(&self) -> &Caller {
+        &self.caller
     }
 
     /// The line with which a program has one of its commands run.
     pub(crate) fn line(&self, arguments: &str) -> String {
         format!(
             "{} {arguments} --socket {}",
-            self.program.display(),
-            self.socket.display()
+            self.caller.program.display(),
+            self.caller.socket.display()
         )
     }
 
     /// What one of its commands writes.
     pub(crate) async fn ask(&self, arguments: &[&str]) -> Result<String> {
-        let output = finish(&mut self.command(arguments)).await;
-        let output = output.with_context(|| self.process.last_words())?;
-        Ok(output.trim_end_matches('\n').to_owned())
+        let said = self.caller.ask(arguments).await;
+        said.with_context(|| self.process.last_words())
     }
 
     /// The same, parsed.
@@ -114,9 +148,27 @@ impl Agent {
         Ok(())
     }
 
+    /// Waits until it mirrors these entries and no others: their revisions and texts, by path.
+    pub(crate) async fn mirrors(&self, wanted: &BTreeMap<String, (Revision, String)>) -> Result<()> {
+        let mirrored = async || {
+            let listing = self.list("").await.ok()?;
+            let entries = listing.entries.into_iter().map(|entry| {
+                let text = entry
+                    .value
+                    .as_ref()
+                    .and_then(|value| value.text())
+                    .unwrap_or_default();
+                (entry.path.to_string(), (entry.revision, text.to_owned()))
+            });
+            (entries.collect::<BTreeMap<_, _>>() == *wanted).then_some(())
+        };
+        let mirrored = wait::until("the mirror to be the master's copy", PATIENCE, mirrored).await;
+        mirrored.with_context(|| self.process.last_words())
+    }
+
     /// Begins a watch, and waits until it has begun.
     pub(crate) async fn watch(&self, prefix: &str) -> Result<Watching> {
-        let mut command = self.command(&["watch", "--json", prefix]);
+        let mut command = self.caller.command(&["watch", "--json", prefix]);
         let mut process = command.stdout(std::process::Stdio::piped()).spawn()?;
         let output = process.stdout.take().context("the command's output")?;
         let mut watching = Watching {
@@ -128,6 +180,11 @@ impl Agent {
             .await?;
         Ok(watching)
     }
+}
+
+fn launched(caller: &Caller, arguments: &[OsString], log: &Path) -> Result<Running> {
+    let mut command = tied(&caller.program);
+    Running::start("moorline-agent", command.args(arguments), log.to_owned())
 }
 
 /// A watch under way, which ends when it is dropped.

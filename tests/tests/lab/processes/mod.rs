@@ -5,6 +5,7 @@ mod acknowledged;
 mod control_plane;
 mod cuts;
 mod host_daemon;
+mod kills;
 mod partition;
 mod restore;
 mod secrets;
