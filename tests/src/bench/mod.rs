@@ -2,7 +2,8 @@
 //!
 //! [`Bench`] names them; [`run`] builds what is measured, in the profiles that are shipped, sets it up, measures, and
 //! prints a [`report`]. `link` is about guests and their host, `feed` about changes at the control plane, `tokens` about
-//! what shows who asks, `imds` about the metadata service in a guest and a guest's own writes.
+//! what shows who asks, `imds` about the metadata service in a guest and a guest's own writes, `footprint` about
+//! what all of it takes while nothing happens.
 //!
 //! The method is the same for all. What is compared takes turns, many short ones, and a row shows the median of the
 //! turns' own ratios beside the smallest and the largest ([`spread`]). The load comes from one small program
@@ -10,6 +11,7 @@
 //! core 0, and its processor time per request is told as well. [`servers`] starts ours, [`peers`] the others'.
 
 mod feed;
+mod footprint;
 mod imds;
 mod link;
 mod load;
@@ -44,6 +46,8 @@ pub enum Bench {
     Tokens,
     /// Reads from the metadata service in a guest, and a guest's own writes.
     Imds,
+    /// What everything takes while nobody asks it anything.
+    Footprint,
 }
 
 /// Sets up, measures and prints. A goal that isn't met is told and is no failure.
@@ -58,12 +62,14 @@ pub async fn run(bench: Bench, form: Form) -> Result<()> {
         Bench::Feed => feed::measure(&programs).await?,
         Bench::Tokens => tokens::measure(&programs).await?,
         Bench::Imds => imds::measure(&programs).await?,
+        Bench::Footprint => footprint::measure(&programs).await?,
     };
     let name = match bench {
         Bench::Link => "link",
         Bench::Feed => "feed",
         Bench::Tokens => "tokens",
         Bench::Imds => "imds",
+        Bench::Footprint => "footprint",
     };
     println!("{}", Report { name, rows }.show(form)?);
     eprintln!(

@@ -277,7 +277,7 @@ fn config(control: &ControlPlane, folder: &Path) -> String {
          [control]\nurl = \"https://{}\"\n\
          [capacity]\nvcpus = 1\nmemory_mib = 128\n\
          [sockets]\nregister = {}\nadmin = {}\n\
-         [link]\nvsock = \"off\"\nupstream_per_second = 1000\nrelays_per_second = 1000\n\
+         [link]\nvsock = \"off\"\nupstream_per_second = 1000\nrelays_per_second = 1000\nguests = 2000\n\
          [external]\ndirectories = [{}]\n",
         quoted(folder.join("host")),
         control.address,
