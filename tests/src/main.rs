@@ -103,8 +103,9 @@ async fn make_packages() -> Result<()> {
         host,
         command,
     } = Packages::make(&cache, Purpose::Use).await?;
+    let up = package::up(&cache, Purpose::Use).await?;
     let agent = package::agent(&cache, Purpose::Use).await?;
-    for made in [control, host, command, agent] {
+    for made in [control, host, command, up, agent] {
         println!("{}", made.display());
     }
     Ok(())

@@ -7,7 +7,12 @@ use std::path::{Path, PathBuf};
 use tokio::sync::OnceCell;
 
 /// What runs on hosts and where users are.
-const DAEMONS: [&str; 3] = ["moorline-control", "moorline-host", "moorline-client"];
+const PACKAGES: [&str; 4] = [
+    "moorline-control",
+    "moorline-host",
+    "moorline-client",
+    "moorline-up",
+];
 
 /// Where our programs are.
 #[derive(Clone, Debug)]
@@ -20,8 +25,7 @@ impl Programs {
     pub async fn build() -> Result<Self> {
         static BUILT: OnceCell<Programs> = OnceCell::const_new();
         let build = async || {
-            let with_up: Vec<_> = DAEMONS.into_iter().chain(["moorline-up"]).collect();
-            cargo_build("the daemons", &with_up, "dev").await?;
+            cargo_build("the daemons", &PACKAGES, "dev").await?;
             Ok(Self {
                 folder: tools::target_folder().join("debug"),
             })
@@ -31,7 +35,7 @@ impl Programs {
 
     /// Builds the daemons and the command line as they are to be used.
     pub async fn build_release() -> Result<Self> {
-        cargo_build("the daemons as they are to be used", &DAEMONS, "release").await?;
+        cargo_build("the daemons as they are to be used", &PACKAGES, "release").await?;
         Ok(Self {
             folder: tools::target_folder().join("release"),
         })

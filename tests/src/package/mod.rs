@@ -26,6 +26,9 @@ const SHELLS: [(&str, &str); 3] = [
     ("fish", "moorline.fish"),
 ];
 
+/// What users run rather than administrators; its manual pages are in section 1 instead of 8.
+const OF_USERS: [&str; 2] = ["moorline", "moorline-up"];
+
 /// The packages, by their files.
 #[derive(Debug, Clone)]
 pub struct Packages {
@@ -64,10 +67,7 @@ impl Packages {
     ///
     /// Fails when a program can't be built, or when cargo-deb can't be had or finds something missing.
     pub async fn make(cache: &Cache, purpose: Purpose) -> Result<Self> {
-        let (programs, profile) = match purpose {
-            Purpose::Use => (Programs::build_release().await?, "release"),
-            Purpose::Test { .. } => (Programs::build().await?, "dev"),
-        };
+        let (programs, profile) = programs(purpose).await?;
         let make = async |of, name: &str| {
             let program = Program {
                 of,
@@ -83,6 +83,28 @@ impl Packages {
             command: make("moorline-client", "moorline").await?,
         })
     }
+}
+
+/// The programs of hosts and users, and the profile by which cargo built them.
+async fn programs(purpose: Purpose) -> Result<(Programs, &'static str)> {
+    Ok(match purpose {
+        Purpose::Use => (Programs::build_release().await?, "release"),
+        Purpose::Test { .. } => (Programs::build().await?, "dev"),
+    })
+}
+
+/// Makes the package of control plane and host daemon in one process.
+///
+/// Fails as [`Packages::make`] does.
+pub async fn up(cache: &Cache, purpose: Purpose) -> Result<PathBuf> {
+    let (programs, profile) = programs(purpose).await?;
+    let program = Program {
+        of: "moorline-up",
+        path: programs.path("moorline-up"),
+        profile,
+        guest: None,
+    };
+    package(cache, purpose, &program).await
 }
 
 /// Makes the package of the agent, for guests.
@@ -141,12 +163,17 @@ async fn write_documents(program: &Path) -> Result<()> {
         let path = folder.join(file);
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     };
+    let section = if OF_USERS.contains(&name) { 1 } else { 8 };
+    write(
+        &format!("{name}.{section}"),
+        manual::page(program, section).await?,
+    )?;
     if name != "moorline" {
-        return write(&format!("{name}.8"), manual::page(program, 8).await?);
+        return Ok(());
     }
     for (shell, file) in SHELLS {
         let script = process::finish(Command::new(program).args(["completion", shell])).await?;
         write(file, script)?;
     }
-    write("moorline.1", manual::page(program, 1).await?)
+    Ok(())
 }
