@@ -68,14 +68,11 @@ pub fn begin(least: Level) -> Result<(), LogError> {
     Ok(subscriber(Form::chosen()?, filter, io::stderr).try_init()?)
 }
 
-fn subscriber<W: Write>(
+fn subscriber<W: Write + 'static>(
     form: Form,
     filter: EnvFilter,
     to: impl Fn() -> W + Send + Sync + 'static,
-) -> Box<dyn Subscriber + Send + Sync>
-where
-    for<'w> Lines<W>: 'w,
-{
+) -> Box<dyn Subscriber + Send + Sync> {
     let lines = Makes { form, to };
     let base = tracing_subscriber::fmt().with_env_filter(filter);
     match form {

@@ -126,6 +126,7 @@ fn daemon(path: &Path, pid: u32, ill: Ill) -> JoinSet<()> {
     let status = json!({
         "host": "h1", "build": format!("moorline-host {build}"), "pid": pid, "started_at": now(-60),
         "feed": {"in_step": well, "heard_ms_ago": 90_000},
+        "cache": {"unwritten": 0, "set_aside": 0, "error": (!well).then_some("the disk is full")},
         "certificate": {"from": now(-100), "until": now(if well { 1_000 } else { -1 })},
         "instances": [],
     });
@@ -156,6 +157,7 @@ async fn a_host_that_is_well_is_told_so() {
         "release",
         "certificate",
         "feed",
+        "cache",
         "control plane",
         "clock",
         "kvm",
@@ -182,6 +184,7 @@ async fn what_is_wrong_inside_is_told_with_what_to_do() {
         ("release", "warn"),
         ("feed", "warn"),
         ("certificate", "fail"),
+        ("cache", "fail"),
         ("clock", "fail"),
     ] {
         assert_eq!(verdict(&report, name), found, "{report:#}");
@@ -191,7 +194,7 @@ async fn what_is_wrong_inside_is_told_with_what_to_do() {
     let table = String::from_utf8(output.stdout).unwrap();
     assert!(table.contains("-> set it, and keep it so"), "{table}");
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("2 of these checks failed"), "{said}");
+    assert!(said.contains("3 of these checks failed"), "{said}");
 }
 
 #[tokio::test]

@@ -26,6 +26,9 @@ pub(super) async fn text(services: &Services) -> Result<String, Ending> {
     counted.connections(&mut scrape);
     counted.feed(&mut scrape);
     stand(&guests, &mut scrape);
+    let help = "Instances whose data are not on disk as they are in memory";
+    let unwritten = services.cache.status().unwritten;
+    scrape.gauge("moorline_host_cache_unwritten_instances", help, shown(unwritten));
     vms(services, &mut scrape);
     let credentials = services.credentials.status().await;
     held(credentials.values().flatten(), &mut scrape);

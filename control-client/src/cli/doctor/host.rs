@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use moorline_shared::Timestamp;
 use moorline_shared::api::health::Health;
-use moorline_shared::host::{CertificateStatus, HostStatus};
+use moorline_shared::host::{CacheStatus, CertificateStatus, HostStatus};
 
 use super::check::Check;
 use super::settings::Settings;
@@ -41,6 +41,7 @@ pub(super) fn daemon(settings: &Settings, status: &Result<HostStatus, String>, c
     checks.push(release(&status.build));
     checks.push(certificate(status.certificate, now()));
     checks.push(feed(status));
+    checks.push(cache(&status.cache));
 }
 
 /// A daemon that runs answers; who may not ask can't tell.
@@ -134,6 +135,21 @@ fn feed(status: &HostStatus) -> Check {
         format!("not in step; the control plane was heard {heard} ago"),
         advice,
     )
+}
+
+/// Whether what the host has outlives a restart without the control plane.
+fn cache(cache: &CacheStatus) -> Check {
+    const NAME: &str = "cache";
+    let advice =
+        "see the disk below: until it takes files again, a restart without the control plane loses the rest";
+    match (&cache.error, cache.unwritten) {
+        (Some(error), _) => Check::fail(NAME, error, advice),
+        (None, 0) => Check::ok(NAME, "all data of instances are on disk"),
+        (None, unwritten) => Check::ok(
+            NAME,
+            format!("the data of {unwritten} instances are on their way to the disk"),
+        ),
+    }
 }
 
 /// Whether the control plane answers this machine, and what its clock says.
