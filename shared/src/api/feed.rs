@@ -256,7 +256,7 @@ pub struct FeedEntry {
     pub content_type: ContentType,
     /// The bytes.
     pub value: Value,
-    /// Whether it is secret: a host keeps it in memory only, and shows it to its reader only; absent if it isn't.
+    /// Whether it is secret: a host keeps it sealed on its disk, and shows it to its reader only; absent if it isn't.
     #[serde(default, skip_serializing_if = "super::data::is_false")]
     pub secret: bool,
     /// When it stops being valid; absent for never.
