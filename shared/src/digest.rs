@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest as _, Sha256};
 
+use crate::revision::Revision;
+
 /// A SHA-256 digest; 64 lowercase hexadecimal digits as text, 32 bytes on the guest link.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
@@ -29,6 +31,52 @@ impl Digest {
     /// The 32 bytes.
     pub fn bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// An entry as it counts in the digest of what a reader sees: that it is valid for a while only, doesn't. On the guest
+/// link it is known by this encoding, which never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Row<'a> {
+    /// Its name.
+    pub path: &'a str,
+    /// When it last changed.
+    pub revision: Revision,
+    /// What the bytes are.
+    pub content_type: &'a str,
+    /// Whether it is secret.
+    pub secret: bool,
+    /// The digest of the bytes.
+    pub value: Digest,
+}
+
+/// Makes the digest of what a reader sees of an instance, by which two who should see the same can tell whether they do.
+#[derive(Clone, Default)]
+pub struct ViewDigest(Sha256);
+
+impl ViewDigest {
+    /// Takes in the next entry. They come in byte order of their paths.
+    pub fn add(&mut self, row: &Row<'_>) {
+        // Postcard fails only for types that it can't express, and a row is none.
+        self.0.update(postcard::to_stdvec(row).unwrap_or_default());
+    }
+
+    /// The digest of all entries together.
+    pub fn finish(self) -> Digest {
+        Digest(self.0.finalize().into())
+    }
+
+    /// The same of all rows at once.
+    pub fn of<'a>(rows: impl IntoIterator<Item = Row<'a>>) -> Digest {
+        let mut digest = Self::default();
+        rows.into_iter().for_each(|row| digest.add(&row));
+        digest.finish()
+    }
+}
+
+impl fmt::Debug for ViewDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ViewDigest")
     }
 }
 

@@ -10,11 +10,12 @@ mod play;
 mod vectors;
 
 use bytes::BytesMut;
+use moorline_shared::digest::{Row, ViewDigest};
 use moorline_shared::entry::MAX_VALUE_BYTES;
 use moorline_shared::link::body::{
-    Applied, Beat, Begin, Busy, Challenge, Code, Commit, Credential, Credit, Ended, Found, Get, GoAway,
-    Hello, HelloAck, Item, LinkKey, List, Listing, Refused, Relay, Relayed, Secrets, Session, SessionOver,
-    Standing, Watch,
+    Applied, Beat, Begin, Busy, Challenge, Code, Commit, Credential, Credit, Differs, Ended, Found, Get,
+    GoAway, Hello, HelloAck, Item, LinkKey, List, Listing, MirrorDigest, Refused, Relay, Relayed, Secrets,
+    Session, SessionOver, Standing, Watch,
 };
 use moorline_shared::link::frame::{HEADER_BYTES, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, put_header};
 use moorline_shared::link::proof::proof;
@@ -63,6 +64,8 @@ fn through_its_type(kind: Kind, body: &[u8]) -> Option<(Vec<u8>, Json)> {
         Kind::LinkKey => through::<LinkKey>(body),
         Kind::Secrets => through::<Secrets>(body),
         Kind::SessionOver => through::<SessionOver>(body),
+        Kind::Digest => through::<MirrorDigest>(body),
+        Kind::Differs => through::<Differs>(body),
         Kind::Get => through::<Get<'_>>(body),
         Kind::List => through::<List>(body),
         Kind::Watch => through::<Watch>(body),
@@ -185,6 +188,32 @@ fn every_content_is_a_row_of_items() {
 }
 
 #[test]
+fn every_view_is_a_row_of_rows() {
+    let golden = golden();
+    for view in &golden.views {
+        let mut out = Vec::new();
+        view.rows.iter().for_each(|row| golden.put(&mut out, "Row", row));
+        assert_eq!(hex(&out), view.hex, "{}", view.name);
+        let text = |row: &Json, field: &str| row[field].as_str().unwrap().to_owned();
+        let texts = |row: &Json| ["path", "content_type", "value"].map(|field| text(row, field));
+        let rows: Vec<_> = view.rows.iter().map(|row| (row, texts(row))).collect();
+        let rows = rows.iter().map(|(row, [path, content_type, value])| Row {
+            path,
+            revision: serde_json::from_value(text_of_revision(&row["revision"])).unwrap(),
+            content_type,
+            secret: row["secret"].as_bool().unwrap(),
+            value: value.parse().unwrap(),
+        });
+        assert_eq!(ViewDigest::of(rows).to_string(), view.sha256, "{}", view.name);
+    }
+}
+
+/// A revision of the vectors as the code reads it.
+fn text_of_revision(pair: &Json) -> Json {
+    format!("{}.{}", pair[0], pair[1]).into()
+}
+
+#[test]
 fn every_single_value_is_in_the_document() {
     let golden = golden();
     for Single {
@@ -219,6 +248,7 @@ fn every_frame_of_the_document_is_a_vector() {
         let expected = match line.split_once(' ') {
             Some(("```frame", name)) => &golden.vector(name).hex,
             Some(("```content", name)) => &golden.content(name).hex,
+            Some(("```view", name)) => &golden.view(name).hex,
             _ => continue,
         };
         let block = lines.by_ref().take_while(|line| *line != "```");

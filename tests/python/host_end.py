@@ -31,6 +31,8 @@ class HostEnd:
             self._data(frame)
         elif frame.kind == "APPLIED" and (frame.stream == 0 or frame.stream in self._missing):
             raise Fault(Class.PLACE, "no batch was sent")
+        elif frame.kind == "DIFFERS":
+            raise Fault(Class.PLACE, "nothing was compared")
         elif frame.kind == "HELLO" and frame.stream != 0:
             raise Fault(Class.PLACE, "HELLO is on stream 0")
         self._before_hello = False

@@ -71,6 +71,14 @@ class Vectors(unittest.TestCase):
                 self.assertEqual(b"".join(encoding.encode(STRUCTS["Item"], item) for item in items), data)
                 self.assertEqual(hashlib.sha256(data).hexdigest(), vector["sha256"])
 
+    def test_views(self) -> None:
+        for vector in GOLDEN["views"]:
+            with self.subTest(vector["name"]):
+                rows = [fields(STRUCTS["Row"], row) for row in vector["rows"]]
+                data = b"".join(encoding.encode(STRUCTS["Row"], row) for row in rows)
+                self.assertEqual(data, bytes.fromhex(vector["hex"]))
+                self.assertEqual(hashlib.sha256(data).hexdigest(), vector["sha256"])
+
     def test_proof(self) -> None:
         proof = {name: bytes.fromhex(text) for name, text in GOLDEN["proof"].items() if name != "frame"}
         made = hmac.digest(proof["key"], proof["nonce"], hashlib.sha256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import unittest
+from dataclasses import replace
 from pathlib import Path
 
 from golden import FRAMES, GOLDEN, frame, frame_bytes
@@ -180,6 +181,31 @@ class Standing(unittest.TestCase):
         further = {"revision": Revision(1, 13), "age_ms": 0, "freshness": "fresh"}
         peer.takes(Frame("STANDING", SESSION, further).encoded(), now=9.0)
         self.assertEqual(peer.mirror.known, 5.0)
+
+
+class Comparing(unittest.TestCase):
+    """What the host says of the mirror."""
+
+    def test_a_right_mirror_is_silent(self) -> None:
+        peer = Peer.begun()
+        peer.hears(*Standing.SNAPSHOT)
+        peer.says()
+        peer.hears("digest-snapshot")
+        self.assertEqual(peer.says(), b"")
+
+    def test_a_damaged_one_says_so(self) -> None:
+        peer = Peer.begun()
+        peer.hears(*Standing.SNAPSHOT)
+        peer.says()
+        entry = peer.mirror.entries["net/name"]
+        peer.mirror.entries["net/name"] = replace(entry, value=b"web-2")
+        peer.hears("digest-snapshot")
+        self.assertEqual(peer.says(), frame_bytes("differs"))
+
+    def test_none_says_so(self) -> None:
+        peer = Peer.begun()
+        peer.hears("digest-snapshot")
+        self.assertEqual(peer.says(), frame_bytes("differs-empty"))
 
 
 class Streams(unittest.TestCase):

@@ -286,6 +286,7 @@ impl<'a> Driver<'a> {
                 self.given.credentials.told();
                 self.given.mirror.stand(standing(said, now), now);
             }
+            GuestEvent::Digest(said) => self.compare(&said, now),
             GuestEvent::GoAway(said) => return Err(Lost::GoAway(said)),
             other => {
                 self.progressed = true;
@@ -319,6 +320,17 @@ impl<'a> Driver<'a> {
             Life::Mistaken => Err(Lost::Mistaken),
             Life::First | Life::Same | Life::Another => Ok(()),
         }
+    }
+
+    /// Looks whether the mirror is what the host says, and has it replaced if it isn't.
+    fn compare(&self, said: &body::MirrorDigest, now: Moment) {
+        let mirror = self.given.mirror.read();
+        let revision = mirror.applied();
+        if revision == Some(said.revision) && mirror.digest() == said.digest {
+            return;
+        }
+        tracing::warn!(at = %said.revision, "the mirror is not what the host has: asking for all of it anew");
+        self.line.core().differs(&body::Differs { revision }, now);
     }
 
     /// One that can't be used costs nothing but itself: what was held before stays until it runs out.

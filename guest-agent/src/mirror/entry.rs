@@ -2,9 +2,10 @@
 
 use bytes::Bytes;
 use http::HeaderValue;
+use moorline_shared::digest::Row;
 use moorline_shared::link::Moment;
 use moorline_shared::link::body::Mirrored;
-use moorline_shared::{EntryPath, Revision};
+use moorline_shared::{Digest, EntryPath, Revision};
 
 /// An entry at the revision of its last change. `Debug` shows no value.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +33,24 @@ impl Entry {
             content_type: content_type.unwrap_or(HeaderValue::from_static("application/octet-stream")),
             etag: etag(mirrored.revision),
         }
+    }
+
+    /// It as it counts in the digest of all.
+    pub(super) fn row(&self) -> Row<'_> {
+        Row {
+            path: self.path.as_str(),
+            revision: self.revision,
+            content_type: self.content_type.to_str().unwrap_or_default(),
+            secret: self.is_secret,
+            value: Digest::of(self.value.bytes()),
+        }
+    }
+
+    /// Whether it is the same entry as another, whenever each came. A revision alone doesn't say so where a mirror was
+    /// damaged.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        let known = |entry: &Self| (entry.revision, entry.is_secret);
+        known(self) == known(other) && self.content_type == other.content_type && self.value == other.value
     }
 
     /// The same as it came, with what is left of its validity at `now`.

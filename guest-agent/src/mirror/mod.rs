@@ -31,7 +31,8 @@ use moorline_shared::entry::{MAX_ENTRIES, MAX_INSTANCE_BYTES};
 use moorline_shared::link::Moment;
 use moorline_shared::link::body::{Item, Secrets};
 use moorline_shared::link::session::DEAD_MS;
-use moorline_shared::{EntryPath, PathPrefix, Revision};
+use moorline_shared::digest::ViewDigest;
+use moorline_shared::{Digest, EntryPath, PathPrefix, Revision};
 
 pub use entry::{Entry, etag};
 pub use kept::{Kept, MAX_FILE_BYTES, Origin, Stamp, Unreadable};
@@ -406,6 +407,11 @@ impl Mirror {
         self.bytes
     }
 
+    /// What all of it comes to, by which the host's copy and this one are compared. It looks at every byte.
+    pub fn digest(&self) -> Digest {
+        ViewDigest::of(self.entries.values().map(|entry| entry.row()))
+    }
+
     /// Where a watch of what comes from now on begins.
     pub fn cursor(&self) -> Cursor {
         self.log.end()
@@ -446,7 +452,7 @@ fn difference(
     let changed = after.iter().filter(|(path, entry)| {
         before
             .get(*path)
-            .is_none_or(|before| before.revision() != entry.revision())
+            .is_none_or(|before| !before.is_same(entry))
     });
     let all = gone.chain(changed.map(|(path, entry)| (path, Some(Arc::clone(entry)))));
     all.map(|(path, entry)| Changed {

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 use moorline_shared::api::{OPERATION, SERVER_TIME};
+use moorline_shared::digest::{Row, ViewDigest};
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{
-    Code, Found, Freshness, Hello, HelloAck, Item, LinkKey, Listed, Listing, Mirrored, Relay, Relayed,
-    Secrets, Standing,
+    Code, Found, Freshness, Hello, HelloAck, Item, LinkKey, Listed, Listing, MirrorDigest, Mirrored, Relay,
+    Relayed, Secrets, Standing,
 };
 use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent, Told};
 use moorline_shared::link::{KindSet, StreamId};
 use moorline_shared::secret::SecretKey;
 use moorline_shared::signature::{Input, SIGNATURE_INPUT, WINDOW_SECONDS};
-use moorline_shared::{EntryPath, InstanceId, PathPrefix, Revision, Timestamp};
+use moorline_shared::{Digest, EntryPath, InstanceId, PathPrefix, Revision, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
@@ -106,6 +107,10 @@ impl Connection {
                 later if !self.core.can_push(StreamId::SESSION) => {
                     self.host.state.borrow_mut().orders.push(later);
                 }
+                Order::Compare if self.sent != Some(self.host.state.borrow().revision) => {
+                    self.host.state.borrow_mut().orders.push(Order::Compare);
+                }
+                Order::Compare => self.compare(),
                 Order::Gap => self.odd_batch(1_000_000, 1_000_001, &[]),
                 Order::RunOut(path) => {
                     let path = path.parse().unwrap();
@@ -116,6 +121,23 @@ impl Connection {
             }
         }
         Some(())
+    }
+
+    /// Says what the guest's mirror is if nothing went wrong.
+    fn compare(&mut self) {
+        let state = self.host.state.borrow();
+        let rows = state.own.iter().map(|(path, entry)| Row {
+            path: path.as_str(),
+            revision: entry.revision,
+            content_type: &entry.content_type,
+            secret: state.secret.contains(path.as_str()),
+            value: Digest::of(entry.value.bytes()),
+        });
+        let digest = MirrorDigest {
+            revision: Revision::new(1, state.revision),
+            digest: ViewDigest::of(rows),
+        };
+        assert_eq!(self.core.digest(&digest, now()), Told::Queued);
     }
 
     /// Sends a batch, and before it which of its entries are secret.
@@ -257,6 +279,10 @@ impl Connection {
             HostEvent::Cancelled(stream, _) => {
                 self.watches.remove(&stream);
                 self.host.state.borrow_mut().cancelled += 1;
+            }
+            HostEvent::Differs(_) => {
+                self.host.state.borrow_mut().differed += 1;
+                self.sent = None;
             }
             HostEvent::Applied(..) | HostEvent::GoAway(_) => {}
         }

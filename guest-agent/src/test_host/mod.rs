@@ -39,6 +39,8 @@ pub(crate) enum Order {
     Gap,
     /// A batch that removes an entry without a commit.
     RunOut(&'static str),
+    /// What the mirror is, if it is right.
+    Compare,
     /// The instance's token or a role's credentials, from now on.
     Give(Box<Give>),
 }
@@ -66,6 +68,8 @@ pub(crate) struct HostState {
     pub(crate) standing: (Freshness, u32),
     pub(crate) hellos: Vec<Hello>,
     pub(crate) snapshots: usize,
+    /// How often a guest said that its mirror is something else.
+    pub(crate) differed: usize,
     pub(crate) asked: Vec<String>,
     pub(crate) cancelled: usize,
     /// How many watches have their snapshot.
@@ -154,6 +158,7 @@ impl TestHost {
             standing: (Freshness::Fresh, 0),
             hellos: Vec::new(),
             snapshots: 0,
+            differed: 0,
             asked: Vec::new(),
             cancelled: 0,
             watches: 0,

@@ -257,6 +257,7 @@ proptest! {
             prop_assert!(present, "what the feed brought is not shown");
             let bytes: usize = shown.iter().map(|(at, (_, value))| at.len() + value.len() + "text/plain".len()).sum();
             prop_assert_eq!(view.bytes(), bytes);
+            prop_assert_eq!(view.digest(), view.digest_of(|_| true), "the digest is of another state");
         }
         let head = master.head();
         prop_assert_eq!(content(cache.own(&id(1)).unwrap()), master.states[head].clone());

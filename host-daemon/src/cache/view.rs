@@ -1,12 +1,14 @@
 //! A view: entries by path, with the account of what they take.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use moorline_shared::api::feed::{FeedEntry, View as WholeView, ViewId};
+use moorline_shared::digest::{Row, ViewDigest};
 use moorline_shared::entry::{ContentType, MAX_ENTRIES, MAX_INSTANCE_BYTES, Value};
 use moorline_shared::link::Moment;
-use moorline_shared::{EntryPath, PathPrefix, Revision};
+use moorline_shared::{Digest, EntryPath, PathPrefix, Revision};
 
 use super::{Image, Now, What};
 
@@ -56,6 +58,17 @@ impl CachedEntry {
         self.deadline.map(|deadline| deadline.since(now))
     }
 
+    /// It as it counts in the digest of a view.
+    fn row<'a>(&'a self, path: &'a EntryPath) -> Row<'a> {
+        Row {
+            path: path.as_str(),
+            revision: self.revision,
+            content_type: self.content_type.as_str(),
+            secret: self.secret,
+            value: Digest::of(self.value.bytes()),
+        }
+    }
+
     fn cost(&self, path: &EntryPath) -> usize {
         path.len() + self.content_type.as_str().len() + self.value.len()
     }
@@ -77,6 +90,8 @@ pub struct View {
     next_deadline: Option<Moment>,
     /// The last batch that changed it.
     batch: u64,
+    /// What all entries come to, as long as none has changed since somebody asked.
+    digest: Cell<Option<Digest>>,
 }
 
 /// Whether readers are answered from the view.
@@ -101,6 +116,7 @@ impl View {
             gap: None,
             next_deadline: None,
             batch,
+            digest: Cell::default(),
         }
     }
 
@@ -198,7 +214,22 @@ impl View {
         self.entries.iter()
     }
 
+    /// What all entries come to, by which whoever should have the same is compared. It looks at every byte if something
+    /// changed since the last time.
+    pub fn digest(&self) -> Digest {
+        let digest = self.digest.get().unwrap_or_else(|| self.digest_of(|_| true));
+        self.digest.set(Some(digest));
+        digest
+    }
+
+    /// The same of the entries that are `shown`.
+    pub fn digest_of(&self, shown: impl Fn(&CachedEntry) -> bool) -> Digest {
+        let entries = self.entries.iter().filter(|(_, entry)| shown(entry));
+        ViewDigest::of(entries.map(|(path, entry)| entry.row(path)))
+    }
+
     fn insert(&mut self, path: EntryPath, entry: CachedEntry) {
+        self.digest.take();
         self.next_deadline = earlier(self.next_deadline, entry.deadline);
         self.bytes += entry.cost(&path);
         let cost = |old: &CachedEntry| old.cost(&path);
@@ -209,6 +240,7 @@ impl View {
     }
 
     fn remove(&mut self, path: &EntryPath) -> Option<CachedEntry> {
+        self.digest.take();
         let old = self.entries.remove(path)?;
         self.bytes -= old.cost(path);
         Some(old)
@@ -355,6 +387,7 @@ impl View {
             "a view is over its quota and is not served"
         );
         self.entries = BTreeMap::new();
+        self.digest.take();
         (self.bytes, self.next_deadline) = (0, None);
         self.service = Service::TooLarge(now);
     }

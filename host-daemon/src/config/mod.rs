@@ -145,6 +145,9 @@ pub struct LinkConfig {
     /// How many guests the host takes in, 1 to 65,536. Absent: as many as could fill half of the machine's memory, each at
     /// its bounds, and as there are descriptors for. A VM beyond them doesn't start.
     pub guests: Option<NonZeroUsize>,
+    /// How often a guest's mirror is compared with what the host has, in seconds, give or take a quarter; 0 for never,
+    /// 86,400 at most.
+    pub sync_seconds: u32,
 }
 
 /// Whether the daemon listens on `AF_VSOCK`.
@@ -173,6 +176,7 @@ impl Default for LinkConfig {
             relays_per_second: 50,
             relayed_bytes: 8 * 1024 * 1024,
             guests: None,
+            sync_seconds: 300,
         }
     }
 }
@@ -470,7 +474,8 @@ impl LinkConfig {
         let relayed = self.relayed_bytes as u64;
         bound("link.relayed_bytes", relayed, 4 << 20, 64 << 20)?;
         let guests = self.guests.map_or(1, NonZeroUsize::get) as u64;
-        bound("link.guests", guests, 1, 65_536)
+        bound("link.guests", guests, 1, 65_536)?;
+        bound("link.sync_seconds", self.sync_seconds.into(), 0, 86_400)
     }
 }
 

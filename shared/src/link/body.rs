@@ -212,6 +212,22 @@ pub struct LinkKey {
     pub key: SecretKey,
 }
 
+/// `DIGEST`: what the guest mirrors where nothing went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorDigest {
+    /// Where its mirror stands.
+    pub revision: Revision,
+    /// Of the entries there, as [`crate::digest::ViewDigest`] makes it.
+    pub digest: Digest,
+}
+
+/// `DIFFERS`: the mirror isn't what DIGEST said, and is to be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Differs {
+    /// Where the mirror stands; `None` if there is none.
+    pub revision: Option<Revision>,
+}
+
 /// `SECRETS`: which entries of the batch, answer or page that comes next on the stream are secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secrets {

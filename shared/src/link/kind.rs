@@ -68,6 +68,10 @@ kinds! {
     Secrets = 0x18;
     /// Host to guest: the instance's token is worth nothing any more.
     SessionOver = 0x19;
+    /// Host to guest: what the mirror is, if it is right.
+    Digest = 0x1a;
+    /// Guest to host: the mirror is something else.
+    Differs = 0x1b;
 
     /// Guest to host: one entry, please.
     Get = 0x20;

@@ -230,6 +230,22 @@ fn what_the_host_gives_is_what_the_document_shows() {
 }
 
 #[test]
+fn a_mirror_is_compared_by_two_frames_at_the_most() {
+    let golden = golden();
+    let (mut host, mut guest) = opened(&golden);
+    let [digest, differs] = ["digest-snapshot", "differs"].map(|name| golden.wire(name));
+    assert_eq!(host.digest(&body(&digest), NOW), Told::Queued);
+    assert_eq!(sent(host.outbox()), digest);
+    assert_eq!(hear(&mut guest, &digest), Some(GuestEvent::Digest(body(&digest))));
+    guest.differs(&body(&differs), NOW);
+    assert_eq!(sent(guest.outbox()), differs);
+    let heard = host.receive(&differs, NOW).unwrap().event;
+    assert_eq!(heard, Some(HostEvent::Differs(body(&differs))));
+    host.receive(&differs, NOW)
+        .expect_err("a DIGEST is contradicted once");
+}
+
+#[test]
 fn every_fault_ends_the_connection_at_its_last_frame() {
     let golden = golden();
     for fault in &golden.faults {

@@ -18,6 +18,7 @@ pub(crate) struct Golden {
     pub(crate) values: Vec<Single>,
     pub(crate) frames: Vec<Vector>,
     pub(crate) contents: Vec<Content>,
+    pub(crate) views: Vec<Compared>,
     pub(crate) proof: Proof,
     pub(crate) session: Vec<String>,
     pub(crate) faults: Vec<FaultRow>,
@@ -54,6 +55,15 @@ pub(crate) struct Vector {
 pub(crate) struct Content {
     pub(crate) name: String,
     pub(crate) items: Vec<Json>,
+    pub(crate) sha256: String,
+    pub(crate) hex: String,
+}
+
+/// What a view or a mirror is compared by.
+#[derive(Deserialize)]
+pub(crate) struct Compared {
+    pub(crate) name: String,
+    pub(crate) rows: Vec<Json>,
     pub(crate) sha256: String,
     pub(crate) hex: String,
 }
@@ -131,6 +141,11 @@ impl Golden {
     pub(crate) fn content(&self, name: &str) -> &Content {
         let found = self.contents.iter().find(|content| content.name == name);
         found.unwrap_or_else(|| panic!("golden.json has no content {name}"))
+    }
+
+    pub(crate) fn view(&self, name: &str) -> &Compared {
+        let found = self.views.iter().find(|view| view.name == name);
+        found.unwrap_or_else(|| panic!("golden.json has no view {name}"))
     }
 
     /// Writes a value of the type as the document says, without the code's own types.

@@ -85,6 +85,7 @@ impl Connected {
             | GuestEvent::Standing(_)
             | GuestEvent::Session(_)
             | GuestEvent::SessionOver(_)
+            | GuestEvent::Digest(_)
             | GuestEvent::Credential(_) => {}
             GuestEvent::Batch { stream, to, .. } => {
                 self.core.applied(stream, to, now);

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from .encoding import STRUCTS, Fields, Reader, Revision, is_path
+from .encoding import STRUCTS, Fields, Reader, Revision, encode, is_path
 from .faults import Class, Fault, OutOfStep
 
 
@@ -141,6 +141,20 @@ class Mirror:
             else:
                 self.entries[path] = _entry(entry, now, path in batch.secrets)
         self.revision = batch.to
+
+    def digest(self) -> bytes:
+        """What all of it comes to, by which the host's copy and this one are compared."""
+        rows = hashlib.sha256()
+        for path in sorted(self.entries):
+            one = self.entries[path]
+            rows.update(encode(STRUCTS["Row"], {
+                "path": path,
+                "revision": one.revision,
+                "content_type": one.content_type,
+                "secret": one.secret,
+                "value": hashlib.sha256(one.value).digest(),
+            }))
+        return rows.digest()
 
     def valid(self, now: float) -> dict[str, Entry]:
         """What may be given out."""

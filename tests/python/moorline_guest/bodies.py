@@ -48,6 +48,8 @@ KINDS = [
     Kind(0x17, "LINK_KEY", "host", [("incarnation", "u64"), ("key", "[32]")]),
     Kind(0x18, "SECRETS", "host", [("places", "bytes")]),
     Kind(0x19, "SESSION_OVER", "host", [("reason", "text")]),
+    Kind(0x1A, "DIGEST", "host", [("revision", "revision"), ("digest", "[32]")]),
+    Kind(0x1B, "DIFFERS", "guest", [("revision", "revision?")]),
     Kind(0x20, "GET", "guest", [("instance", "[16]?"), ("path", "text"), ("max_age_ms", "u32?")]),
     Kind(0x21, "LIST", "guest", [("instance", "[16]?"), ("prefix", "text"), ("after", "text?")]),
     Kind(0x22, "WATCH", "guest", [("instance", "[16]?"), ("prefix", "text")]),

@@ -41,6 +41,13 @@ STRUCTS: dict[str, Table] = {
         ("valid_for_ms", "u64?"),
         ("value", "bytes"),
     ],
+    "Row": [
+        ("path", "text"),
+        ("revision", "revision"),
+        ("content_type", "text"),
+        ("secret", "bool"),
+        ("value", "[32]"),
+    ],
 }
 
 

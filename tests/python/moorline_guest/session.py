@@ -200,12 +200,19 @@ class Session:
                 yield Given(frame.kind, frame.fields)
             case "SESSION_OVER":
                 yield TakenBack(frame.fields["reason"])
+            case "DIGEST":
+                self._compare(frame.fields)
             case "SECRETS":
                 self._batches.mark(frame.fields["places"])
             case "BEGIN" | "PART" | "COMMIT":
                 yield from self._on_mirror(frame, now)
             case _:
                 raise Fault(Class.PLACE, f"{frame.kind} has no place on stream 0")
+
+    def _compare(self, right: Fields) -> None:
+        """DIGEST: what the mirror is if nothing went wrong."""
+        if (self._mirror.revision, self._mirror.digest()) != (right["revision"], right["digest"]):
+            self._send_urgent("DIFFERS", SESSION, {"revision": self._mirror.revision})
 
     def _vouch(self, now: float) -> None:
         """What the host's last STANDING says of the mirror, now that a frame has come."""

@@ -446,6 +446,7 @@ fn stream_of(event: &GuestEvent) -> Option<StreamId> {
         | GuestEvent::SessionOver(_)
         | GuestEvent::Credential(_)
         | GuestEvent::LinkKey(_)
+        | GuestEvent::Digest(_)
         | GuestEvent::GoAway(_) => None,
     }
 }

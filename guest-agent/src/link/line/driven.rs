@@ -160,6 +160,7 @@ impl Line {
             | GuestEvent::SessionOver(_)
             | GuestEvent::Credential(_)
             | GuestEvent::LinkKey(_)
+            | GuestEvent::Digest(_)
             | GuestEvent::GoAway(_) => {}
         }
     }

@@ -1,6 +1,7 @@
 //! The link against a host that is real down to the socket.
 
 mod asks;
+mod compare;
 mod keys;
 
 use std::time::{Duration, Instant};

@@ -199,6 +199,7 @@ impl Floor {
         self.desk.tell_unwanted();
         let expired = self.desk.cache.expire(now);
         self.touched(&expired);
+        self.compare_mirrors();
         if now.since(self.tidied) >= TIDY_MS {
             self.tidied = now;
             self.tidy();
@@ -213,6 +214,18 @@ impl Floor {
             (told == Told::News || talk.feed_due).then_some(*token)
         });
         for token in news.collect::<Vec<_>>() {
+            self.nudge(token);
+        }
+    }
+
+    /// Looks whether mirrors are what they should be. It comes after what has expired was told, so that what is no longer
+    /// valid counts on neither side.
+    fn compare_mirrors(&mut self) {
+        let desk = &self.desk;
+        let compared = self.talks.iter_mut();
+        let compared =
+            compared.filter_map(|(token, talk)| (talk.compare(desk) == Told::News).then_some(*token));
+        for token in compared.collect::<Vec<_>>() {
             self.nudge(token);
         }
     }

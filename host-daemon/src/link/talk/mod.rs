@@ -12,6 +12,7 @@ use moorline_shared::{InstanceId, Revision};
 use rustix::io::Errno;
 
 use super::answer::Pending;
+use super::compare::Comparing;
 use super::desk::Desk;
 use super::guest::{Conversation, Requests};
 use super::poll::Token;
@@ -36,6 +37,8 @@ pub(super) struct Talk {
     pub(super) shown_up_to: Option<Revision>,
     /// What the guest was told last of how far its mirror can be trusted.
     pub(super) told: Option<Gist>,
+    /// When its mirror is compared with what the host has.
+    pub(super) comparing: Comparing,
     /// Whether a follower may have become ready for its next batch, or waits until its guest may have one.
     pub(super) feed_due: bool,
     held_back: bool,
@@ -95,6 +98,7 @@ impl Talk {
             feeders: BTreeMap::new(),
             pending: BTreeMap::new(),
             told: None,
+            comparing: Comparing::every(desk.link.sync_seconds, token, desk.now),
             shown_up_to: None,
             feed_due: false,
             held_back: false,
@@ -155,6 +159,7 @@ impl Talk {
                 }
                 self.feed_due = true;
             }
+            HostEvent::Differs(differs) => self.differs(differs, desk),
             HostEvent::Cancelled(stream, _) => {
                 self.feeders.remove(&stream);
                 self.pending.remove(&stream);

@@ -2,6 +2,7 @@
 
 mod admission;
 mod agent;
+mod compare;
 mod foreign;
 mod freshness;
 mod grants;

@@ -7,7 +7,7 @@ use super::batches::Batches;
 use super::{Bound, Guest, State, Stream};
 use crate::entry::Value;
 use crate::link::Moment;
-use crate::link::body::{Applied, Code, Ended, Get, Hello, List, Relay, Watch};
+use crate::link::body::{Applied, Code, Differs, Ended, Get, Hello, List, Relay, Watch};
 use crate::link::frame::{Last, MAX_BODY, StreamId};
 use crate::link::kind::Kind;
 use crate::revision::Revision;
@@ -132,6 +132,12 @@ impl Guest {
     pub fn applied(&mut self, stream: StreamId, revision: Revision, now: Moment) {
         self.outbox
             .control(Kind::Applied, stream, Last::No, &Applied { revision }, now);
+    }
+
+    /// Says that the mirror isn't what DIGEST said. A snapshot comes.
+    pub fn differs(&mut self, differs: &Differs, now: Moment) {
+        self.outbox
+            .control(Kind::Differs, StreamId::SESSION, Last::No, differs, now);
     }
 
     /// Lets a request go. Nothing more of it becomes an event.

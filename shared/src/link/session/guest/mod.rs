@@ -14,7 +14,7 @@ use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, code, unexpected}
 use crate::link::Moment;
 use crate::link::body::{
     Beat, Challenge, Code, Credential, Credit, Found, GoAway, HelloAck, Item, Limits, LinkKey, Listing,
-    Refused, Relayed, Secrets, Session, SessionOver, Standing,
+    MirrorDigest, Refused, Relayed, Secrets, Session, SessionOver, Standing,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -128,6 +128,8 @@ pub enum GuestEvent {
     Credential(Credential),
     /// What proofs are to be made with from the next connection on; keep it where only root reads it.
     LinkKey(LinkKey),
+    /// What the mirror is if nothing went wrong: if it is something else, say [`Guest::differs`].
+    Digest(MirrorDigest),
     /// The host ends the connection.
     GoAway(GoAway),
 }
@@ -213,7 +215,12 @@ impl Guest {
             }
             Kind::Pong => body::<Beat>(frame).map(|_| None),
             Kind::GoAway => body(frame).map(GuestEvent::GoAway).map(Some),
-            Kind::Standing | Kind::Session | Kind::SessionOver | Kind::Credential | Kind::LinkKey
+            Kind::Standing
+            | Kind::Session
+            | Kind::SessionOver
+            | Kind::Credential
+            | Kind::LinkKey
+            | Kind::Digest
                 if frame.stream == StreamId::SESSION =>
             {
                 told(frame).map(Some)
@@ -319,6 +326,7 @@ fn told(frame: &Frame<'_>) -> Result<GuestEvent, Fault> {
         Kind::SessionOver => body(frame).map(GuestEvent::SessionOver),
         Kind::Credential => body(frame).map(GuestEvent::Credential),
         Kind::LinkKey => body(frame).map(GuestEvent::LinkKey),
+        Kind::Digest => body(frame).map(GuestEvent::Digest),
         _ => Err(unexpected(frame)),
     }
 }

@@ -17,7 +17,8 @@ use super::{DEAD_MS, Fault, PATIENCE_MS, body, code, unexpected};
 use crate::entry::Value;
 use crate::link::Moment;
 use crate::link::body::{
-    Applied, Beat, Challenge, Code, Credit, Ended, Get, GoAway, Hello, HelloAck, Limits, List, Relay, Watch,
+    Applied, Beat, Challenge, Code, Credit, Differs, Ended, Get, GoAway, Hello, HelloAck, Limits, List,
+    Relay, Watch,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -36,6 +37,8 @@ pub struct Host {
     /// Relays that are answered, and whose answers may have pieces left to send.
     replying: BTreeSet<StreamId>,
     push: Push,
+    /// A DIGEST went out, which the guest may contradict once.
+    compared: bool,
     heard: Moment,
     /// Since when the frame that is coming in is not whole.
     partial: Option<Moment>,
@@ -84,6 +87,8 @@ pub enum HostEvent<'a> {
     Relay(StreamId, Relay),
     /// The guest's mirror (stream 0) or watch stands at this revision, and the next batch may go.
     Applied(StreamId, Revision),
+    /// The guest's mirror isn't what [`Host::digest`] said: a snapshot is to replace it.
+    Differs(Differs),
     /// The guest no longer wants the stream; nothing may be sent on it.
     Cancelled(StreamId, Code),
     /// The guest leaves.
@@ -118,6 +123,7 @@ impl Host {
             streams: BTreeMap::new(),
             replying: BTreeSet::new(),
             push: Push::Ready,
+            compared: false,
             heard: now,
             partial: None,
         }
@@ -190,9 +196,19 @@ impl Host {
             Kind::Pong => body::<Beat>(frame).map(|_| None),
             Kind::GoAway => body(frame).map(HostEvent::GoAway).map(Some),
             Kind::Applied => self.applied(frame),
+            Kind::Differs => self.differs(frame),
             Kind::Credit => self.credit(frame),
             _ => Err(unexpected(frame)),
         }
+    }
+
+    /// Each DIGEST is contradicted once at most, so that a guest has no snapshot after snapshot made for it.
+    fn differs<'a>(&mut self, frame: &Frame<'a>) -> Result<Option<HostEvent<'a>>, Fault> {
+        let differs = body(frame)?;
+        if !std::mem::take(&mut self.compared) {
+            return Err(unexpected(frame));
+        }
+        Ok(Some(HostEvent::Differs(differs)))
     }
 
     fn stream_frame<'a>(&mut self, frame: &Frame<'a>, now: Moment) -> Result<Option<HostEvent<'a>>, Fault> {

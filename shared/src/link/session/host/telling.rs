@@ -4,7 +4,9 @@ use serde::Serialize;
 
 use super::Host;
 use crate::link::Moment;
-use crate::link::body::{Code, Credential, Ended, GoAway, LinkKey, Secrets, Session, SessionOver, Standing};
+use crate::link::body::{
+    Code, Credential, Ended, GoAway, LinkKey, MirrorDigest, Secrets, Session, SessionOver, Standing,
+};
 use crate::link::frame::{Last, MAX_BODY, StreamId};
 use crate::link::kind::Kind;
 
@@ -66,6 +68,16 @@ impl Host {
         }
         self.outbox.control(Kind::Secrets, stream, Last::No, secrets, now);
         Told::Queued
+    }
+
+    /// Says what the guest's mirror is if nothing went wrong: nothing may be under way to it, so call it only when
+    /// [`Host::can_push`] on stream 0. A guest whose mirror is something else answers with [`HostEvent::Differs`].
+    ///
+    /// [`HostEvent::Differs`]: super::HostEvent::Differs
+    pub fn digest(&mut self, digest: &MirrorDigest, now: Moment) -> Told {
+        let told = self.tell(Kind::Digest, digest, now);
+        self.compared |= told == Told::Queued;
+        told
     }
 
     fn tell_texts<T: Serialize>(&mut self, kind: Kind, texts: &[&str], body: &T, now: Moment) -> Told {

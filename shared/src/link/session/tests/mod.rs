@@ -133,6 +133,7 @@ impl Pair {
             HostEvent::Watch(..)
             | HostEvent::Applied(..)
             | HostEvent::Cancelled(..)
+            | HostEvent::Differs(_)
             | HostEvent::GoAway(_) => {}
         }
     }
