@@ -134,6 +134,7 @@ impl Daemon {
             kept: (restored, kept.handle()),
             client,
             identity,
+            control: config.control.clone(),
         };
         Ok(Self {
             sockets: Sockets::bind(&config.sockets)?.with_metrics(config.metrics)?,

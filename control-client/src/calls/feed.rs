@@ -3,6 +3,7 @@
 use http::Method;
 use moorline_shared::HostId;
 use moorline_shared::api::feed::{FeedMessage, MAX_LINE_BYTES, OpenFeed, SetInterests, View, ViewId};
+use moorline_shared::api::sync::{HostSync, SyncHost};
 
 use crate::error::ClientError;
 use crate::ndjson::Lines;
@@ -29,6 +30,12 @@ impl Client {
     pub async fn set_interests(&self, host: &HostId, body: &SetInterests) -> Result<(), ClientError> {
         let request = self.call(Method::POST, &format!("/v1/hosts/{host}/interests"))?;
         succeeded(self.exchange(request.json(body)).await?).map(drop)
+    }
+
+    /// `SyncHost`: compares what a host has with what it should have.
+    pub async fn sync_host(&self, host: &HostId, body: &SyncHost) -> Result<HostSync, ClientError> {
+        let request = self.call(Method::POST, &format!("/v1/hosts/{host}/sync"))?;
+        self.answer(request.json(body)).await
     }
 
     /// `GetFeedView`: a view as it is now.

@@ -1,6 +1,7 @@
 //! The routes of the feed: for hosts only.
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -11,8 +12,10 @@ use axum::routing::{get, post};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use moorline_shared::api::feed::{FeedMessage, OpenFeed, SetInterests, View, ViewId};
+use moorline_shared::api::sync::{HostSync, SyncHost};
 use moorline_shared::{HostId, InstanceId, Principal};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use super::Control;
 use super::extract::{Json, Path, segment};
@@ -26,11 +29,15 @@ use crate::model::Caller;
 /// The most views that a host may ask for beside those of its own instances on themselves.
 const MAX_INTERESTS: usize = 65_536;
 
+/// How long a host may be ahead of this process before nothing is said of what it has.
+const IN_STEP: Duration = Duration::from_secs(1);
+
 /// The routes.
 pub fn routes() -> Router<Control> {
     Router::new()
         .route("/v1/hosts/{host}/feed", post(open_feed))
         .route("/v1/hosts/{host}/interests", post(set_interests))
+        .route("/v1/hosts/{host}/sync", post(sync_host))
         .route("/v1/hosts/{host}/views/{reader}/{instance}", get(get_feed_view))
 }
 
@@ -181,4 +188,27 @@ pub async fn get_feed_view(
         ));
     }
     Ok(axum::Json(control.views.read(at, view).await?))
+}
+
+/// Compares what a host has with what it should have.
+#[utoipa::path(post, path = "/v1/hosts/{host}/sync", operation_id = "SyncHost", tag = "hosts",
+    request_body = SyncHost, params(("host" = HostId, Path)),
+    responses((status = 200, body = HostSync), (status = "default", body = moorline_shared::api::ProblemDetails)))]
+pub async fn sync_host(
+    State(control): State<Control>,
+    caller: Caller,
+    Path(host): Path<String>,
+    Json(said): Json<SyncHost>,
+) -> Result<axum::Json<HostSync>, Failure> {
+    let host = own(&caller, &host)?;
+    bounded(said.foreign.len(), "foreign")?;
+    bounded(said.without.len(), "without")?;
+    let is_known = said.revision.epoch == control.executor.store().epoch();
+    let reached = timeout(IN_STEP, control.feed.reached(said.revision.n)).await;
+    if !is_known || reached.is_err() {
+        return Ok(axum::Json(HostSync::Later));
+    }
+    let held = control.feed.held(host, said.foreign.clone()).await?;
+    let now = control.executor.now();
+    Ok(axum::Json(control.views.compare(&said, &held, now).await?))
 }

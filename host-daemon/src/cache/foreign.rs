@@ -76,6 +76,17 @@ impl Foreign {
         })
     }
 
+    /// Every view that was asked for, and what there is of it.
+    pub(super) fn all(&self, reader: InstanceId) -> impl Iterator<Item = (ViewId, Option<&View>)> {
+        self.0.iter().map(move |(instance, slot)| {
+            let id = ViewId {
+                reader,
+                instance: *instance,
+            };
+            (id, slot.view.as_ref())
+        })
+    }
+
     pub(super) fn want(
         &mut self,
         id: &ViewId,

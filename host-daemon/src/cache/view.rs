@@ -58,6 +58,12 @@ impl CachedEntry {
         self.deadline.map(|deadline| deadline.since(now))
     }
 
+    /// Whether it is the same entry as another. A revision alone doesn't say so where something went wrong.
+    fn is_same(&self, other: &Self) -> bool {
+        let known = |entry: &Self| (entry.revision, entry.secret);
+        known(self) == known(other) && self.content_type == other.content_type && self.value == other.value
+    }
+
     /// It as it counts in the digest of a view.
     fn row<'a>(&'a self, path: &'a EntryPath) -> Row<'a> {
         Row {
@@ -222,6 +228,11 @@ impl View {
         digest
     }
 
+    /// The same if the view is served, and nothing of it is known to be missing.
+    pub fn digest_in_step(&self) -> Option<Digest> {
+        (self.is_served() && self.gap.is_none()).then(|| self.digest())
+    }
+
     /// The same of the entries that are `shown`.
     pub fn digest_of(&self, shown: impl Fn(&CachedEntry) -> bool) -> Digest {
         let entries = self.entries.iter().filter(|(_, entry)| shown(entry));
@@ -361,9 +372,7 @@ impl View {
 
     fn different(&self, new: &Self) -> Vec<EntryPath> {
         let same = |path: &EntryPath, entry: &CachedEntry| {
-            new.entries
-                .get(path)
-                .is_some_and(|new| new.revision == entry.revision)
+            new.entries.get(path).is_some_and(|new| new.is_same(entry))
         };
         let gone_or_changed = self.entries.iter().filter(|(path, entry)| !same(path, entry));
         let added = new

@@ -72,12 +72,30 @@ fn default_state_dir() -> PathBuf {
 }
 
 /// The table `[control]`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ControlConfig {
     /// Where it is, such as `https://control.example:8471`; where the host was enrolled if absent.
     #[serde(deserialize_with = "from_text")]
     pub url: Option<BaseUrl>,
+    /// How often what the host has is compared with what the control plane has for it, in seconds, give or take a quarter;
+    /// 0 for never, 86,400 at most.
+    pub sync_seconds: u32,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            sync_seconds: 300,
+        }
+    }
+}
+
+impl ControlConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        bound("control.sync_seconds", self.sync_seconds.into(), 0, 86_400)
+    }
 }
 
 /// A value that has a `FromStr` of its own.
@@ -361,6 +379,7 @@ impl Config {
         absolute("state_dir", &self.state_dir)?;
         self.capacity.check()?;
         self.sockets.check()?;
+        self.control.check()?;
         self.link.check()?;
         self.cache.check()?;
         if let Some(address) = self.metrics.filter(|address| !address.ip().is_loopback()) {

@@ -22,7 +22,7 @@ use super::mailbox::{Begin, Channel, Hybrid, Mailbox, Message, mailbox};
 use super::poll::LOBBY;
 use super::room::{Full, Room, TooMany};
 use super::shard::Shard;
-use crate::cache::{FeedBatch, Image};
+use crate::cache::{FeedBatch, Held, Image};
 use crate::causes::Causes;
 use crate::channel::{ChannelError, ChannelSpec, Cids, PreparedListener, VsockPort};
 use crate::config::{CacheConfig, LinkConfig};
@@ -399,6 +399,15 @@ impl ShardsHandle {
             self.call(mailbox, Message::Alive).await?;
         }
         Ok(())
+    }
+
+    /// What there is of every view, to be compared with what there should be.
+    pub async fn held(&self) -> Result<Vec<Held>, Ending> {
+        let mut all = Vec::new();
+        for mailbox in self.0.mailboxes.iter() {
+            all.extend(self.call(mailbox, Message::Held).await?);
+        }
+        Ok(all)
     }
 
     /// Applies a batch of the feed. When this returns, no guest is answered from before it.

@@ -1,10 +1,11 @@
 //! Keeps the shards in step with the control plane, and says what is wanted of the machines.
 //!
 //! A session is opened and followed here. [`apply`] is what becomes of what it brings, [`calls`] is what has to be asked
-//! for beside it.
+//! for beside it, and [`compare`] looks whether it brought everything.
 
 mod apply;
 mod calls;
+mod compare;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -21,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use super::assembly::{Assembly, Misplaced};
 use super::backoff::Backoff;
 use super::interests::{InterestChange, Interests};
+use super::sync::Syncing;
 use super::{Causes, SpecChange};
+use crate::config::ControlConfig;
 use crate::credentials;
 use crate::link::{Ending, ShardsHandle};
 use crate::persistence::{self, Kept, Restored};
@@ -53,6 +56,7 @@ pub(super) struct Feed {
     /// Those that came and were from before what was lost.
     too_early: BTreeSet<ViewId>,
     backoff: Backoff,
+    syncing: Syncing,
 }
 
 /// Whether it is known which machines are this host's.
@@ -96,6 +100,8 @@ enum Over {
     OtherDeployment,
     #[error(transparent)]
     Misplaced(#[from] Misplaced),
+    #[error("by the control plane other instances are this host's than it has")]
+    OtherInstances,
     #[error("a batch builds on {from}, and the host stands {}", at.map_or("nowhere".into(), |at| format!("at {at}")))]
     Gap { from: Revision, at: Option<Revision> },
 }
@@ -108,6 +114,7 @@ impl Feed {
         (specs, credentials): (mpsc::Sender<SpecChange>, credentials::Handle),
         changes: mpsc::UnboundedReceiver<InterestChange>,
         (restored, kept): (Restored, persistence::Handle),
+        control: &ControlConfig,
     ) -> Self {
         let behind = |(instance, state): &(InstanceId, Kept)| (*state == Kept::Behind).then_some(*instance);
         let behind = restored.instances.iter().filter_map(behind);
@@ -132,6 +139,7 @@ impl Feed {
             lost,
             too_early: BTreeSet::new(),
             backoff: Backoff::new(),
+            syncing: Syncing::every(control.sync_seconds),
         }
     }
 
@@ -145,6 +153,8 @@ impl Feed {
             };
             self.shards.feed_clock().lost();
             self.shards.feed_counts().lost.add();
+            // What was asked in the session is not answered any more.
+            self.syncing.forget();
             if matches!(over, Over::Cancelled | Over::Ending(_)) {
                 return;
             }
@@ -261,11 +271,15 @@ impl Feed {
             }
             _ => {}
         }
+        let in_step = matches!(message, FeedMessage::Bookmark { .. });
         for whole in session.assembly.take(message)? {
             self.apply_whole(&mut session.snapshot, whole).await?;
             if !session.assembly.catches_up() {
                 self.shards.feed_clock().heard(crate::link::now());
             }
+        }
+        if in_step {
+            self.compare(session).await?;
         }
         Ok(())
     }

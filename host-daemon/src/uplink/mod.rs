@@ -1,7 +1,7 @@
 //! The uplink: the feed down, reports up, and the requests that guests make of the control plane.
 //!
 //! [`Uplink::run`] registers the host and then keeps three tasks: `feed` keeps the shards in step with the control
-//! plane and says what is wanted of the machines; `reports` says what became of them, until the control plane has
+//! plane and says what is wanted of the machines, and `sync` looks from time to time whether they are; `reports` says what became of them, until the control plane has
 //! answered; `questions` asks in the name of guests what the shards can't answer. Each reaches the control plane by
 //! itself: none waits for another, and a shard waits for none.
 
@@ -11,6 +11,7 @@ mod feed;
 mod interests;
 mod questions;
 mod reports;
+mod sync;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::causes::Causes;
+use crate::config::ControlConfig;
 use crate::credentials;
 use crate::identity::HostIdentity;
 use crate::link::{Ask, ShardsHandle};
@@ -69,6 +71,8 @@ pub struct Uplink {
     pub credentials: credentials::Handle,
     /// What an earlier daemon had, and who is told what has to be on disk.
     pub kept: (Restored, persistence::Handle),
+    /// How it keeps in step beside the feed.
+    pub control: ControlConfig,
 }
 
 impl Uplink {
@@ -106,6 +110,7 @@ impl Uplink {
                 (self.specs, self.credentials),
                 changes,
                 self.kept,
+                &self.control,
             );
             parts.add("the feed", feed.run(cancel));
             parts.run().await

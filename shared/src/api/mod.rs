@@ -14,6 +14,7 @@ pub mod instances;
 pub mod operations;
 pub mod problem;
 pub mod session;
+pub mod sync;
 
 pub use problem::ProblemDetails;
 

@@ -7,7 +7,7 @@ use moorline_shared::api::feed::{OpenFeed, ViewId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::feeds::{Feeds, Interest, Opened};
+use super::feeds::{Feeds, Held, Interest, Opened};
 use super::stats::Stats;
 use crate::identity::master::MasterKey;
 use crate::settings::AccessControl;
@@ -24,6 +24,11 @@ enum Command {
     Close {
         host: HostId,
         session: u64,
+    },
+    Held {
+        host: HostId,
+        foreign: Vec<ViewId>,
+        reply: oneshot::Sender<Held>,
     },
     SetInterests {
         host: HostId,
@@ -56,6 +61,16 @@ impl FeedHandle {
             .await
             .map_err(|_| Ended)?;
         opened.await.map_err(|_| Ended)
+    }
+
+    /// What a host should hold, with those of these views of other instances that it may.
+    pub async fn held(&self, host: HostId, foreign: Vec<ViewId>) -> Result<Held, Ended> {
+        let (reply, held) = oneshot::channel();
+        self.commands
+            .send(Command::Held { host, foreign, reply })
+            .await
+            .map_err(|_| Ended)?;
+        held.await.map_err(|_| Ended)
     }
 
     /// Changes what a feed carries.
@@ -197,6 +212,9 @@ impl Dispatcher {
                 let _ = reply.send(opened);
             }
             Command::Close { host, session } => self.feeds.close(&host, session),
+            Command::Held { host, foreign, reply } => {
+                let _ = reply.send(self.feeds.held(&host, foreign));
+            }
             Command::SetInterests {
                 host,
                 session,

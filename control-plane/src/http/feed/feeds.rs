@@ -35,6 +35,15 @@ pub struct Opened {
     pub queue: Arc<Queue>,
 }
 
+/// What a host should hold.
+#[derive(Clone, Debug)]
+pub struct Held {
+    /// The last transaction that changed which instances are the host's, or one of them.
+    pub changed: u64,
+    /// The views, each with the last transaction that may have changed it.
+    pub views: Vec<(ViewId, u64)>,
+}
+
 /// What became of a change of interests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interest {
@@ -227,6 +236,24 @@ impl Feeds {
             instances,
             views,
             queue,
+        }
+    }
+
+    /// What a host should hold, with those of these views of other instances that it may.
+    pub fn held(&self, host: &HostId, mut foreign: Vec<ViewId>) -> Held {
+        foreign.retain(|view| view.reader != view.instance && self.index.may_want(host, *view));
+        foreign.sort_unstable();
+        foreign.dedup();
+        let changed = self
+            .index
+            .on(host)
+            .filter_map(|record| self.revisions.get(&record.id));
+        let own = self.specs(host);
+        let own = own.iter().map(|spec| ViewId::own(spec.instance));
+        let views = own.chain(foreign).map(|view| (view, self.touched.last(view)));
+        Held {
+            changed: changed.map(|revision| revision.n).max().unwrap_or(0),
+            views: views.collect(),
         }
     }
 

@@ -4,9 +4,11 @@
 //! each is told; every open feed has a bounded [`queue`], so that a host that doesn't read holds nobody up. Each feed's
 //! [`stream`] says when its [`passage`] goes on, which brings the host up to the point where the queue begins, by the
 //! views that were [`touched`] since the host was there, and then passes on what the queue gives, in [`parts`] of a bounded
-//! length. [`views`] reads what a reader may see of an instance at a revision. [`revocations`] are told before all that, to
-//! the hosts whose guests may hold what was revoked. `stats` is what is counted of it.
+//! length. [`views`] reads what a reader may see of an instance at a revision, and [`digests`] say whether a host has it.
+//! [`revocations`] are told before all that, to the hosts whose guests may hold what was revoked. `stats` is what is counted
+//! of it.
 
+pub mod digests;
 pub mod dispatcher;
 pub mod feeds;
 pub mod index;

@@ -8,6 +8,7 @@ use moorline_shared::entry::Value;
 use moorline_shared::id::GroupName;
 use moorline_shared::{EntryPath, InstanceId, Principal, Revision};
 
+use super::digests::Digests;
 use super::index::{asker, may_read, sees, shown};
 use crate::identity::directory::{MembershipRecord, groups_in};
 use crate::identity::master::MasterKey;
@@ -26,6 +27,7 @@ pub struct Views {
     store: Store,
     control: AccessControl,
     master: Arc<MasterKey>,
+    digests: Arc<Digests>,
 }
 
 /// What can be read of a view.
@@ -39,12 +41,18 @@ pub struct Readable {
 
 impl Views {
     /// Views of what is in `store`, whose secrets `master` opens.
-    pub const fn new(store: Store, control: AccessControl, master: Arc<MasterKey>) -> Self {
+    pub fn new(store: Store, control: AccessControl, master: Arc<MasterKey>) -> Self {
         Self {
             store,
             control,
             master,
+            digests: Arc::default(),
         }
+    }
+
+    /// The digests of views that were made.
+    pub(super) fn digests(&self) -> &Digests {
+        &self.digests
     }
 
     /// The view at revision `at`, empty if either instance doesn't exist or the reader sees nothing of the other.

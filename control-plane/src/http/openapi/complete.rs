@@ -204,6 +204,7 @@ fn is_stamped(operation: &str) -> bool {
         "OpenFeed"
             | "SetInterests"
             | "GetFeedView"
+            | "SyncHost"
             | "WatchInstanceData"
             | "WhoAmI"
             | "GetHealth"

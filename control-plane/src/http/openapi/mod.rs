@@ -56,7 +56,7 @@ use crate::{accounts, instance_data, instances};
         identity::api::keys::describe_token_keys, identity::api::keys::stage_token_key,
         identity::api::keys::promote_token_key, identity::api::keys::retire_token_key,
         identity::api::keys::destroy_token_key,
-        feed_api::open_feed, feed_api::set_interests, feed_api::get_feed_view,
+        feed_api::open_feed, feed_api::set_interests, feed_api::get_feed_view, feed_api::sync_host,
         health::get_health, health::get_readiness,
     ),
     components(schemas(Clause, Subject, Right, Rights, PathPrefix)),

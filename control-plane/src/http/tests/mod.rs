@@ -17,6 +17,7 @@ mod proof;
 mod retries;
 mod secrets;
 mod signing;
+mod sync;
 mod tokens;
 mod watch;
 

@@ -197,8 +197,7 @@ impl Floor {
         }
         self.tell_standings();
         self.desk.tell_unwanted();
-        let expired = self.desk.cache.expire(now);
-        self.touched(&expired);
+        self.expire();
         self.compare_mirrors();
         if now.since(self.tidied) >= TIDY_MS {
             self.tidied = now;
@@ -216,6 +215,12 @@ impl Floor {
         for token in news.collect::<Vec<_>>() {
             self.nudge(token);
         }
+    }
+
+    /// Lets go of what has ended by now, and has that sent.
+    fn expire(&mut self) {
+        let expired = self.desk.cache.expire(self.desk.now);
+        self.touched(&expired);
     }
 
     /// Looks whether mirrors are what they should be. It comes after what has expired was told, so that what is no longer

@@ -7,7 +7,7 @@ use moorline_shared::link::body::Code;
 use moorline_shared::{InstanceId, Revision};
 
 use super::Floor;
-use crate::cache::{Effects, FeedBatch, Image, Now, Touched, View};
+use crate::cache::{Effects, FeedBatch, Held, Image, Now, Touched, View};
 use crate::link::admission::LifeId;
 use crate::link::ask::{Answer, Refusal};
 use crate::link::grants::{Grant, Grants, Notice};
@@ -38,6 +38,12 @@ impl Floor {
         let image = self.desk.cache.image(instance, now.moment)?;
         let age_ms = self.desk.standing().age_ms;
         Some(Taken { image, age_ms, now })
+    }
+
+    /// What there is of every view, to be compared with what there should be.
+    pub fn held(&mut self) -> Vec<Held> {
+        self.expire();
+        self.desk.cache.held()
     }
 
     /// Begins with what was kept of an instance before this daemon.

@@ -52,6 +52,9 @@ impl Shard {
             Message::Alive(reply) => {
                 let _ = reply.send(());
             }
+            Message::Held(reply) => {
+                let _ = reply.send(self.floor.held());
+            }
             Message::Drain(reconnect_after_ms) => self.drain(reconnect_after_ms),
         }
     }

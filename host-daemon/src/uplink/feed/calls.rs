@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use moorline_client::ClientError;
 use moorline_shared::api::feed::{View, ViewId};
+use moorline_shared::api::sync::HostSync;
 
 use super::{Feed, Over, Session};
 use crate::uplink::Causes;
@@ -17,6 +18,7 @@ const VIEWS_AT_ONCE: usize = 4;
 pub(super) enum Called {
     View(ViewId, Result<View, ClientError>),
     Interests(Vec<ViewId>, Result<(), ClientError>),
+    Synced(Result<HostSync, ClientError>),
 }
 
 impl Feed {
@@ -73,6 +75,7 @@ impl Feed {
                 session.setting_interests = false;
                 self.interests_set(&add, answer)
             }
+            Called::Synced(answer) => self.synced(answer),
             Called::View(view, answer) => {
                 session.asked.remove(&view);
                 // It may have come, or gone, meanwhile.

@@ -1,6 +1,7 @@
 //! The uplink against a scripted control plane, with real shards and real guests.
 
 mod cold_start;
+mod compare;
 mod plane;
 
 use std::future::Future;
@@ -12,6 +13,7 @@ use moorline_client::{Client, Endpoint};
 use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, SetInterests, ViewId};
 use moorline_shared::api::hosts::{RegisterHost, ReportState};
 use moorline_shared::api::instances::InstanceState;
+use moorline_shared::api::sync::{HostSync, SyncHost};
 use moorline_shared::link::body::{Code, Freshness};
 use moorline_shared::link::session::GuestEvent;
 use moorline_shared::{HostId, InstanceId};
@@ -23,7 +25,7 @@ use plane::{Opened, Plane};
 
 use super::{Reports, SpecChange, Uplink};
 use crate::channel::{ChannelSpec, ExpectedPeer};
-use crate::config::{CacheConfig, LinkConfig};
+use crate::config::{CacheConfig, ControlConfig, LinkConfig};
 use crate::link::tests::{Agent, entry, id, link_key, path, revision, spec, view};
 use crate::link::{Admission, Shards, ShardsHandle};
 use crate::persistence;
@@ -36,6 +38,7 @@ struct World {
     interests: mpsc::UnboundedReceiver<SetInterests>,
     reports: mpsc::UnboundedReceiver<(ReportState, String)>,
     views: mpsc::UnboundedReceiver<ViewId>,
+    syncs: mpsc::UnboundedReceiver<SyncHost>,
     specs: mpsc::Receiver<SpecChange>,
     report: Reports,
     plane: Arc<Plane>,
@@ -101,6 +104,7 @@ impl World {
         let (interests, interests_rx) = mpsc::unbounded_channel();
         let (reports, reports_rx) = mpsc::unbounded_channel();
         let (views, views_rx) = mpsc::unbounded_channel();
+        let (syncs, syncs_rx) = mpsc::unbounded_channel();
         let plane = Arc::new(Plane {
             opened,
             interests,
@@ -109,6 +113,8 @@ impl World {
             answers: Mutex::default(),
             interest_answers: Mutex::default(),
             view: Mutex::default(),
+            syncs,
+            sync: Mutex::new(HostSync::InStep),
         });
         let routes = plane.clone().routes();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -137,6 +143,10 @@ impl World {
             specs,
             credentials: crate::credentials::channel().0,
             kept: (restored, kept.clone()),
+            control: ControlConfig {
+                sync_seconds: 1,
+                ..ControlConfig::default()
+            },
         };
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -149,6 +159,7 @@ impl World {
             interests: interests_rx,
             reports: reports_rx,
             views: views_rx,
+            syncs: syncs_rx,
             specs: specs_rx,
             report,
             plane,

@@ -12,6 +12,7 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use moorline_shared::api::feed::{FeedItem, FeedMessage, OpenFeed, SetInterests, ViewId};
 use moorline_shared::api::hosts::{RegisterHost, ReportState};
+use moorline_shared::api::sync::{HostSync, SyncHost};
 use tokio::sync::mpsc;
 
 /// What the daemon did at the control plane, and what it is answered.
@@ -25,6 +26,9 @@ pub(super) struct Plane {
     /// The next answers to changes of interests; then each is granted.
     pub(super) interest_answers: Mutex<VecDeque<StatusCode>>,
     pub(super) view: Mutex<Option<FeedItem>>,
+    pub(super) syncs: mpsc::UnboundedSender<SyncHost>,
+    /// The answer to every host that asks how it fares.
+    pub(super) sync: Mutex<HostSync>,
 }
 
 /// A session of the feed; what is sent here the host gets.
@@ -41,6 +45,7 @@ impl Plane {
             .route("/v1/hosts/{host}", put(register))
             .route("/v1/hosts/{host}/feed", post(feed))
             .route("/v1/hosts/{host}/interests", post(set_interests))
+            .route("/v1/hosts/{host}/sync", post(sync))
             .route("/v1/hosts/{host}/views/{reader}/{instance}", get(feed_view))
             .route("/v1/hosts/{host}/reports", post(report))
             .route("/v1/instances/{instance}/data", get(no_data))
@@ -90,6 +95,11 @@ async fn set_interests(State(plane): Shared, Json(set): Json<SetInterests>) -> R
         None | Some(StatusCode::NO_CONTENT) => StatusCode::NO_CONTENT.into_response(),
         Some(status) => problem(status),
     }
+}
+
+async fn sync(State(plane): Shared, Json(said): Json<SyncHost>) -> Json<HostSync> {
+    plane.syncs.send(said).ok();
+    Json(plane.sync.lock().unwrap().clone())
 }
 
 async fn feed_view(

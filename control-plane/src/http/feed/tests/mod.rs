@@ -1,5 +1,6 @@
 //! A host that loses its feed at any moment has, once it is in step again, just what its guests may see.
 
+mod compare;
 mod damage;
 mod host;
 mod resume;
@@ -508,6 +509,7 @@ impl World {
                 assert_eq!(found, expected, "{view:?}");
             }
         }
+        self.compare().await;
     }
 }
 
