@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand};
 use moorline_lab::bench::report::Form;
 use moorline_lab::bench::{self, Bench};
 use moorline_lab::cache::Cache;
-use moorline_lab::demo;
+use moorline_lab::demo::{self, Mishap};
 use moorline_lab::image::{Busybox, Debian};
 use moorline_lab::package::{self, Packages, Purpose};
 use moorline_lab::setup::{self, tools};
@@ -28,6 +28,9 @@ enum Task {
         /// Leave everything running until Ctrl-C, and print commands to play with.
         #[arg(long)]
         keep: bool,
+        /// Kill the control plane, the host daemon and the agents in turn, before each part.
+        #[arg(long, conflicts_with = "keep")]
+        kill: bool,
     },
     /// Set up what tests need, then run every test of the workspace.
     Test {
@@ -66,8 +69,15 @@ enum Recipe {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let outcome = match Arguments::parse().task {
-        Task::Demo { keep: true } => demo::keep().await,
-        Task::Demo { keep: false } => demo::run().await.map(drop),
+        Task::Demo { keep: true, .. } => demo::keep().await,
+        Task::Demo {
+            keep: false,
+            kill: true,
+        } => demo::run(Mishap::Kill).await.map(drop),
+        Task::Demo {
+            keep: false,
+            kill: false,
+        } => demo::run(Mishap::None).await.map(drop),
         Task::Test { options } => test(&options).await,
         Task::Bench { bench, json: true } => bench::run(bench, Form::Json).await,
         Task::Bench { bench, json: false } => bench::run(bench, Form::Table).await,

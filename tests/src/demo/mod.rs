@@ -1,9 +1,10 @@
 //! The main job, shown: two real guests without a NIC get their data and see changes the moment they commit, and
-//! [`trust`] shows who may do what.
+//! [`trust`] shows who may do what. With [`kills`] everything is killed in turn meanwhile.
 //!
 //! Each step is something that was observed, with how long it took; a step that isn't observed ends the demo with an
 //! error. The same steps are an integration test.
 
+mod kills;
 mod trust;
 
 use crate::deployment::{Deployment, IMAGE, PATIENCE, Plan, Programs, STOP, state_folder};
@@ -12,6 +13,7 @@ use crate::image::Busybox;
 use crate::setup::{self, tools};
 use crate::wait;
 use anyhow::{Context, Result, ensure};
+use kills::Kills;
 use moorline_client::{Terms, fresh_key};
 use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
 use moorline_shared::api::data::{PutEntry, SetAccess};
@@ -62,6 +64,7 @@ pub struct Scene {
     deployment: Deployment,
     a: Actor,
     b: Actor,
+    kills: Option<Kills>,
     _seats: Seats,
     /// Where the source of the role's credentials lies.
     _source: TempDir,
@@ -74,18 +77,35 @@ struct Actor {
     control: Control,
 }
 
+/// What happens before each of the demo's parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mishap {
+    /// Nothing.
+    None,
+    /// Another process of the deployment is killed, one after the other in turn, and comes back.
+    Kill,
+}
+
 /// Runs the whole of it and answers with what was observed. Nothing is left running, whatever happens.
-pub async fn run() -> Result<Vec<Step>> {
+pub async fn run(mishap: Mishap) -> Result<Vec<Step>> {
     let mut show = Show::default();
-    let mut scene = Scene::open(&mut show).await?;
+    let mut scene = Scene::open(&mut show, mishap).await?;
     scene.read_own(&mut show).await?;
+    scene.mishap().await?;
     scene.see_a_change(&mut show).await?;
+    scene.mishap().await?;
     scene.read_anothers(&mut show).await?;
+    scene.mishap().await?;
     scene.have_credentials(&mut show).await?;
+    scene.mishap().await?;
     scene.change_own(&mut show).await?;
+    scene.mishap().await?;
     scene.change_anothers(&mut show).await?;
+    scene.mishap().await?;
     scene.refuse_the_unprivileged(&mut show).await?;
+    scene.mishap().await?;
     scene.restart_the_host(&mut show).await?;
+    scene.mishap().await?;
     scene.stop_and_terminate(&mut show).await?;
     Ok(show.steps)
 }
@@ -93,7 +113,7 @@ pub async fn run() -> Result<Vec<Step>> {
 /// Sets everything up and leaves it running until the process is interrupted; prints how to play with it.
 pub async fn keep() -> Result<()> {
     let mut show = Show::default();
-    let scene = Scene::open(&mut show).await?;
+    let scene = Scene::open(&mut show, Mishap::None).await?;
     scene.read_own(&mut show).await?;
     println!("\n{}", scene.how_to_play());
     tokio::signal::ctrl_c().await.context("wait for Ctrl-C")?;
@@ -105,7 +125,7 @@ fn path(text: &str) -> EntryPath {
 }
 
 impl Scene {
-    async fn open(show: &mut Show) -> Result<Self> {
+    async fn open(show: &mut Show, mishap: Mishap) -> Result<Self> {
         let tools = setup::ready().await?;
         let agent = tools::guest_program("moorline-agent", "moorline-agent").await?;
         let image = Busybox::new().agent(agent).build(tools).await?;
@@ -140,6 +160,7 @@ impl Scene {
             deployment,
             a,
             b,
+            kills: (mishap == Mishap::Kill).then(Kills::default),
             _seats: seats,
             _source: source,
         })

@@ -38,12 +38,25 @@ const STEPS: [&str; 21] = [
 
 #[tokio::test]
 async fn the_demo_shows_every_step_and_leaves_nothing() -> Result<()> {
+    demo(&[]).await
+}
+
+#[tokio::test]
+async fn the_demo_ends_well_though_everything_is_killed_in_turn() -> Result<()> {
+    demo(&["--kill"]).await
+}
+
+async fn demo(options: &[&str]) -> Result<()> {
     setup::ready().await?;
     // The demo's guests run in a process of their own, and count all the same.
     let _seats = seats(2).await;
     let folder = tempfile::tempdir()?;
     let mut command = tied(env!("CARGO_BIN_EXE_lab"));
-    let output = command.arg("demo").env("TMPDIR", folder.path()).output();
+    let output = command
+        .arg("demo")
+        .args(options)
+        .env("TMPDIR", folder.path())
+        .output();
     let output = timeout(PATIENCE, output)
         .await
         .context("the demo doesn't end")??;
