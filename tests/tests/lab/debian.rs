@@ -58,7 +58,8 @@ impl Scene {
         let plan = Plan::new(Programs::build().await?).machines(tools, &image);
         let deployment = plan.start().await?;
         let ids = deployment.run(&seats, &one(data)?).await?;
-        let guest = deployment.guest(ids[0]).await?;
+        let socket = deployment.vm_folder(ids[0]).join("run/control.sock");
+        let guest = Control::connect(&socket, PATIENCE).await?;
         guest.wait_for(UP, PATIENCE).await?;
         Ok(Self {
             guest,

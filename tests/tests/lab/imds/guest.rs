@@ -47,7 +47,8 @@ impl Scene {
             .start()
             .await?;
         let ids = deployment.run(&seats, &one_with_a_role()?).await?;
-        let guest = deployment.guest(ids[0]).await?;
+        let socket = deployment.vm_folder(ids[0]).join("run/control.sock");
+        let guest = Control::connect(&socket, BOOT).await?;
         guest.wait_for("systemctl is-system-running --wait", BOOT).await?;
         Ok(Self {
             guest,
