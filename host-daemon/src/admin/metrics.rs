@@ -26,6 +26,12 @@ pub(super) async fn text(services: &Services) -> Result<String, Ending> {
     counted.connections(&mut scrape);
     counted.feed(&mut scrape);
     stand(&guests, &mut scrape);
+    let help = "How many guests there is room for; a VM beyond them doesn't start";
+    scrape.gauge(
+        "moorline_host_guests_room",
+        help,
+        shown(services.shards.room() as u64),
+    );
     let help = "Instances whose data are not on disk as they are in memory";
     let unwritten = services.cache.status().unwritten;
     scrape.gauge("moorline_host_cache_unwritten_instances", help, shown(unwritten));

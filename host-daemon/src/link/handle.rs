@@ -49,6 +49,7 @@ struct Inner {
     feed: Arc<FeedClock>,
     counts: Arc<[Arc<Counts>]>,
     feed_counts: FeedCounts,
+    room: Arc<Room>,
 }
 
 /// Whether anybody listens for guests that come over `AF_VSOCK`.
@@ -175,6 +176,7 @@ impl Shards {
             feed: feed.clone(),
             counts: counts.clone(),
             feed_counts: FeedCounts::default(),
+            room: room.clone(),
         }));
         let mut shards = Self {
             handle,
@@ -267,6 +269,11 @@ impl ShardsHandle {
     /// What each shard has counted.
     pub fn counts(&self) -> &[Arc<Counts>] {
         &self.0.counts
+    }
+
+    /// How many guests there is room for.
+    pub fn room(&self) -> usize {
+        self.0.room.guests()
     }
 
     /// What was counted of the feed; the uplink keeps it.
