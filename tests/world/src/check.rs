@@ -216,7 +216,7 @@ impl World {
             }
             for answer in answers {
                 if let Some(reader) = reader {
-                    self.check_answer(reader, answer)?;
+                    self.check_answer(reader, &answer)?;
                 }
             }
         }
@@ -255,9 +255,9 @@ impl World {
     }
 
     /// An answer about another instance's data says what was so, not long ago.
-    fn check_answer(&mut self, reader: InstanceId, answer: Answer) -> Result<(), Violation> {
+    fn check_answer(&mut self, reader: InstanceId, answer: &Answer) -> Result<(), Violation> {
         let since = self.clock.ms().saturating_sub(FOREIGN_STALE_MS);
-        let (instance, holds, what) = match &answer {
+        let (instance, holds, what) = match answer {
             Answer::Entry(instance, path, held) => {
                 let view = ViewId {
                     reader,

@@ -36,8 +36,9 @@ impl World {
 
     pub(crate) fn user(&mut self, event: &Event) {
         let slot = match event {
-            Event::Put { slot, .. } | Event::Share { slot, .. } => *slot,
-            Event::Pair(slot)
+            Event::Put { slot, .. }
+            | Event::Share { slot, .. }
+            | Event::Pair(slot)
             | Event::Delete(slot, _)
             | Event::Tag(slot, _)
             | Event::Group(slot, _)
@@ -126,7 +127,7 @@ impl World {
             Event::Get(slot, of, at) => {
                 self.asks(slot, of, "a read of another's entry is sent", |agent, of, now| {
                     agent.get(of, path(at), now)
-                })
+                });
             }
             Event::List(slot, of) => self.asks(slot, of, "a list of another's is sent", Agent::list),
             Event::Watch(slot, of) => self.asks(slot, of, "a watch begins", Agent::watch),

@@ -102,10 +102,13 @@ impl World {
     /// Everything that can move does, so many times, or until nothing moves any more.
     pub fn flow(&mut self, rounds: usize) {
         for _ in 0..rounds {
-            let moves = self.moves();
+            let possible = self.moves();
             let errands = self.net.errands.len();
             let mut moved = errands > 0;
-            for next in moves.into_iter().filter(|next| !matches!(next, Move::Errand(_))) {
+            for next in possible
+                .into_iter()
+                .filter(|next| !matches!(next, Move::Errand(_)))
+            {
                 moved |= self.move_on(next, usize::MAX) == Moved::Yes;
             }
             for _ in 0..errands {

@@ -119,8 +119,8 @@ impl Host {
         let unread = self.unread.entry(token).or_default();
         unread.extend_from_slice(bytes);
         match self.floor.receive(token, unread) {
-            Ok(taken) => {
-                unread.drain(..taken);
+            Ok(count) => {
+                unread.drain(..count);
                 true
             }
             Err(end) => {

@@ -72,6 +72,7 @@ pub struct Change {
 
 impl Programs {
     /// What an agent finds that starts on the disk of these.
+    #[must_use]
     pub fn on_disk(&self, now: Moment) -> Self {
         let mut pending = Pending::default();
         pending.restore(self.marks.values().cloned(), now);

@@ -47,25 +47,25 @@ pub fn of_view(view: &View) -> State {
 pub fn mirror_has(mirror: &Mirror, state: &State, now: Moment) -> bool {
     let entries = mirror.list(&PathPrefix::ALL, now);
     let mut rest = state.iter();
-    let same = entries.map(|entry| {
+    let mut same = entries.map(|entry| {
         let expected = rest.next();
         expected.is_some_and(|(path, held)| {
             path == entry.path() && held.is(entry.revision(), entry.value().bytes())
         })
     });
-    same.fold(true, |all, one| all && one) && rest.next().is_none()
+    same.all(|one| one) && rest.next().is_none()
 }
 
 /// Whether a host's view has just these.
 pub fn view_has(view: &Cached, state: &State, now: Moment) -> bool {
     let entries = view.range(&PathPrefix::ALL, None, now);
     let mut rest = state.iter();
-    let same = entries.map(|(path, entry)| {
+    let mut same = entries.map(|(path, entry)| {
         let expected = rest.next();
         expected
             .is_some_and(|(expected, held)| expected == path && held.is(entry.revision, entry.value.bytes()))
     });
-    same.fold(true, |all, one| all && one) && rest.next().is_none()
+    same.all(|one| one) && rest.next().is_none()
 }
 
 /// What a mirror has, for people.

@@ -67,13 +67,11 @@ impl Truth {
 
     /// Whether no backup was restored that was made before a revision.
     pub fn survives(&self, revision: Revision) -> bool {
-        let later = self
+        let mut later = self
             .past
             .iter()
             .filter(|past| past.revision.epoch > revision.epoch);
-        later.fold(true, |survives, past| {
-            survives && self.oldest(past.revision.epoch) >= revision.n
-        })
+        later.all(|past| self.oldest(past.revision.epoch) >= revision.n)
     }
 
     fn place(&self, revision: Revision) -> Option<usize> {
