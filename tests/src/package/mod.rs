@@ -130,7 +130,7 @@ async fn package(cache: &Cache, purpose: Purpose, program: &Program) -> Result<P
     write_documents(&program.path).await?;
     let mut command = Command::new(cargo_deb);
     command
-        .args(["--quiet", "--no-build", "--package", program.of])
+        .args(["--quiet", "--no-build", "--strip", "--package", program.of])
         .args(["--profile", program.profile])
         .current_dir(tools::workspace());
     if let Some(folder) = &program.guest {
@@ -141,7 +141,7 @@ async fn package(cache: &Cache, purpose: Purpose, program: &Program) -> Result<P
     let output = match purpose {
         Purpose::Use => "debian",
         Purpose::Test { revision } => {
-            command.args(["--strip", "--deb-revision", &revision.to_string()]);
+            command.args(["--deb-revision", &revision.to_string()]);
             // By gzip itself: what cargo-deb has built in for this form takes minutes.
             command.args(["--fast", "--compress-type", "gz", "--compress-system"]);
             "debian-test"
@@ -165,10 +165,11 @@ async fn write_documents(program: &Path) -> Result<()> {
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
     };
     let section = if OF_USERS.contains(&name) { 1 } else { 8 };
-    write(
-        &format!("{name}.{section}"),
-        manual::page(program, section).await?,
-    )?;
+    let page = format!("{name}.{section}");
+    write(&page, manual::page(program, section).await?)?;
+    // As Debian has them.
+    let mut gzip = Command::new("gzip");
+    process::finish(gzip.args(["-9", "--no-name", "--force"]).arg(folder.join(page))).await?;
     if name != "moorline" {
         return Ok(());
     }
