@@ -32,7 +32,8 @@ use crate::wait;
 use anyhow::{Context, Result, bail, ensure};
 use moorline_client::{Client, fresh_key};
 use moorline_shared::api::instances::{Instance, InstanceIds, InstanceQuery, InstanceState, RunInstances};
-use moorline_shared::{HostId, InstanceId};
+use moorline_shared::host::CacheStatus;
+use moorline_shared::{HostId, InstanceId, Revision};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -151,7 +152,7 @@ impl Deployment {
 
     /// Starts the host daemon without waiting for anything.
     pub fn launch_host(&mut self) -> Result<()> {
-        let mut command = self.plan.host_daemon();
+        let mut command = self.plan.host_daemon(self.folder.path());
         command.arg("--config").arg(host_toml(self.folder.path()));
         let log = next_log(self.folder.path(), "host");
         self.host = Some(Running::start("moorline-host", &mut command, log)?);
@@ -208,6 +209,27 @@ impl Deployment {
     /// The process id of the host daemon, while it runs.
     pub fn host_pid(&self) -> Option<u32> {
         self.host.as_ref().and_then(Running::pid)
+    }
+
+    /// The folder of the host daemon's cache.
+    pub fn host_cache(&self) -> PathBuf {
+        plan::host_cache(self.folder.path())
+    }
+
+    /// How the host's cache is kept on its disk; `None` while the daemon doesn't answer.
+    pub async fn host_cache_status(&self) -> Option<CacheStatus> {
+        Some(self.admin_socket().ok()?.status().await.ok()?.cache)
+    }
+
+    /// Waits until the host has on its disk what it has up to this revision.
+    pub async fn host_keeps(&self, revision: Revision) -> Result<()> {
+        let kept = async || {
+            let cache = self.host_cache_status().await?;
+            (cache.unwritten == 0 && cache.revision >= Some(revision)).then_some(())
+        };
+        wait::until("the host's disk to have it", PATIENCE, kept)
+            .await
+            .with_context(|| self.last_words())
     }
 
     /// All that the host daemon has said since it was last started.

@@ -22,6 +22,8 @@ pub struct Plan {
     control_url: Option<String>,
     /// Where the host daemon runs, if it has a network of its own.
     namespace: Option<PathBuf>,
+    /// The size of the file system that the host's cache has for itself, in KiB, if it has one.
+    cache_kib: Option<u32>,
     pub(super) control_settings: Vec<String>,
     /// What its daemons find, if they are not the first.
     pub(super) found: Option<PathBuf>,
@@ -50,6 +52,7 @@ impl Plan {
             control_port: None,
             control_url: None,
             namespace: None,
+            cache_kib: None,
             control_settings: Vec::new(),
             found: None,
             lines: Vec::new(),
@@ -108,12 +111,21 @@ impl Plan {
         self
     }
 
-    /// A command line for the host daemon.
-    pub(super) fn host_daemon(&self) -> Command {
+    /// The host keeps its cache on a file system of its own of so many KiB, which is empty whenever the daemon starts. Only
+    /// the daemon sees it, and whoever enters its mount namespace.
+    #[must_use]
+    pub fn host_cache_of_kib(mut self, kib: u32) -> Self {
+        self.cache_kib = Some(kib);
+        self
+    }
+
+    /// A command line for the host daemon of the deployment in this folder.
+    pub(super) fn host_daemon(&self, folder: &Path) -> Command {
         let program = self.programs.path("moorline-host");
-        match &self.namespace {
-            Some(door) => inside(door, program),
-            None => tied(program),
+        match (&self.namespace, self.cache_kib) {
+            (Some(door), _) => inside(door, program),
+            (None, Some(kib)) => on_small_disk(&program, &host_cache(folder), kib),
+            (None, None) => tied(program),
         }
     }
 
@@ -178,6 +190,20 @@ impl Machines {
             add(toml, &table, "disk_format = \"raw\"");
         }
     }
+}
+
+/// The folder of the host's cache.
+pub(super) fn host_cache(folder: &Path) -> PathBuf {
+    folder.join("host/cache")
+}
+
+/// A command line for a program that has a small file system in a folder.
+fn on_small_disk(program: &Path, folder: &Path, kib: u32) -> Command {
+    let mount = "mkdir -p \"$1\" && mount -t tmpfs -o size=\"$0\" moorline \"$1\" && shift && exec \"$@\"";
+    let mut command = tied("unshare");
+    command.args(["--mount", "--", "sh", "-c", mount, &format!("{kib}k")]);
+    command.arg(folder).arg(program);
+    command
 }
 
 fn add(toml: &mut Toml, table: &str, line: impl Into<String>) {

@@ -2,6 +2,7 @@
 //! go on reading, and everybody catches up by themselves.
 
 mod acknowledged;
+mod cold_start;
 mod control_plane;
 mod cuts;
 mod host_daemon;

@@ -49,6 +49,13 @@ async fn nothing_that_the_daemons_leave_tells_a_secret() -> Result<()> {
         let shown = |mirror: &crate::talker::Mirror| mirror.text(at).as_deref() == Some(&*value);
         talker.until(at, shown).await?;
     }
+    let revision = deployment
+        .guest_status(external.id)
+        .await
+        .and_then(|status| status.revision);
+    deployment
+        .host_keeps(revision.context("the host has the data")?)
+        .await?;
     let told = told(&deployment, external.id).await?;
     let secrets: Vec<_> = secrets().collect();
     tells_nothing("what the commands said", told.as_bytes(), &secrets)?;
@@ -72,11 +79,11 @@ fn secrets() -> impl Iterator<Item = Telltale> {
     })
 }
 
-/// What the store has in the clear, so that the search must find it there.
+/// What the store and the host's cache have in the clear, so that the search must find it there.
 fn ordinary() -> [Telltale; 2] {
     let [text, bytes] = ORDINARY;
     [Bytes::from(text), no_text(bytes)]
-        .map(|value| Telltale::of("what is no secret", value).in_file(&["store.db", "store.db-wal"]))
+        .map(|value| Telltale::of("what is no secret", value).in_file(&["store.db", "store.db-wal", ".view"]))
 }
 
 /// Secrets given, given again, refused and removed.

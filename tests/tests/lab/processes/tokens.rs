@@ -59,8 +59,11 @@ async fn no_token_and_no_key_is_where_it_does_not_belong() -> Result<()> {
     deployment.control_mut().kill().await?;
     deployment.kill_host().await?;
     // What the store may tell is found there.
-    telltales
-        .push(Telltale::of("an entry that is no secret", NO_SECRET).in_file(&["store.db", "store.db-wal"]));
+    telltales.push(Telltale::of("an entry that is no secret", NO_SECRET).in_file(&[
+        "store.db",
+        "store.db-wal",
+        ".view",
+    ]));
     search(deployment.folder(), &telltales)
 }
 
@@ -206,6 +209,7 @@ async fn a_guest(deployment: &Deployment) -> Result<Vec<Telltale>> {
 fn kept(folder: &Path) -> Result<Vec<Telltale>> {
     let administrator = fs::read_to_string(folder.join("control/admin.token"))?;
     let master = fs::read_to_string(folder.join("control/master.key"))?;
+    let cache = fs::read_to_string(folder.join("host/cache.key"))?;
     let identity = fs::read_to_string(folder.join("host/identity/identity.pem"))?;
     let (_, key) = identity
         .split_once("PRIVATE KEY-----\n")
@@ -214,6 +218,7 @@ fn kept(folder: &Path) -> Result<Vec<Telltale>> {
     Ok(vec![
         Telltale::of("the administrator's token", administrator.trim()).in_file(&["admin.token"]),
         Telltale::of("the master key", master.trim()).in_file(&["master.key"]),
+        Telltale::of("the key of the host's cache", cache.trim()).in_file(&["cache.key"]),
         Telltale::of("a host's key", line).in_file(&["identity.pem"]),
         Telltale::of("any key in the clear", "PRIVATE KEY-----").in_file(&["identity.pem", "next-key.pem"]),
     ])
