@@ -96,9 +96,20 @@ async fn main() -> ExitCode {
 /// Sets up first and by itself, so that a test's time is the test's, then leaves the terminal to cargo.
 async fn test(options: &[String]) -> Result<()> {
     setup::ready().await?;
+    if options.is_empty() {
+        cargo_test(&["--profile", "world", "--package", WORLD], &[]).await?;
+    }
+    cargo_test(&["--workspace", "--exclude", WORLD], options).await
+}
+
+/// The package of the deterministic world, which runs so many schedules that it is worth its own profile.
+const WORLD: &str = "moorline-world";
+
+async fn cargo_test(packages: &[&str], options: &[String]) -> Result<()> {
     let mut command = tools::cargo();
     command
-        .args(["test", "--workspace"])
+        .arg("test")
+        .args(packages)
         .args(options)
         .current_dir(tools::workspace());
     let status = command.status().await.context("run cargo test")?;
