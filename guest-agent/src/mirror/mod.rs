@@ -27,11 +27,11 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use moorline_shared::agent::Freshness;
+use moorline_shared::digest::ViewDigest;
 use moorline_shared::entry::{MAX_ENTRIES, MAX_INSTANCE_BYTES};
 use moorline_shared::link::Moment;
 use moorline_shared::link::body::{Item, Secrets};
 use moorline_shared::link::session::DEAD_MS;
-use moorline_shared::digest::ViewDigest;
 use moorline_shared::{Digest, EntryPath, PathPrefix, Revision};
 
 pub use entry::{Entry, etag};
@@ -449,11 +449,9 @@ fn difference(
 ) -> Vec<Changed> {
     let gone = before.keys().filter(|path| !after.contains_key(*path));
     let gone = gone.map(|path| (path, None));
-    let changed = after.iter().filter(|(path, entry)| {
-        before
-            .get(*path)
-            .is_none_or(|before| !before.is_same(entry))
-    });
+    let changed = after
+        .iter()
+        .filter(|(path, entry)| before.get(*path).is_none_or(|before| !before.is_same(entry)));
     let all = gone.chain(changed.map(|(path, entry)| (path, Some(Arc::clone(entry)))));
     all.map(|(path, entry)| Changed {
         path: path.clone(),
