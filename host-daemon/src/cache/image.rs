@@ -23,6 +23,13 @@ pub struct Image {
     pub entries: Vec<(EntryPath, CachedEntry)>,
 }
 
+impl Image {
+    /// The bytes of all values.
+    pub fn bytes(&self) -> usize {
+        self.entries.iter().map(|(_, entry)| entry.value.len()).sum()
+    }
+}
+
 impl Cache {
     /// What the instance may see of itself at `now`; `None` if nothing of it is served.
     pub fn image(&self, instance: &InstanceId, now: Moment) -> Option<Image> {

@@ -107,12 +107,13 @@ impl Disk {
         Ok(folder.sync()?)
     }
 
-    /// Has the disk show these views as they were taken; where there is nothing, it has nothing.
+    /// Has the disk show these views as they were taken; where there is nothing, it has nothing. Returns how many bytes that
+    /// took.
     pub(super) fn write(
         &self,
         deployment: &str,
         views: Vec<(InstanceId, Option<Taken>)>,
-    ) -> Result<(), Undone> {
+    ) -> Result<usize, Undone> {
         let all: Vec<_> = views.iter().map(|(instance, _)| *instance).collect();
         let undone = |error| Undone { views: all, error };
         let opened = match self.opened() {
@@ -132,10 +133,10 @@ impl Disk {
                 return Err(undone(error));
             }
         }
-        opened
-            .folder
-            .replace(files)
-            .map_err(|unwritten| opened.undone(unwritten))
+        let bytes = files.iter().map(|(_, file)| file.len()).sum();
+        let replaced = opened.folder.replace(files);
+        replaced.map_err(|unwritten| opened.undone(unwritten))?;
+        Ok(bytes)
     }
 
     /// Has the disk say that all views on it show everything up to the cursor.

@@ -220,6 +220,26 @@ async fn while_the_disk_refuses_guests_are_served_and_then_everything_is_written
     daemon.end();
 }
 
+#[tokio::test]
+async fn views_that_are_too_large_to_be_written_together_are_all_written() {
+    let state = tempfile::tempdir().unwrap();
+    let mut daemon = Daemon::begin(state.path());
+    let large = "x".repeat(200 * 1024);
+    let entries = ["a", "b", "c", "d", "e"].map(|at| (at, &*large));
+    let mut items: Vec<_> = (1..=12).map(|n| FeedItem::Instance(spec(n))).collect();
+    items.extend((1..=12).map(|n| view(n, n, 5, &entries)));
+    daemon.take(None, 5, items).await;
+    daemon.writer.round().await;
+    assert_eq!(daemon.writer.handle().status().revision, Some(revision(5)));
+    daemon.end();
+    let daemon = Daemon::begin(state.path());
+    assert_eq!(
+        (daemon.restored.instances.len(), daemon.entries(12).await),
+        (12, Some(5))
+    );
+    daemon.end();
+}
+
 /// The position would say that the view that could not be written shows everything.
 #[tokio::test]
 async fn the_position_waits_for_the_last_view() {

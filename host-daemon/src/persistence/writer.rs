@@ -9,7 +9,7 @@ use moorline_shared::{InstanceId, Revision};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::disk::{Disk, DiskError, Undone};
+use super::disk::{Disk, DiskError, Taken, Undone};
 use super::load::Restored;
 use super::pending::{Before, Handle, Pending, Urgency};
 use crate::causes::Causes;
@@ -17,13 +17,17 @@ use crate::link::{self, Ending, ShardsHandle};
 
 /// The least time between two rounds: what changes meanwhile is written once.
 const BETWEEN_ROUNDS: Duration = Duration::from_secs(1);
-/// The same after a round that failed.
+/// How much is written in the long run, whatever guests have changed: a view is written whole, however little of it
+/// changed, and the machines need their disk themselves.
+const BYTES_PER_SECOND: u32 = 8 * 1024 * 1024;
+/// The least time after a round that failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(5);
 /// How often an idle host writes down that it has heard of the control plane: what it has is at most so much younger than
 /// the next daemon takes it for.
 const BETWEEN_POSITIONS: Duration = Duration::from_secs(10);
-/// How many views are taken and written at once.
+/// How many views are written at once, and how many bytes: they are in memory twice meanwhile.
 const VIEWS_AT_ONCE: usize = 64;
+const BYTES_AT_ONCE: usize = 4 * 1024 * 1024;
 /// For the last round, when the daemon ends.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -34,6 +38,8 @@ pub struct Writer {
     handle: Handle,
     shards: ShardsHandle,
     last_round: Instant,
+    /// How many bytes that wrote.
+    written: usize,
     health: Health,
 }
 
@@ -73,6 +79,7 @@ pub fn open(state: &Path, credentials: Option<&Path>, shards: &ShardsHandle) -> 
         handle: Handle::default(),
         shards: shards.clone(),
         last_round: Instant::now(),
+        written: 0,
         health: Health::Good,
     };
     let mut restored = writer.disk.load(link::now_and_time()).unwrap_or_else(|error| {
@@ -130,13 +137,16 @@ impl Writer {
             (Urgency::Views, Health::Good) => BETWEEN_ROUNDS,
             (Urgency::Position | Urgency::Views, Health::Failing) => AFTER_FAILURE,
         };
-        Some(self.last_round + pause)
+        let written = u32::try_from(self.written).unwrap_or(u32::MAX);
+        let paid_off = Duration::from_secs(1) * written / BYTES_PER_SECOND;
+        Some(self.last_round + pause.max(paid_off))
     }
 
     /// Writes what there is to write. What can't be written is kept for the next round.
     pub(super) async fn round(&mut self) {
         let mut pending = self.handle.take();
         self.last_round = Instant::now();
+        self.written = 0;
         match self.write(&mut pending).await {
             Ok(()) => self.succeeded(),
             Err(Failure::Ending) => {}
@@ -147,8 +157,8 @@ impl Writer {
         }
     }
 
-    /// Takes out of `pending` what is done.
-    async fn write(&self, pending: &mut Pending) -> Result<(), Failure> {
+    /// Takes what is done out of `pending`.
+    async fn write(&mut self, pending: &mut Pending) -> Result<(), Failure> {
         let Some(deployment) = pending.deployment.clone() else {
             return Ok(());
         };
@@ -168,32 +178,41 @@ impl Writer {
     }
 
     async fn write_views(
-        &self,
+        &mut self,
         deployment: &str,
         views: &BTreeSet<InstanceId>,
         undone: &mut BTreeSet<InstanceId>,
     ) -> Result<(), Failure> {
         let mut first = Ok(());
-        let all: Vec<_> = views.iter().copied().collect();
-        for some in all.chunks(VIEWS_AT_ONCE) {
-            let mut taken = Vec::new();
-            for instance in some {
-                taken.push((*instance, self.shards.take_image(*instance).await?));
+        let (mut some, mut bytes) = (Vec::new(), 0);
+        let mut rest = views.iter().peekable();
+        while let Some(instance) = rest.next() {
+            let taken = self.shards.take_image(*instance).await?;
+            bytes += taken.as_ref().map_or(0, |taken| taken.image.bytes());
+            some.push((*instance, taken));
+            if rest.peek().is_some() && some.len() < VIEWS_AT_ONCE && bytes < BYTES_AT_ONCE {
+                continue;
             }
-            let deployment = deployment.to_owned();
-            let written = self.blocking(move |disk| disk.write(&deployment, taken)).await;
-            let written = written.unwrap_or_else(|error| {
-                Err(Undone {
-                    views: some.to_vec(),
-                    error,
-                })
-            });
-            if let Err(Undone { views, error }) = written {
+            bytes = 0;
+            if let Err(Undone { views, error }) = self.write_some(deployment, std::mem::take(&mut some)).await
+            {
                 undone.extend(views);
                 first = first.and(Err(error));
             }
         }
         Ok(first?)
+    }
+
+    async fn write_some(
+        &mut self,
+        deployment: &str,
+        some: Vec<(InstanceId, Option<Taken>)>,
+    ) -> Result<(), Undone> {
+        let views = some.iter().map(|(instance, _)| *instance).collect();
+        let deployment = deployment.to_owned();
+        let written = self.blocking(move |disk| disk.write(&deployment, some)).await;
+        self.written += written.map_err(|error| Undone { views, error })??;
+        Ok(())
     }
 
     async fn write_position(&self, deployment: String, cursor: Revision) -> Result<(), DiskError> {
