@@ -2,7 +2,7 @@
 //!
 //! A backup is two lines and the store's file: `moorline-backup 1`, a [`Header`] as JSON, and a copy of the store as it
 //! was at one revision. It holds nothing that the store doesn't: whatever is secret in it is sealed, and the master key
-//! is kept apart. [`take`] writes one, [`restore`] makes a state folder of one.
+//! is kept apart. [`take()`] writes one, [`restore()`] makes a state folder of one.
 //!
 //! Restoring begins a new epoch. What was committed after the backup is lost, and its revisions will be given out again
 //! for other changes; no cursor, `ETag` or guard of the lost ones fits in the new epoch, so that hosts get everything

@@ -183,60 +183,28 @@ struct Given {
 
 /// Reads the arguments, the program's name first.
 pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, UsageError> {
-    let given = collect(Parser::from_iter(arguments))?;
+    let mut given = collect(Parser::from_iter(arguments))?;
     if let Some(text) = given.help {
         return Ok(Command::Help(text));
     }
-    let words: Vec<&str> = given.words.iter().map(String::as_str).collect();
+    let words = std::mem::take(&mut given.words);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
     match words[..] {
         ["help", ..] => Ok(Command::Help(HELP)),
         ["run"] => given.run(),
-        ["get", path] => {
-            let what = What::Get {
-                path: parsed(path)?,
-                max_age_ms: given.max_age_ms,
-            };
-            Ok(given
-                .only("get", &["--instance", "--json", "--max-age"])?
-                .ask(what))
-        }
+        ["get", path] => get(given, path),
         ["get"] => Err(UsageError::NoPath("get")),
         ["set", ..] => change(&given, "set", &words[1..]).and_then(|what| given.asking("set", what)),
         ["append", ..] => change(&given, "append", &words[1..]).and_then(|what| given.asking("append", what)),
         ["delete", ..] => change(&given, "delete", &words[1..]).and_then(|what| given.asking("delete", what)),
-        ["identity-token"] => {
-            let audience = given.audience.clone().ok_or(UsageError::NoAudience)?;
-            Ok(given
-                .only("identity-token", &["--audience", "--json"])?
-                .ask(What::IdentityToken { audience }))
-        }
+        ["identity-token"] => identity_token(given),
         ["list"] | ["list", _] if given.values && !given.json => Err(UsageError::ValuesWithoutJson),
-        ["list"] | ["list", _] => {
-            let what = What::List {
-                prefix: parsed(words.get(1).copied().unwrap_or(""))?,
-                values: given.values,
-            };
-            Ok(given
-                .only("list", &["--instance", "--json", "--values"])?
-                .ask(what))
-        }
-        ["watch"] | ["watch", _] => {
-            let what = What::Watch {
-                prefix: parsed(words.get(1).copied().unwrap_or(""))?,
-                after: given.after,
-            };
-            Ok(given
-                .only("watch", &["--instance", "--json", "--after"])?
-                .ask(what))
-        }
+        ["list"] => list(given, ""),
+        ["list", prefix] => list(given, prefix),
+        ["watch"] => watch(given, ""),
+        ["watch", prefix] => watch(given, prefix),
         ["credentials"] => Ok(given.only("credentials", &["--json"])?.ask(What::Credentials)),
-        ["credentials", role] => {
-            let what = What::Role {
-                role: parsed(role)?,
-                form: given.form.unwrap_or_default(),
-            };
-            Ok(given.only("credentials ROLE", &["--format"])?.ask(what))
-        }
+        ["credentials", role] => role_of(given, role),
         ["write-status"] => Ok(given.only("write-status", &["--json"])?.ask(What::Writes)),
         ["write-status", key] => {
             let what = What::Write(parsed(key)?);
@@ -251,6 +219,48 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Com
         ] => Err(lexopt::Error::UnexpectedArgument(extra.into()).into()),
         [other, ..] => Err(UsageError::Command(other.to_owned())),
     }
+}
+
+fn get(given: Given, path: &str) -> Result<Command, UsageError> {
+    let what = What::Get {
+        path: parsed(path)?,
+        max_age_ms: given.max_age_ms,
+    };
+    let given = given.only("get", &["--instance", "--json", "--max-age"])?;
+    Ok(given.ask(what))
+}
+
+fn list(given: Given, prefix: &str) -> Result<Command, UsageError> {
+    let what = What::List {
+        prefix: parsed(prefix)?,
+        values: given.values,
+    };
+    let given = given.only("list", &["--instance", "--json", "--values"])?;
+    Ok(given.ask(what))
+}
+
+fn watch(given: Given, prefix: &str) -> Result<Command, UsageError> {
+    let what = What::Watch {
+        prefix: parsed(prefix)?,
+        after: given.after,
+    };
+    let given = given.only("watch", &["--instance", "--json", "--after"])?;
+    Ok(given.ask(what))
+}
+
+fn identity_token(given: Given) -> Result<Command, UsageError> {
+    let audience = given.audience.clone().ok_or(UsageError::NoAudience)?;
+    let given = given.only("identity-token", &["--audience", "--json"])?;
+    Ok(given.ask(What::IdentityToken { audience }))
+}
+
+fn role_of(given: Given, role: &str) -> Result<Command, UsageError> {
+    let what = What::Role {
+        role: parsed(role)?,
+        form: given.form.unwrap_or_default(),
+    };
+    let given = given.only("credentials ROLE", &["--format"])?;
+    Ok(given.ask(what))
 }
 
 fn collect(mut parser: Parser) -> Result<Given, UsageError> {
