@@ -13,7 +13,7 @@ use std::time::Duration;
 /// Where the packages of a revision are, in a guest that they are put beside.
 const FOLDER: &str = "root/packages";
 /// Emulated, apt and the restarts take their time.
-const PATIENCE: Duration = Duration::from_mins(2);
+const PATIENCE: Duration = Duration::from_mins(5);
 
 /// Up to which exposure `systemd-analyze security` is content. The host daemon makes processes other users, looks after
 /// their files and devices, and lets QEMU be what it is.
@@ -59,7 +59,8 @@ async fn run(guest: &Control, revision: u32, line: &str) -> Result<String> {
         said += "\n";
         line.starts_with("ended with ")
     });
-    let end = end.await.with_context(|| format!("`{line}`"))?;
+    let end = end.await;
+    let end = end.with_context(|| format!("`{line}` has said: {said}"))?;
     ensure!(end == "ended with 0", "`{line}`: {said}");
     Ok(said)
 }
