@@ -33,12 +33,13 @@ impl LocalDeployment {
         Self(folder.unwrap_or_else(|| "/var/lib/moorline/up".into()))
     }
 
-    /// The deployment of whoever runs this process.
+    /// The deployment of whoever runs this process. A folder that is named without its beginning lies in the working folder.
     pub fn of_process() -> Self {
-        Self::of(|name| {
+        let found = Self::of(|name| {
             let value = std::env::var_os(name).filter(|value| !value.is_empty());
             value.map(PathBuf::from)
-        })
+        });
+        std::path::absolute(found.folder()).map_or(found, Self)
     }
 
     /// Where all of it is.

@@ -1,7 +1,7 @@
 //! Runs the two daemons: the control plane first, and to the end.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
@@ -103,7 +103,7 @@ impl Plan {
         config.host = enrolment::host(&self.deployment, &url, &config.host).await?;
         config.control.url = Some(url.clone());
         let file = self.deployment.url_file();
-        let written = std::fs::write(&file, format!("{url}\n"));
+        let written = replace(&file, &format!("{url}\n"));
         written.map_err(|source| DeploymentError::Url { path: file, source })?;
         let daemon = Daemon::open(&config)?;
         let socket = HostSocket::new(&config.sockets.admin)?;
@@ -114,6 +114,13 @@ impl Plan {
         }
         Ok(running.await?)
     }
+}
+
+/// Writes a small file in one step: whoever looks meanwhile reads what was there before.
+fn replace(file: &Path, text: &str) -> std::io::Result<()> {
+    let beside = file.with_extension("new");
+    std::fs::write(&beside, text)?;
+    std::fs::rename(beside, file)
 }
 
 /// The control plane ended before it was told to: that is the failure, whatever becomes of the host daemon then.

@@ -1,5 +1,6 @@
 //! `moorline-up`: what `moorline up` runs. Options, logging, signals; everything else is the library.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -12,6 +13,7 @@ use moorline_shared::{cores, logs};
 use moorline_up::config;
 use moorline_up::deployment::{Plan, Up};
 use moorline_up::machine::Machine;
+use rustix::process::geteuid;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -47,10 +49,14 @@ struct Options {
 
 impl Options {
     fn plan(&self) -> anyhow::Result<Plan> {
-        let chosen = self.state.clone().map(LocalDeployment::at);
+        let absolute = |state| std::path::absolute(state).context("no folder for the state");
+        let chosen = self
+            .state
+            .as_ref()
+            .map(absolute)
+            .transpose()?
+            .map(LocalDeployment::at);
         let deployment = chosen.unwrap_or_else(LocalDeployment::of_process);
-        let folder = std::path::absolute(deployment.folder()).context("no folder for the state")?;
-        let deployment = LocalDeployment::at(folder);
         let added = match &self.config {
             Some(path) => Some((path.as_path(), config::read(path)?)),
             None => None,
@@ -87,7 +93,8 @@ async fn run(plan: Plan, began: Instant) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let told = told(&plan);
     let mut running = std::pin::pin!(plan.run(stop.clone(), move |up| {
-        println!("{}", told(up, began));
+        // Whoever started it may not listen any more.
+        let _ = writeln!(std::io::stdout(), "{}", told(up, began));
         let _ = sd_notify::notify(false, &[NotifyState::Ready]);
     }));
     tokio::select! {
@@ -110,7 +117,7 @@ fn told(plan: &Plan) -> impl FnOnce(&Up, Instant) -> String + use<> {
             [] => "none: name some in a file, and give it with --config".to_owned(),
             images => images.join(", "),
         };
-        format!(
+        let mut text = format!(
             "Moorline is up after {:.1} s. VMs run on when it ends (Ctrl-C), and are found again.\n\
              \x20 control plane  {}\n\
              \x20 host           {}, {} vCPUs and {} MiB for instances\n\
@@ -121,6 +128,10 @@ fn told(plan: &Plan) -> impl FnOnce(&Up, Instant) -> String + use<> {
             up.host,
             host.capacity.vcpus,
             host.capacity.memory_mib,
-        )
+        );
+        if geteuid().is_root() && host.qemu.user_base.is_none() {
+            text += "\nVMs run as root: give qemu.user_base in that file, or start this as another user.";
+        }
+        text
     }
 }
