@@ -40,6 +40,12 @@ pub enum TakeError {
         /// What went wrong.
         source: OpenError,
     },
+    /// It would lie among what the control plane works with, or replace that.
+    #[error("{}: this is in the folder of the control plane's state; give another folder, best on another disk", path.display())]
+    InState {
+        /// Where it would lie.
+        path: PathBuf,
+    },
     /// A file can't be written.
     #[error("{}: it can't be written; check that the folder is there, that this user may write and that it has room", path.display())]
     Write {
@@ -66,6 +72,10 @@ pub fn take(
     if let Err(source) = File::open(&store) {
         return Err(TakeError::NoStore { path: store, source });
     }
+    if let Some(path) = to.filter(|to| is_in(to, &config.state)) {
+        let path = path.to_owned();
+        return Err(TakeError::InState { path });
+    }
     let beside = beside(to.unwrap_or(&store), ".copy");
     let write = |path: &Path, source| TakeError::Write {
         path: path.to_owned(),
@@ -84,6 +94,16 @@ pub fn take(
         .and_then(|()| unfinished.finish(to))
         .map_err(|error| write(to, error))?;
     Ok(header)
+}
+
+/// Whether a file lies in a folder, or would, by whatever way.
+fn is_in(file: &Path, folder: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().ok();
+    let above = file.parent().filter(|above| !above.as_os_str().is_empty());
+    let above = real(above.unwrap_or(Path::new(".")));
+    let (itself, folder) = (real(file), real(folder));
+    let itself = itself.as_deref().and_then(Path::parent);
+    folder.is_some() && (above == folder || itself == folder.as_deref())
 }
 
 /// Copies the store, and says what the copy is.

@@ -73,7 +73,9 @@ impl Stamp {
         if self.boot_id == now.boot_id {
             now.boottime_ms.checked_sub(self.boottime_ms)
         } else {
-            now.calendar_ms.checked_sub(self.calendar_ms)
+            // Whatever the calendar says, it was before this boot.
+            let passed = now.calendar_ms.checked_sub(self.calendar_ms)?;
+            Some(passed.max(now.boottime_ms))
         }
     }
 }

@@ -72,17 +72,17 @@ impl CacheKey {
     /// The key that systemd hands over in `credentials`, otherwise that of the file in `state`, which is made if there is
     /// none. Blocks.
     pub(super) fn open(state: &Path, credentials: Option<&Path>) -> Result<Self, KeyError> {
-        if let Some(handed) = credentials
-            .map(|folder| folder.join(FILE))
-            .filter(|path| path.exists())
+        let is_there = |path: &Path| path.try_exists().map_err(failed("looked for", path));
+        if let Some(handed) = credentials.map(|folder| folder.join(FILE))
+            && is_there(&handed)?
         {
             return read(&handed);
         }
         let path = state.join(FILE);
-        match path.try_exists() {
-            Ok(true) => read(&path),
-            Ok(false) => make(&path),
-            Err(source) => Err(failed("looked for", &path)(source)),
+        if is_there(&path)? {
+            read(&path)
+        } else {
+            make(&path)
         }
     }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::disk::{Disk, DiskError, Taken, Undone};
 use super::load::Restored;
 use super::pending::{Before, Handle, Pending, Urgency};
+use crate::cache::Now;
 use crate::causes::Causes;
 use crate::link::{self, Ending, ShardsHandle};
 
@@ -144,10 +145,13 @@ impl Writer {
 
     /// Writes what there is to write. What can't be written is kept for the next round.
     pub(super) async fn round(&mut self) {
+        // What is heard after this is of a later cursor than the one that is taken.
+        let now = link::now_and_time();
+        let age_ms = self.shards.feed_clock().standing(now.moment).age_ms;
         let mut pending = self.handle.take();
         self.last_round = Instant::now();
         self.written = 0;
-        match self.write(&mut pending).await {
+        match self.write(&mut pending, (age_ms, now)).await {
             Ok(()) => self.succeeded(),
             Err(Failure::Ending) => {}
             Err(Failure::Disk(error)) => {
@@ -157,8 +161,8 @@ impl Writer {
         }
     }
 
-    /// Takes what is done out of `pending`.
-    async fn write(&mut self, pending: &mut Pending) -> Result<(), Failure> {
+    /// Takes what is done out of `pending`, which was as old as `known` says.
+    async fn write(&mut self, pending: &mut Pending, known: (u32, Now)) -> Result<(), Failure> {
         let Some(deployment) = pending.deployment.clone() else {
             return Ok(());
         };
@@ -170,7 +174,7 @@ impl Writer {
         let views = std::mem::take(&mut pending.views);
         self.write_views(&deployment, &views, &mut pending.views).await?;
         if let Some(cursor) = pending.cursor {
-            self.write_position(deployment, cursor).await?;
+            self.write_position(deployment, cursor, known).await?;
             pending.cursor = None;
             self.handle.update(|status| status.revision = Some(cursor));
         }
@@ -215,10 +219,13 @@ impl Writer {
         Ok(())
     }
 
-    async fn write_position(&self, deployment: String, cursor: Revision) -> Result<(), DiskError> {
-        let now = link::now_and_time();
-        let age_ms = self.shards.feed_clock().standing(now.moment).age_ms;
-        let write = move |disk: &Disk| disk.write_position(&deployment, cursor, (age_ms, now));
+    async fn write_position(
+        &self,
+        deployment: String,
+        cursor: Revision,
+        known: (u32, Now),
+    ) -> Result<(), DiskError> {
+        let write = move |disk: &Disk| disk.write_position(&deployment, cursor, known);
         self.blocking(write).await?
     }
 

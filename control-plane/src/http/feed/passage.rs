@@ -188,9 +188,13 @@ impl Passage {
     /// Says that everything was told that concerns the host. Every queue has been told of all up to `head`.
     ///
     /// # Errors
-    /// [`FeedError::Closed`] if the host is gone.
+    /// [`FeedError::Closed`] if the host is gone, or has to come again for what was left out.
     pub async fn bookmark(&mut self, head: u64, sink: &mut impl Sink) -> Result<(), FeedError> {
         self.pass_revoked(&mut Parts::new(sink)).await?;
+        // A bookmark says that all was told that was revoked.
+        if self.queue.has_lost() {
+            return Err(FeedError::Closed);
+        }
         // What came up to the head and concerns the host was put into the queue, so that an empty one says it was sent.
         if self.queue.is_empty() {
             self.cursor = head.max(self.cursor);

@@ -17,7 +17,8 @@ use super::stats::{Held, Stats};
 const MAX_BATCHES: usize = 64;
 /// The most bytes that wait, and that a batch takes; over it, what is said of views is dropped and the views are named.
 const MAX_BYTES: usize = 4 * 1024 * 1024;
-/// The most revocations that wait. A host that leaves more unread has to come again, and is told what it missed.
+/// The most revocations that wait. The feed of a host that leaves more unread ends at once: it comes again from where it
+/// stood, and is told what it missed.
 const MAX_REVOKED: usize = 4_096;
 
 /// What waits for a host.
@@ -33,7 +34,19 @@ struct Pending {
     revoked: VecDeque<Revocation>,
     batches: VecDeque<Waiting>,
     bytes: usize,
-    closed: bool,
+    end: End,
+}
+
+/// When a feed ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum End {
+    /// It goes on.
+    #[default]
+    None,
+    /// Once what waits is sent.
+    AfterAll,
+    /// Now: something was left out, so that nothing may be sent any more that says where the host stands.
+    AtOnce,
 }
 
 /// A batch that waits.
@@ -56,7 +69,7 @@ pub enum Next {
     Batch(Waiting),
     /// Nothing at present.
     Empty,
-    /// Nothing any more: another feed of the same host took over, or the control plane ends.
+    /// Nothing any more: another feed of the same host took over, the control plane ends, or something was left out.
     Closed,
 }
 
@@ -79,6 +92,9 @@ impl Queue {
         };
         let batch = batch.within_bound();
         let mut pending = self.lock();
+        if pending.end == End::AtOnce {
+            return;
+        }
         let before = pending.held();
         pending.bytes += batch.held();
         pending.batches.push_back(batch);
@@ -97,7 +113,12 @@ impl Queue {
         if pending.revoked.len() < MAX_REVOKED {
             pending.revoked.push_back(revocation);
         } else {
-            pending.closed = true;
+            let before = pending.held();
+            *pending = Pending {
+                end: End::AtOnce,
+                ..Pending::default()
+            };
+            self.stats.moved(before, pending.held());
         }
         drop(pending);
         self.news.notify_one();
@@ -108,6 +129,11 @@ impl Queue {
         self.lock().revoked.pop_front()
     }
 
+    /// Whether something was left out that the host has to be told of. Nothing may be said any more of where it stands.
+    pub fn has_lost(&self) -> bool {
+        self.lock().end == End::AtOnce
+    }
+
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
         let pending = self.lock();
@@ -116,7 +142,11 @@ impl Queue {
 
     /// Ends the feed once what waits is sent.
     pub fn close(&self) {
-        self.lock().closed = true;
+        let mut pending = self.lock();
+        if pending.end == End::None {
+            pending.end = End::AfterAll;
+        }
+        drop(pending);
         self.news.notify_one();
     }
 
@@ -138,8 +168,8 @@ impl Queue {
                 self.stats.resyncs.fetch_add(named, Ordering::Relaxed);
                 Next::Batch(batch)
             }
-            None if pending.closed => Next::Closed,
-            None => Next::Empty,
+            None if pending.end == End::None => Next::Empty,
+            None => Next::Closed,
         }
     }
 
@@ -327,13 +357,21 @@ mod tests {
         assert_eq!(queue.take(), Next::Revoked(revocation(2)));
         assert_eq!(queue.take_revoked(), Some(revocation(3)));
         assert!(!queue.is_empty() && matches!(queue.take(), Next::Batch(_)) && queue.is_empty());
-        for n in 1..=MAX_REVOKED as u64 + 1 {
+    }
+
+    #[test]
+    fn a_feed_that_left_a_revocation_out_says_nothing_more() {
+        let queue = Queue::default();
+        for n in 1..=MAX_REVOKED as u64 {
             queue.revoke(revocation(n));
         }
-        for n in 1..=MAX_REVOKED as u64 {
-            assert_eq!(queue.take(), Next::Revoked(revocation(n)));
-        }
-        assert_eq!(queue.take(), Next::Closed, "the host comes again for the rest");
+        queue.push(MAX_REVOKED as u64, put(1, "a", 1));
+        assert!(!queue.has_lost());
+        queue.revoke(revocation(MAX_REVOKED as u64 + 1));
+        queue.push(MAX_REVOKED as u64 + 2, put(2, "a", 1));
+        queue.close();
+        assert!(queue.has_lost() && queue.take_revoked().is_none());
+        assert_eq!(queue.take(), Next::Closed, "the host comes again for all of it");
     }
 
     #[test]

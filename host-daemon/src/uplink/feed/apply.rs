@@ -160,7 +160,7 @@ impl Feed {
     }
 
     /// Readers see these views as they were until they come whole.
-    fn lose(&self, views: &BTreeSet<ViewId>, at: Revision) {
+    pub(super) fn lose(&self, views: &BTreeSet<ViewId>, at: Revision) {
         for view in views {
             self.shards.lose(*view, at);
         }

@@ -45,12 +45,12 @@ impl Feed {
         match asked.judge(&answer) {
             Found::Nothing => Ok(()),
             Found::Views(views) => {
-                for view in views {
+                for view in &views {
                     tracing::warn!(reader = %view.reader, instance = %view.instance, at = %asked.revision,
                         "a view is not what the control plane has, and is asked for anew");
-                    self.shards.lose(view, asked.revision);
-                    self.lost.insert(view);
                 }
+                self.lose(&views, asked.revision);
+                self.lost.extend(views);
                 Ok(())
             }
             Found::Instances => {
