@@ -166,8 +166,13 @@ impl Guest {
         &mut self.outbox
     }
 
-    /// Takes the first frame of `input`. A fault ends the connection.
+    /// Takes the first frame of `input`. A fault ends the connection; it is one if nothing had come for too long before.
     pub fn receive(&mut self, input: &[u8], now: Moment) -> Result<Received, Fault> {
+        // A machine that stood still finds in its socket what was said long ago. That is no news, and its host has given
+        // it up by now.
+        if !input.is_empty() && now.since(self.heard) > self.patience_ms() {
+            return Err(Fault::Silent);
+        }
         let Some((frame, taken)) = frame::decode(input, MAX_BODY)? else {
             if !input.is_empty() {
                 self.partial.get_or_insert(now);
@@ -273,7 +278,7 @@ impl Guest {
         if self.partial.is_some_and(|since| now.since(since) > PATIENCE_MS) {
             return Err(Fault::Slow);
         }
-        if now.since(self.heard) > DEAD_MS.max(3 * self.heartbeat_ms) {
+        if now.since(self.heard) > self.patience_ms() {
             return Err(Fault::Silent);
         }
         if self.outbox.stuck_for(now) > DEAD_MS {
@@ -290,12 +295,17 @@ impl Guest {
             State::Open { .. } => self.beat.0 + self.heartbeat_ms,
         };
         let whole = self.partial.map_or(u64::MAX, |since| since.0 + PATIENCE_MS + 1);
-        let heard = self.heard.0 + DEAD_MS.max(3 * self.heartbeat_ms) + 1;
+        let heard = self.heard.0 + self.patience_ms() + 1;
         let written = self
             .outbox
             .stuck_since()
             .map_or(u64::MAX, |since| since.0 + DEAD_MS + 1);
         Moment(open.min(whole).min(heard).min(written))
+    }
+
+    /// For how long the host may say nothing.
+    fn patience_ms(&self) -> u64 {
+        DEAD_MS.max(3 * self.heartbeat_ms)
     }
 
     fn ping(&mut self, now: Moment) {

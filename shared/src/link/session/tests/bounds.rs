@@ -356,3 +356,16 @@ fn what_is_sent_after_a_rest_has_not_been_stuck_since() {
     assert_eq!(pair.host.tick(at(9_000 + DEAD_MS)), Ok(()));
     assert_eq!(pair.host.tick(at(9_001 + DEAD_MS)), Err(Fault::NotReading));
 }
+
+#[test]
+fn what_was_said_while_a_guest_stood_still_is_no_news() {
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    pair.host.receive(&ping(), pair.now).unwrap();
+    let pong = pair.host.outbox().output().to_vec();
+    let late = Moment(pair.now.0 + 30_001);
+    assert_eq!(pair.guest.receive(&pong[..3], late), Err(Fault::Silent));
+    assert_eq!(pair.guest.receive(&pong, late), Err(Fault::Silent));
+    let mut pair = Pair::open(DEFAULT_LIMITS);
+    let just = Moment(pair.now.0 + 30_000);
+    assert!(pair.guest.receive(&pong, just).is_ok());
+}
