@@ -2,6 +2,7 @@
 
 use moorline_agent::mirror::Mirror;
 use moorline_shared::agent::Freshness;
+use moorline_shared::api::data::Changed;
 use moorline_shared::api::feed::ViewId;
 use moorline_shared::{InstanceId, Revision};
 
@@ -232,7 +233,11 @@ impl World {
                     return Ok(());
                 }
                 let before = self.ledger.made.insert(key.clone(), changed.clone());
-                if before.is_some_and(|before| before != changed) {
+                // A backup that is restored has what was made before it, in its own epoch.
+                let other = |before: &Changed| {
+                    (before.operation, before.revision.n) != (changed.operation, changed.revision.n)
+                };
+                if before.as_ref().is_some_and(other) {
                     return Err(format!(
                         "write {key} is made twice, at last at {}",
                         changed.revision

@@ -163,7 +163,7 @@ fn cut() -> impl Strategy<Value = CutAt> {
 /// What users and programs do.
 fn work() -> impl Strategy<Value = Event> {
     let slot = || 0..crate::SLOTS;
-    let path = || 0..crate::doings::PATHS.len();
+    let path = || prop_oneof![1 => Just(0), 1 => 0..crate::doings::PATHS.len()];
     prop_oneof![
         10 => (slot(), path(), size()).prop_map(|(slot, path, size)| Event::Put { slot, path, size }),
         6 => slot().prop_map(Event::Pair),
@@ -172,7 +172,7 @@ fn work() -> impl Strategy<Value = Event> {
         2 => (slot(), any::<bool>()).prop_map(|(slot, on)| Event::Tag(slot, on)),
         2 => (slot(), any::<bool>()).prop_map(|(slot, on)| Event::Group(slot, on)),
         14 => (slot(), slot(), any::<bool>()).prop_map(|(slot, of, append)| Event::Write { slot, of, append }),
-        5 => (slot(), slot(), path()).prop_map(|(slot, of, path)| Event::Get(slot, of, path)),
+        9 => (slot(), slot(), path()).prop_map(|(slot, of, path)| Event::Get(slot, of, path)),
         3 => (slot(), slot()).prop_map(|(slot, of)| Event::List(slot, of)),
         5 => (slot(), slot()).prop_map(|(slot, of)| Event::Watch(slot, of)),
         1 => (slot(), slot()).prop_map(|(slot, of)| Event::Unwatch(slot, of)),
@@ -184,15 +184,15 @@ fn travel() -> impl Strategy<Value = Event> {
     let host = || 0..crate::HOSTS;
     let bytes = prop_oneof![6 => Just(usize::MAX), 2 => 1usize..40];
     prop_oneof![
-        50 => (any::<usize>(), bytes).prop_map(|(which, bytes)| Event::Move(which, bytes)),
-        30 => (1usize..12).prop_map(Event::Flow),
-        4 => any::<usize>().prop_map(Event::Drop),
-        4 => any::<usize>().prop_map(Event::Echo),
+        60 => (any::<usize>(), bytes).prop_map(|(which, bytes)| Event::Move(which, bytes)),
+        18 => (1usize..8).prop_map(Event::Flow),
+        8 => any::<usize>().prop_map(Event::Drop),
+        8 => any::<usize>().prop_map(Event::Echo),
         5 => (any::<usize>(), cut()).prop_map(|(which, at)| Event::Cut(which, at)),
         3 => host().prop_map(Event::CutFeed),
         2 => host().prop_map(Event::Part),
         3 => host().prop_map(Event::Join),
-        12 => (50u64..3_000).prop_map(Event::Advance),
+        8 => (50u64..3_000).prop_map(Event::Advance),
         2 => (5_000u64..60_000).prop_map(Event::Advance),
         2 => (100u64..2_000).prop_map(Event::Stall),
         1 => (2_000u64..45_000).prop_map(Event::Stall),

@@ -88,6 +88,8 @@ impl World {
     }
 
     fn cut(&mut self, wire: usize, at: CutAt) {
+        // What the ends have said is on its way by now.
+        self.moves();
         if matches!(at, CutAt::Both | CutAt::Guest) && self.net.wires[wire].guest_end == Stage::Open {
             self.hang_up(wire, Over::Fault);
         }
@@ -104,17 +106,17 @@ impl World {
         for _ in 0..rounds {
             let possible = self.moves();
             let errands = self.net.errands.len();
-            let mut moved = errands > 0;
+            let mut goes_on = errands > 0;
             for next in possible
                 .into_iter()
                 .filter(|next| !matches!(next, Move::Errand(_)))
             {
-                moved |= self.move_on(next, usize::MAX) == Moved::Yes;
+                goes_on |= self.move_on(next, usize::MAX) == Moved::Yes;
             }
             for _ in 0..errands {
                 self.move_on(Move::Errand(0), 0);
             }
-            if !moved {
+            if !goes_on {
                 return;
             }
         }
