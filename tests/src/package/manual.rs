@@ -181,7 +181,7 @@ Options:
             page.contains(".SH NAME\nthing \\- Does one thing and another\n.SH SYNOPSIS\n.nf\n"),
             "{page}"
         );
-        let mut told = Help::parse("Do it\n\nOptions:\n  -q, --quiet  Say nothing\n");
+        let mut told = Help::parse(&HELP.replace("Does one thing\nand another", "Do it"));
         assert_eq!(
             told.part("thing do", &help),
             ".SS thing do\nDo it\n.PP\n.nf\n.fi\n"
