@@ -167,6 +167,17 @@ impl Drop for Frozen {
     }
 }
 
+/// What a process has in memory, by a line of its `smaps_rollup` such as `Rss:`, or `Anonymous:` for what no file stands
+/// behind; in bytes.
+pub fn memory(pid: u32, line: &str) -> Result<u64> {
+    let text =
+        std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("look at a process's memory")?;
+    let found = text.lines().find_map(|found| found.strip_prefix(line));
+    let kib = found.and_then(|found| found.trim().strip_suffix(" kB"));
+    let kib: u64 = kib.context("smaps_rollup has no such line")?.trim().parse()?;
+    Ok(kib * 1_024)
+}
+
 /// The last lines of a file, or why it can't be read.
 pub(crate) fn last_lines_of(file: &Path) -> String {
     match std::fs::read(file) {

@@ -5,7 +5,7 @@ use super::load::Loader;
 use super::programs::Programs;
 use super::report::{Goal, Row};
 use super::servers::{Agent, ControlPlane, Cores, Host, free_address};
-use crate::process::{Running, tied};
+use crate::process::{Running, memory, tied};
 use crate::{progress, wait};
 use anyhow::{Context as _, Result};
 use moorline_lab_load::plan::{HOLD, Hold};
@@ -175,16 +175,6 @@ impl Taken {
         }
         Ok(taken)
     }
-}
-
-/// One line of what a process has in memory, in bytes.
-fn memory(pid: u32, line: &str) -> Result<u64> {
-    let text =
-        fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("look at a process's memory")?;
-    let found = text.lines().find_map(|found| found.strip_prefix(line));
-    let kib = found.and_then(|found| found.trim().strip_suffix(" kB"));
-    let kib: u64 = kib.context("smaps_rollup has no such line")?.trim().parse()?;
-    Ok(kib * 1_024)
 }
 
 /// A million bytes each.

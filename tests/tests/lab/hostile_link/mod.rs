@@ -21,6 +21,7 @@ mod reading;
 use super::talker::Talker;
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{Deployment, External, PATIENCE, Plan, Programs};
+use moorline_lab::process::memory;
 use moorline_lab::wait;
 use moorline_shared::link::Kind;
 use moorline_shared::link::frame::HEADER_BYTES;
@@ -134,11 +135,7 @@ impl Trial {
     /// What the daemon takes of memory that no file stands behind, in bytes.
     fn memory(&self) -> Result<u64> {
         let pid = self.deployment.host_pid().context("the daemon has ended")?;
-        let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        let kib: u64 = kib.context("smaps_rollup has no line of it")?.trim().parse()?;
-        Ok(kib * 1024)
+        memory(pid, "Anonymous:")
     }
 
     /// How many unix sockets the daemon has: those that it listens on, and those of who is connected.
