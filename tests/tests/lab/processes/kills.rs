@@ -9,7 +9,7 @@ use crate::alone::path;
 use anyhow::{Context, Result, ensure};
 use moorline_client::{Client, Terms};
 use moorline_lab::deployment::{Deployment, External, PATIENCE, Plan, Programs};
-use moorline_lab::process::Frozen;
+use moorline_lab::process::{Frozen, memory};
 use moorline_shared::api::data::{ListQuery, PutEntry};
 use moorline_shared::{EntryPath, InstanceId, Revision};
 use std::collections::BTreeMap;
@@ -50,64 +50,62 @@ impl Dice {
     }
 }
 
-/// Writes as a user, one entry after the other, each until it is acknowledged.
-async fn write_as_user(
-    client: Client,
-    instance: InstanceId,
-    done: CancellationToken,
-) -> Result<Acknowledged> {
-    let mut acknowledged = Acknowledged::new();
-    for n in 0_u64.. {
-        if done.is_cancelled() {
-            break;
-        }
-        let (at, value) = (path(&format!("user/{}", n % ENTRIES)), n.to_string());
-        let (body, terms) = (PutEntry::value(value.as_str().into()), Terms::fresh());
-        while let Err(error) = client.put_instance_data(instance, &at, &body, &terms).await {
-            ensure!(
-                error.may_have_happened() || error.is_silence(),
-                "a write was refused: {error}"
-            );
-            sleep(BREATH).await;
-        }
-        count(&mut acknowledged, instance, at, value);
-    }
-    Ok(acknowledged)
+/// Who writes.
+enum Writer {
+    User(Client),
+    /// The guest itself, by its agent.
+    Guest(Caller),
 }
 
-/// Writes as the guest itself, by its agent.
-async fn write_as_guest(
-    agent: Caller,
-    instance: InstanceId,
-    done: CancellationToken,
-) -> Result<Acknowledged> {
-    let mut acknowledged = Acknowledged::new();
-    for n in 0_u64.. {
-        if done.is_cancelled() {
-            break;
+impl Writer {
+    /// What its entries lie below, which are its own.
+    fn folder(&self) -> &'static str {
+        match self {
+            Self::User(_) => "user",
+            Self::Guest(_) => "guest",
         }
-        let (at, value, key) = (
-            format!("guest/{}", n % ENTRIES),
-            n.to_string(),
-            format!("guest-{n}"),
+    }
+
+    /// Writes one entry after the other, each until it is acknowledged, until `done`.
+    async fn write_on(self, instance: InstanceId, done: CancellationToken) -> Result<Acknowledged> {
+        let mut acknowledged = Acknowledged::new();
+        for n in 0_u64.. {
+            if done.is_cancelled() {
+                break;
+            }
+            let at = path(&format!("{}/{}", self.folder(), n % ENTRIES));
+            let value = n.to_string();
+            match &self {
+                Self::User(client) => put(client, instance, &at, &value).await?,
+                Self::Guest(agent) => set(agent, &at, &value).await,
+            }
+            let (last, times) = acknowledged.entry((instance, at)).or_default();
+            (*last, *times) = (value, *times + 1);
+        }
+        Ok(acknowledged)
+    }
+}
+
+async fn put(client: &Client, instance: InstanceId, at: &EntryPath, value: &str) -> Result<()> {
+    let (body, terms) = (PutEntry::value(value.into()), Terms::fresh());
+    while let Err(error) = client.put_instance_data(instance, at, &body, &terms).await {
+        ensure!(
+            error.may_have_happened() || error.is_silence(),
+            "a write was refused: {error}"
         );
-        // Whatever went wrong, the same under the same key does it once.
-        while agent
-            .ask(&["set", &at, &value, "--idempotency-key", &key])
-            .await
-            .is_err()
-        {
-            sleep(BREATH).await;
-        }
-        count(&mut acknowledged, instance, path(&at), value);
         sleep(BREATH).await;
     }
-    Ok(acknowledged)
+    Ok(())
 }
 
-fn count(acknowledged: &mut Acknowledged, instance: InstanceId, at: EntryPath, value: String) {
-    let (last, times) = acknowledged.entry((instance, at)).or_default();
-    (*last, *times) = (value, *times + 1);
+async fn set(agent: &Caller, at: &EntryPath, value: &str) {
+    let key = format!("guest-{value}");
+    let set = ["set", at.as_str(), value, "--idempotency-key", &key];
+    // Whatever went wrong, the same under the same key does it once.
+    while agent.ask(&set).await.is_err() {
+        sleep(BREATH).await;
+    }
+    sleep(BREATH).await;
 }
 
 /// A deployment whose parts are killed.
@@ -142,8 +140,9 @@ impl Victims {
         let mut writers = JoinSet::new();
         for (external, agent) in &self.guests {
             let client = self.deployment.client().clone();
-            writers.spawn(write_as_user(client, external.id, done.clone()));
-            writers.spawn(write_as_guest(agent.caller().clone(), external.id, done.clone()));
+            writers.spawn(Writer::User(client).write_on(external.id, done.clone()));
+            let agent = agent.caller().clone();
+            writers.spawn(Writer::Guest(agent).write_on(external.id, done.clone()));
         }
         writers
     }
@@ -203,7 +202,7 @@ impl Victims {
 
     fn memory(&self) -> Result<[u64; 2]> {
         let (control, host) = (self.deployment.control_pid(), self.deployment.host_pid());
-        let of = |pid: Option<u32>| resident(pid.context("a daemon has ended")?);
+        let of = |pid: Option<u32>| memory(pid.context("a daemon has ended")?, "Anonymous:");
         Ok([of(control)?, of(host)?])
     }
 
@@ -262,15 +261,6 @@ impl Victims {
         });
         Ok(entries.collect())
     }
-}
-
-/// What a process keeps in memory that is nobody else's, in bytes.
-fn resident(pid: u32) -> Result<u64> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Anonymous:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-    let kib: u64 = kib.context("smaps_rollup has no line of it")?.trim().parse()?;
-    Ok(kib * 1024)
 }
 
 fn how_long() -> Result<Duration> {
