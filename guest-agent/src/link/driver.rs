@@ -326,7 +326,8 @@ impl<'a> Driver<'a> {
     fn compare(&self, said: &body::MirrorDigest, now: Moment) {
         let mirror = self.given.mirror.read();
         let revision = mirror.applied();
-        if revision == Some(said.revision) && mirror.digest() == said.digest {
+        let is_same = || revision == Some(said.revision) && mirror.digest() == said.digest;
+        if mirror.is_ahead_of(said.revision) || is_same() {
             return;
         }
         tracing::warn!(at = %said.revision, "the mirror is not what the host has: asking for all of it anew");

@@ -179,9 +179,16 @@ pub struct Age {
 }
 
 impl Mirror {
-    /// Applies a batch that came at `now`, whole or not at all.
+    /// Applies a batch that came at `now`, whole or not at all. A snapshot of a time before what is shown is passed over
+    /// while the host says that it is behind: it brings a later one when it no longer is.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the batch doesn't fit; the mirror is as it was.
     pub fn apply(&mut self, batch: Batch, now: Moment) -> Result<(), Refusal> {
-        self.judge(&batch)?;
+        match self.judge(&batch) {
+            Err(Refusal::Backwards { .. }) if batch.from.is_none() && self.is_behind() => return Ok(()),
+            judged => judged?,
+        }
         let to = batch.to;
         let secrets = batch.secrets;
         let items = batch.items.into_iter().enumerate().map(|(place, item)| {
@@ -333,6 +340,16 @@ impl Mirror {
         self.revision().filter(|_| self.is_whole())
     }
 
+    /// Whether the host says that it is not in step itself.
+    fn is_behind(&self) -> bool {
+        matches!(self.standing, Standing::Behind(_))
+    }
+
+    /// Whether it shows something later than `revision` because the host, as it says, is behind.
+    pub fn is_ahead_of(&self, revision: Revision) -> bool {
+        self.is_behind() && self.revision() > Some(revision)
+    }
+
     fn is_whole(&self) -> bool {
         self.extent == Extent::Whole
     }
@@ -348,8 +365,7 @@ impl Mirror {
     /// How old answers are at `now`; `None` while there is nothing.
     pub fn age(&self, now: Moment) -> Option<Age> {
         let ms = self.position?.known.age_ms(now);
-        let behind = matches!(self.standing, Standing::Behind(_)) || !self.is_whole();
-        let freshness = if behind || ms > STALE_AFTER_MS {
+        let freshness = if self.is_behind() || !self.is_whole() || ms > STALE_AFTER_MS {
             Freshness::Stale
         } else {
             Freshness::Fresh

@@ -63,6 +63,8 @@ enum Step {
     Gap(i8),
     /// A snapshot of the past.
     Back,
+    /// The same, from a host that says that it is behind.
+    Behind,
     /// A watch reads all there is.
     Drain(usize),
     /// A watch ends and resumes by its revision.
@@ -78,6 +80,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => prop::collection::vec(0..PATHS.len(), 0..3).prop_map(Step::RunOut),
         1 => any::<i8>().prop_filter("another revision", |by| *by != 0).prop_map(Step::Gap),
         1 => Just(Step::Back),
+        1 => Just(Step::Behind),
         4 => (0usize..3).prop_map(Step::Drain),
         2 => (0usize..3).prop_map(Step::Resume),
     ];
@@ -166,6 +169,14 @@ impl World {
             Step::Back => {
                 let refused = self.mirror.apply(batch(None, self.n - 1, vec![]), NOW);
                 assert!(matches!(refused, Err(Refusal::Backwards { .. })));
+            }
+            Step::Behind => {
+                let known = Known { at: NOW, age_ms: 0 };
+                self.mirror.stand(Standing::Behind(known), NOW);
+                let passed_over = batch(None, self.n - 1, vec![item("a", 9, Some(b"x"))]);
+                self.mirror.apply(passed_over, NOW).unwrap();
+                assert!(self.mirror.is_ahead_of(Revision::new(1, self.n - 1)));
+                self.mirror.stand(Standing::InStep(Revision::ZERO), NOW);
             }
             Step::Drain(i) => self.drain(i),
             Step::Resume(i) => match self.mirror.cursor_after(self.watchers[i].at) {

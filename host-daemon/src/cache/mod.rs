@@ -93,6 +93,8 @@ pub struct Touched {
 pub enum What {
     /// Anything may have.
     Everything,
+    /// Nothing but the revision that it shows.
+    Revision,
     /// This entry.
     Entry(EntryPath),
 }

@@ -274,6 +274,7 @@ fn cache_with(quotas: CacheConfig) -> Cache {
 fn touched(effects: &Effects) -> Vec<(ViewId, Option<String>)> {
     let what = |touched: &Touched| match &touched.what {
         What::Everything => None,
+        What::Revision => Some("its revision".to_owned()),
         What::Entry(path) => Some(path.to_string()),
     };
     effects
@@ -325,7 +326,8 @@ fn everything_anew_ends_what_it_does_not_name() {
     let view = FeedItem::View(whole(own(1), 4, &Content::new()));
     let effects = cache.apply(batch(None, 4, vec![instance(1), view]), at(0));
     assert_eq!(effects.gone, [id(2)]);
-    assert_eq!(touched(&effects), [(foreign(1, 9), None)]);
+    let stands = (own(1), Some("its revision".to_owned()));
+    assert_eq!(touched(&effects), [(foreign(1, 9), None), stands]);
     assert!(cache.own(&id(2)).is_none() && cache.view(&foreign(1, 9)).is_none());
 }
 
@@ -372,6 +374,17 @@ fn a_view_over_its_quota_is_asked_for_again_when_it_changes_but_not_all_the_time
     let effects = cache.replace(whole(own(1), 6, &content), at(70_100));
     assert_eq!(touched(&effects), [(own(1), None)]);
     assert!(cache.own(&id(1)).unwrap().is_served());
+}
+
+#[test]
+fn a_view_that_comes_whole_stands_where_it_came_from() {
+    let mut cache = cache_with(CacheConfig::default());
+    let effects = cache.replace(whole(own(1), 4, &Content::new()), at(0));
+    assert_eq!(touched(&effects), [(own(1), Some("its revision".into()))]);
+    let view = cache.own(&id(1)).unwrap();
+    assert_eq!((view.revision(), view.known()), (rev(4), rev(4)));
+    let effects = cache.replace(whole(own(1), 4, &Content::new()), at(0));
+    assert_eq!(effects, Effects::default());
 }
 
 #[test]
@@ -503,7 +516,7 @@ fn a_view_that_shows_that_what_its_reader_was_told_is_gone_is_read() {
         let read = cache
             .read_foreign(&view, at(0).moment)
             .expect("it shows what was told");
-        assert_eq!(read.revision(), rev(9), "nothing of it has changed");
+        assert_eq!(self::content(read), content, "nothing of it has changed");
     }
 }
 

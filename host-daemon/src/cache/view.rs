@@ -358,13 +358,12 @@ impl View {
             return changed(What::Everything);
         }
         let different = self.different(&new);
-        // The same entries later are the same state: who has it need not be told.
-        let revision = if different.is_empty() {
-            self.revision
-        } else {
-            new.revision
-        };
-        *self = Self { revision, ..new };
+        // The same entries may have been others between. Whoever was shown those, by an earlier daemon, stands later than
+        // this view did, and takes nothing that leads back.
+        if different.is_empty() && self.revision < new.revision {
+            changed(What::Revision);
+        }
+        *self = new;
         for path in different {
             changed(What::Entry(path));
         }

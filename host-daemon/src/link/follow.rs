@@ -10,7 +10,7 @@ use super::desk::Desk;
 use super::push::{Feeder, Push};
 use super::reply::tell_secrets;
 use super::talk::Talk;
-use crate::cache::Touched;
+use crate::cache::{Touched, What};
 
 /// How many bytes of batches may be under way on watches before another watch has to wait.
 const MAX_WATCH_BYTES: usize = 2 * 1024 * 1024;
@@ -19,8 +19,10 @@ impl Talk {
     /// A view changed. Returns whether the guest follows it.
     pub(super) fn mark(&mut self, touched: &Touched) -> bool {
         let mut follows = false;
-        for feeder in self.feeders.values_mut() {
-            if feeder.view == touched.view {
+        for (stream, feeder) in &mut self.feeders {
+            // A watch is no older than this daemon, and has been shown all that lay between two revisions.
+            let concerns = touched.what != What::Revision || *stream == StreamId::SESSION;
+            if feeder.view == touched.view && concerns {
                 feeder.mark(&touched.what);
                 follows = true;
             }

@@ -90,9 +90,18 @@ impl Feeder {
 
     /// The view changed.
     pub(super) fn mark(&mut self, what: &What) {
-        let What::Entry(path) = what else {
-            self.dirty = Dirty::Everything;
-            return;
+        let path = match what {
+            What::Everything => {
+                self.dirty = Dirty::Everything;
+                return;
+            }
+            What::Revision => {
+                if self.dirty == Dirty::Nothing {
+                    self.dirty = Dirty::Entries(BTreeSet::new());
+                }
+                return;
+            }
+            What::Entry(path) => path,
         };
         if !self.prefix.covers(path) {
             return;

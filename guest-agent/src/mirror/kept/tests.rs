@@ -8,7 +8,7 @@ use moorline_shared::{InstanceId, PathPrefix, Revision};
 use proptest::prelude::*;
 
 use super::{Kept, Origin, Stamp, Unreadable, VERSION};
-use crate::mirror::{Batch, Freshness, Lookup, Mirror, Refusal, STALE_AFTER_MS};
+use crate::mirror::{Batch, Freshness, Known, Lookup, Mirror, Refusal, STALE_AFTER_MS, Standing};
 
 /// When everything here was written.
 const WRITTEN: Stamp = Stamp {
@@ -238,6 +238,27 @@ fn only_the_hosts_data_make_it_young() {
     mirror.apply(snapshot(9, Vec::new(), &[]), moment).unwrap();
     let age = mirror.age(Moment(moment.0 + STALE_AFTER_MS)).unwrap();
     assert_eq!((age.ms, age.freshness), (STALE_AFTER_MS, Freshness::Fresh));
+}
+
+#[test]
+fn what_was_kept_is_shown_on_while_the_host_has_less() {
+    let now = later(0);
+    let mut mirror = restored(kept("a", vec![item("a", None)]), &now);
+    let moment = now.moment();
+    let known = Known {
+        at: moment,
+        age_ms: 0,
+    };
+    mirror.stand(Standing::Behind(known), moment);
+    mirror.apply(snapshot(8, Vec::new(), &[]), moment).unwrap();
+    assert!(matches!(mirror.get("a", moment), Lookup::Found(_)));
+    assert_eq!(
+        (mirror.revision(), mirror.applied()),
+        (Some(Revision::new(1, 9)), None)
+    );
+    mirror.stand(Standing::InStep(Revision::new(1, 10)), moment);
+    mirror.apply(snapshot(10, Vec::new(), &[]), moment).unwrap();
+    assert_eq!(mirror.get("a", moment), Lookup::Absent);
 }
 
 #[test]

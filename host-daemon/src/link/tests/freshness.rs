@@ -1,6 +1,7 @@
 //! How old what guests are told may be, and what they are told of that.
 
 use moorline_shared::api::data::Entry;
+use moorline_shared::api::feed::{FeedItem, View, ViewEntry, ViewId};
 use moorline_shared::entry::{Origin, Value, Visibility};
 use moorline_shared::link::body::{Code, Freshness, Get, List};
 use moorline_shared::link::session::GuestEvent;
@@ -159,6 +160,37 @@ fn what_a_guest_has_seen_never_goes_back_over_a_restart() {
     assert_eq!(
         (pushed.to, pushed.items["a"].as_deref()),
         (revision(8), Some("eight"))
+    );
+}
+
+/// What the guest was shown at revision 7 came to nothing by revision 9, where the control plane shows again what the
+/// disk has of revision 5.
+#[test]
+fn a_guest_is_brought_on_from_what_the_disk_never_had() {
+    let world = World::nameless();
+    world.handle().feed_clock().lost();
+    world.handle().restore(image(5));
+    world.handle().deployment("test");
+    world.begin(1, 1);
+    let mut agent = Agent::dial(&world.socket(1));
+    (agent.hello.applied, agent.hello.incarnation) = (Some(revision(7)), Some(1));
+    agent.ready();
+    let kept = ViewEntry {
+        path: path("a"),
+        entry: entry(5, "kept"),
+    };
+    let whole = View {
+        view: ViewId::own(id(1)),
+        revision: revision(9),
+        entries: vec![kept],
+    };
+    let effects = world.apply(9, vec![FeedItem::View(whole)]);
+    assert_eq!(effects.changed, [id(1)], "the next daemon has to know it, too");
+    world.handle().feed_clock().heard(now());
+    let pushed = agent.mirror();
+    assert_eq!(
+        (pushed.to, pushed.items["a"].as_deref()),
+        (revision(9), Some("kept"))
     );
 }
 

@@ -88,7 +88,7 @@ fn a_mirror_that_stands_where_the_view_does_is_left_alone() {
 }
 
 #[test]
-fn the_same_view_brought_anew_is_no_change() {
+fn the_same_view_brought_anew_changes_only_where_the_mirror_stands() {
     let world = World::new();
     world.add(1, &[("a", "0")]);
     let mut agent = world.guest(1);
@@ -97,6 +97,8 @@ fn the_same_view_brought_anew_is_no_change() {
     };
     again.revision = revision(9);
     world.apply(9, vec![FeedItem::View(again)]);
+    let stands = agent.mirror();
+    assert_eq!((stands.to, stands.items.len()), (revision(9), 0));
     world.set(1, "b", 10, Some("b"));
     let change = agent.mirror();
     assert_eq!(change.items.keys().collect::<Vec<_>>(), ["b"]);
