@@ -26,5 +26,5 @@ mod writer;
 
 pub use disk::Taken;
 pub use load::{Kept, Restored};
-pub use pending::Handle;
+pub use pending::{Before, Handle, Pending};
 pub use writer::{Writer, open};

@@ -21,18 +21,21 @@ struct Shared {
 
 /// What has to be done for the disk to show what the memory does.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Pending {
+pub struct Pending {
     /// The control plane that everything is of.
-    pub(super) deployment: Option<String>,
-    pub(super) before: Before,
-    pub(super) views: BTreeSet<InstanceId>,
+    pub deployment: Option<String>,
+    /// What is done first.
+    pub before: Before,
+    /// The instances whose files have to be written anew, or removed.
+    pub views: BTreeSet<InstanceId>,
     /// Where the host stands once all that is on disk.
-    pub(super) cursor: Option<Revision>,
+    pub cursor: Option<Revision>,
 }
 
 /// What becomes of what is on disk before anything is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Before {
+pub enum Before {
+    /// Nothing.
     #[default]
     Keep,
     /// It is of another deployment, whose revisions mean nothing now.
@@ -119,7 +122,7 @@ impl Handle {
     }
 
     /// All that has to be done. It is the taker's from now on.
-    pub(super) fn take(&self) -> Pending {
+    pub fn take(&self) -> Pending {
         let mut pending = self.pending();
         let deployment = pending.deployment.clone();
         std::mem::replace(
@@ -132,7 +135,7 @@ impl Handle {
     }
 
     /// This could not be done. What is of another deployment by now need not be any more.
-    pub(super) fn give_back(&self, undone: Pending) {
+    pub fn give_back(&self, undone: Pending) {
         let mut pending = self.pending();
         if pending.before == Before::Remove {
             return;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use moorline_host::cache::FeedBatch;
 use moorline_host::link::{FeedEffects, Floor};
+use moorline_host::persistence::Handle;
 use moorline_host::uplink::{Assembly, InterestChange, Interests, SpecChange, Whole};
 use moorline_shared::api::feed::{
     FeedItem, FeedMessage, InstanceSpec, MISSED_BOOKMARKS, OpenFeed, SetInterests,
@@ -12,6 +13,7 @@ use moorline_shared::api::feed::{View, ViewId};
 use moorline_shared::{InstanceId, Revision};
 
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::mutant::Mutant;
 use crate::plane::No;
 
@@ -29,6 +31,10 @@ pub struct Course {
     cursor: Option<Revision>,
     deployment: Option<String>,
     instances: BTreeMap<InstanceId, Revision>,
+    /// Whether all machines were named since the process began.
+    named: bool,
+    /// What is not on disk yet.
+    pub kept: Handle,
     /// Views that have to be asked for, and from when on.
     lost: BTreeMap<ViewId, u64>,
     session: Option<Session>,
@@ -78,6 +84,23 @@ pub struct Ground<'a> {
 }
 
 impl Course {
+    /// Where a process begins that has this disk.
+    pub fn restored(disk: &Disk) -> Self {
+        let kept = Handle::default();
+        if let Some(deployment) = &disk.deployment {
+            kept.deployment(deployment);
+        }
+        let behind = disk.views.values().filter(|image| image.behind_since.is_some());
+        Self {
+            kept,
+            cursor: disk.position.map(|position| position.cursor),
+            deployment: disk.deployment.clone(),
+            instances: disk.views.keys().map(|id| (*id, Revision::ZERO)).collect(),
+            lost: behind.map(|image| (ViewId::own(image.instance), 0)).collect(),
+            ..Self::default()
+        }
+    }
+
     /// Whether the instance is this host's, as far as the feed has said.
     pub fn has(&self, instance: &InstanceId) -> bool {
         self.instances.contains_key(instance)
@@ -161,6 +184,7 @@ impl Course {
             return Err(Over);
         };
         ground.floor.deployment(deployment.as_str().into());
+        self.kept.deployment(&deployment);
         self.deployment = Some(deployment);
         let session = self.session.as_mut().ok_or(Over)?;
         session.number = number;
@@ -175,9 +199,15 @@ impl Course {
             Whole::View(view) => self.view(view, ground),
             Whole::SnapshotEnd(to) => self.snapshot_end(to, ground),
             Whole::Batch(batch) => self.batch(batch, ground)?,
-            Whole::Bookmark(revision) => self.cursor = self.cursor.max(Some(revision)),
+            Whole::Bookmark(revision) => self.stands_at(revision),
         }
         Ok(())
+    }
+
+    fn stands_at(&mut self, revision: Revision) {
+        let cursor = self.cursor.unwrap_or_default().max(revision);
+        self.cursor = Some(cursor);
+        self.kept.stands(cursor);
     }
 
     fn build_on(&mut self, from: Revision) -> Result<(), Over> {
@@ -243,27 +273,34 @@ impl Course {
     }
 
     fn snapshot_end(&mut self, to: Revision, ground: &mut Ground<'_>) {
-        self.cursor = self.cursor.max(Some(to));
         let Some(session) = &mut self.session else {
             return;
         };
         let snapshot = std::mem::take(&mut session.snapshot);
+        for instance in snapshot.new.into_keys() {
+            self.instances.insert(instance, Revision::ZERO);
+            ground.floor.await_own(instance);
+            self.lost.insert(ViewId::own(instance), 0);
+        }
+        let anew = snapshot.from.is_none() || !self.named;
         for spec in snapshot.instances {
             let said = self.instances.get(&spec.instance).copied();
-            if snapshot.from.is_none() || said.is_none_or(|said| said < spec.revision) {
+            if anew || said.is_none_or(|said| said < spec.revision) {
                 self.set(spec, ground);
             }
         }
-        if snapshot.from.is_none() {
+        if anew {
+            self.named = true;
             ground.machines.push(SpecChange::Complete);
         }
+        self.stands_at(to);
     }
 
     fn batch(&mut self, batch: moorline_host::uplink::Batch, ground: &mut Ground<'_>) -> Result<(), Over> {
         self.build_on(batch.from)?;
         let machines: Vec<_> = batch.items.iter().filter_map(of_machine).collect();
         let to = batch.to;
-        lose(&batch.resync, to, ground);
+        self.lose(&batch.resync, to, ground);
         let from = Some(batch.from);
         if ground.mutant == Mutant::SplitBatch && batch.items.len() > 1 {
             self.apply_in_pieces(batch.items, to, ground);
@@ -271,9 +308,8 @@ impl Course {
             let items = batch.items;
             self.apply(FeedBatch { from, to, items }, ground);
         }
-        lose(&batch.resync, to, ground);
+        self.lose(&batch.resync, to, ground);
         self.lost.extend(batch.resync.into_iter().map(|view| (view, 0)));
-        self.cursor = self.cursor.max(Some(to));
         for change in machines {
             match change {
                 SpecChange::Gone(instance) => self.gone(instance, ground),
@@ -281,7 +317,16 @@ impl Course {
                 SpecChange::Complete => {}
             }
         }
+        self.stands_at(to);
         Ok(())
+    }
+
+    fn lose(&self, views: &BTreeSet<ViewId>, at: Revision, ground: &mut Ground<'_>) {
+        for view in views {
+            ground.floor.lose(view, at);
+        }
+        let own = views.iter().filter(|view| **view == ViewId::own(view.reader));
+        self.kept.changed(own.map(|view| view.reader));
     }
 
     /// What [`Mutant::SplitBatch`] does: the last piece comes with the next batch.
@@ -306,6 +351,7 @@ impl Course {
     }
 
     fn on_effects(&mut self, effects: FeedEffects) {
+        self.kept.changed(effects.changed);
         self.lost
             .extend(effects.wanting.into_iter().map(|view| (view, 0)));
         self.interests.change(InterestChange {
@@ -399,15 +445,12 @@ impl Course {
             self.interests.arrived(&id);
         }
         self.on_effects(effects);
+        if id == ViewId::own(id.reader) {
+            self.kept.changed([id.reader]);
+        }
         if let Some(at) = self.lost.get_mut(&id) {
             *at = again;
         }
-    }
-}
-
-fn lose(views: &BTreeSet<ViewId>, at: Revision, ground: &mut Ground<'_>) {
-    for view in views {
-        ground.floor.lose(view, at);
     }
 }
 

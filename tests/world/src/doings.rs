@@ -106,19 +106,19 @@ impl World {
         }
     }
 
+    /// Whoever else may do something with an entry, the user who shares it may do so again.
     fn access(&self, whom: Whom) -> moorline_shared::access::AccessList {
         const ALL: &[Right] = &[Right::Read, Right::Update, Right::Append, Right::Delete];
-        let owner = (Subject::Owner, ALL);
-        match whom {
-            Whom::Owner => clauses(&[]),
-            Whom::Nobody => clauses(&[("user:admin".parse().expect("it is a subject"), ALL)]),
-            Whom::Tagged => clauses(&[owner, (Subject::Tag(TAG.parse().expect("it is a tag")), ALL)]),
-            Whom::Group => clauses(&[owner, (Subject::Group(GROUP.parse().expect("it is a name")), ALL)]),
-            Whom::Instance(slot) => match self.guests[slot % SLOTS].instance {
-                Some(instance) => clauses(&[owner, (Subject::Instance(instance), ALL)]),
-                None => clauses(&[owner]),
-            },
-        }
+        let admin = "user:admin".parse().expect("it is a subject");
+        let other = match whom {
+            Whom::Owner | Whom::Nobody => None,
+            Whom::Tagged => Some(Subject::Tag(TAG.parse().expect("it is a tag"))),
+            Whom::Group => Some(Subject::Group(GROUP.parse().expect("it is a name"))),
+            Whom::Instance(slot) => self.guests[slot % SLOTS].instance.map(Subject::Instance),
+        };
+        let owner = (whom != Whom::Nobody).then_some(Subject::Owner);
+        let subjects = [Some(admin), owner, other].into_iter().flatten();
+        clauses(&subjects.map(|subject| (subject, ALL)).collect::<Vec<_>>())
     }
 
     pub(crate) fn program(&mut self, event: &Event) {

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use crate::disk::Round;
+
 /// Something that happens. Numbers stand for one of what there is, whatever there is then.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -74,6 +76,8 @@ pub enum Event {
     StartPlane,
     /// It is put back to a backup of so many transactions ago.
     RestorePlane(u64),
+    /// A host daemon writes what it has to disk, or begins to.
+    Save(usize, Round),
     /// A host daemon is killed.
     KillHost(usize),
     /// It starts.
@@ -118,7 +122,7 @@ pub enum Whom {
     Tagged,
     /// Whoever is in the group.
     Group,
-    /// As it is by default.
+    /// With nobody but the instance itself.
     Owner,
     /// Not even the instance itself.
     Nobody,
@@ -158,6 +162,10 @@ fn cut() -> impl Strategy<Value = CutAt> {
         Just(CutAt::Host),
         Just(CutAt::Neither)
     ]
+}
+
+fn round() -> impl Strategy<Value = Round> {
+    prop_oneof![2 => Just(Round::Whole), 1 => Just(Round::HalfWay)]
 }
 
 /// What users and programs do.
@@ -206,6 +214,7 @@ fn fate() -> impl Strategy<Value = Event> {
         2 => Just(Event::KillPlane),
         4 => Just(Event::StartPlane),
         1 => (0u64..12).prop_map(Event::RestorePlane),
+        6 => (host(), round()).prop_map(|(host, round)| Event::Save(host, round)),
         2 => host().prop_map(Event::KillHost),
         4 => host().prop_map(Event::StartHost),
         3 => slot().prop_map(Event::KillAgent),

@@ -3,12 +3,12 @@
 use moorline_host::link::LifeId;
 use moorline_shared::{InstanceId, Revision};
 
-use crate::HOSTS;
 use crate::agent::{Agent, Over};
 use crate::event::Event;
 use crate::mutant::Mutant;
 use crate::network::Stage;
 use crate::world::{World, host_of};
+use crate::{HOSTS, SLOTS};
 
 impl World {
     pub(crate) fn process(&mut self, event: &Event) {
@@ -27,6 +27,12 @@ impl World {
                 self.truth.follow(&self.plane, self.clock);
                 self.cut_feeds();
             }
+            Event::Save(host, round) => {
+                let (clock, mutant) = (self.clock, self.mutant);
+                if let Some(daemon) = &self.hosts[host] {
+                    self.disks[host].write(daemon, round, clock, mutant);
+                }
+            }
             Event::KillHost(host) => {
                 self.hosts[host] = None;
                 self.net.feeds[host] = None;
@@ -39,7 +45,10 @@ impl World {
                     }
                 }
             }
-            Event::StartHost(host) => self.start_host(host),
+            Event::StartHost(host) => {
+                self.start_host(host);
+                self.forget_what_was_shown();
+            }
             Event::KillAgent(slot) => {
                 let now = self.guest_now(slot);
                 if let Some(agent) = self.guests[slot].agent.take() {
@@ -51,9 +60,27 @@ impl World {
                 let guest = &mut self.guests[slot];
                 if guest.agent.is_none() && guest.instance.is_some() {
                     guest.agent = Some(Agent::start(std::mem::take(&mut guest.disk)));
+                    self.forget_what_was_shown();
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What an agent showed and its host had is nowhere any more, if both were killed before the host wrote it down. Until
+    /// the host is in step again, the guest is shown what the disk has, and its age.
+    fn forget_what_was_shown(&mut self) {
+        for slot in 0..SLOTS {
+            let guest = &mut self.guests[slot];
+            let agent = guest.agent.as_ref();
+            let shown = agent.and_then(|agent| agent.mirror.revision());
+            let host = self.hosts[host_of(slot)].as_ref();
+            let own = host.zip(guest.instance.as_ref());
+            let own = own.and_then(|(host, instance)| host.floor.cache().own(instance));
+            let known = own.map(moorline_host::cache::View::known);
+            if shown.is_none() && known < guest.seen {
+                guest.seen = None;
+            }
         }
     }
 
@@ -136,6 +163,7 @@ impl World {
         if let Some(agent) = before {
             self.become_ghost(slot, agent, until);
         }
+        self.forget_what_was_shown();
         self.count("a life begins");
     }
 

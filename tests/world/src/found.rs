@@ -139,6 +139,7 @@ impl World {
             mutant,
             plane: Plane::on(memory, *head, mutant, clock),
             hosts: [const { None }; HOSTS],
+            disks: Default::default(),
             guests: std::array::from_fn(guest),
             net: Network::default(),
             truth: Truth::new(master()),
@@ -161,7 +162,11 @@ impl World {
         if self.hosts[host].is_none() {
             self.boots += 1;
             let lives = self.lives(host);
-            self.hosts[host] = Some(Host::start(self.boots, lives, self.clock));
+            let (disk, clock) = (&self.disks[host], self.clock);
+            self.hosts[host] = Some(Host::start(self.boots, lives, disk, clock));
+            if !self.disks[host].views.is_empty() {
+                self.count("a host begins with what is on its disk");
+            }
         }
     }
 }

@@ -27,6 +27,7 @@ impl World {
             Event::KillPlane
             | Event::StartPlane
             | Event::RestorePlane(_)
+            | Event::Save(..)
             | Event::KillHost(_)
             | Event::StartHost(_)
             | Event::KillAgent(_)
@@ -218,6 +219,7 @@ const fn name(event: &Event) -> &'static str {
         Event::KillPlane => "event kill plane",
         Event::StartPlane => "event start plane",
         Event::RestorePlane(_) => "event restore plane",
+        Event::Save(..) => "event save",
         Event::KillHost(_) => "event kill host",
         Event::StartHost(_) => "event start host",
         Event::KillAgent(_) => "event kill agent",

@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use crate::course::{Course, Ground, Over};
+use crate::disk::Disk;
 use crate::mutant::Mutant;
 use crate::plane::No;
 
@@ -84,25 +85,38 @@ impl Call {
 }
 
 impl Host {
-    /// A process that starts with these lives of VMs.
-    pub fn start(boot: u64, lives: impl IntoIterator<Item = LifeId>, clock: Clock) -> Self {
+    /// A process that starts with these lives of VMs, and with what the one before left on disk.
+    pub fn start(boot: u64, lives: impl IntoIterator<Item = LifeId>, disk: &Disk, clock: Clock) -> Self {
         let (asking, asks) = mpsc::channel(MOST_ASKS);
         let feed = Arc::new(FeedClock::default());
         let (link, cache) = (LinkConfig::default(), CacheConfig::default());
         let mut floor = Floor::new(link, cache, feed.clone(), asking, clock.moment());
+        if let Some(deployment) = &disk.deployment {
+            let age = disk.position.map_or(0, |position| position.age_ms(clock));
+            feed.restored(clock.moment(), age);
+            for image in disk.views.values() {
+                floor.restore(image.clone());
+            }
+            floor.deployment(deployment.as_str().into());
+        }
         for life in lives {
             floor.begin(life, None).expect("it is the first life here");
         }
         Self {
             boot,
             floor,
-            course: Course::default(),
+            course: Course::restored(disk),
             clock: feed,
             asks,
             unread: BTreeMap::new(),
             ticked_ms: clock.ms(),
             seen: BTreeMap::new(),
         }
+    }
+
+    /// How long ago what it has was known to be the present state, in milliseconds.
+    pub fn age_ms(&self, clock: Clock) -> u32 {
+        self.clock.standing(clock.moment()).age_ms
     }
 
     /// It is `clock` now.

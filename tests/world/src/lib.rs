@@ -1,7 +1,7 @@
 //! A deterministic world: a control plane, two hosts and four guests, with a network and a clock that are made up.
 //!
 //! The processes are the real cores: the control plane's executor and feed on a store in memory ([`plane`], [`answers`]),
-//! the host's floor with its cache and its sessions ([`host`], and [`course`] for what the feed does there), the agent's
+//! the host's floor with its cache and its sessions ([`host`], [`course`] for what the feed does there, and [`disk`] for what outlives it), the agent's
 //! session, mirror and changes under way ([`agent`], [`programs`]). There is no runtime, no thread, no socket and no time
 //! but the world's own ([`clock`]). [`world`] has them all and the single steps by which anything moves, [`errands`] among
 //! them; [`network`] is what is under way; [`found`] is how it begins.
@@ -21,6 +21,7 @@ pub mod answers;
 pub mod check;
 pub mod clock;
 pub mod course;
+pub mod disk;
 pub mod doings;
 pub mod errands;
 pub mod event;

@@ -23,11 +23,13 @@ pub enum Mutant {
     InheritedMirror,
     /// A host that comes back says that it has what the feed sent, not what it applied.
     HastyCursor,
+    /// A host writes down where it stands before what it has there is on its disk.
+    HastyPosition,
 }
 
 impl Mutant {
     /// All that are wrong somehow.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::SplitBatch,
         Self::ForgottenWithdrawal,
         Self::LostCommit,
@@ -36,5 +38,6 @@ impl Mutant {
         Self::EternallyFresh,
         Self::InheritedMirror,
         Self::HastyCursor,
+        Self::HastyPosition,
     ];
 }

@@ -114,7 +114,8 @@ impl Plane {
             epoch: 1,
             running: None,
             mutant,
-            asked: 0,
+            // What was asked before this memory was made had the first names.
+            asked: 1_000 * head,
             master: master(),
         };
         plane.start(clock);

@@ -10,6 +10,7 @@ use moorline_shared::link::session::Outbox;
 
 use crate::agent::{Agent, Frozen, Over};
 use crate::clock::Clock;
+use crate::disk::Disk;
 use crate::host::{Call, Host, is_to_end};
 use crate::ledger::Ledger;
 use crate::mutant::Mutant;
@@ -33,6 +34,8 @@ pub struct World {
     pub plane: Plane,
     /// The hosts; none where the daemon doesn't run.
     pub hosts: [Option<Host>; HOSTS],
+    /// Their disks.
+    pub disks: [Disk; HOSTS],
     /// The guests, two on each host.
     pub guests: [Guest; SLOTS],
     /// What is between them.

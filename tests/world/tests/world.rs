@@ -6,6 +6,7 @@
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
+use moorline_world::disk::Round;
 use moorline_world::event::{Size, Whom};
 use moorline_world::explore::{Counts, explore, first_failure, run, schedule};
 use moorline_world::{Event, Mutant};
@@ -16,9 +17,10 @@ const HALF: u64 = 5_000;
 const FOUND_WITHIN: Duration = Duration::from_mins(1);
 
 /// What must have happened in half of the schedules, and how often at least.
-const HAPPENED: [(&str, u64); 27] = [
+const HAPPENED: [(&str, u64); 28] = [
     ("a feed goes on from a cursor", 1_000),
     ("a feed begins from nothing", 1_000),
+    ("a host begins with what is on its disk", 1_000),
     ("a feed falls silent", 500),
     ("an entry is withdrawn", 500),
     ("a batch has several items", 1_000),
@@ -47,13 +49,14 @@ const HAPPENED: [(&str, u64); 27] = [
 ];
 
 /// What failed once, as short as it did.
-fn failed_once() -> [Vec<Event>; 3] {
+fn failed_once() -> [Vec<Event>; 4] {
     let (small, append) = (Size::Small, true);
-    let share = Event::Share {
+    let share_with = |whom| Event::Share {
         slot: 2,
         path: 0,
-        whom: Whom::Instance(2),
+        whom,
     };
+    let share = share_with(Whom::Instance(2));
     let put = Event::Put {
         slot: 2,
         path: 0,
@@ -100,6 +103,18 @@ fn failed_once() -> [Vec<Event>; 3] {
             Event::Tag(3, false),
             Event::Advance(1_341),
             Event::RestorePlane(7),
+        ],
+        // What a guest was shown, and its host had not written down, came to nothing while the host was away.
+        vec![
+            share_with(Whom::Nobody),
+            Event::Advance(2_000),
+            Event::Save(1, Round::Whole),
+            share_with(Whom::Owner),
+            Event::Advance(2_000),
+            Event::KillHost(1),
+            share_with(Whom::Nobody),
+            Event::Flow(1),
+            Event::StartHost(1),
         ],
     ]
 }
@@ -200,4 +215,5 @@ mutants! {
     a_host_that_is_always_fresh_is_found: EternallyFresh;
     a_mirror_that_another_instance_inherits_is_found: InheritedMirror;
     a_cursor_that_is_ahead_of_what_was_applied_is_found: HastyCursor;
+    a_position_that_is_ahead_of_the_disk_is_found: HastyPosition;
 }
