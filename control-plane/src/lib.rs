@@ -22,4 +22,3 @@ pub mod server;
 pub mod services;
 pub mod settings;
 pub mod store;
-mod watchdog;

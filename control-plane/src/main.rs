@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use moorline_control::config::Config;
 use moorline_control::server::Server;
-use moorline_shared::{cores, logs};
+use moorline_daemon::{cores, logs};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 

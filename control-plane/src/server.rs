@@ -1,9 +1,12 @@
 //! The control plane as one process: the store, the tasks that own it, and the server in front.
 
 use std::collections::HashMap;
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use moorline_daemon::metrics::Port;
+use moorline_daemon::watchdog;
 use moorline_shared::OperationId;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -25,13 +28,11 @@ use crate::identity::password::Passwords;
 use crate::identity::sessions::{self, FollowError};
 use crate::identity::{self, StartError};
 use crate::metrics::Requests;
-use crate::metrics::listen::Port;
 use crate::metrics::scrape::Sources;
 use crate::model::{Attempt, ExecuteError, Executor, outbox};
 use crate::services::{self, Services};
 use crate::settings;
 use crate::store::{OpenError, ReadError, Store, sqlite};
-use crate::watchdog;
 
 /// Why the control plane did not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +116,7 @@ impl Server {
         let administrator = AdministratorToken::open(&config.state.join("admin.token"))?;
         let master = Arc::new(MasterKey::open(&config.master_key())?);
         let (listener, port) = bind(config.listen).await?;
-        let metrics = bind_metrics(config.metrics).await?;
+        let metrics = bind_metrics(config.metrics)?;
         let executor = Executor::new(store.clone(), config.settings.clone(), master.clone());
         adopt(&executor).await?;
         let issuer = Issuer::open(&executor, &master, config.issuer(port)).await?;
@@ -179,7 +180,8 @@ impl Server {
             hosts: control.hosts.clone(),
         };
         if let Some(port) = self.metrics {
-            let serving = port.serve(sources(&control), cancel.clone());
+            let sources = sources(&control);
+            let serving = port.serve(move || sources.answer(), cancel.clone());
             parts.spawn("metrics", async {
                 serving.await;
                 Ok(())
@@ -196,7 +198,8 @@ impl Server {
             Ok(())
         });
         parts.spawn("sessions", async { sessions.await.map_err(ServeError::from) });
-        let watchdog = watchdog::run(cancel.clone());
+        // That this runtime turns is all that is asked: the task isn't polled otherwise.
+        let watchdog = watchdog::run(|| ready(true), cancel.clone());
         parts.spawn("watchdog", async {
             watchdog.await;
             Ok(())
@@ -231,14 +234,9 @@ async fn bind(address: SocketAddr) -> Result<(TcpListener, u16), ServeError> {
     Ok((listener, port))
 }
 
-async fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<Port>, ServeError> {
-    let Some(address) = address else {
-        return Ok(None);
-    };
-    let bound = Port::bind(address).await;
-    bound
-        .map(Some)
-        .map_err(|source| ServeError::Listen { address, source })
+fn bind_metrics(address: Option<SocketAddr>) -> Result<Option<Port>, ServeError> {
+    let bind = |address| Port::bind(address).map_err(|source| ServeError::Listen { address, source });
+    address.map(bind).transpose()
 }
 
 fn sources(control: &Control) -> Sources {

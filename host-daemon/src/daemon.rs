@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use moorline_client::{Client, ClientError, Endpoint, Trust};
+use moorline_daemon::watchdog;
 use moorline_shared::HostId;
 use moorline_shared::api::hosts::RegisterHost;
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -23,7 +24,6 @@ use crate::persistence;
 use crate::uplink::{Reports, Uplink};
 use crate::vm::record::{Lock, Records};
 use crate::vm::{FileError, Supervisor};
-use crate::watchdog;
 
 pub use crate::parts::PartError;
 
@@ -169,7 +169,10 @@ impl Daemon {
             "the supervisor of the VMs",
             self.supervisor.run(self.changes, cancel.clone()),
         );
-        let watchdog = watchdog::run(self.shards.handle().clone(), cancel.clone());
+        let shards = self.shards.handle().clone();
+        // A daemon of which one shard only hangs is ended and started again, too. VMs run on.
+        let turn = move || all_turn(shards.clone());
+        let watchdog = watchdog::run(turn, cancel.clone());
         parts.add("the watchdog", watchdog);
         let lost = self.shards.ended();
         parts.add("the shards", async move {
@@ -182,6 +185,11 @@ impl Daemon {
         drained?;
         Ok(ran?)
     }
+}
+
+/// Whether every shard's loop turns. It waits for those that hang.
+async fn all_turn(shards: ShardsHandle) -> bool {
+    shards.all_turn().await.is_ok()
 }
 
 /// What several parts are made of.

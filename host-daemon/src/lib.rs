@@ -28,4 +28,3 @@ mod parts;
 pub mod persistence;
 pub mod uplink;
 pub mod vm;
-mod watchdog;

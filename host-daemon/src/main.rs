@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use moorline_daemon::{cores, logs};
 use moorline_host::config::Config;
 use moorline_host::daemon::{self, Daemon};
 use moorline_host::identity::enrol::{Former, enrol};
 use moorline_shared::enrolment::EnrolmentToken;
-use moorline_shared::{cores, logs};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -10,10 +10,6 @@
 //!
 //! [`signature`] says what a signature of a request is made over, for those who make and those who check one.
 //!
-//! `cores`, a feature that only the daemons ask for, keeps a process's memory out of core files: the one call of the system.
-//! `metrics`, another, is what they count and show to Prometheus; it reads what the kernel says of the process. `logs` is
-//! how they log.
-//!
 //! [`api`] holds the bodies of the control plane's HTTP API and of the feed to the hosts; [`agent`] those of the
 //! agent's local surface; [`host`] those of the host daemon's two sockets.
 #![forbid(unsafe_code)]
@@ -21,8 +17,6 @@
 pub mod access;
 pub mod agent;
 pub mod api;
-#[cfg(feature = "cores")]
-pub mod cores;
 pub mod credential;
 pub mod digest;
 pub mod enrolment;
@@ -30,10 +24,6 @@ pub mod entry;
 pub mod host;
 pub mod id;
 pub mod link;
-#[cfg(feature = "logs")]
-pub mod logs;
-#[cfg(feature = "metrics")]
-pub mod metrics;
 #[cfg(feature = "openapi")]
 mod openapi;
 pub mod path;

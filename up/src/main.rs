@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Parser;
 use moorline_client::LocalDeployment;
 use moorline_control::config::Config as ControlConfig;
-use moorline_shared::{cores, logs};
+use moorline_daemon::{cores, logs};
 use moorline_up::config;
 use moorline_up::deployment::{Plan, Up};
 use moorline_up::machine::Machine;

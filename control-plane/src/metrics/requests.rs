@@ -9,7 +9,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::Response;
-use moorline_shared::metrics::{Histogram, Labels, Scrape, Unit};
+use moorline_daemon::metrics::{Histogram, Labels, Scrape, Unit};
 
 use super::Reason;
 use crate::http::openapi;

@@ -1,6 +1,8 @@
 //! All metrics of the control plane at one moment.
 
-use moorline_shared::metrics::{Scrape, process};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use moorline_daemon::metrics::{self, Scrape, process};
 
 use super::Requests;
 use crate::http::feed::FeedHandle;
@@ -19,6 +21,11 @@ pub struct Sources {
 }
 
 impl Sources {
+    /// What Prometheus is answered.
+    pub async fn answer(self) -> impl IntoResponse {
+        ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], self.text().await)
+    }
+
     /// What Prometheus reads.
     pub async fn text(&self) -> String {
         let mut scrape = Scrape::default();

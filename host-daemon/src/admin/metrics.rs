@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use moorline_daemon::metrics::{Labels, Scrape, process};
 use moorline_shared::api::instances::{Driver, InstanceState};
 use moorline_shared::host::CredentialStatus;
 use moorline_shared::link::body::Freshness;
-use moorline_shared::metrics::{Labels, Scrape, process};
 
 use super::Services;
 use crate::link::{self, Count, Counts, Ending, GuestStatus};

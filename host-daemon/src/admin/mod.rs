@@ -4,13 +4,12 @@
 //! [`Sockets::serve`] answers on them until it is cancelled. [`listen`] is what both have in common: bounds on
 //! connections, on time and on bodies. [`register`] and [`status`] are what each is for; their bodies are
 //! `moorline_shared::host`. [`metrics`] are what Prometheus reads, at `admin.sock` and, where the configuration names one,
-//! at a [`port`] of loopback.
+//! at a [`Port`] of loopback.
 //!
 //! Who a caller is, is what the kernel says of the socket's other end; who may call at all, the socket's mode.
 
 mod listen;
 mod metrics;
-mod port;
 mod problem;
 mod register;
 mod status;
@@ -21,13 +20,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use moorline_client::Client;
+use moorline_daemon::metrics::Port;
 use moorline_shared::Timestamp;
 use moorline_shared::id::HostId;
 use tokio_util::sync::CancellationToken;
 
 pub use self::listen::BindError;
 use self::listen::{Access, Socket};
-use self::port::Port;
 use crate::config::SocketConfig;
 use crate::credentials;
 use crate::identity::HostIdentity;
@@ -98,7 +97,9 @@ impl Sockets {
         let register = register::routes(Arc::clone(&services));
         parts.add("register.sock", self.register.serve(register, cancel.clone()));
         if let Some(port) = self.metrics {
-            parts.add("the metrics", port.serve(Arc::clone(&services), cancel.clone()));
+            let services = Arc::clone(&services);
+            let scrape = async move || status::metrics(&services).await;
+            parts.add("the metrics", port.serve(scrape, cancel.clone()));
         }
         parts.add("admin.sock", self.admin.serve(status::routes(services), cancel));
         parts.run().await

@@ -74,7 +74,7 @@ async fn scrape(State(services): State<Arc<Services>>) -> Result<Response, Probl
 /// What Prometheus reads, at whatever it asked.
 pub(super) async fn metrics(services: &Services) -> Result<Response, Problem> {
     let text = super::metrics::text(services).await.map_err(ending)?;
-    let kind = [(CONTENT_TYPE, moorline_shared::metrics::CONTENT_TYPE)];
+    let kind = [(CONTENT_TYPE, moorline_daemon::metrics::CONTENT_TYPE)];
     Ok((kind, text).into_response())
 }
 

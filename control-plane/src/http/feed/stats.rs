@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use moorline_shared::metrics::Scrape;
+use moorline_daemon::metrics::Scrape;
 
 use crate::metrics::scrape::shown;
 

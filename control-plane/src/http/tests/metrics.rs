@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use axum::http::{Method, StatusCode};
-use moorline_shared::metrics::{documented, names};
+use moorline_daemon::metrics::{Port, documented, names};
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::Api;
 use crate::metrics::Reason;
-use crate::metrics::listen::Port;
 use crate::metrics::scrape::Sources;
 
 const DOCUMENT: &str = include_str!("../../../../packaging/METRICS.md");
@@ -85,7 +84,7 @@ async fn requests_are_counted_by_operation_and_outcome() {
 #[tokio::test]
 async fn a_port_of_its_own_is_scraped_and_nothing_else_is_there() {
     let api = Api::new().await;
-    let port = Port::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let port = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let (address, cancel) = (port.address().unwrap(), CancellationToken::new());
     let asks = async {
         let mut answers = Vec::new();
@@ -100,7 +99,9 @@ async fn a_port_of_its_own_is_scraped_and_nothing_else_is_there() {
         cancel.cancel();
         answers
     };
-    let ((), answers) = tokio::join!(port.serve(api.sources(), cancel.clone()), asks);
+    let sources = api.sources();
+    let serving = port.serve(move || sources.answer(), cancel.clone());
+    let ((), answers) = tokio::join!(serving, asks);
     assert!(answers[0].starts_with("HTTP/1.1 200") && answers[0].ends_with("# EOF\n"));
     assert!(answers[1].starts_with("HTTP/1.1 404"), "{}", answers[1]);
     assert_eq!(

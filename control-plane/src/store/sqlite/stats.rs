@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use moorline_shared::metrics::{Histogram, Unit};
+use moorline_daemon::metrics::{Histogram, Unit};
 
 /// How many transactions share an fsync.
 const GROUPS: [u64; 10] = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512];

@@ -1,8 +1,8 @@
 //! What operators' tools ask of `admin.sock`: health, readiness, metrics.
 
+use moorline_daemon::metrics::{Port, documented, names};
 use moorline_shared::api::health::Health;
 use moorline_shared::host::{Readiness, Serves};
-use moorline_shared::metrics::{documented, names};
 use tokio_util::sync::CancellationToken;
 
 use super::{Daemon, Host, OURS, Sockets};
@@ -68,10 +68,12 @@ async fn a_port_of_loopback_shows_the_same_metrics() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let host = Host::new();
     let daemon = Daemon::start(&host).await;
-    let port = crate::admin::port::Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = Port::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = port.address().unwrap();
     let cancel = CancellationToken::new();
-    let serving = port.serve(daemon.services.clone().into(), cancel.clone());
+    let services = daemon.services.clone();
+    let scrape = async move || crate::admin::status::metrics(&services).await;
+    let serving = port.serve(scrape, cancel.clone());
     let scrape = async {
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         let request = b"GET /metrics HTTP/1.1\r\nhost: local\r\n\r\n";

@@ -1,7 +1,6 @@
 //! What is in a daemon's memory stays there: it holds secrets in the clear, and leaves no core file.
 //!
-//! The one system call of this crate, and only behind the feature `cores`: both daemons owe their secrets the same, and
-//! neither depends on the other. The guest agent, whose dependencies are few, makes the call by its own.
+//! Both daemons owe their secrets the same. The guest agent, whose dependencies are few, makes the call by its own.
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 

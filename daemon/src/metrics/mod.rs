@@ -1,11 +1,12 @@
 //! What the daemons count, and how Prometheus reads it.
 //!
-//! Only behind the feature `metrics`: both daemons show theirs alike, and neither depends on the other. What is counted
-//! where requests are served are relaxed atomics, which cost neither a lock nor an allocation: plain ones, and a
-//! [`Histogram`]. On a scrape a [`Scrape`] is made of them and written out in the text format. [`process`] is what each
-//! says of itself.
+//! Both daemons show theirs alike. What is counted where requests are served are relaxed atomics, which cost neither a
+//! lock nor an allocation: plain ones, and a [`Histogram`]. On a scrape a [`Scrape`] is made of them and written out in
+//! the text format. [`process`] is what each says of itself. [`Port`] is where it is asked for, beside the daemons' own
+//! sockets.
 
 mod histogram;
+mod port;
 pub mod process;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 pub use histogram::{Distribution, Histogram, Unit};
+pub use port::Port;
 
 /// The content type of [`Scrape::to_text`].
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

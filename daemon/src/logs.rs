@@ -1,6 +1,6 @@
 //! How the daemons log: to the standard error, as text for people and journals or as JSON for programs.
 //!
-//! Only behind the feature `logs`. What others say of themselves, guests above all, ends up in fields of lines; nothing of
+//! What others say of themselves, guests above all, ends up in fields of lines; nothing of
 //! it can end a line, begin another or speak to a terminal, because every control character is escaped on its way out.
 //!
 //! | `MOORLINE_LOG_FORMAT` | where the standard error goes | what a line is |
@@ -255,7 +255,7 @@ mod tests {
             line["target"]
                 .as_str()
                 .unwrap()
-                .starts_with("moorline_shared::logs")
+                .starts_with("moorline_daemon::logs")
         );
         assert!(line["message"].as_str().unwrap().starts_with("a guest says: x"));
         assert!(line["timestamp"].as_str().unwrap().ends_with('Z'), "{line}");
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn the_journal_is_told_how_bad_it_is_and_not_when() {
         let line = logged(Form::Journal);
-        assert!(line.starts_with("<4>moorline_shared::logs"), "{line}");
+        assert!(line.starts_with("<4>moorline_daemon::logs"), "{line}");
         assert!(logged(Form::Plain).starts_with("20"), "a file has times");
     }
 }

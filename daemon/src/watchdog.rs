@@ -1,4 +1,4 @@
-//! The service manager's watchdog: a daemon that hangs, be it one shard only, is ended and started again. VMs run on.
+//! The service manager's watchdog: a daemon that hangs is ended and started again.
 
 use std::time::Duration;
 
@@ -6,14 +6,16 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::link::{Ending, ShardsHandle};
-
-/// Tells the service manager twice in the time that it allows that every shard's loop turns, and this runtime too, until
-/// cancelled. Where no service manager wants to hear it, this only waits.
-pub(crate) async fn run(shards: ShardsHandle, cancel: CancellationToken) {
+/// Tells the service manager twice in the time that it allows that the daemon is alive, until cancelled. It isn't told
+/// while `alive` doesn't answer, or says no. Where no service manager wants to hear it, this only waits.
+///
+/// It has to be a task of its own, which nothing polls once the runtime hangs.
+pub async fn run<A>(alive: impl Fn() -> A, cancel: CancellationToken)
+where
+    A: Future<Output = bool>,
+{
     if let Some(allowed) = allowed() {
-        let watching = watch(allowed, || shards.all_turn(), ping);
-        cancel.run_until_cancelled(watching).await;
+        cancel.run_until_cancelled(watch(allowed, alive, ping)).await;
     }
     cancel.cancelled().await;
 }
@@ -28,13 +30,13 @@ fn allowed() -> Option<Duration> {
 /// Pings as long as `alive` answers in time; the end of the daemon is its parts' to tell.
 async fn watch<A>(allowed: Duration, alive: impl Fn() -> A, mut ping: impl FnMut())
 where
-    A: Future<Output = Result<(), Ending>>,
+    A: Future<Output = bool>,
 {
     let mut turns = interval(allowed / 2);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         turns.tick().await;
-        if alive().await.is_ok() {
+        if alive().await {
             ping();
         }
     }
@@ -54,10 +56,10 @@ mod tests {
 
     use tokio::time::timeout;
 
-    use super::{Ending, watch};
+    use super::watch;
 
     /// How often one is pinged for in a minute of which it allows ten seconds without a word.
-    async fn pings<A: Future<Output = Result<(), Ending>>>(alive: impl Fn() -> A) -> u32 {
+    async fn pings<A: Future<Output = bool>>(alive: impl Fn() -> A) -> u32 {
         let pings = Cell::new(0);
         let watching = watch(Duration::from_secs(10), alive, || pings.set(pings.get() + 1));
         timeout(Duration::from_secs(59), watching).await.unwrap_err();
@@ -65,9 +67,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_daemon_all_of_whose_shards_answer_is_alive() {
-        assert_eq!(pings(|| ready(Ok(()))).await, 12);
-        assert_eq!(pings(|| ready(Err(Ending))).await, 0);
+    async fn only_a_daemon_that_answers_is_alive() {
+        assert_eq!(pings(|| ready(true)).await, 12);
+        assert_eq!(pings(|| ready(false)).await, 0);
         assert_eq!(pings(pending).await, 0);
     }
 }

@@ -1,21 +1,18 @@
-//! The port that is scraped: plain HTTP on loopback, `GET /metrics`, apart from the API and its callers.
+//! The port that is scraped: plain HTTP on loopback, `GET /metrics`, apart from what the daemon serves its callers by.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::handler::Handler;
 use axum::routing::get;
+use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use moorline_shared::metrics;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-
-use super::scrape::Sources;
 
 /// How many scrapes may be under way; others wait in the socket's queue.
 const CONNECTIONS: usize = 8;
@@ -29,12 +26,14 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Port(TcpListener);
 
 impl Port {
-    /// Binds it.
+    /// Binds it. Must be called within a runtime.
     ///
     /// # Errors
     /// What the system says, such as that another process has the port.
-    pub async fn bind(address: SocketAddr) -> std::io::Result<Self> {
-        TcpListener::bind(address).await.map(Self)
+    pub fn bind(address: SocketAddr) -> std::io::Result<Self> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener).map(Self)
     }
 
     /// Where it is.
@@ -42,9 +41,9 @@ impl Port {
         self.0.local_addr()
     }
 
-    /// Answers until cancelled; answers under way are cut off.
-    pub async fn serve(self, sources: Sources, cancel: CancellationToken) {
-        let routes = routes(sources);
+    /// Answers by `scrape` until cancelled; answers under way are cut off.
+    pub async fn serve<T: 'static>(self, scrape: impl Handler<T, ()>, cancel: CancellationToken) {
+        let routes = Router::new().route("/metrics", get(scrape));
         let mut connections = JoinSet::new();
         while !cancel.is_cancelled() {
             let room = connections.len() < CONNECTIONS;
@@ -62,16 +61,9 @@ impl Port {
     }
 }
 
-fn routes(sources: Sources) -> Router {
-    let scrape = async |State(sources): State<Sources>| {
-        ([(CONTENT_TYPE, metrics::CONTENT_TYPE)], sources.text().await)
-    };
-    Router::new().route("/metrics", get(scrape)).with_state(sources)
-}
-
 /// One scrape. Whoever breaks off is gone.
 async fn converse(stream: TcpStream, routes: Router) {
-    let mut server = hyper::server::conn::http1::Builder::new();
+    let mut server = http1::Builder::new();
     server.timer(TokioTimer::new()).keep_alive(false);
     let scrape = server.serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     let _ = timeout(PATIENCE, scrape).await;
