@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use crate::causes::Causes;
-use crate::vm::file::{self, FileError, Head};
+use crate::vm::file::{self, Document, FileError, Head};
 
 /// The version of the file's form that this daemon writes.
 const VERSION: u32 = 1;
@@ -35,6 +35,15 @@ struct Record {
     instance: InstanceId,
     incarnation: u64,
     generation: [u8; 16],
+}
+
+impl Document for Record {
+    fn head(&self) -> Head {
+        let Self {
+            version, instance, ..
+        } = *self;
+        Head { version, instance }
+    }
 }
 
 /// The folder with them.
@@ -78,13 +87,7 @@ impl Generations {
 
     fn load_one(&self, instance: InstanceId) -> Option<Generation> {
         let version = VERSION;
-        let expected = Head { version, instance };
-        let loaded = file::load(&self.path(instance), |record: &Record| {
-            let Record {
-                version, instance, ..
-            } = *record;
-            expected.check(Head { version, instance })
-        });
+        let loaded = file::load::<Record>(&self.path(instance), Head { version, instance });
         let record = loaded.unwrap_or_else(|error| {
             tracing::warn!(%instance, error = %Causes(&error), "it isn't known which generation a guest was");
             None

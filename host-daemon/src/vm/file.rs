@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use moorline_shared::InstanceId;
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::durable;
 
@@ -40,6 +40,20 @@ pub enum FileError {
         /// What is wrong with it.
         why: String,
     },
+    /// The file is of a form that this daemon doesn't know yet. It stays as it is: the release that wrote it reads it.
+    #[error(
+        "{} was written by a newer release (its form is version {found}, and this one knows {known}): install that \
+         release again; VMs run on meanwhile",
+        path.display()
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The version of its form.
+        found: u32,
+        /// The newest version that this daemon knows.
+        known: u32,
+    },
     /// The file is not what it should be, and what it may hold is nobody's to look at.
     #[error("{} can't be used ({why}) and was removed", path.display())]
     Removed {
@@ -66,26 +80,26 @@ pub(crate) fn folder(path: PathBuf) -> Result<PathBuf, FileError> {
     Ok(path)
 }
 
-/// The document, if there is a file. One that isn't a `T`, or that `check` finds wrong, is set aside: it is an error
-/// once, and absent from then on.
-pub(crate) fn load<T: DeserializeOwned>(
-    path: &Path,
-    check: impl FnOnce(&T) -> Result<(), String>,
-) -> Result<Option<T>, FileError> {
-    load_or(path, check, set_aside)
+/// The document, if there is a file. One that isn't a `T` with this head is set aside: it is an error once, and absent from
+/// then on. One of a newer form stays.
+pub(crate) fn load<T: Document>(path: &Path, expected: Head) -> Result<Option<T>, FileError> {
+    load_or(path, expected, set_aside)
 }
 
 /// The same for a document that is a secret: one that can't be used is removed, since nobody would ever remove a copy.
-pub(super) fn load_secret<T: DeserializeOwned>(
-    path: &Path,
-    check: impl FnOnce(&T) -> Result<(), String>,
-) -> Result<Option<T>, FileError> {
-    load_or(path, check, remove_damaged)
+pub(super) fn load_secret<T: Document>(path: &Path, expected: Head) -> Result<Option<T>, FileError> {
+    load_or(path, expected, remove_damaged)
 }
 
-fn load_or<T: DeserializeOwned>(
+/// Fails with [`FileError::Newer`] if the document is of a newer form than `known`. Whatever else may be wrong with it is
+/// [`load`]'s to find.
+pub(super) fn know(path: &Path, known: u32) -> Result<(), FileError> {
+    read(path).map_or(Ok(()), |text| check_version(path, &text, known))
+}
+
+fn load_or<T: Document>(
     path: &Path,
-    check: impl FnOnce(&T) -> Result<(), String>,
+    expected: Head,
     damaged: impl FnOnce(&Path, String) -> FileError,
 ) -> Result<Option<T>, FileError> {
     let text = match read(path) {
@@ -96,10 +110,27 @@ fn load_or<T: DeserializeOwned>(
         }
         Err(error) => return Err(failed("read", path)(error)),
     };
-    let parsed = serde_json::from_str(&text).map_err(|error| error.to_string());
-    match parsed.and_then(|document| check(&document).map(|()| document)) {
+    check_version(path, &text, expected.version)?;
+    let parsed = serde_json::from_str::<T>(&text).map_err(|error| error.to_string());
+    match parsed.and_then(|document| expected.check(document.head()).map(|()| document)) {
         Ok(document) => Ok(Some(document)),
         Err(why) => Err(damaged(path, why)),
+    }
+}
+
+/// Looked at before anything else in the document, of which a newer form may have made something else.
+fn check_version(path: &Path, text: &str, known: u32) -> Result<(), FileError> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        version: u32,
+    }
+    match serde_json::from_str(text) {
+        Ok(Versioned { version: found }) if found > known => Err(FileError::Newer {
+            path: path.to_owned(),
+            found,
+            known,
+        }),
+        _ => Ok(()),
     }
 }
 
@@ -143,24 +174,27 @@ async fn aside(
     done.unwrap_or_else(|panicked| Err(failed(what, &named)(io::Error::other(panicked))))
 }
 
+/// A record of an instance.
+pub(crate) trait Document: DeserializeOwned {
+    /// What it begins with.
+    fn head(&self) -> Head;
+}
+
 /// What every record begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    /// The version of its form.
+    /// The version of its form; of one that is expected, the newest.
     pub(crate) version: u32,
     /// Of which instance it is.
     pub(crate) instance: InstanceId,
 }
 
 impl Head {
-    /// Says what is wrong with a record if its head is not this one.
-    pub(crate) fn check(self, found: Self) -> Result<(), String> {
+    /// Says what is wrong with a record that has another head than this expected one. Versions begin with 1.
+    fn check(self, found: Self) -> Result<(), String> {
         let Self { version, instance } = self;
-        if found.version != version {
-            return Err(format!(
-                "its version is {}, and this daemon knows {version}",
-                found.version
-            ));
+        if !(1..=version).contains(&found.version) {
+            return Err(format!("it says that its version is {}", found.version));
         }
         if found.instance != instance {
             return Err(format!("it is the record of {}", found.instance));

@@ -9,7 +9,7 @@ use moorline_shared::InstanceId;
 use moorline_shared::secret::SecretKey;
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, FileError, Head};
+use super::file::{self, Document, FileError, Head};
 
 /// The version of the file's form that this daemon writes.
 const VERSION: u32 = 1;
@@ -22,6 +22,15 @@ pub(super) struct GivenKey {
     instance: InstanceId,
     incarnation: u64,
     key: SecretKey,
+}
+
+impl Document for GivenKey {
+    fn head(&self) -> Head {
+        let Self {
+            version, instance, ..
+        } = *self;
+        Head { version, instance }
+    }
 }
 
 /// A key that nobody has. Fails without the kernel's random bytes.
@@ -48,21 +57,20 @@ pub(super) async fn keep(
     file::keep(path, given).await
 }
 
-/// The key that the guest has in this life; `None` if it was given none. One of another life is none. A file that can't
-/// be read is removed and is an error once.
+/// Fails with [`FileError::Newer`] if the file is of a newer form.
+pub(super) fn know(path: &Path) -> Result<(), FileError> {
+    file::know(path, VERSION)
+}
+
+/// The key that the guest has in this life; `None` if it was given none. One of another life is none. A file that is
+/// damaged is removed and is an error once.
 pub(super) fn load(
     path: &Path,
     instance: InstanceId,
     incarnation: u64,
 ) -> Result<Option<SecretKey>, FileError> {
     let version = VERSION;
-    let expected = Head { version, instance };
-    let given = file::load_secret(path, |given: &GivenKey| {
-        expected.check(Head {
-            version: given.version,
-            instance: given.instance,
-        })
-    })?;
+    let given = file::load_secret::<GivenKey>(path, Head { version, instance })?;
     Ok(given
         .filter(|given| given.incarnation == incarnation)
         .map(|given| given.key))

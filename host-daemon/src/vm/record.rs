@@ -14,7 +14,7 @@ use moorline_shared::InstanceId;
 use moorline_shared::secret::SecretKey;
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, FileError, Head, failed};
+use super::file::{self, Document, FileError, Head, failed};
 use super::link_key;
 use super::process::Identity;
 
@@ -108,7 +108,9 @@ impl Record {
             life,
         }
     }
+}
 
+impl Document for Record {
     fn head(&self) -> Head {
         let Self {
             version, instance, ..
@@ -179,13 +181,18 @@ impl Records {
         Ok(names.filter_map(|name| name.parse().ok()).collect())
     }
 
-    /// The record of an instance's VM, if there is one. One that can't be read is set aside and is an error once.
+    /// Fails with [`FileError::Newer`] if a newer release has left the record of a VM, or its link key. Nothing is touched.
+    pub fn know_all(&self) -> Result<(), FileError> {
+        self.instances()?.into_iter().try_for_each(|instance| {
+            file::know(&self.path(instance), VERSION)?;
+            link_key::know(&self.link_key_path(instance))
+        })
+    }
+
+    /// The record of an instance's VM, if there is one. One that is damaged is set aside and is an error once.
     pub fn load(&self, instance: InstanceId) -> Result<Option<Record>, FileError> {
         let version = VERSION;
-        let expected = Head { version, instance };
-        file::load(&self.path(instance), |record: &Record| {
-            expected.check(record.head())
-        })
+        file::load(&self.path(instance), Head { version, instance })
     }
 
     /// Makes the folders of an instance's VM where they are missing, for its user alone.
@@ -322,13 +329,13 @@ mod tests {
         let (_folder, records) = records();
         let path = records.folder(INSTANCE).join("vm.json");
         let other = Record::new(InstanceId::from_bytes([8; 16]), 1, 0, Life::Off);
-        let newer = r#"{"version":2,"instance":"i-07070707070707070707070707070707","incarnation":1,"reboots":0,"life":{"state":"off"}}"#;
+        let none = r#"{"version":0,"instance":"i-07070707070707070707070707070707","incarnation":1,"reboots":0,"life":{"state":"off"}}"#;
         let contents = [
             String::new(),
             "{\"version\":1".to_owned(),
             "\u{0}\u{0}".to_owned(),
             "x".repeat(100_000),
-            newer.to_owned(),
+            none.to_owned(),
             serde_json::to_string(&other).unwrap(),
         ];
         for content in &contents {

@@ -61,7 +61,8 @@ impl Supervisor {
     /// A supervisor that keeps its records beneath the daemon's state folder, which the caller keeps every other daemon
     /// away from ([`Records::lock`]). Nothing is done before [`Self::run`].
     ///
-    /// Fails when the folders can't be made.
+    /// Fails when the folders can't be made, and when a newer release has left something in them: to go on without it would
+    /// end VMs that run.
     pub fn new(
         tables: &Tables,
         state: &Path,
@@ -77,6 +78,7 @@ impl Supervisor {
             table.clone(),
         )?;
         let records = Records::open(state)?;
+        records.know_all()?;
         let qemu = Qemu::new(tables, records.clone(), shards.vsock());
         let starts = Semaphore::new(tables.vm.starts_at_once as usize);
         let tools = Arc::new(Tools {

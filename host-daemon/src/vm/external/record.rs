@@ -9,7 +9,7 @@ use moorline_shared::secret::SecretKey;
 use serde::{Deserialize, Serialize};
 
 use super::Caller;
-use crate::vm::file::{self, FileError, Head, failed};
+use crate::vm::file::{self, Document, FileError, Head, failed};
 use crate::vm::link_key;
 use crate::vm::process::Identity;
 
@@ -74,7 +74,9 @@ impl Record {
             active,
         }
     }
+}
 
+impl Document for Record {
     fn head(&self) -> Head {
         let Self {
             version, instance, ..
@@ -110,12 +112,18 @@ impl Registrations {
             .collect())
     }
 
-    /// The record of an instance, if there is one. One that can't be read is set aside and is an error once.
-    pub(super) fn load(&self, instance: InstanceId) -> Result<Option<Record>, FileError> {
-        file::load(&self.path(instance), |record: &Record| {
-            let version = record.version.clamp(1, VERSION);
-            Head { version, instance }.check(record.head())
+    /// Fails with [`FileError::Newer`] if a newer release has left a record, or a link key. Nothing is touched.
+    pub(super) fn know_all(&self) -> Result<(), FileError> {
+        self.instances()?.into_iter().try_for_each(|instance| {
+            file::know(&self.path(instance), VERSION)?;
+            link_key::know(&self.link_key_path(instance))
         })
+    }
+
+    /// The record of an instance, if there is one. One that is damaged is set aside and is an error once.
+    pub(super) fn load(&self, instance: InstanceId) -> Result<Option<Record>, FileError> {
+        let version = VERSION;
+        file::load(&self.path(instance), Head { version, instance })
     }
 
     /// Keeps a record; it is on disk when this returns. Cancelled, it is done all the same.

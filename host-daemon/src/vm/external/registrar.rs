@@ -99,11 +99,13 @@ impl Registrar {
         reports: Reports,
         table: Table,
     ) -> Result<(Self, External), FileError> {
+        let registrations = Registrations::open(state)?;
+        registrations.know_all()?;
         let (sender, commands) = mpsc::channel(QUEUE);
         let registrar = Self {
             commands,
             allowed: directories.to_vec(),
-            registrations: Registrations::open(state)?,
+            registrations,
             shards,
             reports,
             table,

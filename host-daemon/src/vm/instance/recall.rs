@@ -8,6 +8,7 @@ use super::{BETWEEN_RECALLS, State, Task, Trouble};
 use crate::causes::Causes;
 use crate::channel::ChannelSpec;
 use crate::link::BeginError;
+use crate::vm::file::FileError;
 use crate::vm::qemu::{StartError, another_boot};
 use crate::vm::record::{EndedBy, Life, Processes};
 
@@ -17,11 +18,13 @@ impl Task {
     pub(super) async fn recall(&mut self) -> Result<(), StartError> {
         let record = match self.tools.records.load(self.instance) {
             Ok(record) => record,
-            Err(error) => {
+            Err(error @ FileError::Corrupt { .. }) => {
                 tracing::error!(instance = %self.instance, error = %Causes(&error), "ending what may run of its VM");
                 self.clear_away().await;
                 return Ok(());
             }
+            // The VM is none the worse for a disk that can't be read at the moment.
+            Err(error) => return Err(error.into()),
         };
         let Some(record) = record else {
             return Ok(());

@@ -5,6 +5,7 @@ use crate::config::{CacheConfig, LinkConfig};
 use crate::link::Shards;
 use crate::uplink::Reports;
 use crate::vm::config::Tables;
+use crate::vm::file::FileError;
 use crate::vm::process::{Process, boot_id};
 use crate::vm::record::{Life, Processes, Reach, Record, Vsock};
 use moorline_shared::InstanceId;
@@ -13,7 +14,7 @@ use moorline_shared::host::VmStatus;
 use moorline_shared::secret::SecretKey;
 use std::io::PipeWriter;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
@@ -21,13 +22,19 @@ use tokio::sync::mpsc;
 const INSTANCE: InstanceId = InstanceId::from_bytes([7; 16]);
 const INCARNATION: u64 = 3;
 
+/// What a daemon that starts on this state is made of.
+fn supervisor(state: &Path, shards: &Shards) -> Result<Supervisor, FileError> {
+    let (reports, _reported) = Reports::channel();
+    Supervisor::new(&Tables::default(), state, shards.handle().clone(), reports)
+}
+
 /// A host on which an earlier daemon left a VM.
 struct Host {
     instances: Instances,
     shards: Shards,
     vmm: Process,
     device: Process,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     /// What stands in for a QEMU and its vsock device runs until it is killed, or this test ends with its pipe.
     _stdin: PipeWriter,
 }
@@ -38,9 +45,7 @@ impl Host {
         let folder = tempfile::tempdir().unwrap();
         let (asks, _) = mpsc::channel(1);
         let shards = Shards::start(&LinkConfig::default(), &CacheConfig::default(), None, &asks).unwrap();
-        let (reports, _reported) = Reports::channel();
-        let handle = shards.handle().clone();
-        let supervisor = Supervisor::new(&Tables::default(), folder.path(), handle, reports);
+        let supervisor = supervisor(folder.path(), &shards);
         let (reader, writer) = std::io::pipe().unwrap();
         let [vmm, device] = [(); 2].map(|()| {
             let input = reader.try_clone().unwrap();
@@ -51,7 +56,7 @@ impl Host {
             shards,
             vmm,
             device,
-            _folder: folder,
+            folder,
             _stdin: writer,
         };
         let records = &host.instances.tools.records;
@@ -77,6 +82,10 @@ impl Host {
     fn socket(&self) -> PathBuf {
         let run = self.instances.tools.records.run_folder(INSTANCE);
         run.join("vsock.sock_8470")
+    }
+
+    fn vm_json(&self) -> PathBuf {
+        self.instances.tools.records.folder(INSTANCE).join("vm.json")
     }
 
     fn link_key(&self) -> PathBuf {
@@ -177,5 +186,50 @@ async fn the_link_key_of_a_vm_that_ended_unseen_is_not_kept() {
     host.instances.want(INSTANCE, Wanted::Unknown);
     host.is_said(|status| status.state == InstanceState::Failed).await;
     assert!(!host.link_key().exists());
+    host.goes().await;
+}
+
+#[tokio::test]
+async fn what_a_newer_release_left_is_not_touched_and_its_vm_runs_on() {
+    let mut host = Host::new().await;
+    let registration = host.folder.path().join(format!("external/{INSTANCE}.json"));
+    for file in [host.vm_json(), host.link_key(), registration] {
+        let before = std::fs::read(&file).ok();
+        let newer = br#"{"version": 7, "instances": ["i-07070707070707070707070707070707"]}"#;
+        std::fs::write(&file, newer).unwrap();
+        let error = supervisor(host.folder.path(), &host.shards).unwrap_err();
+        assert!(matches!(error, FileError::Newer { found: 7, .. }), "{error:?}");
+        assert!(
+            error.to_string().contains("install that release again"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read(&file).unwrap(), newer);
+        match before {
+            Some(before) => std::fs::write(&file, before).unwrap(),
+            None => std::fs::remove_file(&file).unwrap(),
+        }
+    }
+    supervisor(host.folder.path(), &host.shards).unwrap();
+    host.instances.want(INSTANCE, Wanted::Unknown);
+    host.is_said(runs).await;
+    host.goes().await;
+}
+
+#[tokio::test]
+async fn a_vm_whose_record_cant_be_read_for_a_while_is_found_again() {
+    let mut host = Host::new().await;
+    let (record, away) = (host.vm_json(), host.vm_json().with_extension("away"));
+    std::fs::rename(&record, &away).unwrap();
+    // A folder can be opened and not be read, also by root.
+    std::fs::create_dir(&record).unwrap();
+    host.instances.want(INSTANCE, Wanted::Unknown);
+    // A clock that stands still goes on once every task waits.
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert!(host.link_key().exists(), "nothing is cleared away");
+    std::fs::remove_dir(&record).unwrap();
+    std::fs::rename(&away, &record).unwrap();
+    host.is_said(runs).await;
+    UnixStream::connect(host.socket()).unwrap();
     host.goes().await;
 }
