@@ -34,15 +34,15 @@ const CHUNK: usize = 128 << 10;
 struct Unfinished(PathBuf);
 
 impl Unfinished {
-    /// Makes the file, empty and its owner's alone; one that an earlier attempt left is replaced.
+    /// Makes the file, empty and its owner's alone; one that an earlier attempt left is replaced. A link that was left
+    /// there is, too, and what it leads to is not touched: root may do this in another user's folder.
     fn make(path: PathBuf) -> io::Result<(Self, File)> {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => (),
+        }
         let mut options = OpenOptions::new();
-        options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600);
+        options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(&path)?;
         Ok((Self(path), file))
     }

@@ -153,11 +153,13 @@ pub fn restore(config: &Config, mut from: impl Read, check: KeyCheck) -> Result<
     std::fs::create_dir_all(&config.state).map_err(failed)?;
     let store = config.state.join(STORE_FILE);
     let lock = lock_alone(&store)?;
+    // Whatever becomes of the rest, the service can begin on this folder.
+    give(&config.state, &[&lock]).map_err(failed)?;
     let (unfinished, file) = Unfinished::make(config.state.join("store.db.restoring")).map_err(failed)?;
     receive(&header, from, file, &config.state)?;
     let revision = Detached::open(unfinished.path())?.begin_epoch()?;
     File::open(unfinished.path())
-        .and_then(|file| give(&config.state, &[&file, &lock]))
+        .and_then(|file| give(&config.state, &[&file]))
         .and_then(|()| unfinished.finish(&store))
         .map_err(failed)?;
     Ok(Restored { header, revision })
@@ -176,9 +178,12 @@ fn empty(state: &Path) -> Result<(), RestoreError> {
     };
     let names = files.map(|file| file.map(|file| file.file_name().to_string_lossy().into_owned()));
     let names: Vec<String> = names.collect::<io::Result<_>>().map_err(failed)?;
-    if names.iter().any(|name| name == "store.db.lock") && lock_alone(&state.join(STORE_FILE)).is_err() {
+    if names.iter().any(|name| name == "store.db.lock") {
         let path = state.to_owned();
-        return Err(RestoreError::Running { path });
+        lock_alone(&state.join(STORE_FILE)).map_err(|error| match error {
+            OpenError::InUse { .. } => RestoreError::Running { path },
+            other => other.into(),
+        })?;
     }
     match names.into_iter().find(|name| !MAY_BE_THERE.contains(&&**name)) {
         Some(found) => Err(RestoreError::NotEmpty {

@@ -1,6 +1,7 @@
 //! Backups of a control plane that runs, and what is refused.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::path::Path;
 
 use moorline_shared::{Revision, Timestamp};
@@ -195,4 +196,34 @@ async fn another_key_another_deployment_and_a_running_control_plane_are_refused(
     };
     let nothing = take(&absent, None, Vec::new(), now()).unwrap_err();
     assert!(matches!(nothing, TakeError::NoStore { .. }), "{nothing}");
+}
+
+#[tokio::test]
+async fn links_that_somebody_left_in_the_folder_lead_nowhere() {
+    let taken = Taken::new().await;
+    let (config, bytes) = (taken.empty(), taken.bytes());
+    let precious = taken.folder.path().join("precious");
+    fs::write(&precious, "kept").unwrap();
+    let lock = config.state.join("store.db.lock");
+    symlink(&precious, &lock).unwrap();
+    let refused = why_not(&config, &bytes);
+    assert!(matches!(refused, RestoreError::Store(_)), "{refused}");
+    fs::remove_file(lock).unwrap();
+    symlink(&precious, config.state.join("store.db.restoring")).unwrap();
+    restore(&config, &*bytes, KeyCheck::Now).unwrap();
+    symlink(&precious, config.state.join("store.db.copy")).unwrap();
+    take(&config, None, Vec::new(), now()).unwrap();
+    assert_eq!(fs::read_to_string(precious).unwrap(), "kept");
+}
+
+#[tokio::test]
+async fn a_restore_that_fails_leaves_nothing_that_is_roots() {
+    let taken = Taken::new().await;
+    let (config, bytes) = (taken.empty(), taken.bytes());
+    // Only root restores for another user; anybody else restores for himself.
+    let _ = chown(&config.state, Some(4_711), Some(4_711));
+    let cut = why_not(&config, &bytes[..bytes.len() - 1]);
+    assert!(matches!(cut, RestoreError::Length { .. }), "{cut}");
+    let owner = |path: &Path| path.metadata().unwrap().uid();
+    assert_eq!(owner(&config.state.join("store.db.lock")), owner(&config.state));
 }

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rustix::fs::OFlags;
 
 use super::rows::{self, RowId};
 use super::upgrade;
@@ -115,6 +116,8 @@ fn prepare(path: &Path) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// A file that is its owner's alone. A link in its place is refused: root may restore a backup in another user's folder,
+/// and the lock beside a link would be another one than that beside the store.
 fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -122,6 +125,7 @@ fn private(path: &Path) -> io::Result<File> {
         .create(true)
         .truncate(false)
         .mode(0o600)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
         .open(path)
 }
 
