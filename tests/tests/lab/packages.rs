@@ -122,7 +122,14 @@ pub(crate) async fn remove_and_purge_host(guest: &Control, vm: u64) -> Result<()
         "test -d /proc/{vm} && test -e /var/lib/moorline/control/store.db && test -e /etc/moorline/host.toml"
     );
     guest.run(kept).await?.text()?;
+    // What somebody else has in the VMs' slice, as root's `moorline up` does, is nobody's to end.
+    let other = "systemd-run --quiet --slice=moorline --unit=other sleep infinity";
+    guest.run(other).await?.text()?;
     let said = run(guest, 1, &format!("apt-get purge --yes {ALL}")).await?;
+    guest
+        .run("systemctl is-active other && systemctl stop other")
+        .await?
+        .text()?;
     for deleted in ["/var/lib/moorline/control", "/var/lib/moorline/host"] {
         ensure!(
             said.contains(&format!("deleting {deleted}")),
