@@ -106,18 +106,18 @@ pub async fn run(config: &Config, stop: &CancellationToken) -> Result<(), RunErr
         keeper.keep(stop),
         join_all(surfaces),
         readiness(&given.mirror, config.ready_after, stop, notify),
-        signs_of_life(stop),
+        signs_of_life(watchdog(), stop, notify_alive),
     );
     Ok(())
 }
 
 /// Tells the service manager twice in the time that it allows that this thread goes on, if it wants to hear so.
-async fn signs_of_life(stop: &CancellationToken) {
-    let Some(allowed) = watchdog() else {
+async fn signs_of_life(allowed: Option<Duration>, stop: &CancellationToken, tell: impl Fn()) {
+    let Some(allowed) = allowed else {
         return;
     };
     let told = async || {
-        notify_alive();
+        tell();
         sleep(allowed / 2).await;
     };
     while stop.run_until_cancelled(told()).await.is_some() {}
@@ -157,13 +157,27 @@ async fn readiness(
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
     use std::rc::Rc;
 
     use tokio_util::sync::CancellationToken;
 
-    use super::{Duration, Readiness, readiness};
+    use super::{Duration, Readiness, readiness, signs_of_life, timeout};
     use crate::test_host::{Rig, run, settings};
+
+    #[test]
+    fn the_service_manager_hears_of_it_twice_in_the_time_that_it_allows() {
+        run(async {
+            tokio::time::pause();
+            let (told, stop) = (Cell::new(0), CancellationToken::new());
+            let tell = || told.set(told.get() + 1);
+            let telling = signs_of_life(Some(Duration::from_secs(10)), &stop, tell);
+            timeout(Duration::from_secs(59), telling).await.unwrap_err();
+            assert_eq!(told.get(), 12);
+            signs_of_life(None, &stop, tell).await;
+            assert_eq!(told.get(), 12);
+        });
+    }
 
     #[test]
     fn data_that_come_late_are_told_of() {
