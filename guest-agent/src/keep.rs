@@ -130,7 +130,10 @@ impl Keeper {
     fn set_aside(&self, unusable: &Unusable) {
         let aside = self.file.with_added_extension("unusable");
         let cause = std::error::Error::source(unusable).map(ToString::to_string);
-        tracing::error!(reason = %unusable, cause, file = %self.file.display(), aside = %aside.display(), "what was kept of the mirror can't be used, and is set aside");
+        tracing::error!(
+            reason = %unusable, cause, file = %self.file.display(), aside = %aside.display(),
+            "what was kept of the mirror can't be used, and is set aside"
+        );
         if let Err(error) = fs::rename(&self.file, &aside) {
             tracing::warn!(%error, file = %self.file.display(), "it stays where it is until the mirror is kept anew");
         }
@@ -191,7 +194,10 @@ impl Keeper {
         if let Err(error) = written
             && !failed
         {
-            tracing::warn!(%error, file = %self.file.display(), "the mirror can't be kept on disk: after a reboot there is nothing to read while the host is away");
+            tracing::warn!(
+                %error, file = %self.file.display(),
+                "the mirror can't be kept on disk: after a reboot there is nothing to read while the host is away"
+            );
         }
     }
 }

@@ -4,9 +4,9 @@
 //! [`mirror`], whole batches only; [`local`] serves the mirror on its surfaces, as far as [`access`] lets each program
 //! read, passes other questions up the link, and wakes those who wait for a change. [`credentials`] holds the
 //! instance's token and the credentials of its roles, as the host gives them. [`writes`] makes the instance's own
-//! changes, at the master and here or nowhere, [`keep`] has part of the mirror outlast a reboot, and [`proof`] proves to the control plane that they are this instance's.
-//! [`platform`] holds the calls to the guest's operating system. [`run`] puts these together, and [`cli`] is the
-//! command line: the daemon itself, and small clients of its socket.
+//! changes, at the master and here or nowhere, [`keep`] has part of the mirror outlast a reboot, and [`proof`] proves to
+//! the control plane that they are this instance's. [`platform`] holds the calls to the guest's operating system. [`run`]
+//! puts these together, and [`cli`] is the command line: the daemon itself, and small clients of its socket.
 //!
 //! | task | waits for | does |
 //! |---|---|---|

@@ -5,7 +5,8 @@
 //! them from it, without a lock or a timer per request, and without an allocation for an entry, there or not. The
 //! second is one thread for everything that waits: [`uplink`] keeps the cache in step with the control plane and asks it
 //! what the cache can't answer, [`vm`] starts and stops the machines, [`credentials`] fetches what guests are given to be
-//! somebody, [`persistence`] keeps the cache on disk, [`identity`] keeps what the host itself is known by, [`admin`] serves the two local sockets.
+//! somebody, [`persistence`] keeps the cache on disk, [`identity`] keeps what the host itself is known by, [`admin`]
+//! serves the two local sockets.
 //!
 //! Who tells whom: the feed's batches go from [`uplink`] to the shards, whole, and what they say of an instance's VM
 //! goes on to [`vm`]; [`vm`] begins and ends the incarnations that a channel belongs to, and reports what became of

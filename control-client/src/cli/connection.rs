@@ -1,6 +1,6 @@
 //! Which control plane is meant, whom it is known by, and with which token: flags before the environment before the
-//! profile, and where nothing is said, the deployment of `moorline up`. A login goes before the token of a profile that is only the chosen one, and after everything that was said for
-//! this command.
+//! profile, and where nothing is said, the deployment of `moorline up`. A login goes before the token of a profile that
+//! is only the chosen one, and after everything that was said for this command.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -2,8 +2,8 @@
 //!
 //! Each service has its routes in its own `api.rs`; [`router`] joins them. A request is authenticated by [`auth`],
 //! parsed by [`extract`] into types that can't be invalid, and run by the executor; what is long is listed by the
-//! [`page`]; whatever goes wrong leaves as a problem ([`problem`]). [`listen`] and [`bodies`] bound what callers can use up. [`openapi`] is the document of all
-//! this, and a test compares it with the server.
+//! [`page`]; whatever goes wrong leaves as a problem ([`problem`]). [`listen`] and [`bodies`] bound what callers can use
+//! up. [`openapi`] is the document of all this, and a test compares it with the server.
 
 pub mod auth;
 pub mod bodies;

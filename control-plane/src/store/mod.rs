@@ -6,7 +6,8 @@
 //! Everything is read at an `n`: values, ranges, and by a [`Watch`] the changes after it, as whole
 //! transactions. The same transactions in the same order make the same store, byte for byte ([`Store::dump`]).
 //!
-//! * [`key`]: names, and spans of them. [`Pages`]: a span that is longer than a page. [`transaction`]: guards and writes, and their bounds.
+//! * [`key`]: names, and spans of them. [`Pages`]: a span that is longer than a page. [`transaction`]: guards and
+//!   writes, and their bounds.
 //! * [`watch`]: batches of changes. [`follow`]: something in memory that is kept in step by them.
 //! * [`error`]: one enum per operation.
 //! * [`sqlite`]: the embedded backend; one thread commits groups of transactions with one fsync each.

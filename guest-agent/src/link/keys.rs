@@ -84,7 +84,11 @@ impl LinkKeys {
         if let Some(path) = &self.kept
             && let Err(error) = files::replace(path, key.expose())
         {
-            tracing::warn!(%error, path = %path.display(), "the link key can't be kept: after a reboot the host doesn't know this guest until its VM is attached anew (moorline host attach --instance)");
+            tracing::warn!(
+                %error, path = %path.display(),
+                "the link key can't be kept: after a reboot the host doesn't know this guest until its VM is attached anew \
+                 (moorline host attach --instance)"
+            );
         }
         self.given.replace(Some(key));
         self.next.set(Next::Proof);

@@ -15,9 +15,9 @@ use super::room::{Place, Room, Waiting};
 use crate::channel::HybridListener;
 use crate::config::LinkConfig;
 
-/// How many connections are taken in at once, and how long until one more is, in milliseconds. So the agent has 32 ms at least
-/// in which to answer its challenge, however often other processes of its guest connect; and they cost the host a hundredth
-/// of a core.
+/// How many connections are taken in at once, and how long until one more is, in milliseconds. So the agent has 32 ms at
+/// least in which to answer its challenge, however often other processes of its guest connect; and they cost the host a
+/// hundredth of a core.
 const KNOCKS: u32 = 32;
 const KNOCK_INTERVAL_MS: u32 = 1;
 

@@ -13,10 +13,10 @@
 //! By module: `shard` is the loop, and `conn` one connection's socket; `floor` has the guests, and is all of a shard that
 //! is no socket; `talk` is one guest's session; `admission` tells a guest's root from its other processes; `answer` turns
 //! requests into answers and `reply` those into frames; `follow` and `push` turn changes of views into batches; `compare`
-//! looks whether a mirror is what it should be; `standing` says how far it can be trusted; `misses` keeps what was asked of the
-//! control plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its
-//! connection, `desk` what the guests share, and `room` what they may take up together; `log` is how often the log tells of
-//! one, and `counts` what metrics tell.
+//! looks whether a mirror is what it should be; `standing` says how far it can be trusted; `misses` keeps what was asked
+//! of the control plane; `grants` is what a guest is given to be somebody; `guest` is what there is of a guest beside its
+//! connection, `desk` what the guests share, and `room` what they may take up together; `log` is how often the log tells
+//! of one, and `counts` what metrics tell.
 
 mod admission;
 mod answer;

@@ -146,7 +146,8 @@ impl Feed {
     /// Opens session after session until it is cancelled.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
         loop {
-            // Cancel-safe: a session that is dropped in the middle of a batch ends the daemon, and with it the cursor.
+            // Cancel-safe: a session that is dropped in the middle of a batch ends the daemon, and the cursor on disk is the
+            // one before the batch.
             let over = tokio::select! {
                 () = cancel.cancelled() => Over::Cancelled,
                 over = self.session() => over,

@@ -1,9 +1,9 @@
 //! The uplink: the feed down, reports up, and the requests that guests make of the control plane.
 //!
 //! [`Uplink::run`] registers the host and then keeps three tasks: `feed` keeps the shards in step with the control
-//! plane and says what is wanted of the machines, and `sync` looks from time to time whether they are; `reports` says what became of them, until the control plane has
-//! answered; `questions` asks in the name of guests what the shards can't answer. Each reaches the control plane by
-//! itself: none waits for another, and a shard waits for none.
+//! plane, looks from time to time whether they are (`sync` is how), and says what is wanted of the machines; `reports`
+//! says what became of them, until the control plane has answered; `questions` asks in the name of guests what the shards
+//! can't answer. Each reaches the control plane by itself: none waits for another, and a shard waits for none.
 
 mod assembly;
 mod backoff;

@@ -45,8 +45,8 @@ pub struct Packages {
 pub enum Purpose {
     /// To be used: in `target/debian`.
     Use,
-    /// To be looked at by tests: of the programs that they have, packed and unpacked in a hurry, and with this revision, so that one
-    /// is an upgrade of another.
+    /// To be looked at by tests: of the programs that they have, packed and unpacked in a hurry, and with this revision,
+    /// so that one is an upgrade of another.
     Test {
         /// The Debian revision.
         revision: u32,

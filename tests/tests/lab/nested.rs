@@ -1,5 +1,5 @@
-//! A hypervisor host as operators run it: Debian with systemd, our packages, and the kernel's own vsock. It is a lab guest, and the guests of its daemon are nested in it. Nothing here connects over
-//! `AF_VSOCK` outside of a guest.
+//! A hypervisor host as operators run it: Debian with systemd, our packages, and the kernel's own vsock. It is a lab
+//! guest, and the guests of its daemon are nested in it. Nothing here connects over `AF_VSOCK` outside of a guest.
 //!
 //! CIDs are leased and passed to QEMU, the agent in a guest is known by the CID that its VM was given, each VM has a
 //! scope and a user of its own, a user of a guest can't speak for it, a daemon that was killed or restarted finds VMs
