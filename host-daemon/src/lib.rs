@@ -19,6 +19,7 @@ pub mod admin;
 pub mod cache;
 mod causes;
 pub mod channel;
+mod comparing;
 pub mod config;
 pub mod credentials;
 pub mod daemon;

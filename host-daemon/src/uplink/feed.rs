@@ -139,7 +139,7 @@ impl Feed {
             lost,
             too_early: BTreeSet::new(),
             backoff: Backoff::new(),
-            syncing: Syncing::every(control.sync_seconds),
+            syncing: Syncing::every(control.sync_seconds, seed(), crate::link::now()),
         }
     }
 
@@ -284,4 +284,9 @@ impl Feed {
         }
         Ok(())
     }
+}
+
+/// A number that hardly another host has. Without random bytes it is the same for all, which only costs the spread.
+fn seed() -> u64 {
+    getrandom::u64().unwrap_or_default()
 }

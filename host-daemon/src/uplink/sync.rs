@@ -2,21 +2,19 @@
 //! the shards have and what the control plane says go in, and what has to be asked for anew comes out.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use moorline_shared::api::feed::ViewId;
 use moorline_shared::api::sync::{HostSync, SyncHost, ViewState, together};
+use moorline_shared::link::Moment;
 use moorline_shared::{Digest, InstanceId, Revision};
-use tokio::time::Instant;
 
 use crate::cache::Held;
+use crate::comparing::Comparing;
 
-/// When the host is compared next.
+/// When the host is compared next, and what it is being compared in.
 #[derive(Debug)]
 pub(super) struct Syncing {
-    /// `None` for never.
-    pause: Option<Duration>,
-    due: Instant,
+    next: Comparing,
     /// What the control plane is being asked about.
     asked: Option<Asked>,
 }
@@ -42,20 +40,18 @@ pub(super) enum Found {
 }
 
 impl Syncing {
-    /// Every `seconds` or so; never if that is 0.
-    pub(super) fn every(seconds: u32) -> Self {
-        let mut syncing = Self {
-            pause: (seconds > 0).then(|| Duration::from_secs(seconds.into())),
-            due: Instant::now(),
+    /// Every `seconds` or so from `now` on; never if that is 0. Hosts that came together have other `seed`s, and so aren't
+    /// compared together.
+    pub(super) fn every(seconds: u32, seed: u64, now: Moment) -> Self {
+        Self {
+            next: Comparing::every(seconds, seed, now),
             asked: None,
-        };
-        syncing.put_off();
-        syncing
+        }
     }
 
-    /// Whether the control plane is to be asked now.
-    pub(super) fn is_due(&self) -> bool {
-        self.pause.is_some() && self.asked.is_none() && self.due <= Instant::now()
+    /// Whether the control plane is to be asked at `now`.
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        self.asked.is_none() && self.next.is_due(now)
     }
 
     /// What is said of what the shards have up to `revision`; `None` if some of it is of a later time, and then the next
@@ -79,28 +75,16 @@ impl Syncing {
         Some(said)
     }
 
-    /// The control plane was asked and has answered, or could not be asked. Nothing was being asked if there is nothing to
-    /// answer.
-    pub(super) fn answered(&mut self) -> Option<Asked> {
-        self.put_off();
+    /// The control plane was asked and has answered at `now`, or could not be asked. Nothing was being asked if there is
+    /// nothing to answer.
+    pub(super) fn answered(&mut self, now: Moment) -> Option<Asked> {
+        self.next.put_off(now);
         self.asked.take()
     }
 
     /// What was asked will not be answered: it is asked again at the next bookmark.
     pub(super) fn forget(&mut self) {
         self.asked = None;
-    }
-
-    /// The pauses are three to five quarters of what is configured, so that the hosts that came together aren't compared
-    /// together.
-    fn put_off(&mut self) {
-        let Some(pause) = self.pause else {
-            return;
-        };
-        // Without random bytes the pause is the longest, which is only slow.
-        let random = getrandom::u32().unwrap_or(u32::MAX);
-        let spread = f64::from(random) / f64::from(u32::MAX);
-        self.due = Instant::now() + pause.mul_f64(0.75 + spread / 2.0);
     }
 }
 
@@ -144,6 +128,9 @@ mod tests {
     use super::*;
     use crate::link::tests::{id, revision};
 
+    /// When everything is due that ever will be.
+    const LATE: Moment = Moment(u64::MAX / 2);
+
     fn foreign(reader: u8, instance: u8) -> ViewId {
         ViewId {
             reader: id(reader),
@@ -167,7 +154,7 @@ mod tests {
     }
 
     fn asked() -> (Syncing, SyncHost) {
-        let mut syncing = Syncing::every(300);
+        let mut syncing = Syncing::every(300, 1, Moment(0));
         let all = [
             held(ViewId::own(id(1)), Some("a")),
             held(ViewId::own(id(2)), None),
@@ -181,13 +168,16 @@ mod tests {
     fn judged(views: &[ViewState]) -> Found {
         let (mut syncing, _) = asked();
         let views = views.to_vec();
-        syncing.answered().unwrap().judge(&HostSync::Differs { views })
+        syncing
+            .answered(Moment(0))
+            .unwrap()
+            .judge(&HostSync::Differs { views })
     }
 
     #[test]
     fn what_is_not_in_step_is_left_out() {
         let (syncing, said) = asked();
-        assert!(!syncing.is_due(), "one answer is waited for");
+        assert!(!syncing.is_due(LATE), "one answer is waited for");
         let right = [state(ViewId::own(id(1)), "a"), state(foreign(1, 9), "b")];
         assert_eq!(said.digest, together(&right));
         assert_eq!((said.foreign, said.without), (vec![foreign(1, 9)], vec![id(2)]));
@@ -195,10 +185,10 @@ mod tests {
 
     #[test]
     fn what_is_of_a_later_time_is_waited_for() {
-        let mut syncing = Syncing::every(1);
+        let mut syncing = Syncing::every(1, 1, Moment(0));
         let later = [held(ViewId::own(id(1)), Some("a"))];
         assert_eq!(syncing.ask(&later, revision(4)), None);
-        assert!(syncing.answered().is_none());
+        assert!(syncing.answered(LATE).is_none());
     }
 
     #[test]
@@ -220,13 +210,19 @@ mod tests {
 
     #[test]
     fn a_host_is_compared_again_and_again_or_never() {
-        assert!(!Syncing::every(0).is_due() && !Syncing::every(300).is_due());
+        assert!(!Syncing::every(0, 1, Moment(0)).is_due(LATE));
         let (mut syncing, _) = asked();
         for answer in [HostSync::InStep, HostSync::Later] {
-            assert_eq!(asked().0.answered().unwrap().judge(&answer), Found::Nothing);
+            assert_eq!(asked().0.answered(LATE).unwrap().judge(&answer), Found::Nothing);
         }
-        syncing.answered();
-        syncing.due = Instant::now();
-        assert!(syncing.is_due());
+        syncing.answered(Moment(5_000));
+        let (pause, longest) = (5_000 + 225_000, 5_000 + 375_000);
+        assert!(!syncing.is_due(Moment(pause - 1)) && syncing.is_due(Moment(longest)));
+        // The session ended without an answer: it is asked again in the next.
+        let held = [held(ViewId::own(id(1)), Some("a"))];
+        syncing.ask(&held, revision(5)).unwrap();
+        assert!(!syncing.is_due(Moment(longest)));
+        syncing.forget();
+        assert!(syncing.is_due(Moment(longest)));
     }
 }

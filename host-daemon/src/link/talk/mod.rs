@@ -12,12 +12,12 @@ use moorline_shared::{InstanceId, Revision};
 use rustix::io::Errno;
 
 use super::answer::Pending;
-use super::compare::Comparing;
 use super::desk::Desk;
 use super::guest::{Conversation, Requests};
 use super::poll::Token;
 use super::push::Feeder;
 use super::standing::Gist;
+use crate::comparing::Comparing;
 
 /// A guest is not read from while more than so many bytes of answers wait for it.
 const MAX_BACKLOG: usize = 256 * 1024;

@@ -16,7 +16,7 @@ impl Feed {
             return Ok(());
         };
         let on_its_way = !self.lost.is_empty() || !session.asked.is_empty() || session.assembly.catches_up();
-        if on_its_way || !self.syncing.is_due() {
+        if on_its_way || !self.syncing.is_due(crate::link::now()) {
             return Ok(());
         }
         let held = self.shards.held().await?;
@@ -32,7 +32,7 @@ impl Feed {
 
     /// What differs is asked for whole, as if its changes had been lost.
     pub(super) fn synced(&mut self, answer: Result<HostSync, ClientError>) -> Result<(), Over> {
-        let Some(asked) = self.syncing.answered() else {
+        let Some(asked) = self.syncing.answered(crate::link::now()) else {
             return Ok(());
         };
         let answer = match answer {
