@@ -3,7 +3,7 @@
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Puts a file with these bytes where only root gets to it, in one step: whoever reads it finds what was there or what is
 /// there now. It blocks until that is on disk. The folder is made if it isn't there.
@@ -16,7 +16,7 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
-    let new = path.with_added_extension("new");
+    let new = beside(path);
     remove(&new)?;
     let mut file = OpenOptions::new()
         .write(true)
@@ -27,6 +27,11 @@ pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(&new, path)?;
     File::open(folder)?.sync_all()
+}
+
+/// Where [`replace`] writes a file before it takes the place of the one at `path`.
+pub(crate) fn beside(path: &Path) -> PathBuf {
+    path.with_added_extension("new")
 }
 
 /// Removes a file, if there is one.

@@ -87,10 +87,7 @@ impl Keeper {
     /// was last written.
     pub async fn keep(&self, stop: &CancellationToken) {
         if self.below.is_empty() {
-            if let Err(error) = files::remove(&self.file) {
-                tracing::warn!(%error, file = %self.file.display(), "what was kept of the mirror can't be removed");
-            }
-            return;
+            return self.remove();
         }
         let keeping = async {
             self.begin().await;
@@ -98,6 +95,15 @@ impl Keeper {
         };
         stop.run_until_cancelled(keeping).await;
         self.write().await;
+    }
+
+    /// Removes what is there from before, set aside and half written too.
+    fn remove(&self) {
+        for file in [self.file.clone(), self.aside(), files::beside(&self.file)] {
+            if let Err(error) = files::remove(&file) {
+                tracing::warn!(%error, file = %file.display(), "what was kept of the mirror can't be removed");
+            }
+        }
     }
 
     /// Begins with what was kept, once the host has let wait for its data.
@@ -109,6 +115,10 @@ impl Keeper {
         match self.restore() {
             Ok(()) => {}
             Err(Unusable::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(newer @ Unusable::Content(Unreadable::Newer(_))) => {
+                // Nothing is wrong with it: the release that wrote it may be back before the host is.
+                tracing::warn!(reason = %newer, file = %self.file.display(), "what was kept of the mirror is not shown");
+            }
             Err(unusable) => self.set_aside(&unusable),
         }
     }
@@ -119,6 +129,10 @@ impl Keeper {
             tracing::info!("what was kept of the mirror is another machine's, and is not shown");
             return Ok(());
         }
+        let kept = kept.within(&self.below);
+        if kept.below.is_empty() {
+            return Ok(());
+        }
         let (of, revision) = (kept.of.clone(), kept.revision);
         self.mirror.restore(kept, &stamp())?;
         self.line.remember(of);
@@ -126,9 +140,13 @@ impl Keeper {
         Ok(())
     }
 
+    fn aside(&self) -> PathBuf {
+        self.file.with_added_extension("unusable")
+    }
+
     /// What can't be used now is left for people to look at, and out of the way.
     fn set_aside(&self, unusable: &Unusable) {
-        let aside = self.file.with_added_extension("unusable");
+        let aside = self.aside();
         let cause = std::error::Error::source(unusable).map(ToString::to_string);
         tracing::error!(
             reason = %unusable, cause, file = %self.file.display(), aside = %aside.display(),

@@ -178,10 +178,8 @@ fn what_cannot_be_used_is_set_aside_and_the_mirror_begins_empty() {
     run(async {
         let disk = Disk::written().await;
         let (file, whole) = (disk.file(), fs::read(disk.file()).unwrap());
-        let mut newer = whole.clone();
-        newer[16] += 1;
         let long = vec![0; super::MAX_FILE_BYTES + 1];
-        for bytes in [&whole[..whole.len() - 1], &newer, &long, b""] {
+        for bytes in [&whole[..whole.len() - 1], &long, b""] {
             fs::write(&file, bytes).unwrap();
             let rig = Rig::without_host(settings()).await;
             disk.keeper(&rig, &["a"]).begin().await;
@@ -192,13 +190,63 @@ fn what_cannot_be_used_is_set_aside_and_the_mirror_begins_empty() {
     });
 }
 
+/// The release that wrote it may be back before the host is.
+#[test]
+fn what_a_newer_release_kept_stays_until_the_mirror_is_kept_anew() {
+    run(async {
+        let disk = Disk::written().await;
+        let mut newer = fs::read(disk.file()).unwrap();
+        newer[16] += 1;
+        fs::write(disk.file(), &newer).unwrap();
+        let mut rig = Rig::without_host(settings()).await;
+        disk.keeper(&rig, &["a"]).begin().await;
+        assert_eq!(rig.mirror.read().revision(), None);
+        assert_eq!(fs::read(disk.file()).unwrap(), newer);
+        disk.keep(&mut rig, &["a"]);
+        rig.host.change(&[("a", Some(b"two"))]);
+        rig.start_host();
+        disk.has(2).await;
+        assert!(!unusable(&disk.file()).exists());
+    });
+}
+
 #[test]
 fn what_is_not_to_be_kept_any_more_is_removed() {
     run(async {
         let disk = Disk::written().await;
+        let whole = fs::read(disk.file()).unwrap();
+        fs::write(unusable(&disk.file()), &whole[1..]).unwrap();
+        fs::write(disk.file().with_added_extension("new"), &whole[..60]).unwrap();
         let rig = Rig::without_host(settings()).await;
         disk.keeper(&rig, &[]).keep(&rig.stop).await;
-        assert!(!disk.file().exists());
+        assert_eq!(fs::read_dir(disk.file().parent().unwrap()).unwrap().count(), 0);
+    });
+}
+
+#[test]
+fn who_keeps_less_than_before_is_shown_no_more_than_that() {
+    run(async {
+        let disk = Disk::new();
+        let mut rig = Rig::linked().await;
+        rig.host.change(&[("b/c", Some(b"three"))]);
+        disk.keep(&mut rig, &["a", "b"]);
+        disk.has(3).await;
+        let shown = async |below: &[&str]| {
+            let rig = Rig::without_host(settings()).await;
+            disk.keeper(&rig, below).begin().await;
+            let mirror = rig.mirror.read();
+            ["a", "b/c"].map(|path| value(&mirror, path).is_some())
+        };
+        assert_eq!(shown(&["a", "b"]).await, [true, true]);
+        assert_eq!(shown(&["b/c"]).await, [false, true]);
+        assert_eq!(shown(&["b/c/d"]).await, [false, false]);
+        let rig = Rig::without_host(settings()).await;
+        disk.keeper(&rig, &["c"]).begin().await;
+        assert_eq!(
+            rig.mirror.read().revision(),
+            None,
+            "nothing of it is kept any more"
+        );
     });
 }
 

@@ -119,6 +119,25 @@ impl Kept {
         })
     }
 
+    /// The part of it that is below `below` as well: who asks for less to be kept is shown no more than that.
+    #[must_use]
+    pub fn within(self, below: &[PathPrefix]) -> Self {
+        let narrower = |kept: &PathPrefix, wanted: &PathPrefix| match (kept, wanted) {
+            (kept, wanted) if wanted.includes(kept) => Some(kept.clone()),
+            (kept, wanted) if kept.includes(wanted) => Some(wanted.clone()),
+            _ => None,
+        };
+        let of_each = |kept| below.iter().filter_map(move |wanted| narrower(kept, wanted));
+        let both: Vec<_> = self.below.iter().flat_map(of_each).collect();
+        let items = self.items.into_iter();
+        let is_in = |item: &Item| both.iter().any(|prefix| prefix.covers(&item.path));
+        Self {
+            items: items.filter(is_in).collect(),
+            below: both,
+            ..self
+        }
+    }
+
     /// The file's bytes.
     pub fn encode(&self) -> Vec<u8> {
         // Postcard fails only for types that it can't express, and this is none.

@@ -131,6 +131,25 @@ proptest! {
     }
 
     #[test]
+    fn what_is_below_other_prefixes_is_what_both_cover(
+        kept in any_kept(),
+        held in prop::collection::vec("|[a-c](/[a-c]{1,2})?", 0..3),
+        wanted in prop::collection::vec("|[a-c](/[a-c]{1,2})?", 0..3),
+    ) {
+        let parsed = |all: &[String]| all.iter().map(|one| one.parse().unwrap()).collect::<Vec<PathPrefix>>();
+        let (held, wanted) = (parsed(&held), parsed(&wanted));
+        let covers = |all: &[PathPrefix], path: &str| all.iter().any(|prefix| prefix.covers(path));
+        let kept = Kept { below: held.clone(), ..kept };
+        let within = kept.clone().within(&wanted);
+        for path in ["a", "a/a", "b/b", "b/bb/c", "c", "cc"] {
+            prop_assert_eq!(covers(&within.below, path), covers(&held, path) && covers(&wanted, path));
+        }
+        let both = |item: &&Item| covers(&held, &item.path) && covers(&wanted, &item.path);
+        let expected: Vec<_> = kept.items.iter().filter(both).cloned().collect();
+        prop_assert_eq!(within.items, expected);
+    }
+
+    #[test]
     fn bytes_of_others_are_none(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         prop_assert!(Kept::decode(&bytes).is_err());
     }
