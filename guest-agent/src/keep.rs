@@ -3,7 +3,7 @@
 //! [`Keeper::keep`] is the one task. Right after the start the host's own data are usually a moment away; if they are not,
 //! the mirror begins with what the file has, unless the host has said meanwhile that this is another machine. Later the
 //! file is written when what it keeps has changed, a few seconds after that so that many changes are one write, and once
-//! more at the end. While nothing changes nothing wakes up; after a machine that died what was kept is therefore taken for
+//! more at the end. While nothing changes and the disk takes what it is given, nothing wakes up; after a machine that died what was kept is therefore taken for
 //! older than it is, never for younger.
 
 use std::cell::Cell;
@@ -45,6 +45,8 @@ pub struct Pace {
     pub first_wait: Duration,
     /// How long changes are gathered before they are written.
     pub gathering: Duration,
+    /// How long it is until what could not be written is written again.
+    pub after_failure: Duration,
 }
 
 impl Default for Pace {
@@ -52,8 +54,17 @@ impl Default for Pace {
         Self {
             first_wait: Duration::from_secs(1),
             gathering: Duration::from_secs(3),
+            after_failure: Duration::from_mins(1),
         }
     }
+}
+
+/// Whether the disk has what the mirror does, as far as that is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    Yes,
+    /// The disk took nothing.
+    No,
 }
 
 /// Why what was kept is not used.
@@ -89,11 +100,17 @@ impl Keeper {
         if self.below.is_empty() {
             return self.remove();
         }
-        let keeping = async {
-            self.begin().await;
-            self.follow().await;
-        };
-        stop.run_until_cancelled(keeping).await;
+        stop.run_until_cancelled(self.begin()).await;
+        let mut seen = None;
+        while let Some(change) = stop.run_until_cancelled(self.change(&mut seen)).await {
+            // To its end, whatever is cancelled: two writes at once would take each other's file.
+            match self.write().await {
+                Written::Yes => seen = Some(change),
+                Written::No => {
+                    stop.run_until_cancelled(sleep(self.pace.after_failure)).await;
+                }
+            }
+        }
         self.write().await;
     }
 
@@ -157,17 +174,14 @@ impl Keeper {
         }
     }
 
-    /// Writes what changed, again and again.
-    async fn follow(&self) {
-        let mut seen = None;
-        loop {
-            self.mirror
-                .until(|mirror| self.is_due(mirror, &mut seen).then_some(()))
-                .await;
-            sleep(self.pace.gathering).await;
-            seen = Some(self.mirror.read().cursor());
-            self.write().await;
-        }
+    /// Waits until something is to be written, and returns what is seen then. What could not be written is as good as
+    /// changed. Cancel-safe.
+    async fn change(&self, seen: &mut Option<Cursor>) -> Cursor {
+        self.mirror
+            .until(|mirror| self.is_due(mirror, seen).then_some(()))
+            .await;
+        sleep(self.pace.gathering).await;
+        self.mirror.read().cursor()
     }
 
     /// Whether something of what is kept has changed behind `seen`, which follows; also where nobody can tell any more.
@@ -197,26 +211,28 @@ impl Keeper {
     }
 
     /// Writes what there is, if the host gave it. Another thread waits for the disk, so that the host is heard meanwhile.
-    async fn write(&self) {
+    async fn write(&self) -> Written {
         let Some(own) = self.line.identity() else {
-            return;
+            return Written::Yes;
         };
         let kept = Kept::of_mirror(&self.mirror.read(), origin(own), &self.below, stamp());
         let Some(kept) = kept else {
-            return;
+            return Written::Yes;
         };
         let file = self.file.clone();
         let writing = tokio::task::spawn_blocking(move || files::replace(&file, &kept.encode()));
         let written = writing.await.unwrap_or_else(|error| Err(io::Error::other(error)));
         let failed = self.failed.replace(written.is_err());
-        if let Err(error) = written
-            && !failed
-        {
+        let Err(error) = written else {
+            return Written::Yes;
+        };
+        if !failed {
             tracing::warn!(
                 %error, file = %self.file.display(),
                 "the mirror can't be kept on disk: after a reboot there is nothing to read while the host is away"
             );
         }
+        Written::No
     }
 }
 

@@ -17,6 +17,7 @@ use crate::test_host::{OTHER, OWN, Rig, run, settings, until};
 const PACE: Pace = Pace {
     first_wait: Duration::from_millis(20),
     gathering: Duration::from_millis(1),
+    after_failure: Duration::from_millis(5),
 };
 
 /// A disk that outlasts the agents.
@@ -247,6 +248,27 @@ fn who_keeps_less_than_before_is_shown_no_more_than_that() {
             None,
             "nothing of it is kept any more"
         );
+    });
+}
+
+#[test]
+fn what_could_not_be_written_is_written_again_though_nothing_changes() {
+    run(async {
+        let disk = Disk::written().await;
+        let mut rig = Rig::linked().await;
+        let file = disk.file();
+        fs::remove_file(&file).unwrap();
+        // Nothing takes the place of a folder that has something in it.
+        fs::create_dir_all(file.join("full")).unwrap();
+        let keeper = Rc::new(disk.keeper(&rig, &["a"]));
+        let (kept, stop) = (Rc::clone(&keeper), rig.stop.clone());
+        rig.tasks.spawn_local(async move { kept.keep(&stop).await });
+        until(|| keeper.failed.get()).await;
+        let left = fs::read_dir(file.parent().unwrap()).unwrap();
+        assert_eq!(left.count(), 1, "what was half written takes no room");
+        fs::remove_dir_all(&file).unwrap();
+        disk.has(2).await;
+        until(|| !keeper.failed.get()).await;
     });
 }
 
