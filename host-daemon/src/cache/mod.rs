@@ -5,6 +5,7 @@
 //! is ignored, so a revision never goes back, and a view over its quota is emptied and not served, never cut.
 
 mod foreign;
+mod held;
 mod image;
 #[cfg(test)]
 mod tests;
@@ -14,10 +15,11 @@ use std::collections::HashMap;
 
 use moorline_shared::api::feed::{FeedItem, View as WholeView, ViewId};
 use moorline_shared::link::Moment;
-use moorline_shared::{Digest, EntryPath, InstanceId, Revision, Timestamp};
+use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
 
 use crate::config::CacheConfig;
 use foreign::Foreign;
+pub use held::{Held, Inventory};
 pub use image::Image;
 use view::Asked;
 pub use view::{CachedEntry, View};
@@ -29,24 +31,6 @@ pub struct Now {
     pub moment: Moment,
     /// Of the day.
     pub time: Timestamp,
-}
-
-/// What the host has of a view, to be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Held {
-    /// Which view.
-    pub view: ViewId,
-    /// Up to where it is known to be as it is.
-    pub known: Revision,
-    /// What it comes to; `None` if it is not served, or has lost changes and is being asked for.
-    pub digest: Option<Digest>,
-}
-
-impl Held {
-    /// Whether an instance sees itself in it.
-    pub fn is_own(&self) -> bool {
-        self.view.reader == self.view.instance
-    }
 }
 
 /// A batch of the feed, or the part of it that concerns a shard.
@@ -203,21 +187,6 @@ impl Cache {
         };
         let own = known.own.as_ref().map_or(0, View::bytes);
         (known.foreign.len(), own + known.foreign.bytes())
-    }
-
-    /// What there is of every view, and what it comes to. What has ended by then is [removed](Self::expire) before.
-    pub fn held(&self) -> Vec<Held> {
-        let mut all = Vec::new();
-        for (reader, known) in &self.instances {
-            let own = (ViewId::own(*reader), known.own.as_ref());
-            let foreign = known.foreign.all(*reader);
-            all.extend([own].into_iter().chain(foreign).map(|(view, shown)| Held {
-                view,
-                known: shown.map_or(Revision::ZERO, View::known),
-                digest: shown.and_then(View::digest_in_step),
-            }));
-        }
-        all
     }
 
     /// Forgets everything: the revisions of another deployment can't be compared with what is here.

@@ -230,7 +230,20 @@ impl View {
 
     /// The same if the view is served, and nothing of it is known to be missing.
     pub fn digest_in_step(&self) -> Option<Digest> {
-        (self.is_served() && self.gap.is_none()).then(|| self.digest())
+        self.is_in_step().then(|| self.digest())
+    }
+
+    /// How many bytes [`Self::digest_in_step`] has to look at: none of a view that hasn't changed since the last time.
+    pub fn unseen(&self) -> usize {
+        if self.is_in_step() && self.digest.get().is_none() {
+            self.bytes
+        } else {
+            0
+        }
+    }
+
+    fn is_in_step(&self) -> bool {
+        self.is_served() && self.gap.is_none()
     }
 
     /// The same of the entries that are `shown`.

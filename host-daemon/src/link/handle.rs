@@ -22,7 +22,7 @@ use super::mailbox::{Begin, Channel, Hybrid, Mailbox, Message, mailbox};
 use super::poll::LOBBY;
 use super::room::{Full, Room, TooMany};
 use super::shard::Shard;
-use crate::cache::{FeedBatch, Held, Image};
+use crate::cache::{FeedBatch, Held, Image, Inventory};
 use crate::causes::Causes;
 use crate::channel::{ChannelError, ChannelSpec, Cids, PreparedListener, VsockPort};
 use crate::config::{CacheConfig, LinkConfig};
@@ -408,11 +408,17 @@ impl ShardsHandle {
         Ok(())
     }
 
-    /// What there is of every view, to be compared with what there should be.
+    /// What there is of every view, to be compared with what there should be. A shard is asked until it has looked at all
+    /// that changed since the last time, and takes a turn for its guests between.
     pub async fn held(&self) -> Result<Vec<Held>, Ending> {
         let mut all = Vec::new();
         for mailbox in self.0.mailboxes.iter() {
-            all.extend(self.call(mailbox, Message::Held).await?);
+            loop {
+                if let Inventory::Complete(held) = self.call(mailbox, Message::Held).await? {
+                    all.extend(held);
+                    break;
+                }
+            }
         }
         Ok(all)
     }

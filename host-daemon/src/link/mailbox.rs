@@ -16,7 +16,7 @@ use super::ask::Answer;
 use super::grants::{Grant, Notice};
 use super::guest::GuestStatus;
 use super::handle::{BeginError, Ended, FeedEffects};
-use crate::cache::{FeedBatch, Held, Image};
+use crate::cache::{FeedBatch, Image, Inventory};
 use crate::channel::PreparedListener;
 use crate::persistence::Taken;
 
@@ -56,7 +56,7 @@ pub(super) enum Message {
     /// Say that the loop turns.
     Alive(oneshot::Sender<()>),
     /// What there is of every view, to be compared.
-    Held(oneshot::Sender<Vec<Held>>),
+    Held(oneshot::Sender<Inventory>),
     /// Tell the guests to come again after so many milliseconds, and end.
     Drain(u32),
 }

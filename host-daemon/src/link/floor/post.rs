@@ -7,13 +7,17 @@ use moorline_shared::link::body::Code;
 use moorline_shared::{InstanceId, Revision};
 
 use super::Floor;
-use crate::cache::{Effects, FeedBatch, Held, Image, Now, Touched, View};
+use crate::cache::{Effects, FeedBatch, Image, Inventory, Now, Touched, View};
 use crate::link::admission::LifeId;
 use crate::link::ask::{Answer, Refusal};
 use crate::link::grants::{Grant, Grants, Notice};
 use crate::link::guest::{Guest, GuestStatus};
 use crate::link::handle::FeedEffects;
 use crate::persistence::Taken;
+
+/// How many bytes of views are looked at in one turn to see what they come to, and one view more at most: guests wait
+/// meanwhile, a few milliseconds where the processor has instructions for SHA-256.
+const LOOK_BYTES: usize = 4 * 1024 * 1024;
 
 impl Floor {
     /// Applies a batch of the feed: from here on no guest is answered from before it.
@@ -40,10 +44,11 @@ impl Floor {
         Some(Taken { image, age_ms, now })
     }
 
-    /// What there is of every view, to be compared with what there should be.
-    pub fn held(&mut self) -> Vec<Held> {
+    /// What there is of every view, to be compared with what there should be. Guests have their turn before too much is
+    /// looked at for that.
+    pub fn held(&mut self) -> Inventory {
         self.expire();
-        self.desk.cache.held()
+        self.desk.cache.held(LOOK_BYTES)
     }
 
     /// Begins with what was kept of an instance before this daemon.
