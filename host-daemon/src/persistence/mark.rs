@@ -54,13 +54,13 @@ impl Mark {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::Mark;
     use crate::cache::Now;
     use moorline_shared::Timestamp;
     use moorline_shared::link::Moment;
 
-    fn mark(boot: &str, moment_ms: u64, time: i64) -> Mark {
+    pub(in crate::persistence) fn mark(boot: &str, moment_ms: u64, time: i64) -> Mark {
         let now = Now {
             moment: Moment(moment_ms),
             time: Timestamp::from_millis(time).unwrap(),

@@ -42,22 +42,15 @@ impl Position {
 #[cfg(test)]
 mod tests {
     use super::Position;
-    use crate::cache::Now;
     use crate::link::tests::revision;
-    use crate::persistence::mark::Mark;
-    use moorline_shared::Timestamp;
-    use moorline_shared::link::Moment;
+    use crate::persistence::mark::tests::mark;
 
     #[test]
     fn every_cut_and_every_changed_byte_is_found() {
-        let now = Now {
-            moment: Moment(5_000),
-            time: Timestamp::from_millis(1_000_000).unwrap(),
-        };
         let position = Position {
             deployment: "lab".to_owned(),
             cursor: revision(9),
-            taken: Mark::new(&"a".into(), now),
+            taken: mark("a", 5_000, 1_000_000),
             age_ms: 3,
         };
         let file = position.encode();

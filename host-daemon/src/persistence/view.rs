@@ -174,17 +174,8 @@ mod tests {
     use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
     use super::*;
-    use crate::cache::Now;
     use crate::link::tests::{id, path, revision};
-    use moorline_shared::Timestamp;
-
-    fn mark(boot: &str, moment_ms: u64, time: i64) -> Mark {
-        let now = Now {
-            moment: Moment(moment_ms),
-            time: Timestamp::from_millis(time).unwrap(),
-        };
-        Mark::new(&boot.into(), now)
-    }
+    use crate::persistence::mark::tests::mark;
 
     fn heading() -> Heading {
         Heading {
