@@ -43,6 +43,9 @@ pub(super) enum Damage {
     /// A newer release wrote it: nothing is wrong with it.
     #[error("it has version {found}, and this release knows {known}")]
     Newer { found: u32, known: u32 },
+    /// An earlier release wrote it, in a form that this one doesn't know any more.
+    #[error("it has version {found}, which this release doesn't read")]
+    Older { found: u32 },
     #[error("it is of {found}, and not of {expected}")]
     Foreign { found: String, expected: String },
     #[error("its secrets were sealed with another key")]
@@ -82,7 +85,8 @@ pub(super) fn unwrap(kind: Kind, known: u32, file: &[u8]) -> Result<&[u8], Damag
     }
     match number(&head[MAGIC..VERSION_ENDS]) {
         found if found == known => Ok(body),
-        found => Err(Damage::Newer { found, known }),
+        found if found > known => Err(Damage::Newer { found, known }),
+        found => Err(Damage::Older { found }),
     }
 }
 

@@ -310,13 +310,16 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_instance_or_a_newer_release_is_named() {
+    fn a_file_of_another_instance_or_another_release_is_named() {
         let file = encode(image(Vec::new()), &heading(), &key(), [9; 32]);
         let error = decode(&file, id(2), &key(), &heading().taken).unwrap_err();
         assert!(error.to_string().contains(&id(1).to_string()), "{error}");
         let newer = frame::wrap(Kind::View, VERSION + 1, b"what nobody knows yet");
         let error = read(&newer, &key()).unwrap_err();
         assert!(matches!(error, Damage::Newer { found: 2, known: 1 }), "{error}");
+        let older = frame::wrap(Kind::View, VERSION - 1, b"what nobody knows any more");
+        let error = read(&older, &key()).unwrap_err();
+        assert!(matches!(error, Damage::Older { found: 0 }), "{error}");
     }
 
     #[test]
