@@ -64,6 +64,16 @@ pub(super) struct Undone {
     pub(super) error: DiskError,
 }
 
+impl Undone {
+    /// `later` is not done either. The first reason is the one that is told.
+    fn join(so_far: &mut Option<Self>, later: Self) {
+        match so_far {
+            Some(first) => first.views.extend(later.views),
+            None => *so_far = Some(later),
+        }
+    }
+}
+
 impl Disk {
     pub(super) fn new(state: PathBuf, credentials: Option<PathBuf>) -> Self {
         Self {
@@ -114,13 +124,14 @@ impl Disk {
         deployment: &str,
         views: Vec<(InstanceId, Option<Taken>)>,
     ) -> Result<usize, Undone> {
-        let all: Vec<_> = views.iter().map(|(instance, _)| *instance).collect();
-        let undone = |error| Undone { views: all, error };
         let opened = match self.opened() {
             Ok(opened) => opened,
-            Err(error) => return Err(undone(error)),
+            Err(error) => {
+                let views = views.into_iter().map(|(instance, _)| instance).collect();
+                return Err(Undone { views, error });
+            }
         };
-        let mut files = Vec::new();
+        let (mut files, mut undone) = (Vec::new(), None);
         for (instance, taken) in views {
             let name = Name::View(instance);
             let done = match taken {
@@ -129,14 +140,17 @@ impl Disk {
                     .encode(deployment, taken)
                     .map(|file| files.push((name, file))),
             };
+            // One that can't be done keeps no other from the disk.
             if let Err(error) = done {
-                return Err(undone(error));
+                let views = vec![instance];
+                Undone::join(&mut undone, Undone { views, error });
             }
         }
         let bytes = files.iter().map(|(_, file)| file.len()).sum();
-        let replaced = opened.folder.replace(files);
-        replaced.map_err(|unwritten| opened.undone(unwritten))?;
-        Ok(bytes)
+        if let Err(unwritten) = opened.folder.replace(files) {
+            Undone::join(&mut undone, opened.undone(unwritten));
+        }
+        undone.map_or(Ok(bytes), Err)
     }
 
     /// Has the disk say that all views on it show everything up to the cursor.

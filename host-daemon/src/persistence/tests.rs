@@ -267,6 +267,33 @@ async fn the_position_waits_for_the_last_view() {
 }
 
 #[tokio::test]
+async fn a_file_that_cant_be_removed_keeps_no_other_from_the_disk() {
+    let state = left().await;
+    let mut daemon = Daemon::begin(state.path());
+    std::fs::remove_file(file_of(1, state.path())).unwrap();
+    std::fs::create_dir(file_of(1, state.path())).unwrap();
+    let two = || std::fs::read(file_of(2, state.path())).unwrap();
+    let before = two();
+    let change = FeedItem::Entry {
+        view: ViewId::own(id(2)),
+        path: path("a"),
+        entry: Some(entry(6, "six")),
+    };
+    let gone = FeedItem::InstanceGone { instance: id(1) };
+    daemon.take(Some(5), 6, vec![gone, change]).await;
+    daemon.writer.round().await;
+    assert_ne!(two(), before);
+    let status = daemon.writer.handle().status();
+    assert_eq!(
+        (status.unwritten, status.revision),
+        (1, None),
+        "the position waits for what is not removed"
+    );
+    assert!(status.error.unwrap().contains(&id(1).to_string()));
+    daemon.end();
+}
+
+#[tokio::test]
 async fn a_view_that_lost_changes_says_so_on_disk_until_it_came_whole() {
     let state = left().await;
     let mut daemon = Daemon::begin(state.path());
