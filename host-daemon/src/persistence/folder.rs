@@ -85,8 +85,11 @@ impl Folder {
         let folder = Self(state.join("cache"));
         folder.make()?;
         for path in folder.files()? {
-            if path.extension().is_some_and(|extension| extension == NEW) {
-                fs::remove_file(&path).map_err(failed("remove", &path))?;
+            if path.extension().is_some_and(|extension| extension == NEW)
+                && let Err(error) = fs::remove_file(&path)
+            {
+                // It only takes up room, and on a disk that was mounted read-only everything else can still be read.
+                tracing::warn!(%error, file = %path.display(), "what is left of a write can't be removed");
             }
         }
         Ok(folder)
@@ -269,6 +272,17 @@ mod tests {
         folder.remove(one).unwrap();
         folder.remove(one).unwrap();
         assert_eq!(folder.instances().unwrap(), []);
+    }
+
+    #[test]
+    fn what_a_write_left_and_cant_be_removed_is_in_nobodys_way() {
+        let (state, folder) = folder();
+        let [one, two] = [1, 2].map(|n| Name::View(id(n)));
+        folder.replace(vec![(one, b"1".to_vec())]).unwrap();
+        std::fs::create_dir(folder.beside(two)).unwrap();
+        let folder = Folder::open(state.path()).unwrap();
+        assert_eq!(folder.instances().unwrap(), [id(1)]);
+        assert_eq!(read(&folder, one).as_deref(), Some(&b"1"[..]));
     }
 
     #[test]
