@@ -1,7 +1,8 @@
 //! A moment that a later daemon can measure from, whatever becomes of the clocks between.
 //!
 //! Within one boot of the host that is the clock that nobody sets. Over a boot only the calendar goes on, which may have
-//! been stepped; but what was written before a boot is at least as old as the boot, so that no step makes it young.
+//! been stepped; but what was written before a boot is at least as old as the boot, so that no step makes it young. Where
+//! the calendar has gone back nobody knows how long it was, and so what ends at a set time is asked for anew.
 
 use moorline_shared::Timestamp;
 use moorline_shared::link::Moment;
@@ -38,13 +39,19 @@ impl Mark {
         }
     }
 
-    /// How many milliseconds have passed up to a later one: over a boot the least that it can be if the calendar says
-    /// less.
+    /// How many milliseconds have passed up to a later one: the least that it can be if nobody knows.
     pub(super) fn until(&self, later: &Self) -> u64 {
+        self.passed(later).unwrap_or(later.moment_ms)
+    }
+
+    /// How many milliseconds have passed up to a later one; `None` if nobody knows, because the calendar has gone back over
+    /// a boot.
+    pub(super) fn passed(&self, later: &Self) -> Option<u64> {
         if self.boot == later.boot {
-            return later.moment_ms.saturating_sub(self.moment_ms);
+            return Some(later.moment_ms.saturating_sub(self.moment_ms));
         }
-        self.time.millis_until(later.time).max(later.moment_ms)
+        let known = self.time <= later.time;
+        known.then(|| self.time.millis_until(later.time).max(later.moment_ms))
     }
 
     /// On the clock that nobody sets. It means nothing in another boot.
@@ -85,6 +92,7 @@ pub(super) mod tests {
             4_000,
             "it was stepped back"
         );
+        assert_eq!(then.passed(&mark("b", 4_000, 400_000)), None);
         assert_eq!(then.until(&mark("b", 4_000, 500_001)), 4_000);
     }
 }
