@@ -1,4 +1,6 @@
-//! Daemons after one another at one folder, with real shards.
+//! Daemons after one another at one folder, with real shards. [`schedules`] has them do it in any order.
+
+mod schedules;
 
 use std::path::{Path, PathBuf};
 
