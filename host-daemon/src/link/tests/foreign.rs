@@ -2,15 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use moorline_shared::PathPrefix;
 use moorline_shared::api::data::Entry;
 use moorline_shared::api::feed::{FeedItem, ViewId};
-use moorline_shared::entry::{Origin, Value, Visibility};
 use moorline_shared::link::StreamId;
 use moorline_shared::link::body::{Code, Freshness, List, Listed, Refused, Relay, Watch};
 use moorline_shared::link::session::GuestEvent;
-use moorline_shared::{PathPrefix, Timestamp};
 
-use super::{Agent, World, id, path, relay, revision, view};
+use super::{Agent, World, id, path, relay, remote, revision, view};
 use crate::config::{CacheConfig, LinkConfig};
 use crate::link::{Answer, Ask, MissKey, Page, PageEntry, Question, Refusal, Reply};
 
@@ -18,24 +17,6 @@ fn watch_of(instance: u8) -> Watch {
     Watch {
         instance: Some(id(instance)),
         prefix: PathPrefix::ALL,
-    }
-}
-
-fn remote(at: &str, value: &str) -> Entry {
-    Entry {
-        path: path(at),
-        revision: revision(5),
-        version: 1,
-        content_type: "text/plain".parse().unwrap(),
-        length: value.len() as u64,
-        value: Some(Value::from(value)),
-        origin: Origin::Customer,
-        visibility: Visibility::Private,
-        secret: false,
-        expires_at: None,
-        changed_by: "user:admin".parse().unwrap(),
-        changed_at: Timestamp::from_millis(0).unwrap(),
-        access: None,
     }
 }
 
@@ -84,7 +65,7 @@ fn acquainted(world: &mut World) -> Agent {
     let mut agent = world.guest(1);
     let stream = agent.ask_get(Some(id(2)), "shared");
     let (shard, key) = entry_asked(world);
-    give(world, shard, key, remote("shared", "0"));
+    give(world, shard, key, remote("shared", 5, "0"));
     assert_eq!(&agent.answer(stream).unwrap().value[..], b"0");
     assert_eq!(interest_asked(world), (vec![foreign(1, 2)], vec![]));
     agent
@@ -204,8 +185,8 @@ fn an_answer_that_comes_after_its_question_was_cancelled_goes_nowhere() {
     assert!(agent.get("a").is_ok());
     let second = agent.ask_get(Some(id(2)), "two");
     let (_, second_key) = entry_asked(&mut world);
-    give(&world, shard, key, remote("one", "one"));
-    give(&world, shard, second_key, remote("two", "two"));
+    give(&world, shard, key, remote("one", 5, "one"));
+    give(&world, shard, second_key, remote("two", 5, "two"));
     assert_eq!(&agent.answer(second).unwrap().value[..], b"two");
 }
 
@@ -367,7 +348,7 @@ fn watched_views_stay_and_others_make_room() {
     for (instance, removed) in [(3, vec![]), (4, vec![foreign(1, 3)])] {
         let stream = agent.ask_get(Some(id(instance)), "x");
         let (shard, key) = entry_asked(&mut world);
-        give(&world, shard, key, remote("x", "x"));
+        give(&world, shard, key, remote("x", 5, "x"));
         agent.answer(stream).unwrap();
         assert_eq!(interest_asked(&mut world), (vec![foreign(1, instance)], removed));
     }
@@ -466,7 +447,7 @@ fn what_must_be_younger_than_it_is_here_is_asked_for() {
     agent.flush();
     let (shard, key) = entry_asked(&mut world);
     assert_eq!((key.reader, key.instance), (id(1), id(1)));
-    give(&world, shard, key, remote("a", "now"));
+    give(&world, shard, key, remote("a", 5, "now"));
     assert_eq!(&agent.answer(stream).unwrap().value[..], b"now");
     assert!(world.asks.try_recv().is_err(), "its own view needs no interest");
 }

@@ -1,14 +1,12 @@
 //! How old what guests are told may be, and what they are told of that.
 
-use moorline_shared::api::data::Entry;
 use moorline_shared::api::feed::{FeedItem, View, ViewEntry, ViewId};
-use moorline_shared::entry::{Origin, Value, Visibility};
 use moorline_shared::link::body::{Code, Freshness, Get, List};
 use moorline_shared::link::session::GuestEvent;
 use moorline_shared::link::{Moment, StreamId};
 use moorline_shared::{PathPrefix, Revision, Timestamp};
 
-use super::{Agent, World, entry, id, path, revision};
+use super::{Agent, World, entry, id, path, remote, revision};
 use crate::cache::{CachedEntry, Image, Now};
 use crate::config::{CacheConfig, LinkConfig};
 use crate::link::{Answer, MissKey, Question, Refusal, now};
@@ -211,21 +209,7 @@ fn a_reader_that_wants_it_younger_has_the_control_plane_asked_once_and_sees_noth
     }
     agent.flush();
     let (shard, key) = asked_for_entry(&mut world);
-    let present = Entry {
-        path: path("a"),
-        revision: revision(9),
-        version: 2,
-        content_type: "text/plain".parse().unwrap(),
-        length: 4,
-        value: Some(Value::from("nine")),
-        origin: Origin::Customer,
-        visibility: Visibility::Private,
-        secret: false,
-        expires_at: None,
-        changed_by: "user:admin".parse().unwrap(),
-        changed_at: Timestamp::from_millis(0).unwrap(),
-        access: None,
-    };
+    let present = remote("a", 9, "nine");
     world
         .handle()
         .answer(shard, id(1), Answer::Entry(key, Ok(Box::new(present))));

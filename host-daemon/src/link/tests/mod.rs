@@ -13,4 +13,4 @@ mod secrets;
 mod world;
 
 pub(crate) use agent::{Agent, hello, link_key};
-pub(crate) use world::{World, entry, id, path, relay, revision, spec, view};
+pub(crate) use world::{World, entry, id, path, relay, remote, revision, spec, view};

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use moorline_shared::api::data::Entry;
 use moorline_shared::api::feed::{FeedEntry, FeedItem, InstanceSpec, View, ViewEntry, ViewId};
 use moorline_shared::api::instances::{Desired, Driver};
-use moorline_shared::entry::Value;
+use moorline_shared::entry::{Origin, Value, Visibility};
 use moorline_shared::link::body::Relay;
 use moorline_shared::secret::SecretKey;
-use moorline_shared::{EntryPath, InstanceId, Revision};
+use moorline_shared::{EntryPath, InstanceId, Revision, Timestamp};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -52,6 +53,25 @@ pub(crate) fn entry(n: u64, value: &str) -> FeedEntry {
         value: Value::from(value),
         secret: false,
         expires_at: None,
+    }
+}
+
+/// An entry of an instance's own making, as the control plane shows it to who asks.
+pub(crate) fn remote(at: &str, n: u64, value: &str) -> Entry {
+    Entry {
+        path: path(at),
+        revision: revision(n),
+        version: 1,
+        content_type: "text/plain".parse().unwrap(),
+        length: value.len() as u64,
+        value: Some(Value::from(value)),
+        origin: Origin::Customer,
+        visibility: Visibility::Private,
+        secret: false,
+        expires_at: None,
+        changed_by: "user:admin".parse().unwrap(),
+        changed_at: Timestamp::from_millis(0).unwrap(),
+        access: None,
     }
 }
 
