@@ -40,7 +40,7 @@ pub struct Counts {
     pub refused: Count,
     /// Guests that were welcome: each time that one begins to speak.
     pub welcomed: Count,
-    /// Connections that were not taken in, because their guest had as many as it may have at once.
+    /// Connections that were cut, turned away or made to wait, because their guest has too many or makes them too often.
     pub crowded: Count,
     /// Connections of somebody else than the guest's root.
     pub strangers: Count,

@@ -153,6 +153,7 @@ impl Floor {
             return;
         };
         if let Some(oldest) = guest.greet(token) {
+            self.desk.counts.crowded.add();
             self.close(oldest, &End::HungUp);
         }
         self.talks

@@ -93,6 +93,7 @@ impl Shard {
             if !guest.knocks.has(self.floor.desk.now) {
                 listening.paused = true;
                 self.crowded.push(instance);
+                self.floor.desk.counts.crowded.add();
                 let _ = self
                     .poll
                     .modify(&listening.listener, listening.token, Interest::NONE);

@@ -26,6 +26,7 @@ impl Talk {
         };
         // Asked before it is judged: who is given the link key is given it once.
         if !self.may_begin(desk) {
+            desk.counts.crowded.add();
             let pause = desk.link.connect_interval_ms;
             self.send_away("the guest connects too often", pause, desk.now);
             return Ok(Progress::Nothing);

@@ -189,6 +189,7 @@ fn connections_without_hello_are_few_and_the_oldest_goes() {
         })
         .collect();
     drain(&mut waiting[0]);
+    assert!(world.counted(|counts| &counts.crowded) >= 1);
     assert!(honest.get("a").is_ok());
     let mut agent = world.guest(1);
     assert!(agent.get("a").is_ok());
@@ -206,10 +207,12 @@ fn a_guest_that_connects_too_often_waits_and_the_others_do_not() {
     world.add(2, &[("a", "0")]);
     let _first = world.guest(1);
     let mut second = world.guest(1);
+    assert_eq!(world.counted(|counts| &counts.crowded), 0);
     match Agent::dial(&world.socket(1)).try_next() {
         Some(GuestEvent::GoAway(said)) => assert_eq!(said.reconnect_after_ms, 60_000, "{}", said.reason),
         other => panic!("{other:?} came instead of GOAWAY"),
     }
+    assert_eq!(world.counted(|counts| &counts.crowded), 1);
     assert!(second.get("a").is_ok());
     assert!(world.guest(2).get("a").is_ok());
 }

@@ -5,7 +5,6 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::World;
-use crate::link::{Count, Counts};
 
 /// How often the hostile guest breaks the protocol, and how many lines the host may write about that at the most: ten at
 /// once, and one more every ten seconds that the test takes.
@@ -21,11 +20,6 @@ fn misbehave(world: &World, n: u8) {
     let _ = raw.read_to_end(&mut Vec::new());
 }
 
-fn sum(world: &World, of: fn(&Counts) -> &Count) -> u64 {
-    let shards = world.handle().counts();
-    shards.iter().map(|counts| of(counts).read()).sum()
-}
-
 #[test]
 fn a_guest_that_floods_the_log_leaves_few_lines_and_takes_nobody_elses() {
     let world = World::new();
@@ -35,7 +29,7 @@ fn a_guest_that_floods_the_log_leaves_few_lines_and_takes_nobody_elses() {
         misbehave(&world, 1);
     }
     assert_eq!(world.status(1).requests.faults, FAULTS);
-    let suppressed = sum(&world, |counts| &counts.lines_suppressed);
+    let suppressed = world.counted(|counts| &counts.lines_suppressed);
     let logged = FAULTS - suppressed;
     assert!(
         (10..=LINES).contains(&logged),
@@ -43,7 +37,7 @@ fn a_guest_that_floods_the_log_leaves_few_lines_and_takes_nobody_elses() {
     );
     misbehave(&world, 2);
     assert_eq!(world.status(2).requests.faults, 1);
-    let after = sum(&world, |counts| &counts.lines_suppressed);
+    let after = world.counted(|counts| &counts.lines_suppressed);
     assert_eq!(after, suppressed, "the line about another guest was suppressed");
-    assert_eq!(sum(&world, |counts| &counts.faults), FAULTS + 1);
+    assert_eq!(world.counted(|counts| &counts.faults), FAULTS + 1);
 }

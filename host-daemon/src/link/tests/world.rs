@@ -17,7 +17,9 @@ use tokio::sync::mpsc;
 use crate::cache::FeedBatch;
 use crate::channel::{ChannelSpec, ExpectedPeer};
 use crate::config::{CacheConfig, LinkConfig};
-use crate::link::{Admission, Ask, BeginError, FeedEffects, GuestStatus, Handover, Shards, ShardsHandle};
+use crate::link::{
+    Admission, Ask, BeginError, Count, Counts, FeedEffects, GuestStatus, Handover, Shards, ShardsHandle,
+};
 
 use super::{Agent, link_key};
 
@@ -249,6 +251,12 @@ impl World {
     pub(crate) fn status(&self, n: u8) -> GuestStatus {
         let all = self.statuses();
         all.into_iter().find(|status| status.instance == id(n)).unwrap()
+    }
+
+    /// How often the shards have counted something, all of them together.
+    pub(crate) fn counted(&self, of: fn(&Counts) -> &Count) -> u64 {
+        let shards = self.handle().counts();
+        shards.iter().map(|counts| of(counts).read()).sum()
     }
 
     pub(crate) fn drain(&mut self) {
