@@ -52,6 +52,17 @@ struct Inner {
     room: Arc<Room>,
 }
 
+impl Inner {
+    /// The desk of the shard with this number.
+    fn desk(&self, index: usize, link: &LinkConfig, cache: &CacheConfig, asks: mpsc::Sender<Ask>) -> Desk {
+        let (link, cache) = (link.clone(), cache.clone());
+        let (feed, room) = (self.feed.clone(), self.room.clone());
+        let mut desk = Desk::new(index, link, cache, feed, room, asks, now());
+        desk.counts = self.counts[index].clone();
+        desk
+    }
+}
+
 /// Whether anybody listens for guests that come over `AF_VSOCK`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PortState {
@@ -156,7 +167,6 @@ impl Shards {
     ) -> Result<Self, StartError> {
         let room = Arc::new(Room::of(link, cache)?);
         tracing::info!(guests = room.guests(), "there is room for so many guests");
-        let feed = Arc::new(FeedClock::default());
         let tokens = Arc::new(AtomicU64::new(LOBBY + 1));
         let both = (0..link.shard_count()).map(|_| mailbox());
         let both: Vec<_> = both.collect::<Result<_, _>>().map_err(std::io::Error::from)?;
@@ -169,37 +179,30 @@ impl Shards {
             mailboxes: mailboxes.clone(),
             paused: false,
         });
-        let counts: Arc<[Arc<Counts>]> = mailboxes.iter().map(|_| Arc::default()).collect();
-        let handle = ShardsHandle(Arc::new(Inner {
+        let mut shards = Self::of(Inner {
+            counts: mailboxes.iter().map(|_| Arc::default()).collect(),
             mailboxes,
             cids,
-            feed: feed.clone(),
-            counts: counts.clone(),
+            feed: Arc::default(),
             feed_counts: FeedCounts::default(),
-            room: room.clone(),
-        }));
-        let mut shards = Self {
-            handle,
-            threads: Vec::new(),
-            ended: CancellationToken::new(),
-        };
+            room,
+        });
         for (index, inbox) in inboxes.into_iter().enumerate() {
-            let (link, cache) = (link.clone(), cache.clone());
-            let mut desk = Desk::new(
-                index,
-                link,
-                cache,
-                feed.clone(),
-                room.clone(),
-                asks.clone(),
-                now(),
-            );
-            desk.counts = counts[index].clone();
+            let desk = shards.handle.0.desk(index, link, cache, asks.clone());
             let shard = Shard::new(desk, inbox, lobby.take(), tokens.clone());
             let shard = shard.map_err(std::io::Error::from)?;
             shards.spawn(move || shard.run())?;
         }
         Ok(shards)
+    }
+
+    /// None of them runs yet.
+    fn of(inner: Inner) -> Self {
+        Self {
+            handle: ShardsHandle(Arc::new(inner)),
+            threads: Vec::new(),
+            ended: CancellationToken::new(),
+        }
     }
 
     /// Starts the next shard's thread, whose end is told however it comes about.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use moorline_shared::InstanceId;
 
 use super::Shard;
-use crate::channel::Accepted;
+use crate::channel::{Accepted, PreparedListener};
 use crate::link::admission::LifeId;
 use crate::link::conn::Conn;
 use crate::link::floor::{Arrival, NotLater, Way};
@@ -34,43 +34,35 @@ impl Shard {
         };
         self.floor.check_later(life).map_err(not_later)?;
         let place = self.floor.place(&instance)?;
-        let token = self.tokens.fetch_add(1, Ordering::Relaxed);
-        let (way, admission) = match begin.channel {
+        let mut way = Way {
+            place,
+            ..Way::default()
+        };
+        let admission = match begin.channel {
             Channel::Cid(cid) => {
-                let (listening, cid) = (None, Some(cid));
-                (
-                    Way {
-                        listening,
-                        cid,
-                        place,
-                    },
-                    None,
-                )
+                way.cid = Some(cid);
+                None
             }
-            Channel::Hybrid(Hybrid {
-                listener: prepared,
-                admission,
-            }) => {
-                let added = self.poll.add(&prepared, token, Interest::READ);
-                added.map_err(|source| BeginError::Poll { instance, source })?;
-                // Last of what can fail: it takes the name of the socket that there is.
-                let listener = prepared.publish()?;
-                self.listeners.insert(token, instance);
-                let (listening, cid) = (Some(Listening::new(listener, token)), None);
-                (
-                    Way {
-                        listening,
-                        cid,
-                        place,
-                    },
-                    Some(admission),
-                )
+            Channel::Hybrid(Hybrid { listener, admission }) => {
+                way.listening = Some(self.listen(instance, listener)?);
+                Some(admission)
             }
         };
         if let Some(old) = self.floor.begin_at(life, way, admission) {
             self.listeners.remove(&old.token);
         }
         Ok(())
+    }
+
+    /// Has the instance's connections arrive at a socket.
+    fn listen(&mut self, instance: InstanceId, prepared: PreparedListener) -> Result<Listening, BeginError> {
+        let token = self.tokens.fetch_add(1, Ordering::Relaxed);
+        let added = self.poll.add(&prepared, token, Interest::READ);
+        added.map_err(|source| BeginError::Poll { instance, source })?;
+        // Last of what can fail: it takes the name of the socket that there is.
+        let listener = prepared.publish()?;
+        self.listeners.insert(token, instance);
+        Ok(Listening::new(listener, token))
     }
 
     /// Ends the life if it is the present one, and then returns it.
