@@ -200,7 +200,7 @@ impl Committer {
                 if !commits.is_empty() {
                     stats.group(commits.len(), begun.elapsed());
                 }
-                stats.set_failing(false);
+                stats.good();
                 for probe in self.probes.drain(..) {
                     // Who went away doesn't need its answer.
                     let _ = probe.send(Ok(()));
@@ -247,33 +247,9 @@ impl Committer {
     }
 
     fn fail(&mut self, commits: Vec<Waiting>, failure: Failure) {
-        let unknown = matches!(failure, Failure::Unknown(_));
-        let (Failure::Refused(error) | Failure::Unknown(error)) = failure;
-        if self.health == Health::Good {
-            tracing::error!(%error, unknown, "the store can't commit");
-        }
-        if unknown {
-            self.health = Health::Doubtful;
-        } else if self.health == Health::Good {
-            self.health = Health::Failing;
-        }
-        let source = Cause::new(error);
-        let (outcome, error) = if unknown {
-            (
-                Outcome::Unknown,
-                CommitError::Unknown {
-                    source: source.clone(),
-                },
-            )
-        } else {
-            (
-                Outcome::Unavailable,
-                CommitError::Unavailable {
-                    source: source.clone(),
-                },
-            )
-        };
-        self.shared.stats.set_failing(true);
+        self.note(&failure);
+        let (outcome, error, source) = failure.told();
+        self.shared.stats.failing();
         self.shared.stats.count(outcome, commits.len());
         let waiting = commits.into_iter().map(|waiting| waiting.answer);
         for answer in waiting {
@@ -287,6 +263,19 @@ impl Committer {
             let _ = compaction.answer.send(Err(CompactError::Unavailable {
                 source: source.clone(),
             }));
+        }
+    }
+
+    fn note(&mut self, failure: &Failure) {
+        let (Failure::Refused(error) | Failure::Unknown(error)) = failure;
+        let unknown = matches!(failure, Failure::Unknown(_));
+        if self.health == Health::Good {
+            tracing::error!(%error, unknown, "the store can't commit");
+        }
+        if unknown {
+            self.health = Health::Doubtful;
+        } else if self.health == Health::Good {
+            self.health = Health::Failing;
         }
     }
 
@@ -346,6 +335,26 @@ impl Drop for Committer {
 }
 
 impl Failure {
+    /// How it counts, what who waits for the group is told, and why.
+    fn told(self) -> (Outcome, CommitError, Cause) {
+        match self {
+            Self::Unknown(error) => {
+                let source = Cause::new(error);
+                let told = source.clone();
+                (Outcome::Unknown, CommitError::Unknown { source: told }, source)
+            }
+            Self::Refused(error) => {
+                let source = Cause::new(error);
+                let told = source.clone();
+                (
+                    Outcome::Unavailable,
+                    CommitError::Unavailable { source: told },
+                    source,
+                )
+            }
+        }
+    }
+
     /// A commit that found the disk full wrote no end to the log, so it can't come back. After any other
     /// failure the end may be on disk although `SQLite` took the transaction back, and a crash before the next
     /// commit could bring it to light.

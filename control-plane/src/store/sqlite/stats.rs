@@ -87,8 +87,14 @@ impl Stats {
             .fetch_add(transactions as u64, Ordering::Relaxed);
     }
 
-    pub(super) fn set_failing(&self, failing: bool) {
-        self.failing.store(failing, Ordering::Relaxed);
+    /// The last group could not be made durable.
+    pub(super) fn failing(&self) {
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// The last group is durable.
+    pub(super) fn good(&self) {
+        self.failing.store(false, Ordering::Relaxed);
     }
 
     /// How many transactions ended so.
