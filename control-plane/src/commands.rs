@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 use clap::Subcommand;
-use moorline_control::backup::{KeyCheck, restore, take};
+use moorline_control::backup::{KeyCheck, Terms, restore, take};
 use moorline_control::config::Config;
 use moorline_shared::Timestamp;
 
@@ -51,6 +51,10 @@ pub(crate) enum Command {
         /// Does not look for the master key: systemd gives it to the service at its start.
         #[arg(long)]
         key_at_start: bool,
+        /// The highest epoch that a host has seen, where the clock can't be trusted to be later: the number before the dot
+        /// of the cursor in its log.
+        #[arg(long, value_name = "EPOCH")]
+        epoch_after: Option<u64>,
     },
 }
 
@@ -59,13 +63,22 @@ impl Command {
     pub(crate) fn run(self, config: &Config) -> anyhow::Result<()> {
         match self {
             Self::Backup { file } => backup(config, &file),
-            Self::Restore { file, key_at_start } => {
-                let check = if key_at_start {
+            Self::Restore {
+                file,
+                key_at_start,
+                epoch_after,
+            } => {
+                let key = if key_at_start {
                     KeyCheck::AtStart
                 } else {
                     KeyCheck::Now
                 };
-                bring_back(config, &file, check)
+                let terms = Terms {
+                    key,
+                    epoch_after,
+                    now: now()?,
+                };
+                bring_back(config, &file, &terms)
             }
         }
     }
@@ -77,10 +90,7 @@ fn backup(config: &Config, file: &Path) -> anyhow::Result<()> {
         to.is_some() || !stdout().is_terminal(),
         "a backup is no text: name a file, or send the standard output somewhere else"
     );
-    let age = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let now = i64::try_from(age).ok().and_then(Timestamp::from_millis);
-    let now = now.context("the system's clock is out of range")?;
-    let header = take(config, to, stdout().lock(), now)?;
+    let header = take(config, to, stdout().lock(), now()?)?;
     eprintln!(
         "backed up revision {} of '{}', {} bytes; master.key is not in it",
         header.revision, header.deployment, header.bytes
@@ -88,14 +98,20 @@ fn backup(config: &Config, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn bring_back(config: &Config, file: &Path, check: KeyCheck) -> anyhow::Result<()> {
+fn now() -> anyhow::Result<Timestamp> {
+    let age = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    let now = i64::try_from(age).ok().and_then(Timestamp::from_millis);
+    now.context("the system's clock is out of range")
+}
+
+fn bring_back(config: &Config, file: &Path, terms: &Terms) -> anyhow::Result<()> {
     let from: Box<dyn Read> = if file.as_os_str() == "-" {
         Box::new(stdin().lock())
     } else {
         let opened = File::open(file).with_context(|| format!("{}: it can't be opened", file.display()))?;
         Box::new(std::io::BufReader::new(opened))
     };
-    let restored = restore(config, from, check)?;
+    let restored = restore(config, from, terms)?;
     let header = restored.header;
     eprintln!(
         "restored '{}' as of {}: its revision {} is {} now; start moorline-control",

@@ -20,7 +20,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 pub use header::{Header, HeaderError};
-pub use restore::{KeyCheck, RestoreError, Restored, restore};
+pub use restore::{KeyCheck, RestoreError, Restored, Terms, restore};
 pub use take::{TakeError, take};
 
 /// The name of the store's file in the folder of the state.

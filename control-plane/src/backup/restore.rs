@@ -5,7 +5,7 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use moorline_shared::{Digest, Revision};
+use moorline_shared::{Digest, Revision, Timestamp};
 use sha2::{Digest as _, Sha256};
 
 use super::{CHUNK, Header, HeaderError, STORE_FILE, Unfinished};
@@ -23,6 +23,9 @@ const MAY_BE_THERE: [&str; 5] = [
     "store.db.restoring",
 ];
 
+/// The last epoch that can be given: readers of JSON keep numbers exact up to 2^53.
+const LAST_EPOCH: u64 = 1 << 53;
+
 /// Whether the master key must be there, and the right one, before anything is restored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyCheck {
@@ -30,6 +33,17 @@ pub enum KeyCheck {
     Now,
     /// It comes later: systemd gives it to the service alone.
     AtStart,
+}
+
+/// What a restore is held to, beside the backup.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whether the master key must be there.
+    pub key: KeyCheck,
+    /// An epoch that was given out before, which the backup doesn't know of: the new one is later.
+    pub epoch_after: Option<u64>,
+    /// The time of day.
+    pub now: Timestamp,
 }
 
 /// What was restored.
@@ -102,6 +116,27 @@ pub enum RestoreError {
         /// The folder.
         path: PathBuf,
     },
+    /// The clock is wrong, and the new epoch would be of its time.
+    #[error(
+        "the clock stands at {now}, and the backup was taken at {taken_at}: set the clock first (timedatectl set-ntp true), \
+         for hosts and guests take nothing of an epoch that is before one that they have seen, and the new one is of this \
+         clock's time. If the clock is right, say --epoch-after with the highest epoch that a host has seen: the number \
+         before the dot of the cursor in its log"
+    )]
+    Clock {
+        /// What the clock says.
+        now: Timestamp,
+        /// When the backup was taken.
+        taken_at: Timestamp,
+    },
+    /// No epoch is left that is later.
+    #[error(
+        "--epoch-after {after}: no epoch is later than {LAST_EPOCH}; say the highest that a host has seen"
+    )]
+    Epoch {
+        /// What was asked for.
+        after: u64,
+    },
     /// The folder can't be used.
     #[error("state {}: it can't be written; check that this user may write there and that the disk has room", path.display())]
     State {
@@ -133,8 +168,9 @@ pub enum RestoreError {
 
 /// Restores the backup that `from` gives into the configuration's state folder, which is made if it isn't there.
 ///
-/// Blocks. Nothing is there under the store's name before the backup was read to its end and found whole.
-pub fn restore(config: &Config, mut from: impl Read, check: KeyCheck) -> Result<Restored, RestoreError> {
+/// Blocks. Nothing is there under the store's name before the backup was read to its end and found whole. One that was cut
+/// off, however that came about, can be done again.
+pub fn restore(config: &Config, mut from: impl Read, terms: &Terms) -> Result<Restored, RestoreError> {
     let header = Header::read(&mut from)?;
     if header.deployment != config.deployment {
         return Err(RestoreError::Deployment {
@@ -142,8 +178,9 @@ pub fn restore(config: &Config, mut from: impl Read, check: KeyCheck) -> Result<
             configured: config.deployment.clone(),
         });
     }
+    check_epoch(terms, &header)?;
     empty(&config.state)?;
-    if check == KeyCheck::Now {
+    if terms.key == KeyCheck::Now {
         check_key(&config.master_key(), &header)?;
     }
     let failed = |source| RestoreError::State {
@@ -156,13 +193,23 @@ pub fn restore(config: &Config, mut from: impl Read, check: KeyCheck) -> Result<
     // Whatever becomes of the rest, the service can begin on this folder.
     give(&config.state, &[&lock]).map_err(failed)?;
     let (unfinished, file) = Unfinished::make(config.state.join("store.db.restoring")).map_err(failed)?;
-    receive(&header, from, file, &config.state)?;
-    let revision = Detached::open(unfinished.path())?.begin_epoch()?;
-    File::open(unfinished.path())
-        .and_then(|file| give(&config.state, &[&file]))
+    receive(&header, from, &file, &config.state)?;
+    let revision = Detached::open(unfinished.path())?.begin_epoch(terms.epoch_after.unwrap_or_default())?;
+    give(&config.state, &[&file])
         .and_then(|()| unfinished.finish(&store))
         .map_err(failed)?;
     Ok(Restored { header, revision })
+}
+
+/// Whether the new epoch will be later than all that were given out before, as far as anybody can know: one that was
+/// before the backup is in it, and after it another restore may have given out any up to the present time.
+fn check_epoch(terms: &Terms, header: &Header) -> Result<(), RestoreError> {
+    let (now, taken_at) = (terms.now, header.taken_at);
+    match terms.epoch_after {
+        None if now < taken_at => Err(RestoreError::Clock { now, taken_at }),
+        Some(after) if after >= LAST_EPOCH => Err(RestoreError::Epoch { after }),
+        _ => Ok(()),
+    }
 }
 
 /// Whether nothing is in the folder that would be lost or mixed up.
@@ -211,7 +258,7 @@ fn check_key(path: &Path, header: &Header) -> Result<(), RestoreError> {
 }
 
 /// Writes the content into a file, and sees whether it is what was taken.
-fn receive(header: &Header, from: impl Read, mut to: File, state: &Path) -> Result<(), RestoreError> {
+fn receive(header: &Header, from: impl Read, mut to: &File, state: &Path) -> Result<(), RestoreError> {
     let failed = |source| RestoreError::State {
         path: state.to_owned(),
         source,

@@ -8,7 +8,7 @@ use moorline_shared::{Revision, Timestamp};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use super::{Header, HeaderError, KeyCheck, RestoreError, TakeError, restore, take};
+use super::{Header, HeaderError, KeyCheck, RestoreError, TakeError, Terms, restore, take};
 use crate::config::Config;
 use crate::server::Server;
 use crate::store::{Key, Store, Transaction, Write};
@@ -23,6 +23,14 @@ fn config(state: &Path) -> Config {
 
 fn now() -> Timestamp {
     Timestamp::from_millis(1_800_000_000_000).unwrap()
+}
+
+fn terms() -> Terms {
+    Terms {
+        key: KeyCheck::Now,
+        epoch_after: None,
+        now: now(),
+    }
 }
 
 /// A control plane's state as it is after its first start, and a backup of it.
@@ -57,7 +65,7 @@ impl Taken {
 
 /// Why these bytes are not restored, which leaves nothing behind that a control plane would take for its store.
 fn why_not(config: &Config, bytes: &[u8]) -> RestoreError {
-    let refused = restore(config, bytes, KeyCheck::Now).unwrap_err();
+    let refused = restore(config, bytes, &terms()).unwrap_err();
     assert!(!config.state.join("store.db.restoring").exists());
     refused
 }
@@ -93,7 +101,7 @@ async fn a_backup_of_a_store_in_use_brings_back_its_state_in_a_new_epoch() {
     let lost = head(&store).await;
 
     let there = config(&folder.path().join("there"));
-    let restored = restore(&there, &*backup, KeyCheck::Now).unwrap();
+    let restored = restore(&there, &*backup, &terms()).unwrap();
     let store = Store::open_sqlite(there.state.join("store.db"), &Default::default()).unwrap();
     assert_eq!(head(&store).await, restored.revision);
     assert_eq!(store.dump(at.n).await.unwrap(), kept);
@@ -118,7 +126,7 @@ async fn a_backup_of_a_store_in_use_brings_back_its_state_in_a_new_epoch() {
 async fn a_control_plane_starts_on_what_was_restored_and_knows_the_key() {
     let taken = Taken::new().await;
     let config = taken.empty();
-    let restored = restore(&config, &*taken.bytes(), KeyCheck::Now).unwrap();
+    let restored = restore(&config, &*taken.bytes(), &terms()).unwrap();
     assert_eq!(restored.header, taken.header);
     drop(Server::open(&config, CancellationToken::new()).await.unwrap());
     let bytes = taken.bytes();
@@ -159,7 +167,7 @@ async fn what_is_cut_damaged_or_no_backup_is_refused_and_named() {
     newer.schema = 99;
     let newer = why_not(&config, &newer.to_bytes());
     assert!(newer.to_string().contains("schema 99"), "{newer}");
-    restore(&config, &*bytes, KeyCheck::Now).expect("after all that nothing is in the way");
+    restore(&config, &*bytes, &terms()).expect("after all that nothing is in the way");
 }
 
 #[tokio::test]
@@ -210,7 +218,7 @@ async fn links_that_somebody_left_in_the_folder_lead_nowhere() {
     assert!(matches!(refused, RestoreError::Store(_)), "{refused}");
     fs::remove_file(lock).unwrap();
     symlink(&precious, config.state.join("store.db.restoring")).unwrap();
-    restore(&config, &*bytes, KeyCheck::Now).unwrap();
+    restore(&config, &*bytes, &terms()).unwrap();
     symlink(&precious, config.state.join("store.db.copy")).unwrap();
     take(&config, None, Vec::new(), now()).unwrap();
     assert_eq!(fs::read_to_string(precious).unwrap(), "kept");
@@ -226,4 +234,35 @@ async fn a_restore_that_fails_leaves_nothing_that_is_roots() {
     assert!(matches!(cut, RestoreError::Length { .. }), "{cut}");
     let owner = |path: &Path| path.metadata().unwrap().uid();
     assert_eq!(owner(&config.state.join("store.db.lock")), owner(&config.state));
+}
+
+#[tokio::test]
+async fn no_epoch_is_earlier_than_one_that_was_given_out() {
+    let taken = Taken::new().await;
+    let (config, bytes) = (taken.empty(), taken.bytes());
+    let before = Timestamp::from_millis(now().millis() - 1).unwrap();
+    let early = Terms {
+        now: before,
+        ..terms()
+    };
+    let refused = restore(&config, &*bytes, &early).unwrap_err();
+    assert!(matches!(refused, RestoreError::Clock { .. }), "{refused}");
+    assert!(refused.to_string().contains("--epoch-after"), "{refused}");
+    let never = Terms {
+        epoch_after: Some(u64::MAX),
+        ..early
+    };
+    let refused = restore(&config, &*bytes, &never).unwrap_err();
+    assert!(matches!(refused, RestoreError::Epoch { .. }), "{refused}");
+    // A restore of the same backup before gave this one out, and its machine's clock was ahead of this one's.
+    let seen = 5_000_000_000_000;
+    let later = Terms {
+        epoch_after: Some(seen),
+        ..early
+    };
+    let restored = restore(&config, &*bytes, &later).unwrap();
+    assert_eq!(
+        restored.revision,
+        Revision::new(seen + 1, taken.header.revision.n)
+    );
 }

@@ -174,7 +174,7 @@ impl World {
     pub(super) fn restore(&mut self) {
         let [from, to] = ["store.db", "restored.db"].map(|name| self.folder.path().join(name));
         let copy = sqlite::Detached::copy(&from, &to).unwrap();
-        copy.begin_epoch().unwrap();
+        copy.begin_epoch(0).unwrap();
         let store = Store::open_sqlite(to, &options()).unwrap();
         let settings = self.executor.settings().as_ref().clone();
         self.executor = Executor::new(store, settings, MasterKey::for_tests()).recording_all();

@@ -94,10 +94,11 @@ impl Detached {
     }
 
     /// Begins a new epoch, so that no revision that was ever given out of what came after this file's state fits again.
-    /// It is durable when this returns, and the file is complete by itself. Answers with where the store begins again.
-    pub fn begin_epoch(mut self) -> Result<Revision, OpenError> {
-        let before = self.revision()?;
-        let begun = self.begin(before);
+    /// It is later than the epoch `after` as well. It is durable when this returns, and the file is complete by itself.
+    /// Answers with where the store begins again.
+    pub fn begin_epoch(mut self, after: u64) -> Result<Revision, OpenError> {
+        let at = self.revision()?;
+        let begun = self.begin(Revision::new(at.epoch.max(after), at.n));
         begun.map_err(|source| schema::refusal(&self.path, source))
     }
 
