@@ -29,18 +29,19 @@ pub const STORE_FILE: &str = "store.db";
 /// How much is copied at once, in bytes.
 const CHUNK: usize = 128 << 10;
 
+/// What `SQLite` has beside a file while it changes that.
+const COMPANIONS: [&str; 3] = ["-journal", "-wal", "-shm"];
+
 /// A file that is removed again unless it was made what it is to be.
 #[derive(Debug)]
 struct Unfinished(PathBuf);
 
 impl Unfinished {
-    /// Makes the file, empty and its owner's alone; one that an earlier attempt left is replaced. A link that was left
-    /// there is, too, and what it leads to is not touched: root may do this in another user's folder.
+    /// Makes the file, empty and its owner's alone, and never what a link in its place leads to. What an earlier attempt
+    /// left is removed first, and with it what `SQLite` had beside that: it would be taken for the new file's, and bring
+    /// back what the old one had.
     fn make(path: PathBuf) -> io::Result<(Self, File)> {
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => (),
-        }
+        remove(&path)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true).create_new(true).mode(0o600);
         let file = options.open(&path)?;
@@ -61,7 +62,25 @@ impl Unfinished {
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        // One that was finished isn't there any more.
-        let _ = std::fs::remove_file(&self.0);
+        // One that was finished isn't there any more, and the next attempt removes what stays.
+        let _ = remove(&self.0);
     }
+}
+
+/// Removes a file and what `SQLite` has beside it, as far as it is there.
+fn remove(file: &Path) -> io::Result<()> {
+    let companions = COMPANIONS.iter().map(|suffix| beside(file, suffix));
+    for path in companions.chain([file.to_owned()]) {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }

@@ -1,6 +1,6 @@
 //! Makes the state folder of a control plane of a backup.
 
-use std::fs::File;
+use std::fs::{DirEntry, File};
 use std::io::{self, Read, Write as _};
 use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::{Path, PathBuf};
@@ -15,12 +15,15 @@ use crate::store::OpenError;
 use crate::store::sqlite::{Detached, lock_alone};
 
 /// What may be in the folder already: what no backup has, what is made anew by itself, and what an attempt left behind.
-const MAY_BE_THERE: [&str; 5] = [
+const MAY_BE_THERE: [&str; 8] = [
     "master.key",
     "admin.token",
     "ca.pem",
     "store.db.lock",
     "store.db.restoring",
+    "store.db.restoring-journal",
+    "store.db.restoring-wal",
+    "store.db.restoring-shm",
 ];
 
 /// The last epoch that can be given: readers of JSON keep numbers exact up to 2^53.
@@ -214,31 +217,43 @@ fn check_epoch(terms: &Terms, header: &Header) -> Result<(), RestoreError> {
 
 /// Whether nothing is in the folder that would be lost or mixed up.
 fn empty(state: &Path) -> Result<(), RestoreError> {
-    let failed = |source| RestoreError::State {
-        path: state.to_owned(),
-        source,
-    };
-    let files = match std::fs::read_dir(state) {
+    let path = state.to_owned();
+    let files = match list(state) {
         Ok(files) => files,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
+        Err(source) => return Err(RestoreError::State { path, source }),
     };
-    let names = files.map(|file| file.map(|file| file.file_name().to_string_lossy().into_owned()));
-    let names: Vec<String> = names.collect::<io::Result<_>>().map_err(failed)?;
-    if names.iter().any(|name| name == "store.db.lock") {
-        let path = state.to_owned();
+    let has_lock = |file: &DirEntry| file.file_name() == "store.db.lock" && may_stay(file);
+    if files.iter().any(has_lock) {
         lock_alone(&state.join(STORE_FILE)).map_err(|error| match error {
-            OpenError::InUse { .. } => RestoreError::Running { path },
+            OpenError::InUse { .. } => RestoreError::Running { path: path.clone() },
             other => other.into(),
         })?;
     }
-    match names.into_iter().find(|name| !MAY_BE_THERE.contains(&&**name)) {
+    match files.iter().find(|file| !may_stay(file)) {
         Some(found) => Err(RestoreError::NotEmpty {
-            path: state.to_owned(),
-            found,
+            path,
+            found: found.file_name().to_string_lossy().into_owned(),
         }),
         None => Ok(()),
     }
+}
+
+/// What is in the folder; nothing if there is none.
+fn list(folder: &Path) -> io::Result<Vec<DirEntry>> {
+    match std::fs::read_dir(folder) {
+        Ok(files) => files.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a file may be there. One of the store's that is a link may not: root may be the one who restores, and whoever
+/// has the folder must not have it write somewhere else.
+fn may_stay(file: &DirEntry) -> bool {
+    let name = file.file_name();
+    let is_link = file.file_type().is_ok_and(|kind| kind.is_symlink());
+    let leads_away = is_link && name.as_encoded_bytes().starts_with(STORE_FILE.as_bytes());
+    MAY_BE_THERE.iter().any(|known| name == *known) && !leads_away
 }
 
 fn check_key(path: &Path, header: &Header) -> Result<(), RestoreError> {

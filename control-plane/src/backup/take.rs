@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use moorline_shared::{Digest, Timestamp};
 use sha2::{Digest as _, Sha256};
 
-use super::{CHUNK, Header, STORE_FILE, Unfinished};
+use super::{CHUNK, Header, STORE_FILE, Unfinished, beside};
 use crate::config::Config;
 use crate::identity::authority::model::AuthorityRecord;
 use crate::identity::master::MasterKey;
@@ -76,18 +76,18 @@ pub fn take(
         let path = path.to_owned();
         return Err(TakeError::InState { path });
     }
-    let beside = beside(to.unwrap_or(&store), ".copy");
+    let copied_to = beside(to.unwrap_or(&store), ".copy");
     let write = |path: &Path, source| TakeError::Write {
         path: path.to_owned(),
         source,
     };
-    let (aside, mut copy) = Unfinished::make(beside.clone()).map_err(|error| write(&beside, error))?;
+    let (aside, mut copy) = Unfinished::make(copied_to.clone()).map_err(|error| write(&copied_to, error))?;
     let header = copied(config, &store, &aside, &mut copy, now)?;
     let Some(to) = to else {
         put(&header, &mut copy, output).map_err(TakeError::Output)?;
         return Ok(header);
     };
-    let whole = self::beside(to, ".new");
+    let whole = beside(to, ".new");
     let (unfinished, file) = Unfinished::make(whole).map_err(|error| write(to, error))?;
     put(&header, &mut copy, &file)
         .and_then(|()| file.sync_all())
@@ -141,12 +141,6 @@ fn master_key(store: &Detached) -> Result<Option<String>, OpenError> {
     let record: Option<AuthorityRecord> = record.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let sealed = record.and_then(|record| STANDARD.decode(record.material.sealed_key).ok());
     Ok(sealed.and_then(|sealed| MasterKey::sealed_with(&sealed)))
-}
-
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 /// How long the file is, and its digest.

@@ -206,18 +206,66 @@ async fn another_key_another_deployment_and_a_running_control_plane_are_refused(
     assert!(matches!(nothing, TakeError::NoStore { .. }), "{nothing}");
 }
 
+/// What a restore leaves behind that is killed while it begins the epoch: the file half changed, and the journal that takes
+/// it back.
+fn killed_while_it_began_the_epoch(state: &Path, backup: &[u8]) {
+    let aside = tempfile::tempdir().unwrap();
+    let at = aside.path().join("store.db.restoring");
+    let mut content = backup;
+    Header::read(&mut content).unwrap();
+    fs::write(&at, content).unwrap();
+    let db = rusqlite::Connection::open(&at).unwrap();
+    // Far more than the cache takes: what was there before is in the journal, and that on disk, before it is written over.
+    db.execute_batch(
+        "PRAGMA journal_mode = DELETE; PRAGMA cache_size = 1; BEGIN;
+         UPDATE versions SET value = randomblob(20000);",
+    )
+    .unwrap();
+    for name in ["store.db.restoring", "store.db.restoring-journal"] {
+        let copied = fs::copy(aside.path().join(name), state.join(name)).unwrap();
+        assert!(copied > 4_096, "{name} has {copied} bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_restore_that_was_killed_is_done_again_and_takes_nothing_over() {
+    let taken = Taken::new().await;
+    let (config, bytes) = (taken.empty(), taken.bytes());
+    killed_while_it_began_the_epoch(&config.state, &bytes);
+    restore(&config, &*bytes, &terms()).unwrap();
+    let names = fs::read_dir(&config.state).unwrap();
+    let names = names.map(|file| file.unwrap().file_name().into_string().unwrap());
+    let left = names.filter(|name| name.contains("restoring"));
+    assert_eq!(left.collect::<Vec<_>>(), Vec::<String>::new());
+    let content = |state: &Path| {
+        let db = rusqlite::Connection::open(state.join("store.db")).unwrap();
+        let mut rows = db.prepare("SELECT id, value FROM versions ORDER BY id").unwrap();
+        let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<Vec<u8>>>(1)?));
+        rows.query_map([], row)
+            .unwrap()
+            .collect::<Result<Vec<_>, _>>()
+            .unwrap()
+    };
+    assert_eq!(
+        content(&config.state),
+        content(&taken.folder.path().join("state"))
+    );
+    drop(Server::open(&config, CancellationToken::new()).await.unwrap());
+}
+
 #[tokio::test]
 async fn links_that_somebody_left_in_the_folder_lead_nowhere() {
     let taken = Taken::new().await;
     let (config, bytes) = (taken.empty(), taken.bytes());
     let precious = taken.folder.path().join("precious");
     fs::write(&precious, "kept").unwrap();
-    let lock = config.state.join("store.db.lock");
-    symlink(&precious, &lock).unwrap();
-    let refused = why_not(&config, &bytes);
-    assert!(matches!(refused, RestoreError::Store(_)), "{refused}");
-    fs::remove_file(lock).unwrap();
-    symlink(&precious, config.state.join("store.db.restoring")).unwrap();
+    for name in ["store.db.lock", "store.db.restoring"] {
+        let link = config.state.join(name);
+        symlink(&precious, &link).unwrap();
+        let refused = why_not(&config, &bytes);
+        assert!(matches!(refused, RestoreError::NotEmpty { .. }), "{refused}");
+        fs::remove_file(link).unwrap();
+    }
     restore(&config, &*bytes, &terms()).unwrap();
     symlink(&precious, config.state.join("store.db.copy")).unwrap();
     take(&config, None, Vec::new(), now()).unwrap();
@@ -265,4 +313,20 @@ async fn no_epoch_is_earlier_than_one_that_was_given_out() {
         restored.revision,
         Revision::new(seen + 1, taken.header.revision.n)
     );
+}
+
+#[tokio::test]
+async fn nothing_is_written_where_links_in_the_folder_lead() {
+    let taken = Taken::new().await;
+    let (config, bytes) = (taken.empty(), taken.bytes());
+    let elsewhere = taken.folder.path().join("elsewhere");
+    fs::write(&elsewhere, "somebody else's").unwrap();
+    for name in ["store.db.restoring", "store.db.lock"] {
+        let link = config.state.join(name);
+        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
+        let refused = restore(&config, &*bytes, &terms()).unwrap_err();
+        assert!(matches!(refused, RestoreError::NotEmpty { .. }), "{refused}");
+        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "somebody else's");
+        fs::remove_file(link).unwrap();
+    }
 }
