@@ -130,6 +130,24 @@ proptest! {
         prop_assert_eq!(Kept::decode(&longer), Err(Unreadable::Damaged));
     }
 
+    /// By whatever clocks it is read: never younger than this boot or than it was, and no entry for longer than it had.
+    #[test]
+    fn no_step_of_a_clock_makes_it_young(
+        boot in 1..=2_u8, boottime_ms in 0..200_000_u64, stepped_ms in -300_000..300_000_i64, valid in 1..300_000_u64,
+    ) {
+        let calendar_ms = WRITTEN.calendar_ms.strict_add_signed(stepped_ms);
+        let now = Stamp { boot_id: [boot; 16], boottime_ms, calendar_ms };
+        let same_boot = now.boot_id == WRITTEN.boot_id;
+        let least = if same_boot { boottime_ms.saturating_sub(WRITTEN.boottime_ms) } else { boottime_ms };
+        let mirror = restored(kept("a", vec![item("a", Some(valid)), item("a/b", None)]), &now);
+        prop_assert!(mirror.age(now.moment()).unwrap().ms >= least + 10);
+        let ends = Moment(boottime_ms + valid.saturating_sub(least));
+        prop_assert!(!matches!(mirror.get("a", ends), Lookup::Found(_)));
+        let gone_back = if same_boot { boottime_ms < WRITTEN.boottime_ms } else { stepped_ms < 0 };
+        prop_assert!(!gone_back || mirror.peek("a").is_none());
+        prop_assert!(mirror.peek("a/b").is_some());
+    }
+
     #[test]
     fn what_is_below_other_prefixes_is_what_both_cover(
         kept in any_kept(),
