@@ -67,7 +67,7 @@ impl From<Ended> for Failure {
     }
 }
 
-/// Opens a host's feed: one stream of lines of JSON.
+/// Opens a host's feed: one stream of lines of JSON, which with `poll` ends by itself.
 #[utoipa::path(post, path = "/v1/hosts/{host}/feed", operation_id = "OpenFeed", tag = "hosts", request_body = OpenFeed,
     params(("host" = HostId, Path)),
     responses((status = 200, body = FeedMessage, content_type = "application/x-ndjson"),
@@ -80,6 +80,7 @@ pub async fn open_feed(
 ) -> Result<Response, Failure> {
     let host = own(&caller, &host)?;
     bounded(open.interests.len(), "interests")?;
+    bounded(open.poll.as_ref().map_or(0, |poll| poll.add.len()), "poll.add")?;
     let opened = control.feed.open(host.clone(), open.clone()).await?;
     let (store, views) = (control.executor.store().clone(), control.views.clone());
     let stream = Stream::new(

@@ -81,6 +81,24 @@ pub struct ControlConfig {
     /// How often what the host has is compared with what the control plane has for it, in seconds, give or take a quarter;
     /// 0 for never, 86,400 at most.
     pub sync_seconds: u32,
+    /// How the host hears of what changed.
+    pub sync: Upkeep,
+    /// How often it asks with `sync = "poll"`, and for how long a question is kept with `sync = "long-poll"`, in seconds,
+    /// give or take a quarter, 1 to 60.
+    pub poll_seconds: u32,
+}
+
+/// How a host hears of what changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Upkeep {
+    /// It is told as soon as something does, by a feed that stays open.
+    #[default]
+    Push,
+    /// It asks, and the control plane keeps the question until there is something.
+    LongPoll,
+    /// It asks now and then.
+    Poll,
 }
 
 impl Default for ControlConfig {
@@ -88,13 +106,16 @@ impl Default for ControlConfig {
         Self {
             url: None,
             sync_seconds: 300,
+            sync: Upkeep::Push,
+            poll_seconds: 10,
         }
     }
 }
 
 impl ControlConfig {
     fn check(&self) -> Result<(), ConfigError> {
-        bound("control.sync_seconds", self.sync_seconds.into(), 0, 86_400)
+        bound("control.sync_seconds", self.sync_seconds.into(), 0, 86_400)?;
+        bound("control.poll_seconds", self.poll_seconds.into(), 1, 60)
     }
 }
 
@@ -242,7 +263,8 @@ pub struct CacheConfig {
     /// For how long the control plane's no is remembered, in milliseconds, 0 to 60,000.
     pub refusal_ms: u32,
     /// After how long without a word from the control plane everything is stale, in seconds, 3 to 86,400; at once when the
-    /// host knows that it has lost it.
+    /// host knows that it has lost it. A host that polls waits for the next word as long as it polls at most, and so much
+    /// longer.
     pub stale_after_seconds: u32,
     /// For how long an instance is served its own data while they are stale, in seconds, 0 to 2,592,000, which is 30 days;
     /// never with 0.

@@ -396,6 +396,7 @@ enum Look<'a> {
 const JUST_NOW: Standing = Standing {
     freshness: Freshness::Fresh,
     age_ms: 0,
+    pause_ms: 0,
 };
 
 fn no_entry(path: &str) -> Refusal {

@@ -1,6 +1,6 @@
 //! The clock, and how far behind the control plane the host may be.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use moorline_shared::Timestamp;
 use moorline_shared::link::Moment;
@@ -43,6 +43,8 @@ pub struct FeedClock {
     heard: AtomicU64,
     /// How old what it has was at that moment: more than nothing where an earlier daemon was the one that heard.
     before: AtomicU64,
+    /// How long the next word may take in good order, in milliseconds, where the host asks for each; 0 where it is told.
+    pause: AtomicU32,
 }
 
 /// What an answer says about its age.
@@ -52,6 +54,8 @@ pub struct Standing {
     pub freshness: Freshness,
     /// How long ago the control plane was last heard of, in milliseconds.
     pub age_ms: u32,
+    /// How long its next word may take after the last, in milliseconds, where the host polls; 0 where it is told.
+    pub pause_ms: u32,
 }
 
 impl Standing {
@@ -69,6 +73,7 @@ impl Standing {
         Self {
             freshness: Freshness::Stale,
             age_ms: self.age_ms.max(age),
+            ..self
         }
     }
 }
@@ -93,7 +98,7 @@ impl Bounds {
 
     /// A feed that seems to be up, and over which nothing comes, is as good as none.
     pub(super) fn judge(&self, standing: Standing) -> Standing {
-        let silent = standing.age_ms > self.stale_after;
+        let silent = standing.age_ms > self.stale_after.saturating_add(standing.pause_ms);
         Standing {
             freshness: if silent {
                 Freshness::Stale
@@ -154,6 +159,16 @@ impl FeedClock {
         self.before.store(age_ms, Ordering::Relaxed);
     }
 
+    /// The host asks for each word, which takes so many milliseconds at most in good order.
+    pub fn polls(&self, pause_ms: u32) {
+        self.pause.store(pause_ms, Ordering::Relaxed);
+    }
+
+    /// Whether the host asks for each word.
+    pub fn is_polled(&self) -> bool {
+        self.pause.load(Ordering::Relaxed) > 0
+    }
+
     /// The feed was lost.
     pub fn lost(&self) {
         self.in_step.store(false, Ordering::Relaxed);
@@ -171,6 +186,7 @@ impl FeedClock {
                 Freshness::Stale
             },
             age_ms: u32::try_from(age).unwrap_or(u32::MAX),
+            pause_ms: self.pause.load(Ordering::Relaxed),
         }
     }
 }
@@ -210,6 +226,22 @@ mod tests {
         );
         clock.heard(Moment(25_001));
         assert_eq!(at(25_001).freshness, Freshness::Fresh);
+    }
+
+    #[test]
+    fn a_host_that_polls_waits_for_the_next_word_before_it_doubts_the_last() {
+        let clock = FeedClock::default();
+        clock.polls(30_000);
+        clock.heard(Moment(5_000));
+        let at = |now| bounds().judge(clock.standing(Moment(now)));
+        assert_eq!(
+            (at(45_000).freshness, at(45_000).age_ms),
+            (Freshness::Fresh, 40_000)
+        );
+        assert_eq!(at(45_001).freshness, Freshness::Stale);
+        clock.heard(Moment(46_000));
+        clock.lost();
+        assert_eq!(at(46_001).freshness, Freshness::Stale, "a poll failed");
     }
 
     #[test]

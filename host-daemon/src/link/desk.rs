@@ -6,6 +6,7 @@ use std::sync::Arc;
 use moorline_shared::InstanceId;
 use moorline_shared::api::feed::ViewId;
 use moorline_shared::link::Moment;
+use moorline_shared::link::body::Freshness;
 use tokio::sync::mpsc;
 
 use super::ask::{Ask, Errand, Question};
@@ -77,6 +78,14 @@ impl Desk {
     /// How much an answer can be trusted now.
     pub(super) fn standing(&self) -> Standing {
         self.bounds.judge(self.feed.standing(self.now))
+    }
+
+    /// When a host that polls last heard that what it has is the present state; `None` for one that is told, or can't
+    /// ask.
+    pub(super) fn polled(&self) -> Option<Moment> {
+        let standing = self.standing();
+        let polls = standing.pause_ms > 0 && standing.freshness == Freshness::Fresh;
+        polls.then(|| Moment(self.now.0.saturating_sub(standing.age_ms.into())))
     }
 
     /// Tells whoever decides what guests are given.

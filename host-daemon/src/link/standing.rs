@@ -2,6 +2,7 @@
 
 use moorline_shared::Revision;
 use moorline_shared::link::body::{self, Code, Freshness};
+use moorline_shared::link::{Moment, StreamId};
 
 use super::ask::Refusal;
 use super::clock::Standing;
@@ -14,6 +15,8 @@ use crate::cache::View;
 pub(super) struct Gist {
     freshness: Freshness,
     served: bool,
+    /// When a host that polls last knew that what the mirror has is the present state.
+    polled: Option<Moment>,
 }
 
 /// Whether there was something to tell.
@@ -21,6 +24,19 @@ pub(super) struct Gist {
 pub(super) enum Told {
     Nothing,
     News,
+}
+
+impl Gist {
+    /// Whether who was told this need not be told `new`. That the mirror is younger is told now and then only: many polls
+    /// may bring something in a short time.
+    fn says(&self, new: &Self, pause_ms: u32) -> bool {
+        let younger = match (self.polled, new.polled) {
+            (Some(told), Some(polled)) => polled.since(told) >= u64::from(pause_ms / 2),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        !younger && (self.freshness, self.served) == (new.freshness, new.served)
+    }
 }
 
 impl Talk {
@@ -33,10 +49,15 @@ impl Talk {
         let gist = Gist {
             freshness: standing.freshness,
             served: standing.revision.is_some(),
+            polled: desk.polled().filter(|_| self.mirror_stands_at(standing.revision)),
         };
-        if self.told.replace(gist) == Some(gist) {
+        if self
+            .told
+            .is_some_and(|told| told.says(&gist, desk.standing().pause_ms))
+        {
             return Told::Nothing;
         }
+        self.told = Some(gist);
         self.core.standing(&standing, desk.now);
         Told::News
     }
@@ -52,8 +73,19 @@ impl Talk {
         body::Standing {
             revision: Some(view.revision()),
             age_ms: standing.age_ms,
-            freshness: standing.freshness,
+            // Fresh would say that each frame makes the mirror younger, which for a host that polls none does.
+            freshness: if standing.pause_ms > 0 {
+                Freshness::Stale
+            } else {
+                standing.freshness
+            },
         }
+    }
+
+    /// Whether the mirror has all that the host's copy has at `revision`.
+    fn mirror_stands_at(&self, revision: Option<Revision>) -> bool {
+        let mirror = self.feeders.get(&StreamId::SESSION);
+        mirror.is_some_and(|mirror| revision.is_some() && mirror.at() == revision && !mirror.is_behind())
     }
 
     /// What the guest may see of itself and how far that can be trusted, or why it is not served now.

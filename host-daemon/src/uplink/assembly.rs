@@ -61,6 +61,8 @@ pub struct Assembly {
     coming: Coming,
     /// The bytes of the values that are held.
     bytes: usize,
+    /// Of a poll, nothing of which has come: a snapshot may begin, and need not.
+    unbegun: bool,
 }
 
 #[derive(Debug, Default)]
@@ -114,15 +116,28 @@ impl Assembly {
         Self::default()
     }
 
-    /// Whether the host has not been brought to where the feed begins.
+    /// Nothing has come of a poll, which brings no snapshot where the host stands right.
+    pub fn of_poll() -> Self {
+        Self {
+            coming: Coming::Batch(Batch::default()),
+            bytes: 0,
+            unbegun: true,
+        }
+    }
+
+    /// Whether the host has not been brought to where the feed begins. A poll of which nothing has come may be kept, because
+    /// it has been.
     pub fn catches_up(&self) -> bool {
         !matches!(self.coming, Coming::Batch(_))
     }
 
     /// Takes the next line, and gives what is whole with it, in its order.
     pub fn take(&mut self, message: FeedMessage) -> Result<Vec<Whole>, Misplaced> {
+        self.unbegun &= matches!(message, FeedMessage::Revoked(_) | FeedMessage::Snapshot { .. });
         match message {
             FeedMessage::Hello { .. } => Err(Misplaced::OutOfTurn("a hello")),
+            // It may come between any two lines, and belongs to neither.
+            FeedMessage::Revoked(_) => Ok(Vec::new()),
             FeedMessage::Snapshot { from, to } => self.begin(from, to),
             FeedMessage::Part { items } => self.part(items),
             FeedMessage::More { view, entries } => self.more(view, entries),
@@ -137,8 +152,6 @@ impl Assembly {
                 let whole = std::mem::take(self.batch("a batch")?);
                 Ok(vec![Whole::Batch(Batch { from, to, ..whole })])
             }
-            // It may come between any two lines, and belongs to neither.
-            FeedMessage::Revoked(_) => Ok(Vec::new()),
             FeedMessage::Bookmark { revision } => match self.batch("a bookmark")? {
                 batch if batch.items.is_empty() && batch.resync.is_empty() => {
                     Ok(vec![Whole::Bookmark(revision)])
@@ -149,9 +162,9 @@ impl Assembly {
     }
 
     fn begin(&mut self, from: Option<Revision>, to: Revision) -> Result<Vec<Whole>, Misplaced> {
-        let Coming::Nothing = self.coming else {
+        if !std::mem::take(&mut self.unbegun) && !matches!(self.coming, Coming::Nothing) {
             return Err(Misplaced::OutOfTurn("a snapshot"));
-        };
+        }
         self.coming = Coming::Snapshot(Snapshot {
             from,
             to,
@@ -335,6 +348,27 @@ mod tests {
             .unwrap();
         assembly.take(part(vec![FeedItem::Instance(spec(1))])).unwrap();
         assert!(assembly.take(bookmark()).is_err(), "a batch is open");
+    }
+
+    #[test]
+    fn a_poll_begins_with_a_snapshot_or_without() {
+        let (from, to) = (revision(5), revision(6));
+        let mut assembly = Assembly::of_poll();
+        let bookmark = assembly.take(FeedMessage::Bookmark { revision: to });
+        assert_eq!(bookmark, Ok(vec![Whole::Bookmark(to)]));
+        assert!(!assembly.catches_up());
+        let snapshot = || FeedMessage::Snapshot { from: Some(from), to };
+        assert!(assembly.take(snapshot()).is_err(), "it came too late");
+        let mut assembly = Assembly::of_poll();
+        assembly.take(snapshot()).unwrap();
+        assert!(assembly.catches_up());
+        assert!(assembly.take(snapshot()).is_err());
+        assembly.take(FeedMessage::SnapshotEnd { to }).unwrap();
+        assert!(!assembly.catches_up());
+        let mut assembly = Assembly::of_poll();
+        let items = vec![FeedItem::Instance(spec(1))];
+        let given = assembly.take(FeedMessage::Batch { from, to, items }).unwrap();
+        assert!(matches!(&given[..], [Whole::Batch(batch)] if batch.items.len() == 1));
     }
 
     #[test]

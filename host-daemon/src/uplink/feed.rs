@@ -1,11 +1,13 @@
 //! Keeps the shards in step with the control plane, and says what is wanted of the machines.
 //!
 //! A session is opened and followed here. [`apply`] is what becomes of what it brings, [`calls`] is what has to be asked
-//! for beside it, and [`compare`] looks whether it brought everything.
+//! for beside it, [`compare`] looks whether it brought everything, and [`polls`] is how the host keeps in step where no
+//! session stays open.
 
 mod apply;
 mod calls;
 mod compare;
+mod polls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,7 +17,6 @@ use moorline_client::{Client, ClientError, EventStream};
 use moorline_shared::api::feed::{FeedMessage, MISSED_BOOKMARKS, OpenFeed, ViewId};
 use moorline_shared::{HostId, InstanceId, Revision};
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +30,8 @@ use crate::credentials;
 use crate::link::{Ending, ShardsHandle};
 use crate::persistence::{self, Kept, Restored};
 use apply::Snapshot;
-use calls::Called;
+use calls::Calls;
+use polls::Polls;
 
 /// How long the first line may take.
 const HELLO: Duration = Duration::from_secs(30);
@@ -57,6 +59,9 @@ pub(super) struct Feed {
     too_early: BTreeSet<ViewId>,
     backoff: Backoff,
     syncing: Syncing,
+    calls: Calls,
+    /// How it polls; `None` where it is told.
+    polls: Option<Polls>,
 }
 
 /// Whether it is known which machines are this host's.
@@ -73,12 +78,10 @@ struct Session {
     number: u64,
     /// How long it may be silent.
     silence: Duration,
-    calls: JoinSet<Called>,
-    /// Views that are being asked for.
-    asked: BTreeSet<ViewId>,
-    setting_interests: bool,
     assembly: Assembly,
     snapshot: Snapshot,
+    /// A poll that ends now has brought all that it should.
+    complete: bool,
 }
 
 /// Why a session is over.
@@ -92,6 +95,8 @@ enum Over {
     Client(#[from] ClientError),
     #[error("the control plane ended the feed")]
     Closed,
+    #[error("the poll has brought everything")]
+    Polled,
     #[error("nothing came for {0:?}")]
     Silent(Duration),
     #[error("the feed's first line was not its hello, or a hello for another host")]
@@ -140,11 +145,16 @@ impl Feed {
             too_early: BTreeSet::new(),
             backoff: Backoff::new(),
             syncing: Syncing::every(control.sync_seconds, seed(), crate::link::now()),
+            calls: Calls::default(),
+            polls: Polls::new(control),
         }
     }
 
     /// Opens session after session until it is cancelled.
     pub(super) async fn run(mut self, cancel: CancellationToken) {
+        if let Some(polls) = &self.polls {
+            self.shards.feed_clock().polls(polls.longest_ms());
+        }
         loop {
             // Cancel-safe: a session that is dropped in the middle of a batch ends the daemon, and the cursor on disk is the
             // one before the batch.
@@ -155,6 +165,7 @@ impl Feed {
             self.shards.feed_clock().lost();
             self.shards.feed_counts().lost.add();
             // What was asked in the session is not answered any more.
+            self.calls = Calls::default();
             self.syncing.forget();
             if matches!(over, Over::Cancelled | Over::Ending(_)) {
                 return;
@@ -169,13 +180,21 @@ impl Feed {
         }
     }
 
+    /// A feed from its first line to its end; of polls, all that go well one after the other.
     async fn session(&mut self) -> Over {
-        match self.open().await {
-            Ok((stream, session)) => match self.follow(stream, session).await {
+        loop {
+            let followed = match self.open().await {
+                Ok((stream, session)) => self.follow(stream, session).await,
+                Err(over) => Err(over),
+            };
+            let rested = match followed {
                 Ok(never) => match never {},
-                Err(over) => over,
-            },
-            Err(over) => over,
+                Err(Over::Polled) => self.rest().await,
+                Err(over) => Err(over),
+            };
+            if let Err(over) = rested {
+                return over;
+            }
         }
     }
 
@@ -186,6 +205,7 @@ impl Feed {
         let open = OpenFeed {
             cursor: self.cursor,
             interests: self.interests.open(),
+            poll: self.next_poll(),
         };
         let opened = tokio::time::timeout(HELLO, async {
             let mut stream = self.client.open_feed(&self.host, &open).await?;
@@ -211,7 +231,9 @@ impl Feed {
             return Err(Over::NoHello);
         }
         let cursor = self.cursor.map(tracing::field::display);
-        tracing::info!(session, deployment, cursor, "the feed is open");
+        if self.polls.is_none() {
+            tracing::info!(session, deployment, cursor, "the feed is open");
+        }
         self.shards.feed_counts().opened.add();
         self.shards.deployment(&deployment);
         self.kept.deployment(&deployment);
@@ -227,12 +249,16 @@ impl Feed {
         }
         Ok(Session {
             number: session,
-            silence: Duration::from_secs(u64::from(bookmark_seconds.max(1))) * MISSED_BOOKMARKS,
-            calls: JoinSet::new(),
-            asked: BTreeSet::new(),
-            setting_interests: false,
-            assembly: Assembly::new(),
+            silence: match &self.polls {
+                None => Duration::from_secs(u64::from(bookmark_seconds.max(1))) * MISSED_BOOKMARKS,
+                Some(polls) => polls.silence(),
+            },
+            assembly: match &self.polls {
+                None => Assembly::new(),
+                Some(_) => Assembly::of_poll(),
+            },
             snapshot: Snapshot::default(),
+            complete: false,
         })
     }
 
@@ -243,23 +269,33 @@ impl Feed {
     ) -> Result<std::convert::Infallible, Over> {
         let mut heard = Instant::now();
         loop {
-            self.begin_calls(&mut session);
+            self.begin_calls(&session);
             // Cancel-safe: the stream keeps what it has not given out, so do the channel and the set of calls.
             tokio::select! {
                 message = stream.next() => {
                     heard = Instant::now();
-                    self.take(&mut session, message.ok_or(Over::Closed)??).await?;
+                    let ended = if session.complete { Over::Polled } else { Over::Closed };
+                    self.take(&mut session, message.ok_or(ended)??).await?;
                     self.backoff.reset();
                 }
                 () = tokio::time::sleep_until(heard + session.silence) => {
                     return Err(Over::Silent(session.silence));
                 }
                 Some(change) = self.changes.recv() => self.interests.change(change),
-                Some(called) = session.calls.join_next() => match called {
-                    Ok(called) => self.called(&mut session, called).await?,
-                    Err(error) => tracing::error!(%error, "a call of the feed panicked"),
-                },
+                Some(called) = self.calls.under_way.join_next() => self.called(called).await?,
             }
+        }
+    }
+
+    /// Begins what has to be asked of the control plane and is not being asked yet: nothing while a snapshot may still
+    /// bring it.
+    fn begin_calls(&mut self, session: &Session) {
+        if session.assembly.catches_up() {
+            return;
+        }
+        self.ask_for_views();
+        if self.polls.as_ref().is_none_or(Polls::are_kept) {
+            self.set_interests(session.number);
         }
     }
 
@@ -279,8 +315,9 @@ impl Feed {
                 self.shards.feed_clock().heard(crate::link::now());
             }
         }
+        session.complete = in_step && self.polls.is_some();
         if in_step {
-            self.compare(session).await?;
+            self.compare().await?;
         }
         Ok(())
     }

@@ -20,13 +20,18 @@
 //! `bookmark` say that everything was told that was revoked until then. A host that has heard neither for
 //! [`MAX_SILENCE_MS`] doesn't know what was revoked meanwhile: before it gives a token out or vouches for a request it
 //! asks the control plane, and where it can't, it refuses.
+//!
+//! A feed need not stay open. With `poll` of [`OpenFeed`] it is one, long or short: the same lines from `hello` to a
+//! `bookmark`, and then the end. Where the host stands right already `hello` and `bookmark` are all of it. The host comes
+//! again when it likes; what was revoked meanwhile it learns then, and until then the rule above holds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::instances::{Desired, Driver};
+use crate::digest::Digest;
 use crate::entry::{ContentType, Value};
 use crate::id::{AccountId, HostId, ImageName, InstanceId, RoleName};
 use crate::path::EntryPath;
@@ -44,6 +49,9 @@ pub const MAX_SILENCE_MS: u64 = 4_500;
 /// [`MAX_SILENCE_MS`]. The `hello` of each feed says it to the host.
 pub const BOOKMARK_SECONDS: u32 = 2;
 
+/// The longest that a poll waits for something to bring, in milliseconds.
+pub const MAX_POLL_MS: u32 = 60_000;
+
 /// So many bookmarks missed mean that a feed is dead, and that what the host has is not the present state.
 pub const MISSED_BOOKMARKS: u32 = 3;
 
@@ -58,6 +66,40 @@ pub struct OpenFeed {
     /// The views it wants beside those of its own instances on themselves, 65,536 at most.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub interests: Vec<ViewId>,
+    /// Present: the feed ends by itself. Absent: it stays open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub poll: Option<Poll>,
+}
+
+/// How a feed is that ends by itself: it brings the host to where the control plane stands, and ends with a bookmark. One
+/// that ends without was cut off.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+pub struct Poll {
+    /// For how long it may be kept where there is nothing to bring, until there is, in milliseconds: [`MAX_POLL_MS`] at
+    /// most, 0 for not at all. No bookmark comes meanwhile.
+    pub wait_ms: u32,
+    /// What the instances that the host was named come to: see [`named`]. If that is what they should, and nothing of the
+    /// views changed since the cursor, there is no snapshot. Absent: there is one, which names them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instances: Option<Digest>,
+    /// Views that it wants from now on beside `interests`; each arrives whole.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub add: Vec<ViewId>,
+}
+
+/// What instances come to together, each with the revision of its [`InstanceSpec`], in the order of their ids: SHA-256 over
+/// the id's 16 bytes, the epoch and the number of each, both with 8 bytes, little endian.
+pub fn named(instances: impl IntoIterator<Item = (InstanceId, Revision)>) -> Digest {
+    let sorted: BTreeMap<_, _> = instances.into_iter().collect();
+    let mut bytes = Vec::with_capacity(sorted.len() * 32);
+    for (instance, revision) in sorted {
+        bytes.extend_from_slice(instance.bytes());
+        bytes.extend_from_slice(&revision.epoch.to_le_bytes());
+        bytes.extend_from_slice(&revision.n.to_le_bytes());
+    }
+    Digest::of(&bytes)
 }
 
 /// `SetInterests`: adds and removes views while the feed is open.

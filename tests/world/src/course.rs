@@ -133,6 +133,7 @@ impl Course {
         OpenFeed {
             cursor: self.cursor,
             interests: self.interests.open(),
+            poll: None,
         }
     }
 

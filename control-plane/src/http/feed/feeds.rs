@@ -29,7 +29,8 @@ pub struct Opened {
     pub revoked: Vec<Revocation>,
     /// The host's instances there.
     pub instances: Vec<InstanceSpec>,
-    /// Every view that the host has there, each with the last transaction that may have changed it.
+    /// Every view that the host has there, each with the last transaction that may have changed it; a later one than
+    /// all if the host has none of it.
     pub views: Vec<(ViewId, u64)>,
     /// What comes after.
     pub queue: Arc<Queue>,
@@ -208,11 +209,13 @@ impl Feeds {
         self.end(&host);
         self.sessions += 1;
         let revoked = self.revoked_after(open.cursor, &host);
+        let mut added: BTreeSet<_> = open.poll.into_iter().flat_map(|poll| poll.add).collect();
+        added.retain(|view| self.index.may_want(&host, *view));
         let wanted = open
             .interests
             .into_iter()
             .filter(|view| self.index.may_want(&host, *view));
-        let interests: BTreeSet<ViewId> = wanted.collect();
+        let interests: BTreeSet<ViewId> = wanted.chain(added.iter().copied()).collect();
         for view in &interests {
             self.index.add_reader(*view);
         }
@@ -220,7 +223,15 @@ impl Feeds {
         let instances = self.specs(&host);
         let own = instances.iter().map(|spec| ViewId::own(spec.instance));
         let all = own.chain(interests.iter().copied());
-        let views = all.map(|view| (view, self.touched.last(view))).collect();
+        // What is new to the host comes whole, however long ago it changed.
+        let touched = |view| {
+            if added.contains(&view) {
+                u64::MAX
+            } else {
+                self.touched.last(view)
+            }
+        };
+        let views = all.map(|view| (view, touched(view))).collect();
         let feed = Feed {
             session: self.sessions,
             queue: queue.clone(),

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use moorline_shared::api::feed::{FeedItem, FeedMessage, ViewId};
+use moorline_shared::api::feed::{FeedItem, FeedMessage, Poll, ViewId, named};
 use moorline_shared::{EntryPath, Revision};
 
 use super::feeds::Opened;
@@ -36,8 +36,10 @@ pub struct Passage {
     epoch: u64,
     views: Views,
     queue: Arc<Queue>,
-    /// Where the host stands.
+    /// The state that the host has.
     cursor: u64,
+    /// Where it takes itself to stand: before the cursor, if nothing of its own changed in between.
+    stands: u64,
 }
 
 /// Whether there was anything to pass on.
@@ -57,6 +59,7 @@ impl Passage {
             views,
             queue: opened.queue.clone(),
             cursor: opened.at,
+            stands: opened.at,
         }
     }
 
@@ -76,6 +79,37 @@ impl Passage {
         self.catch_up(cursor, opened, sink).await
     }
 
+    /// The same for a poll, which brings nothing where the host stands right.
+    ///
+    /// # Errors
+    /// As [`Self::begin`].
+    pub async fn begin_poll(
+        &mut self,
+        cursor: Option<Revision>,
+        poll: &Poll,
+        opened: &Opened,
+        sink: &mut impl Sink,
+    ) -> Result<Passed, FeedError> {
+        let specs = opened.instances.iter().map(|spec| (spec.instance, spec.revision));
+        let changed = !opened.revoked.is_empty() || poll.instances != Some(named(specs));
+        let untouched = |from: &Revision| opened.views.iter().all(|(_, touched)| *touched <= from.n);
+        match self.goes_on_from(cursor, opened).filter(untouched) {
+            Some(from) if !changed => {
+                self.stands = from.n;
+                Ok(Passed::Nothing)
+            }
+            _ => {
+                self.begin(cursor, opened, sink).await?;
+                Ok(Passed::Something)
+            }
+        }
+    }
+
+    /// The host's cursor. One of another store, or of one that lost what the host has seen, means nothing here.
+    fn goes_on_from(&self, cursor: Option<Revision>, opened: &Opened) -> Option<Revision> {
+        cursor.filter(|from| from.epoch == self.epoch && from.n <= opened.at)
+    }
+
     /// Brings the host to where the queue begins. The views come one by one, so that neither side ever holds them all.
     async fn catch_up(
         &self,
@@ -84,8 +118,7 @@ impl Passage {
         sink: &mut impl Sink,
     ) -> Result<(), FeedError> {
         let to = Revision::new(self.epoch, opened.at);
-        // A cursor of another store, or of one that lost what the host has seen, means nothing here.
-        let from = cursor.filter(|from| from.epoch == to.epoch && from.n <= to.n);
+        let from = self.goes_on_from(cursor, opened);
         sink.send(&FeedMessage::Snapshot { from, to }).await?;
         let mut parts = Parts::new(sink);
         for spec in &opened.instances {
@@ -128,6 +161,15 @@ impl Passage {
         Ok(Passed::Something)
     }
 
+    /// Passes on what waits of all that came up to `head`, of which the queue was told.
+    ///
+    /// # Errors
+    /// As [`Self::pass`].
+    pub async fn pass_up_to(&mut self, head: u64, sink: &mut impl Sink) -> Result<(), FeedError> {
+        while self.cursor < head && self.pass(sink).await? == Passed::Something {}
+        Ok(())
+    }
+
     /// Waits until there may be something to pass on. Cancel-safe: news that nobody took is kept.
     pub async fn news(&self) {
         self.queue.news().await;
@@ -143,7 +185,7 @@ impl Passage {
 
     async fn pass_on(&mut self, batch: Waiting, sink: &mut impl Sink) -> Result<(), FeedError> {
         let revision = |n| Revision::new(self.epoch, n);
-        let (from, to) = (revision(self.cursor), revision(batch.to));
+        let (from, to) = (revision(self.stands), revision(batch.to));
         resync(batch.resync, sink).await?;
         let mut damaged = Vec::new();
         let mut parts = Parts::new(sink);
@@ -171,7 +213,7 @@ impl Passage {
         let items = parts.rest();
         resync(damaged, sink).await?;
         sink.send(&FeedMessage::Batch { from, to, items }).await?;
-        self.cursor = batch.to;
+        (self.cursor, self.stands) = (batch.to, batch.to);
         Ok(())
     }
 
@@ -198,8 +240,9 @@ impl Passage {
         // What came up to the head and concerns the host was put into the queue, so that an empty one says it was sent.
         if self.queue.is_empty() {
             self.cursor = head.max(self.cursor);
+            self.stands = self.cursor;
         }
-        let revision = Revision::new(self.epoch, self.cursor);
+        let revision = Revision::new(self.epoch, self.stands);
         Ok(sink.send(&FeedMessage::Bookmark { revision }).await?)
     }
 }

@@ -1,12 +1,14 @@
 //! What is asked for beside the feed: views that were lost, and the interests of this host's guests.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use moorline_client::ClientError;
 use moorline_shared::api::feed::{View, ViewId};
 use moorline_shared::api::sync::HostSync;
+use tokio::task::{JoinError, JoinSet};
 
-use super::{Feed, Over, Session};
+use super::{Feed, Over};
 use crate::uplink::Causes;
 
 /// How long after a failure the control plane is asked again.
@@ -21,24 +23,30 @@ pub(super) enum Called {
     Synced(Result<HostSync, ClientError>),
 }
 
-impl Feed {
-    /// Begins what has to be asked of the control plane and is not being asked yet: nothing while a snapshot may still
-    /// bring it.
-    pub(super) fn begin_calls(&mut self, session: &mut Session) {
-        if !session.assembly.catches_up() {
-            self.ask_for_views(session);
-            self.set_interests(session);
-        }
-    }
+/// The calls that are under way. They outlive a poll, and nothing else by which the feed ends.
+#[derive(Default)]
+pub(super) struct Calls {
+    pub(super) under_way: JoinSet<Called>,
+    /// Views that are being asked for.
+    pub(super) asked: BTreeSet<ViewId>,
+    setting_interests: bool,
+}
 
-    fn ask_for_views(&mut self, session: &mut Session) {
-        let room = VIEWS_AT_ONCE.saturating_sub(session.asked.len());
-        let next: Vec<_> = self.lost.difference(&session.asked).copied().take(room).collect();
+impl Feed {
+    /// Asks for views that were lost and are not being asked for yet.
+    pub(super) fn ask_for_views(&mut self) {
+        let room = VIEWS_AT_ONCE.saturating_sub(self.calls.asked.len());
+        let next: Vec<_> = self
+            .lost
+            .difference(&self.calls.asked)
+            .copied()
+            .take(room)
+            .collect();
         for view in next {
-            session.asked.insert(view);
+            self.calls.asked.insert(view);
             let (client, host) = (self.client.clone(), self.host.clone());
             let too_early = self.too_early.remove(&view);
-            session.calls.spawn(async move {
+            self.calls.under_way.spawn(async move {
                 if too_early {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
@@ -51,16 +59,17 @@ impl Feed {
         }
     }
 
-    fn set_interests(&mut self, session: &mut Session) {
-        if session.setting_interests {
+    /// Tells the open feed of the interests that it doesn't know of.
+    pub(super) fn set_interests(&mut self, session: u64) {
+        if self.calls.setting_interests {
             return;
         }
-        let Some(set) = self.interests.next(session.number) else {
+        let Some(set) = self.interests.next(session) else {
             return;
         };
-        session.setting_interests = true;
+        self.calls.setting_interests = true;
         let (client, host) = (self.client.clone(), self.host.clone());
-        session.calls.spawn(async move {
+        self.calls.under_way.spawn(async move {
             let answer = client.set_interests(&host, &set).await;
             if answer.is_err() {
                 tokio::time::sleep(ASK_AGAIN).await;
@@ -69,15 +78,22 @@ impl Feed {
         });
     }
 
-    pub(super) async fn called(&mut self, session: &mut Session, called: Called) -> Result<(), Over> {
+    pub(super) async fn called(&mut self, called: Result<Called, JoinError>) -> Result<(), Over> {
+        let called = match called {
+            Ok(called) => called,
+            Err(error) => {
+                tracing::error!(%error, "a call of the feed panicked");
+                return Ok(());
+            }
+        };
         match called {
             Called::Interests(add, answer) => {
-                session.setting_interests = false;
+                self.calls.setting_interests = false;
                 self.interests_set(&add, answer)
             }
             Called::Synced(answer) => self.synced(answer),
             Called::View(view, answer) => {
-                session.asked.remove(&view);
+                self.calls.asked.remove(&view);
                 // It may have come, or gone, meanwhile.
                 if self.lost.remove(&view) {
                     self.view_came(view, answer).await?;
@@ -96,6 +112,8 @@ impl Feed {
         };
         match (error.problem().map(|problem| problem.status), add) {
             (Some(401 | 408 | 429), _) => self.interests.unanswered(add),
+            // A long poll that has ended meanwhile: the next one is told.
+            (Some(409), _) if self.polls.is_some() => self.interests.unanswered(add),
             (Some(400..=408 | 410..=499), &[view]) => {
                 tracing::warn!(reader = %view.reader, instance = %view.instance, error = %Causes(&error),
                     "the control plane refused a view of another instance");

@@ -4,18 +4,18 @@ use moorline_client::ClientError;
 use moorline_shared::api::sync::HostSync;
 
 use super::calls::Called;
-use super::{Feed, Over, Session};
+use super::{Feed, Over};
 use crate::uplink::Causes;
 use crate::uplink::sync::Found;
 
 impl Feed {
     /// Asks the control plane, if that is due and nothing is on its way that could differ for that reason. At a bookmark
     /// everything is applied up to the cursor.
-    pub(super) async fn compare(&mut self, session: &mut Session) -> Result<(), Over> {
+    pub(super) async fn compare(&mut self) -> Result<(), Over> {
         let Some(cursor) = self.cursor else {
             return Ok(());
         };
-        let on_its_way = !self.lost.is_empty() || !session.asked.is_empty() || session.assembly.catches_up();
+        let on_its_way = !self.lost.is_empty() || !self.calls.asked.is_empty();
         if on_its_way || !self.syncing.is_due(crate::link::now()) {
             return Ok(());
         }
@@ -24,8 +24,8 @@ impl Feed {
             return Ok(());
         };
         let (client, host) = (self.client.clone(), self.host.clone());
-        session
-            .calls
+        self.calls
+            .under_way
             .spawn(async move { Called::Synced(client.sync_host(&host, &said).await) });
         Ok(())
     }

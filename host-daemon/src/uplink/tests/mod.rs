@@ -3,6 +3,7 @@
 mod cold_start;
 mod compare;
 mod plane;
+mod polls;
 mod world;
 
 use std::time::Duration;

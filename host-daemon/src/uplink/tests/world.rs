@@ -102,6 +102,15 @@ impl World {
 
     /// A daemon that finds what an earlier one left.
     pub(super) async fn within(folder: tempfile::TempDir) -> Self {
+        let control = ControlConfig {
+            sync_seconds: 1,
+            ..ControlConfig::default()
+        };
+        Self::with(folder, control).await
+    }
+
+    /// A daemon that is told this of its control plane.
+    pub(super) async fn with(folder: tempfile::TempDir, control: ControlConfig) -> Self {
         let (opened, opened_rx) = mpsc::unbounded_channel();
         let (interests, interests_rx) = mpsc::unbounded_channel();
         let (reports, reports_rx) = mpsc::unbounded_channel();
@@ -145,10 +154,7 @@ impl World {
             specs,
             credentials: crate::credentials::channel().0,
             kept: (restored, kept.clone()),
-            control: ControlConfig {
-                sync_seconds: 1,
-                ..ControlConfig::default()
-            },
+            control,
         };
         let cancel = CancellationToken::new();
         let mut tasks = JoinSet::new();
@@ -184,7 +190,10 @@ impl World {
     /// The feed is open, and one instance is there.
     pub(super) async fn begun(&mut self) -> mpsc::UnboundedSender<FeedMessage> {
         let opened = self.opened().await;
-        assert_eq!(opened.asked, OpenFeed::default());
+        let OpenFeed {
+            cursor, interests, ..
+        } = &opened.asked;
+        assert_eq!((cursor, &interests[..]), (&None, &[][..]));
         hello(&opened.lines, 1, "test");
         let items = vec![FeedItem::Instance(spec(1)), view(1, 1, 5, &[("a", "0")])];
         caught_up(&opened.lines, None, 5, items);

@@ -8,6 +8,7 @@ mod cuts;
 mod host_daemon;
 mod kills;
 mod partition;
+mod polls;
 mod restore;
 mod secrets;
 mod telltale;

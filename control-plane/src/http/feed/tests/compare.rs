@@ -25,7 +25,7 @@ fn digest(entries: &BTreeMap<EntryPath, FeedEntry>) -> Digest {
 impl HostModel {
     /// What it has of each view that it was not told to ask for.
     fn states(&self) -> Vec<ViewState> {
-        let own = self.instances.iter().map(|id| ViewId::own(*id));
+        let own = self.instances.keys().map(|id| ViewId::own(*id));
         let foreign = self.wanted.iter().copied();
         let views = own.chain(foreign.filter(|view| self.views.contains_key(view)));
         let known = views.filter(|view| !self.resync.contains(view));

@@ -10,7 +10,8 @@ use moorline_shared::{EntryPath, InstanceId, Revision};
 pub(super) struct HostModel {
     pub(super) session: u64,
     pub(super) cursor: Option<Revision>,
-    pub(super) instances: BTreeSet<InstanceId>,
+    /// Each with the revision of what was last said of it.
+    pub(super) instances: BTreeMap<InstanceId, Revision>,
     pub(super) views: BTreeMap<ViewId, BTreeMap<EntryPath, FeedEntry>>,
     pub(super) wanted: BTreeSet<ViewId>,
     /// Those that the open feed was asked for after it was opened.
@@ -111,7 +112,7 @@ impl HostModel {
             _ => None,
         };
         let named: BTreeSet<_> = snapshot.items.iter().filter_map(named).collect();
-        self.instances.retain(|instance| named.contains(instance));
+        self.instances.retain(|instance, _| named.contains(instance));
         self.views.retain(|view, _| named.contains(&view.reader));
     }
 
@@ -130,7 +131,7 @@ impl HostModel {
 
     fn apply_item(&mut self, item: FeedItem) {
         match item {
-            FeedItem::Instance(spec) => drop(self.instances.insert(spec.instance)),
+            FeedItem::Instance(spec) => drop(self.instances.insert(spec.instance, spec.revision)),
             FeedItem::InstanceGone { instance } => {
                 self.instances.remove(&instance);
                 self.views.retain(|view, _| view.reader != instance);

@@ -3,6 +3,7 @@
 mod compare;
 mod damage;
 mod host;
+mod polls;
 mod resume;
 mod revoked;
 
@@ -10,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use moorline_shared::access::{AccessList, Clause, Right, Rights, Subject};
-use moorline_shared::api::feed::{FeedMessage, MAX_LINE_BYTES, OpenFeed, ViewId};
+use moorline_shared::api::feed::{FeedMessage, MAX_LINE_BYTES, OpenFeed, Poll, ViewId, named};
 use moorline_shared::api::hosts::{RegisterHost, ReportState};
 use moorline_shared::api::instances::{InstanceState, ModifyInstance};
 use moorline_shared::id::GroupName;
@@ -94,6 +95,8 @@ struct World {
     /// The sessions of instances that were ended.
     ended: BTreeSet<String>,
     ids: u64,
+    /// For how long the host has its polls kept, if it polls.
+    polls: Option<u32>,
     tasks: JoinSet<()>,
     _folder: tempfile::TempDir,
 }
@@ -149,6 +152,7 @@ impl World {
             lives: BTreeMap::new(),
             ended: BTreeSet::new(),
             ids: 0,
+            polls: None,
             tasks,
             _folder: folder,
         };
@@ -394,6 +398,10 @@ impl World {
         let host_has = &self.host;
         let missing = |view: &ViewId| !host_has.views.contains_key(view) && !host_has.resync.contains(view);
         let missing: Vec<_> = host_has.wanted.iter().copied().filter(missing).collect();
+        if self.polls.is_some() {
+            // The next poll asks.
+            return !missing.is_empty();
+        }
         let (add, session): (Vec<_>, _) = (
             missing
                 .iter()
@@ -432,6 +440,22 @@ impl World {
         self.feeds.shutdown().await;
     }
 
+    /// Everything is named once to a host that begins.
+    fn poll(&self, wait_ms: u32) -> Poll {
+        let instances = self.host.instances.iter();
+        let wanted = self.host.wanted.iter().copied();
+        Poll {
+            wait_ms,
+            instances: self
+                .host
+                .cursor
+                .map(|_| named(instances.map(|(id, at)| (*id, *at)))),
+            add: wanted
+                .filter(|view| !self.host.views.contains_key(view))
+                .collect(),
+        }
+    }
+
     async fn connect(&mut self) {
         let open = OpenFeed {
             cursor: self.host.cursor,
@@ -443,6 +467,7 @@ impl World {
                 .copied()
                 .filter(|view| self.host.views.contains_key(view))
                 .collect(),
+            poll: self.polls.map(|wait_ms| self.poll(wait_ms)),
         };
         let opened = self.handle.open(host(), open.clone()).await.unwrap();
         let (sender, messages) = mpsc::unbounded_channel();
@@ -494,7 +519,8 @@ impl World {
         self.settle().await;
         let head = self.executor.store().head().await.unwrap();
         let live: BTreeSet<_> = self.instances.iter().copied().collect();
-        assert_eq!(self.host.instances, live);
+        let named: BTreeSet<_> = self.host.instances.keys().copied().collect();
+        assert_eq!(named, live);
         assert_eq!(self.host.revoked, self.ended, "all of them, and nobody else's");
         let own = live.iter().map(|id| ViewId::own(*id));
         for view in own.chain(self.host.wanted.iter().copied()).collect::<Vec<_>>() {
@@ -526,13 +552,24 @@ proptest! {
 
     #[test]
     fn a_host_has_what_its_guests_may_see_whatever_it_lost(events in events()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let mut world = World::new().await;
-            for event in events {
-                world.happen(event).await;
-            }
-            world.check().await;
-        });
+        run(events, None);
     }
+
+    #[test]
+    fn so_has_one_that_polls(events in events(), wait_ms in prop_oneof![Just(0), Just(30_000)]) {
+        run(events, Some(wait_ms));
+    }
+}
+
+fn run(events: Vec<Event>, polls: Option<u32>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut world = World::new().await;
+        world.polls = polls;
+        for event in events {
+            world.happen(event).await;
+        }
+        world.check().await;
+    });
 }

@@ -66,6 +66,7 @@ impl Host {
         let open = OpenFeed {
             cursor: self.cursor,
             interests,
+            poll: None,
         };
         self.stream = self.client.open_feed(&self.name, &open).await?;
         (self.coming, self.resync, self.revoked) = Default::default();
