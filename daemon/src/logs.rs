@@ -11,9 +11,12 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _, Write};
+use std::os::unix::fs::MetadataExt as _;
 
+use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
 use tracing_subscriber::registry::LookupSpan;
@@ -25,6 +28,15 @@ pub enum LogError {
     /// The environment asks for a form that there isn't.
     #[error("MOORLINE_LOG_FORMAT is '{0}'; it must be text or json")]
     Format(String),
+    /// The environment's rules of what is logged are not well formed.
+    #[error("MOORLINE_LOG is no level and no list of rules such as moorline_host::link=debug,warn")]
+    Rules(#[from] ParseError),
+    /// A rule is a word that is no level: one with a slip in it, as nobody wants everything of a part of that name.
+    #[error(
+        "MOORLINE_LOG has '{0}'; it must be error, warn, info, debug, trace or off, or rules such as \
+         moorline_host::link=debug,warn"
+    )]
+    Level(String),
     /// Another part of the process logs already.
     #[error("logging has begun already")]
     Begun(#[from] tracing_subscriber::util::TryInitError),
@@ -48,24 +60,49 @@ impl Form {
     fn chosen() -> Result<Self, LogError> {
         match std::env::var("MOORLINE_LOG_FORMAT").as_deref() {
             Ok("json") => Ok(Self::Json),
-            // The variable names the stream that systemd gave; the service may have sent its errors elsewhere since, and
-            // then it is at a terminal.
             Ok("text" | "") | Err(_) if io::stderr().is_terminal() => Ok(Self::Coloured),
-            Ok("text" | "") | Err(_) if std::env::var_os("JOURNAL_STREAM").is_some() => Ok(Self::Journal),
+            Ok("text" | "") | Err(_) if is_journal() => Ok(Self::Journal),
             Ok("text" | "") | Err(_) => Ok(Self::Plain),
             Ok(other) => Err(LogError::Format(other.to_owned())),
         }
     }
 }
 
+/// Whether the standard error is the journal's. `JOURNAL_STREAM` says which file is (`systemd.exec(5)`), and whatever runs
+/// below a unit inherits it, a session of a user or a job with a log of its own.
+fn is_journal() -> bool {
+    let said = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    let file = std::fs::metadata("/proc/self/fd/2");
+    file.is_ok_and(|file| names(&said, file.dev(), file.ino()))
+}
+
+/// Whether `DEVICE:INODE`, as text, is this file.
+fn names(said: &str, device: u64, inode: u64) -> bool {
+    said == format!("{device}:{inode}")
+}
+
 /// Begins to log what `MOORLINE_LOG` asks for, by default `least` and worse. Call it once, before anything is logged.
 ///
 /// # Errors
-/// [`LogError`] if the environment asks for a form that there isn't.
+/// [`LogError`] if the environment asks for a form that there isn't, or its rules are not well formed.
 pub fn begin(least: Level) -> Result<(), LogError> {
-    let by_default = |_| EnvFilter::new(least.as_str());
-    let filter = EnvFilter::try_from_env("MOORLINE_LOG").unwrap_or_else(by_default);
-    Ok(subscriber(Form::chosen()?, filter, io::stderr).try_init()?)
+    let said = std::env::var_os("MOORLINE_LOG").unwrap_or_default();
+    let rules = rules(&said.to_string_lossy(), least)?;
+    Ok(subscriber(Form::chosen()?, rules, io::stderr).try_init()?)
+}
+
+/// What is logged; `least` and worse if nothing is said.
+fn rules(said: &str, least: Level) -> Result<EnvFilter, LogError> {
+    if said.is_empty() {
+        return Ok(EnvFilter::new(least.as_str()));
+    }
+    let words = said.split(',').filter(|rule| !rule.contains(['=', '[', '{']));
+    for word in words.map(str::trim) {
+        if word.parse::<LevelFilter>().is_err() {
+            return Err(LogError::Level(word.to_owned()));
+        }
+    }
+    Ok(EnvFilter::try_new(said)?)
 }
 
 fn subscriber<W: Write + 'static>(
@@ -200,9 +237,10 @@ mod tests {
     use std::io::{self, Write};
     use std::sync::{Arc, Mutex};
 
+    use tracing::Level;
     use tracing_subscriber::EnvFilter;
 
-    use super::{Form, subscriber};
+    use super::{Form, names, rules, subscriber};
 
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);
@@ -242,6 +280,32 @@ mod tests {
             let mut hidden = line.char_indices().filter(|(_, c)| super::is_hidden(*c));
             let through = hidden.find(|(at, _)| !passes(*at));
             assert_eq!(through, None, "{form:?}: {line:?}");
+        }
+    }
+
+    #[test]
+    fn a_slip_in_the_rules_is_told() {
+        for said in [
+            "",
+            "debug",
+            "moorline_host::link=debug,warn",
+            "off",
+            "[guest{instance=i-1}]=trace",
+        ] {
+            rules(said, Level::INFO).unwrap_or_else(|error| panic!("{said}: {error}"));
+        }
+        assert_eq!(rules("", Level::WARN).unwrap().to_string(), "warn");
+        for said in ["wran", "info,wran", "moorline_host=loud"] {
+            let error = rules(said, Level::INFO).unwrap_err().to_string();
+            assert!(error.starts_with("MOORLINE_LOG"), "{said}: {error}");
+        }
+    }
+
+    #[test]
+    fn only_the_file_that_the_service_manager_names_is_the_journal() {
+        assert!(names("9:12", 9, 12));
+        for said in ["9:13", "8:12", "9", "", "x:y"] {
+            assert!(!names(said, 9, 12), "{said}");
         }
     }
 
