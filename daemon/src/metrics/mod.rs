@@ -41,6 +41,8 @@ struct Family {
 #[derive(Debug)]
 enum Samples {
     Counters(Vec<(Labels, u64)>),
+    /// Of something that is not counted in wholes, as time is.
+    Sums(Vec<(Labels, f64)>),
     Gauges(Vec<(Labels, f64)>),
     Histograms(Vec<(Labels, Distribution)>),
 }
@@ -54,6 +56,11 @@ impl Scrape {
     /// Adds a counter that has no labels.
     pub fn counter(&mut self, name: &'static str, help: &'static str, value: u64) {
         self.counters(name, help, vec![(Labels::new(), value)]);
+    }
+
+    /// Adds counters of what comes in parts of one, in the unit that their name ends with.
+    pub fn sums(&mut self, name: &'static str, help: &'static str, samples: Vec<(Labels, f64)>) {
+        self.add(name, help, Samples::Sums(samples));
     }
 
     /// Adds gauges.
@@ -100,13 +107,16 @@ impl Collector for Scrape {
 impl Family {
     fn encode(&self, to: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let kind = match self.samples {
-            Samples::Counters(_) => MetricType::Counter,
+            Samples::Counters(_) | Samples::Sums(_) => MetricType::Counter,
             Samples::Gauges(_) => MetricType::Gauge,
             Samples::Histograms(_) => MetricType::Histogram,
         };
         let to = to.encode_descriptor(self.name, self.help, None, kind)?;
         match &self.samples {
             Samples::Counters(all) => each(to, all, |mut to, value| {
+                to.encode_counter::<NoLabelSet, _, f64>(value, None)
+            }),
+            Samples::Sums(all) => each(to, all, |mut to, value| {
                 to.encode_counter::<NoLabelSet, _, f64>(value, None)
             }),
             Samples::Gauges(all) => each(to, all, |mut to, value| to.encode_gauge(value)),
@@ -167,6 +177,7 @@ mod tests {
         }
         let mut scrape = Scrape::default();
         scrape.counters("asked", "How often", vec![(vec![("by", "a \"b\"\n".into())], 3)]);
+        scrape.sums("waited_seconds", "How long", vec![(vec![], 0.25)]);
         scrape.gauge("room", "How much", 1.5);
         scrape.gauges("empty", "None", vec![]);
         scrape.histograms("took_seconds", "How long", vec![(vec![], seen.read())]);
@@ -174,6 +185,8 @@ mod tests {
         for line in [
             "# TYPE asked counter",
             r#"asked_total{by="a \"b\"\n"} 3"#,
+            "# TYPE waited_seconds counter",
+            "waited_seconds_total 0.25",
             "room 1.5",
             r#"took_seconds_bucket{le="0.001"} 1"#,
             r#"took_seconds_bucket{le="0.01"} 3"#,
@@ -187,7 +200,13 @@ mod tests {
                 "no line {line} in:\n{text}"
             );
         }
-        let all = ["asked_total", "empty", "room", "took_seconds"];
+        let all = [
+            "asked_total",
+            "empty",
+            "room",
+            "took_seconds",
+            "waited_seconds_total",
+        ];
         assert!(names(&text).iter().map(String::as_str).eq(all), "{text}");
         let table = "## x\n| `a` | b |\n## asked\n|---|\n| `asked_total` | `by` |\n## y\n| `z` |\n";
         assert!(documented(table, "asked").iter().eq(["asked_total"]));

@@ -19,7 +19,9 @@ pub fn add(scrape: &mut Scrape, version: &'static str) {
     let most = "How many descriptors the process may have open";
     scrape.gauges("process_max_fds", most, one(most_descriptors()));
     let time = "The processor time that the process has used, in seconds";
-    scrape.gauges("process_cpu_seconds", time, one(processor_seconds()));
+    scrape.sums("process_cpu_seconds", time, one(processor_seconds()));
+    let start = "When the process began, in seconds since 1970";
+    scrape.gauges("process_start_time_seconds", start, one(start_seconds()));
 }
 
 fn resident_bytes() -> Option<f64> {
@@ -44,23 +46,47 @@ fn most_descriptors() -> Option<f64> {
 }
 
 fn processor_seconds() -> Option<f64> {
+    let times = own_seconds()?;
+    // User and system time.
+    Some(times.get(11)? + times.get(12)?)
+}
+
+fn start_seconds() -> Option<f64> {
+    let kernel = fs::read_to_string("/proc/stat").ok()?;
+    let boot = kernel.lines().find_map(|line| line.strip_prefix("btime "))?;
+    let boot: f64 = boot.parse().ok()?;
+    Some(boot + own_seconds()?.get(19)?)
+}
+
+/// The fields of `/proc/self/stat` behind the name, which is in parentheses and may have spaces in it, as if all of them
+/// were times, in seconds.
+fn own_seconds() -> Option<Vec<f64>> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    // The name, in parentheses, may have spaces in it. After it, user and system time are the 12th and 13th fields.
     let (_, fields) = stat.rsplit_once(')')?;
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-    let ticks: f64 = ticks.collect::<Result<Vec<_>, _>>().ok()?.into_iter().sum();
-    Some(ticks / TICKS_PER_SECOND)
+    let ticks = fields
+        .split_whitespace()
+        .map(|field| field.parse::<f64>().unwrap_or(0.0));
+    Some(ticks.map(|ticks| ticks / TICKS_PER_SECOND).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{most_descriptors, open_descriptors, processor_seconds, resident_bytes};
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    use super::{most_descriptors, open_descriptors, processor_seconds, resident_bytes, start_seconds};
 
     #[test]
     fn the_kernel_tells_all_of_it() {
         assert!(resident_bytes().unwrap() > 100_000.0);
         assert!(open_descriptors().unwrap() >= 3.0);
         assert!(most_descriptors().unwrap() >= open_descriptors().unwrap());
-        assert!(processor_seconds().is_some());
+        assert!((0.0..60.0).contains(&processor_seconds().unwrap()));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64();
+        let age = now - start_seconds().unwrap();
+        // The kernel says the boot in whole seconds.
+        assert!((-2.0..600.0).contains(&age), "{age}");
     }
 }
