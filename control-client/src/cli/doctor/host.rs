@@ -1,6 +1,8 @@
 //! What the daemon says of itself, and whether the control plane answers.
 
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -24,7 +26,7 @@ const UNIT: &str = "moorline-host";
 
 /// Whether the daemon runs, is of this release, and is in step.
 pub(super) fn daemon(settings: &Settings, status: &Result<HostStatus, String>, checks: &mut Vec<Check>) {
-    checks.push(unit(status.is_ok()));
+    checks.push(unit(status));
     let status = match status {
         Ok(status) => status,
         Err(error) => {
@@ -60,7 +62,7 @@ fn silent(settings: &Settings, error: &str) -> Check {
     }
 }
 
-fn unit(answers: bool) -> Check {
+fn unit(status: &Result<HostStatus, String>) -> Check {
     const NAME: &str = "unit";
     let asked = Command::new("systemctl").args(["is-active", UNIT]).output();
     let state = match asked {
@@ -73,14 +75,14 @@ fn unit(answers: bool) -> Check {
             );
         }
     };
-    match (&*state, answers) {
+    match (&*state, status) {
         ("active", _) => Check::ok(NAME, format!("{UNIT}.service is active")),
         ("", _) => Check::unknown(
             NAME,
             "systemd doesn't run here",
             "look at how the daemon is started",
         ),
-        (_, true) => Check::warn(
+        (_, Ok(_)) => Check::warn(
             NAME,
             format!("{UNIT}.service is {state}, and the daemon runs without it"),
             "let the unit start it, so that it is back after a reboot: systemctl enable --now moorline-host",
@@ -168,9 +170,24 @@ pub(super) async fn control_plane(settings: &Settings, checks: &mut Vec<Check>) 
             checks.push(clock(health.now, now(), took));
         }
         Err(error) => {
+            let authority = settings.identity("ca.pem");
+            checks.push(unanswered(&authority, File::open(&authority), error));
+        }
+    }
+}
+
+/// The control plane can't be judged by who may not look at what it is known by.
+fn unanswered(authority: &Path, opened: io::Result<File>, error: String) -> Check {
+    const NAME: &str = "control plane";
+    match opened {
+        Err(denied) if denied.kind() == ErrorKind::PermissionDenied => {
+            let found = format!("{}: {denied}", authority.display());
+            Check::unknown(NAME, found, "run this as root")
+        }
+        _ => {
             let advice =
                 "see that it runs, that this machine reaches it, and that ca.pem in the identity is its own";
-            checks.push(Check::fail(NAME, error, advice));
+            Check::fail(NAME, error, advice)
         }
     }
 }
@@ -205,10 +222,12 @@ fn clock(theirs: Timestamp, ours: Timestamp, took_ms: u64) -> Check {
 
 #[cfg(test)]
 mod tests {
-    use super::{certificate, clock, release};
+    use super::{certificate, clock, release, unanswered};
     use crate::cli::doctor::check::Verdict;
     use moorline_shared::Timestamp;
     use moorline_shared::host::CertificateStatus;
+    use std::io::ErrorKind;
+    use std::path::Path;
 
     fn at(seconds: i64) -> Timestamp {
         Timestamp::from_millis(seconds * 1_000).unwrap()
@@ -236,6 +255,17 @@ mod tests {
             (10, 0, Verdict::Fail),
         ] {
             assert_eq!(clock(at(100), at(ours), took).verdict, verdict, "{ours}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_see_the_authority_is_not_told_that_the_control_plane_is_ill() {
+        for (kind, verdict) in [
+            (ErrorKind::PermissionDenied, Verdict::Unknown),
+            (ErrorKind::NotFound, Verdict::Fail),
+        ] {
+            let check = unanswered(Path::new("ca.pem"), Err(kind.into()), "not trusted".to_owned());
+            assert_eq!(check.verdict, verdict, "{check:?}");
         }
     }
 

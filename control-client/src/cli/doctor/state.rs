@@ -23,7 +23,7 @@ pub(super) fn folder(settings: &Settings, checks: &mut Vec<Check>) {
     checks.push(rights(folder));
     checks.push(identity(settings));
     checks.push(disk(folder));
-    checks.push(set_aside(folder));
+    checks.push(set_aside(folder, MOST_ENTRIES));
 }
 
 fn denied(name: &'static str, path: &Path, error: &io::Error) -> Check {
@@ -97,16 +97,21 @@ fn room(free_mib: u64) -> Check {
     }
 }
 
-fn set_aside(folder: &Path) -> Check {
+fn set_aside(folder: &Path, most: usize) -> Check {
     const NAME: &str = "set aside";
     let mut found = Vec::new();
-    let mut left = MOST_ENTRIES;
+    let mut left = most;
     match search(folder, DEPTH, &mut left, &mut found) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => denied(NAME, folder, &error),
         Err(error) => Check::unknown(
             NAME,
             format!("{}: {error}", folder.display()),
             "see the state above",
+        ),
+        Ok(()) if found.is_empty() && left == 0 => Check::unknown(
+            NAME,
+            format!("none of the first {most} files was found to be damaged; there are more"),
+            format!("find {} -path '*corrupt*'", folder.display()),
         ),
         Ok(()) if found.is_empty() => Check::ok(NAME, "no file was found to be damaged"),
         Ok(()) => {
@@ -122,10 +127,10 @@ fn set_aside(folder: &Path) -> Check {
 fn search(folder: &Path, depth: usize, left: &mut usize, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
-        *left = left.saturating_sub(1);
         if *left == 0 {
             return Ok(());
         }
+        *left -= 1;
         let is_folder = entry.file_type()?.is_dir();
         let inside = folder.file_name().is_some_and(|name| name == "corrupt");
         let named = entry.file_name().to_string_lossy().contains(".corrupt-");
@@ -188,12 +193,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("cache/corrupt")).unwrap();
         fs::write(folder.path().join("cache/a.view"), "").unwrap();
-        assert_eq!(set_aside(folder.path()).verdict, Verdict::Ok);
+        assert_eq!(set_aside(folder.path(), 9).verdict, Verdict::Ok);
         fs::write(folder.path().join("cache/corrupt/b.view.1"), "").unwrap();
         fs::write(folder.path().join("record.json.corrupt-1"), "").unwrap();
-        let check = set_aside(folder.path());
+        let check = set_aside(folder.path(), 9);
         assert_eq!(check.verdict, Verdict::Warn);
         assert!(check.found.contains("b.view.1") && check.found.contains("record.json.corrupt-1"));
         assert!(!check.found.contains("a.view"), "{check:?}");
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_called_well() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a", "b", "c"] {
+            fs::write(folder.path().join(name), "").unwrap();
+        }
+        let check = set_aside(folder.path(), 2);
+        assert_eq!(check.verdict, Verdict::Unknown, "{check:?}");
+        assert!(check.found.contains("first 2 files"), "{check:?}");
     }
 }

@@ -5,6 +5,7 @@ mod acknowledged;
 mod cold_start;
 mod control_plane;
 mod cuts;
+mod doctor;
 mod host_daemon;
 mod kills;
 mod partition;
