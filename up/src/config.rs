@@ -1,15 +1,30 @@
-//! The host daemon's configuration, made of what the machine is and of what a file adds.
+//! The configurations of both, made of what the machine is and of what a file adds.
+//!
+//! The file is a host daemon's, of which everything may be absent. Its table `control_plane` is a control plane's.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use moorline_client::LocalDeployment;
+use moorline_control::config as control;
 use moorline_host::config as host;
 use toml::{Table, Value};
 
 use crate::machine::Machine;
 
-/// What `moorline up` decides by itself, and a file for it doesn't say.
+/// The table of the control plane's configuration.
+const CONTROL_PLANE: &str = "control_plane";
+/// What `moorline up` decides by itself or is told by options, and a file for it doesn't say.
 const DECIDED: [&str; 3] = ["control", "sockets", "state_dir"];
+const DECIDED_OF_CONTROL_PLANE: [&str; 2] = ["listen", "state"];
+
+/// What a file adds.
+#[derive(Clone, Debug, Default)]
+pub struct Added {
+    path: PathBuf,
+    host: Table,
+    control: Table,
+}
 
 /// Why the configuration can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -32,27 +47,43 @@ pub enum ConfigError {
         message: String,
     },
     /// The file says what is not its to say.
-    #[error("the configuration {} has '{key}', which `moorline up` decides by itself: remove it", path.display())]
+    #[error(
+        "the configuration {} has '{key}', which `moorline up` decides by itself or has an option for: remove it",
+        path.display()
+    )]
     Decided {
         /// Which file.
         path: PathBuf,
         /// Which key.
         key: &'static str,
     },
-    /// A value is out of its bounds.
+    /// A value for the host daemon is out of its bounds.
     #[error(transparent)]
     Bounds(#[from] host::ConfigError),
+    /// A value for the control plane is out of its bounds.
+    #[error(transparent)]
+    ControlBounds(#[from] control::ConfigError),
 }
 
-/// What the file at `path` adds: the tables of a host daemon's configuration, of which everything may be absent.
-pub fn read(path: &Path) -> Result<Table, ConfigError> {
+/// What the file at `path` adds.
+pub fn read(path: &Path) -> Result<Added, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
         path: path.to_owned(),
         source,
     })?;
-    let table: Table = text.parse().map_err(|error| wrong(path, &error))?;
-    match DECIDED.into_iter().find(|key| table.contains_key(*key)) {
-        None => Ok(table),
+    let mut host: Table = text.parse().map_err(|error| wrong(path, &error))?;
+    let control = host.remove(CONTROL_PLANE).unwrap_or(Value::Table(Table::new()));
+    let control = control.try_into().map_err(|error| wrong(path, &error))?;
+    decides(path, &host, &DECIDED)?;
+    decides(path, &control, &DECIDED_OF_CONTROL_PLANE)?;
+    let path = path.to_owned();
+    Ok(Added { path, host, control })
+}
+
+/// Fails if the table has one of the keys.
+fn decides(path: &Path, table: &Table, decided: &[&'static str]) -> Result<(), ConfigError> {
+    match decided.iter().find(|key| table.contains_key(**key)) {
+        None => Ok(()),
         Some(key) => Err(ConfigError::Decided {
             path: path.to_owned(),
             key,
@@ -60,14 +91,33 @@ pub fn read(path: &Path) -> Result<Table, ConfigError> {
     }
 }
 
-/// The configuration of the host daemon of a deployment on this machine. What `added`, a file and what it says, leaves open
-/// is as the machine has it, and everything else as the host daemon has it by default.
+/// The configuration of a deployment's control plane. What `added` leaves open is as it is by default.
+pub fn control(
+    deployment: &LocalDeployment,
+    listen: SocketAddr,
+    added: &Added,
+) -> Result<control::Config, ConfigError> {
+    let config = added.control.clone().try_into();
+    let config = control::Config {
+        listen,
+        state: deployment.control(),
+        ..config.map_err(|error| wrong(&added.path, &error))?
+    };
+    Ok(config.checked()?)
+}
+
+/// The configuration of the host daemon of a deployment on this machine. What `added` leaves open is as the machine has
+/// it, and everything else as the host daemon has it by default.
 pub fn host(
     deployment: &LocalDeployment,
     machine: &Machine,
-    added: Option<(&Path, Table)>,
+    added: Added,
 ) -> Result<host::Config, ConfigError> {
-    let (path, mut table) = added.unwrap_or((Path::new(""), Table::new()));
+    let Added {
+        path,
+        host: mut table,
+        ..
+    } = added;
     let text = |path: PathBuf| Value::from(path.display().to_string());
     let number = |number: u64| Value::from(i64::try_from(number).unwrap_or(i64::MAX));
     let mut leave = |key: &str, value: Value| {
@@ -86,7 +136,7 @@ pub fn host(
         ("memory_mib", number(machine.memory_mib)),
     ];
     leave("capacity", made_of(capacity));
-    let config: host::Config = table.try_into().map_err(|error| wrong(path, &error))?;
+    let config: host::Config = table.try_into().map_err(|error| wrong(&path, &error))?;
     config.check()?;
     Ok(config)
 }
@@ -105,7 +155,7 @@ fn wrong(path: &Path, error: &toml::de::Error) -> ConfigError {
 
 #[cfg(test)]
 mod tests {
-    use super::{host, read};
+    use super::{Added, control, host, read};
     use crate::machine::Machine;
     use moorline_client::LocalDeployment;
     use std::path::Path;
@@ -118,18 +168,24 @@ mod tests {
         }
     }
 
-    fn configured(text: &str) -> Result<moorline_host::config::Config, String> {
+    type Both = (moorline_host::config::Config, moorline_control::config::Config);
+
+    fn configured(text: &str) -> Result<Both, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("up.toml");
         std::fs::write(&path, text).unwrap();
-        let added = read(&path).map_err(|error| error.to_string())?;
         let deployment = LocalDeployment::at("/s");
-        host(&deployment, &machine(), Some((&path, added))).map_err(|error| error.to_string())
+        let listen = "127.0.0.1:1".parse().unwrap();
+        let both = read(&path).and_then(|added| {
+            let control = control(&deployment, listen, &added)?;
+            Ok((host(&deployment, &machine(), added)?, control))
+        });
+        both.map_err(|error| error.to_string())
     }
 
     #[test]
     fn nothing_has_to_be_said() {
-        let config = host(&LocalDeployment::at("/s"), &machine(), None).unwrap();
+        let config = host(&LocalDeployment::at("/s"), &machine(), Added::default()).unwrap();
         assert_eq!((config.host.as_str(), config.zone.as_str()), ("laptop", "local"));
         assert_eq!(config.state_dir, Path::new("/s/host"));
         assert_eq!(config.sockets.admin, Path::new("/s/admin.sock"));
@@ -138,7 +194,10 @@ mod tests {
 
     #[test]
     fn what_is_said_holds_and_the_rest_is_as_it_was() {
-        let config = configured("host = 'h'\n[images.tiny]\nkernel = '/k'\n[link]\nstreams = 7").unwrap();
+        let text = "host = 'h'\n[images.tiny]\nkernel = '/k'\n[link]\nstreams = 7\n[control_plane]\nnames = ['up.example']";
+        let (config, control) = configured(text).unwrap();
+        assert_eq!((control.listen.port(), control.names.len()), (1, 1));
+        assert_eq!(control.state, Path::new("/s/control"));
         assert_eq!((config.host.as_str(), config.zone.as_str()), ("h", "local"));
         assert_eq!((config.images.len(), config.link.streams), (1, 7));
     }
@@ -150,6 +209,16 @@ mod tests {
             ("[images.tiny]\nkernle = '/k'", "unknown field `kernle`"),
             ("[link]\nstreams = 700", "link.streams is 700"),
             ("state_dir = '/x'", "'state_dir', which `moorline up` decides"),
+            (
+                "[control_plane]\nlisten = '[::]:1'",
+                "'listen', which `moorline up` decides",
+            ),
+            ("[control_plane]\nmetric = ''", "unknown field `metric`"),
+            (
+                "[control_plane]\nmetrics = '192.0.2.1:1'",
+                "must be an address of loopback",
+            ),
+            ("control_plane = 7", "up.toml is wrong"),
         ] {
             let error = configured(text).unwrap_err();
             assert!(error.contains(says), "{error}");

@@ -8,7 +8,6 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::Parser;
 use moorline_client::LocalDeployment;
-use moorline_control::config::Config as ControlConfig;
 use moorline_daemon::{cores, logs};
 use moorline_up::config;
 use moorline_up::deployment::{Plan, Up};
@@ -31,8 +30,12 @@ Environment:
 
 /// Runs the control plane and the host daemon of this machine in one process, with nothing to set up.
 ///
-/// The first start makes everything; later ones go on with it. The command `moorline` finds it by itself. VMs run on when it
-/// ends, and are found again.
+/// The first start makes everything; later ones go on with it. The command `moorline` finds it by itself, unless
+/// `--state` puts it elsewhere: then `MOORLINE_STATE` tells it. VMs run on when it ends, and are found again.
+///
+/// VMs run as whoever starts this. Started as root, they run as root, unless the configuration has `qemu.user_base`, which
+/// gives each a user of its own: then the state, the images and the vsock device have to be where those users get at them,
+/// as in /var/lib and not below /root.
 #[derive(Debug, Parser)]
 #[command(name = "moorline-up", bin_name = "moorline up", version, after_help = AFTER_HELP)]
 struct Options {
@@ -42,7 +45,8 @@ struct Options {
     /// Where the API listens.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:8471")]
     listen: SocketAddr,
-    /// What the host has, as in the configuration of moorline-host; what isn't there is as the machine has it.
+    /// What the host has, as in the configuration of moorline-host; what isn't there is as the machine has it. Its table
+    /// `control_plane` is a configuration of moorline-control.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -57,18 +61,11 @@ impl Options {
             .transpose()?
             .map(LocalDeployment::at);
         let deployment = chosen.unwrap_or_else(LocalDeployment::of_process);
-        let added = match &self.config {
-            Some(path) => Some((path.as_path(), config::read(path)?)),
-            None => None,
-        };
-        let control = ControlConfig {
-            listen: self.listen,
-            state: deployment.control(),
-            ..ControlConfig::default()
-        };
+        let added = self.config.as_deref().map(config::read).transpose()?;
+        let added = added.unwrap_or_default();
         Ok(Plan {
+            control: config::control(&deployment, self.listen, &added)?,
             host: config::host(&deployment, &Machine::present(), added)?,
-            control: control.checked()?,
             deployment,
         })
     }
