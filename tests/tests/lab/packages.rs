@@ -127,7 +127,7 @@ pub(crate) async fn remove_and_purge_host(guest: &Control, vm: u64) -> Result<()
     guest.run(other).await?.text()?;
     let said = run(guest, 1, &format!("apt-get purge --yes {ALL}")).await?;
     guest
-        .run("systemctl is-active other && systemctl stop other")
+        .run("systemctl is-active other && systemctl stop other moorline.slice")
         .await?
         .text()?;
     for deleted in ["/var/lib/moorline/control", "/var/lib/moorline/host"] {
