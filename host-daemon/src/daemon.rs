@@ -351,6 +351,25 @@ mod tests {
         run(open(folder.path()), cancel).await.unwrap();
     }
 
+    /// Two would take each other's half-written files for leftovers.
+    #[tokio::test]
+    async fn a_second_daemon_on_the_same_state_is_refused_and_touches_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = open(folder.path());
+        let half_written = folder.path().join("state/cache/i-0.view.new");
+        std::fs::write(&half_written, "half of it").unwrap();
+        let error = Daemon::open(&config(folder.path())).map(drop).unwrap_err();
+        let shown = Causes(&error).to_string();
+        assert!(shown.contains("vms/lock"), "{shown}");
+        assert!(half_written.exists());
+        let cancel = CancellationToken::new();
+        cancel.cancel();
+        run(first, cancel.clone()).await.unwrap();
+        let next = Daemon::open(&config(folder.path())).unwrap();
+        assert!(!half_written.exists());
+        run(next, cancel).await.unwrap();
+    }
+
     #[tokio::test]
     async fn a_daemon_that_lost_a_shard_ends_and_says_of_what_it_died() {
         let folder = tempfile::tempdir().unwrap();
