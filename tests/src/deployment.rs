@@ -70,12 +70,15 @@ fn host_toml(folder: &Path) -> PathBuf {
     folder.join("host.toml")
 }
 
+/// The logs of a process, one for each time that it is started.
+fn logs(folder: &Path, name: &str) -> impl Iterator<Item = PathBuf> {
+    (1..10_000).map(move |nth| folder.join(format!("{name}-{nth}.log")))
+}
+
 /// A name for another log of a process that may have been started before.
 fn next_log(folder: &Path, name: &str) -> PathBuf {
-    let nth = (1..1_000)
-        .find(|n| !folder.join(format!("{name}-{n}.log")).exists())
-        .unwrap_or(1);
-    folder.join(format!("{name}-{nth}.log"))
+    let unused = logs(folder, name).find(|log| !log.exists());
+    unused.unwrap_or_else(|| folder.join(format!("{name}-last.log")))
 }
 
 impl Deployment {
@@ -235,6 +238,16 @@ impl Deployment {
     /// All that the host daemon has said since it was last started.
     pub fn host_said(&self) -> String {
         self.host.as_ref().map(Running::said).unwrap_or_default()
+    }
+
+    /// All that the host daemon has said in all its lives.
+    pub fn host_ever_said(&self) -> Result<String> {
+        let mut said = String::new();
+        for log in logs(self.folder(), "host").take_while(|log| log.exists()) {
+            let log = std::fs::read(log).context("read a log of the host's")?;
+            said += &String::from_utf8_lossy(&log);
+        }
+        Ok(said)
     }
 
     /// The process id of the control plane.

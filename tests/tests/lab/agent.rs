@@ -5,7 +5,7 @@ use moorline_lab::deployment::{Deployment, PATIENCE};
 use moorline_lab::process::{Running, finish, tied};
 use moorline_lab::wait;
 use moorline_shared::Revision;
-use moorline_shared::agent::{EntryReading, Listing};
+use moorline_shared::agent::{EntryReading, Freshness, Listing};
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -92,6 +92,11 @@ impl Agent {
         self.process.kill().await
     }
 
+    /// Its process id, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.process.pid()
+    }
+
     /// Who asks it.
     pub(crate) fn caller(&self) -> &Caller {
         &self.caller
@@ -146,6 +151,16 @@ impl Agent {
         let what = format!("'{value}' at {path}");
         self.until(&what, &["get", path], |text| text == value).await?;
         Ok(())
+    }
+
+    /// Waits until its mirror is kept in step with the master copy.
+    pub(crate) async fn is_in_step(&self) -> Result<()> {
+        let fresh = async || {
+            let listing = self.list("").await.ok()?;
+            (listing.freshness == Freshness::Fresh).then_some(())
+        };
+        let fresh = wait::until("the mirror to be fresh", PATIENCE, fresh).await;
+        fresh.with_context(|| self.process.last_words())
     }
 
     /// Waits until it mirrors these entries and no others: their revisions and texts, by path.
