@@ -262,7 +262,7 @@ async fn links_that_somebody_left_in_the_folder_lead_nowhere() {
     for name in ["store.db.lock", "store.db.restoring"] {
         let link = config.state.join(name);
         symlink(&precious, &link).unwrap();
-        let refused = why_not(&config, &bytes);
+        let refused = restore(&config, &*bytes, &terms()).unwrap_err();
         assert!(matches!(refused, RestoreError::NotEmpty { .. }), "{refused}");
         fs::remove_file(link).unwrap();
     }
