@@ -138,7 +138,7 @@ fn without_a_token_a_change_goes_as_it_is() {
 }
 
 #[test]
-fn a_guest_whose_calendar_is_years_off_signs_at_the_control_planes_time() {
+fn row_15_a_guest_whose_calendar_is_years_off_signs_at_the_control_planes_time() {
     run(async {
         let rig = Rig::linked().await;
         let time = Timestamp::from_millis(2_100_000_000_000).unwrap();

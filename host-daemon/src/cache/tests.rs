@@ -407,7 +407,7 @@ fn a_transaction_that_passes_its_quota_in_between_only_is_kept() {
 }
 
 #[test]
-fn an_entry_ends_by_the_clock_that_nobody_sets() {
+fn row_15_an_entry_ends_by_the_clock_that_nobody_sets() {
     let mut cache = cache_with(CacheConfig::default());
     let mut short = entry(2, "short");
     short.expires_at = Timestamp::from_millis(at(0).time.millis() + 100);

@@ -142,7 +142,7 @@ fn what_others_can_write_to_is_not_trusted() {
 }
 
 #[test]
-fn a_file_in_the_way_stays_and_a_link_is_not_followed() {
+fn row_20_a_file_in_the_way_stays_and_a_link_is_not_followed() {
     let directory = directory();
     let device = directory.path().join("vm");
     let victim = directory.path().join("victim");
@@ -153,7 +153,7 @@ fn a_file_in_the_way_stays_and_a_link_is_not_followed() {
 }
 
 #[test]
-fn paths_that_name_no_device_are_refused() {
+fn row_20_paths_that_name_no_device_are_refused() {
     let long = format!("/tmp/{}", "x".repeat(65));
     for path in ["vm", "/", "/tmp/..", &long] {
         let refused = bind(Path::new(path), ExpectedPeer::Owner).unwrap_err();

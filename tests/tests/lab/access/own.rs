@@ -9,7 +9,7 @@ use moorline_shared::api::data::PutEntry;
 use std::collections::BTreeMap;
 
 #[tokio::test]
-async fn what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror() -> Result<()> {
+async fn row_12_what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror() -> Result<()> {
     let secret = PutEntry {
         access: Some(readers(&[])?),
         ..PutEntry::value("not for the guest".into())

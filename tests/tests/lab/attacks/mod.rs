@@ -18,7 +18,7 @@
 //! | a copied disk | `a_copied_disk_makes_no_machine_another` (`privileged`) |
 //! | a CID or a path that is used again | `a_host_by_the_book_knows_its_guests_by_their_cids` (`nested`), `row_4_the_next_instance_on_a_socket_sees_nothing_of_the_one_before`, `row_4_between_two_lives_nobody_is_served` (`hostile_link`) |
 //! | a user of a guest at the link | `privileged`, `nested` |
-//! | a user of a guest at the agent | [`inside`]; `what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror` (`access`) |
+//! | a user of a guest at the agent | [`inside`]; `row_12_what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror` (`access`) |
 //! | the metadata service: passed-on requests, other names, other machines, long and foreign tokens, its answers beyond the machine, secret entries | `only_programs_of_the_machine_are_served_and_each_by_its_user`, `a_secret_entry_is_shown_to_those_alone_whom_a_rule_names` (`imds`); `requests_that_were_passed_on_are_refused` (agent) |
 //! | a host's certificate on two machines, past its end, of another authority, at another host's routes | [`certificates`] |
 //! | a host that was revoked, and enrolment tokens that are used up or over | [`second_host`] |

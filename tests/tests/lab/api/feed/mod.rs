@@ -159,7 +159,7 @@ impl Foreign {
 
 /// Invariants 1 and 3, for a guest whose host reads another host's instance for it.
 #[tokio::test]
-async fn a_foreign_reader_hears_of_a_change_and_then_of_the_withdrawal() -> Result<()> {
+async fn row_9_a_foreign_reader_hears_of_a_change_and_then_of_the_withdrawal() -> Result<()> {
     let Foreign {
         alone,
         client,
@@ -292,7 +292,7 @@ impl Alone {
 
 /// What a reader was never shown has no name for it: neither when it changes nor when it goes.
 #[tokio::test]
-async fn an_entry_that_was_never_shown_is_never_named() -> Result<()> {
+async fn row_9_an_entry_that_was_never_shown_is_never_named() -> Result<()> {
     let Foreign {
         alone,
         client,
