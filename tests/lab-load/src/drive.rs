@@ -1,5 +1,6 @@
 //! The loop that is the same for every server: when a reply is whole, the next request goes.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,7 @@ pub fn drive(plan: &Load) -> Result<Measured> {
 }
 
 /// The connections to a target.
-struct Crew {
+pub(crate) struct Crew {
     name: String,
     core: usize,
     server: u32,
@@ -52,6 +53,10 @@ struct Crew {
     poll: Poll,
     request_bytes: usize,
     reply_bytes: usize,
+    /// How long each waits after a reply until it asks again.
+    pace: Duration,
+    /// Who waits, and until when, the first to ask first.
+    resting: VecDeque<(Instant, usize)>,
 }
 
 /// One connection, with one request in flight at most.
@@ -75,7 +80,8 @@ struct Window {
 }
 
 impl Crew {
-    fn assemble(target: &Target, others: &[Self]) -> Result<Self> {
+    /// Connects them all.
+    pub(crate) fn assemble(target: &Target, others: &[Self]) -> Result<Self> {
         let poll = Poll::new()?;
         let mut lanes = Vec::with_capacity(target.connections.len());
         for (nth, place) in target.connections.iter().enumerate() {
@@ -94,16 +100,26 @@ impl Crew {
             request_bytes: *request_bytes,
             reply_bytes: *reply_bytes,
             lanes: lanes.into_iter().map(|(lane, _)| lane).collect(),
+            pace: Duration::ZERO,
+            resting: VecDeque::new(),
         })
     }
 
-    fn round(&mut self, plan: &Load) -> Result<Round> {
+    /// The same, with a pause after each reply until the connection's next request.
+    pub(crate) fn at_pace(self, pace: Duration) -> Self {
+        Self { pace, ..self }
+    }
+
+    /// One turn: everybody asks, for as long as the plan says.
+    pub(crate) fn round(&mut self, plan: &Load) -> Result<Round> {
         processor::pin(self.core)?;
-        let begin = Instant::now() + Duration::from_millis(plan.warm_up_ms);
+        let now = Instant::now();
+        let begin = now + Duration::from_millis(plan.warm_up_ms);
         let end = begin + Duration::from_millis(plan.measure_ms);
-        for place in 0..self.lanes.len() {
-            self.ask(place, Instant::now())?;
-        }
+        let count = u32::try_from(self.lanes.len()).context("there are too many connections")?;
+        // Spread over the first pause, so that they don't all ask at once again and again.
+        let due = (0..count).map(|nth| now + self.pace * nth / count);
+        self.resting = due.zip(0..).collect();
         self.run_until(begin, &mut Vec::new())?;
         let taken = processor::seconds_of(self.server)?;
         let window = Window {
@@ -129,18 +145,38 @@ impl Crew {
     /// Takes replies and sends the next requests; notes each reply's time in nanoseconds.
     fn run_until(&mut self, end: Instant, times: &mut Vec<u32>) -> Result<()> {
         loop {
-            let ready: Vec<usize> = self.poll.wait(PATIENCE)?.collect();
+            self.wake()?;
+            let ready: Vec<usize> = self.poll.wait(self.patience(end))?.collect();
             for place in ready {
                 let lane = &mut self.lanes[place];
                 if let Some(now) = lane.take()? {
                     times.push(u32::try_from((now - lane.sent).as_nanos()).unwrap_or(u32::MAX));
-                    self.ask(place, now)?;
+                    if self.pace.is_zero() {
+                        self.ask(place, now)?;
+                    } else {
+                        self.resting.push_back((now + self.pace, place));
+                    }
                 }
             }
             if Instant::now() >= end {
                 return Ok(());
             }
         }
+    }
+
+    /// Has those ask again that have waited long enough.
+    fn wake(&mut self) -> Result<()> {
+        while let Some((_, place)) = self.resting.pop_front_if(|(due, _)| *due <= Instant::now()) {
+            self.ask(place, Instant::now())?;
+        }
+        Ok(())
+    }
+
+    /// For how long nothing happens by itself.
+    fn patience(&self, end: Instant) -> Duration {
+        let next = self.resting.front().map(|(due, _)| (*due).min(end));
+        let left = next.map(|next| next.saturating_duration_since(Instant::now()));
+        left.unwrap_or(PATIENCE).min(PATIENCE)
     }
 
     /// Sends a lane's next request, on another connection if each has one of its own.
@@ -157,7 +193,7 @@ impl Crew {
 
     /// Takes the replies that are under way, and asks no more.
     fn drain(&mut self) -> Result<()> {
-        let mut under_way = self.lanes.len();
+        let mut under_way = self.lanes.len() - self.resting.len();
         let deadline = Instant::now() + PATIENCE;
         while under_way > 0 {
             ensure!(Instant::now() < deadline, "{under_way} replies didn't come");
@@ -299,8 +335,13 @@ impl Lane {
             );
             return Ok(None);
         };
-        ensure!(length == self.filled, "more came than the reply");
-        self.filled = 0;
+        // A host may say something of its own behind a reply, at any time; nobody else may.
+        ensure!(
+            length == self.filled || self.reply == Reply::Found,
+            "more came than the reply"
+        );
+        self.came.copy_within(length..self.filled, 0);
+        self.filled -= length;
         Ok(Some(Instant::now()))
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 use moorline_shared::EntryPath;
-use moorline_shared::link::body::{Get, Hello};
+use moorline_shared::link::body::{Get, Hello, Session};
 use moorline_shared::link::proof::proof;
 use moorline_shared::link::session::{Guest, GuestEvent};
 use moorline_shared::link::{KindSet, Moment};
@@ -25,6 +25,12 @@ pub(crate) struct Connected {
     core: Guest,
     socket: Socket,
     path: PathBuf,
+    /// What it says of itself.
+    hello: Hello,
+    /// The deployment, as the host named it.
+    authority: String,
+    /// What it signs with, once its host has given it.
+    session: Option<Session>,
     /// What came and was not a whole frame yet.
     came: Vec<u8>,
     /// Whether the first batch has come: the data are there.
@@ -35,18 +41,37 @@ pub(crate) struct Connected {
 impl Connected {
     /// Connects and says HELLO. Returns when the guest's data have come; blocks until then.
     pub(crate) fn open(socket: &Path) -> Result<Self> {
-        let mut guest = Self::begin(socket)?;
+        Self::open_as(socket, &hello())
+    }
+
+    /// The same with another HELLO, whose proof is made here.
+    pub(crate) fn open_as(socket: &Path, hello: &Hello) -> Result<Self> {
+        let mut guest = Self::begin(socket, hello.clone())?;
         while !guest.mirrored {
             guest.turn()?;
         }
         Ok(guest)
     }
 
-    fn begin(socket: &Path) -> Result<Self> {
+    /// The same; returns when it has been given what it signs with too.
+    pub(crate) fn open_with_session(socket: &Path) -> Result<(Self, Session)> {
+        let mut guest = Self::open(socket)?;
+        loop {
+            if let Some(session) = guest.session.take() {
+                return Ok((guest, session));
+            }
+            guest.turn()?;
+        }
+    }
+
+    fn begin(socket: &Path, hello: Hello) -> Result<Self> {
         Ok(Self {
             core: Guest::new(Moment::default()),
             socket: Socket::connect(&Place::Unix(socket.to_owned()))?,
             path: socket.to_owned(),
+            hello,
+            authority: String::new(),
+            session: None,
             came: Vec::new(),
             mirrored: false,
             epoch: Instant::now(),
@@ -77,13 +102,14 @@ impl Connected {
             GuestEvent::Challenge(nonce) => {
                 let key = disk::link_key(&self.path)?;
                 let proof = key.map(|key| proof(&key, &nonce));
-                self.core.hello(&Hello { proof, ..hello() }, now);
+                let hello = self.hello.clone();
+                self.core.hello(&Hello { proof, ..hello }, now);
             }
+            GuestEvent::Ready(ack) => self.authority = ack.authority,
+            GuestEvent::Session(session) => self.session = Some(session),
             GuestEvent::LinkKey(given) => disk::keep_link_key(&self.path, &given.key)?,
             // How fresh its data are and what it is known by is nothing to a load.
-            GuestEvent::Ready(_)
-            | GuestEvent::Standing(_)
-            | GuestEvent::Session(_)
+            GuestEvent::Standing(_)
             | GuestEvent::SessionOver(_)
             | GuestEvent::Digest(_)
             | GuestEvent::Credential(_) => {}
@@ -121,6 +147,17 @@ impl Connected {
         Ok(&self.socket)
     }
 
+    /// The deployment, as the host named it.
+    pub(crate) fn take_authority(&mut self) -> String {
+        std::mem::take(&mut self.authority)
+    }
+
+    /// Makes a plain connection of it, which blocks no more. What came and was not whole is let go.
+    pub(crate) fn into_socket(self) -> Result<Socket> {
+        self.socket.stop_blocking()?;
+        Ok(self.socket)
+    }
+
     /// Makes a plain connection of it: the bytes that ask for an entry, and the socket.
     pub(crate) fn into_requests(mut self, path: &EntryPath) -> Result<(Socket, Vec<u8>)> {
         let get = Get {
@@ -135,7 +172,8 @@ impl Connected {
     }
 }
 
-fn hello() -> Hello {
+/// What a guest of the load says of itself.
+pub(crate) fn hello() -> Hello {
     Hello {
         kinds: KindSet::ours(),
         build: "lab-load".into(),

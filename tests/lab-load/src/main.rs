@@ -5,8 +5,8 @@
 use std::io::{Read as _, stdin, stdout};
 
 use anyhow::{Context as _, Result, bail};
-use moorline_lab_load::plan::{CHANGES, DRIVE, ECHO, HOLD};
-use moorline_lab_load::{changes, drive, echo, hold};
+use moorline_lab_load::plan::{ATTACK, CHANGES, DRIVE, ECHO, HOLD, HOSTILE};
+use moorline_lab_load::{attack, changes, drive, echo, hold, hostile};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -17,7 +17,11 @@ fn main() -> Result<()> {
         CHANGES => tell(&changes(&plan()?)?),
         HOLD => hold(&plan()?),
         ECHO => echo(&plan()?),
-        other => bail!("'{other}' is nothing to do; say {DRIVE}, {CHANGES}, {HOLD} or {ECHO}"),
+        ATTACK => attack(&plan()?),
+        HOSTILE => tell(&hostile(&plan()?)?),
+        other => {
+            bail!("'{other}' is nothing to do; say {DRIVE}, {CHANGES}, {HOLD}, {ECHO}, {ATTACK} or {HOSTILE}")
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use moorline_shared::EntryPath;
+use moorline_shared::{EntryPath, InstanceId};
 use serde::{Deserialize, Serialize};
 
 /// The argument for [`crate::drive()`], with a [`Load`].
@@ -14,8 +14,12 @@ pub const CHANGES: &str = "changes";
 pub const HOLD: &str = "hold";
 /// The argument for [`crate::echo()`], with an [`Echo`].
 pub const ECHO: &str = "echo";
+/// The argument for [`crate::attack()`], with an [`Attack`].
+pub const ATTACK: &str = "attack";
+/// The argument for [`crate::hostile()`], with [`Hostile`].
+pub const HOSTILE: &str = "hostile";
 
-/// The line that [`crate::hold()`] and [`crate::echo()`] print once they do what they are for.
+/// The line that [`crate::hold()`], [`crate::echo()`] and [`crate::attack()`] print once they do what they are for.
 pub const READY: &str = "ready";
 
 /// Servers to be put under load in turn, round by round.
@@ -195,4 +199,125 @@ pub struct Hold {
 pub struct Echo {
     /// Where it listens.
     pub socket: PathBuf,
+}
+
+/// A guest that is there in its own way until the process is killed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attack {
+    /// Its socket.
+    pub guest: PathBuf,
+    /// Which instance it is.
+    pub instance: InstanceId,
+    /// What it does.
+    pub conduct: Conduct,
+    /// Where it has to stay; anywhere if absent.
+    pub within: Option<Cell>,
+}
+
+/// What a process is confined to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cell {
+    /// The core that it runs on.
+    pub core: usize,
+    /// The file that moves whoever writes to it into a control group.
+    pub group: PathBuf,
+}
+
+macro_rules! conducts {
+    ($($(#[$doc:meta])* $variant:ident $name:literal,)*) => {
+        /// What a guest does, over and over. The rows are those of the design's table of what a hostile guest does.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Conduct {
+            /// It reads an entry now and then, as the honest ones do.
+            Polite,
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Conduct {
+            /// All but the polite one.
+            pub const ATTACKS: &'static [Self] = &[$(Self::$variant),*];
+
+            /// What it is called.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    Self::Polite => "polite",
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+conducts! {
+    /// Rows 1 and 3: it writes large entries, signed, until there is no room and then on.
+    Writes "writes",
+    /// Row 5: it asks for what is large and never reads.
+    NeverReads "never_reads",
+    /// Row 6: it has as many connections as it can, and writes a byte of a frame now and then.
+    HalfFrames "half_frames",
+    /// Rows 7 and 16: it says what is no frame, each time on another connection.
+    BadFrames "bad_frames",
+    /// Rows 8 and 10: it begins watches of everything and lets them go.
+    Watches "watches",
+    /// Rows 10 and 16: it says HELLO with control characters, knows nothing of its past, and leaves at length.
+    Hellos "hellos",
+    /// Rows 11, 12 and 20: it asks for paths that are none.
+    OddPaths "odd_paths",
+    /// Row 13: it connects and leaves.
+    Connects "connects",
+    /// Row 14: it has requests passed on that it didn't sign.
+    Relays "relays",
+    /// Row 17: it asks for what isn't there, each time something else.
+    UnknownThings "unknown_things",
+    /// Row 18: it says that its mirror is wrong, whatever it is sent.
+    Lies "lies",
+    /// Row 18: it asks for pages of everything.
+    Lists "lists",
+    /// No row: it reads what is large as fast as it can.
+    Reads "reads",
+    /// Row 22: it begins everything at once and is gone.
+    Disappears "disappears",
+}
+
+/// How far an attacker came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acts {
+    /// How many requests it made, or connections where it makes no requests.
+    pub done: u64,
+    /// How often the host ended a connection of its, or didn't let it in.
+    pub cut: u64,
+}
+
+/// Honest guests, and those that are beside them in turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hostile {
+    /// The honest guests are its first target. It has as many rounds for each attack, and as many beside the polite guest.
+    pub load: Load,
+    /// How long each honest guest waits after an answer until it asks again, in microseconds.
+    pub pace_us: u64,
+    /// The polite guest.
+    pub polite: Attack,
+    /// The others.
+    pub attacks: Vec<Attack>,
+}
+
+/// How honest guests fared.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stood {
+    /// In the order of the plan's attacks.
+    pub attacks: Vec<Faced>,
+}
+
+/// How they fared beside one attacker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Faced {
+    /// What it did.
+    pub conduct: Conduct,
+    /// The rounds beside the polite guest, each just before the one beside the attacker.
+    pub quiet: Vec<Round>,
+    /// The rounds beside the attacker.
+    pub attacked: Vec<Round>,
+    /// By how much the server's memory was larger at its peak in each such round than at that of the first polite one.
+    pub grown_bytes: Vec<u64>,
 }

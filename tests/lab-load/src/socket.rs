@@ -8,6 +8,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -23,6 +25,14 @@ pub(crate) enum Socket {
     Unix(UnixStream),
     Tcp(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+}
+
+/// What a socket is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ready {
+    Read,
+    Write,
+    Either,
 }
 
 impl Socket {
@@ -87,6 +97,33 @@ impl Socket {
     fn blocks(&self) -> bool {
         let flags = rustix::fs::fcntl_getfl(self.as_fd());
         !flags.is_ok_and(|flags| flags.contains(rustix::fs::OFlags::NONBLOCK))
+    }
+
+    /// Writes as much as the socket takes at once: how many bytes, 0 if it takes none now.
+    pub(crate) fn send_some(&mut self, bytes: &[u8]) -> Result<usize> {
+        let sent = match self {
+            Self::Unix(stream) => stream.write(bytes),
+            Self::Tcp(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        };
+        match sent {
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
+            sent => sent.context("write to the server"),
+        }
+    }
+
+    /// Waits until the socket is ready, or has ended, or until so much time has passed.
+    pub(crate) fn wait(&self, ready: Ready, most: Duration) -> Result<()> {
+        let flags = match ready {
+            Ready::Read => PollFlags::IN,
+            Ready::Write => PollFlags::OUT,
+            Ready::Either => PollFlags::IN | PollFlags::OUT,
+        };
+        let timeout = Timespec::try_from(most).context("wait for that long")?;
+        match poll(&mut [PollFd::new(self, flags)], Some(&timeout)) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(error) => Err(error).context("wait for a socket"),
+        }
     }
 
     /// Writes a request, which a socket takes whole: nothing else is on its way there.

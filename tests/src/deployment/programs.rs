@@ -49,6 +49,14 @@ impl Programs {
         Ok(self.path("moorline-agent"))
     }
 
+    /// Builds what attacks a host; once for all that ask.
+    pub async fn attacker(&self) -> Result<PathBuf> {
+        static BUILT: OnceCell<()> = OnceCell::const_new();
+        let build = || cargo_build("the attackers", &["moorline-lab-load"], "dev");
+        BUILT.get_or_try_init(build).await?;
+        Ok(self.path("lab-load"))
+    }
+
     /// Where one of them is.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.folder.join(name)

@@ -22,7 +22,6 @@ mod privileged;
 mod processes;
 mod python;
 mod readme;
-mod signer;
 mod talker;
 mod up;
 mod vm;

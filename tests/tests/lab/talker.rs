@@ -1,8 +1,7 @@
 //! A guest made of the session core on a real socket: it says what it is told to say, and keeps what it is pushed.
 
-use crate::signer;
 use anyhow::{Context, Result, bail, ensure};
-use moorline_lab_load::disk;
+use moorline_lab_load::{disk, signer};
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::link::body::{
     Code, Found, Get, Hello, HelloAck, Item, Refused, Relay, Relayed, Session, Watch,
@@ -353,19 +352,30 @@ impl Talker {
         self.flush().await
     }
 
-    /// Has the host pass a change on, signed with what the host gave it for that.
+    /// Has the host pass a new value on.
     pub(crate) async fn put(&mut self, id: InstanceId, path: &str, value: &str) -> Result<StreamId> {
         let body = serde_json::to_vec(&PutEntry::value(value.into()))?;
+        self.change("PUT", id, path, &body).await
+    }
+
+    /// Has the host pass a change on, signed with what the host gave it for that.
+    pub(crate) async fn change(
+        &mut self,
+        method: &str,
+        id: InstanceId,
+        path: &str,
+        body: &[u8],
+    ) -> Result<StreamId> {
         let target = format!("/v1/instances/{id}/data/{path}");
         let session = self.session().await?;
-        let mut headers = signer::signed(&session, &self.authority, "PUT", &target, &body)?;
+        let mut headers = signer::signed(&session, &self.authority, method, &target, body)?;
         headers.push(("content-type".into(), "application/json".into()));
         let relay = Relay {
-            method: "PUT".into(),
+            method: method.into(),
             target,
             headers,
             length: 0,
-            body: bytes::Bytes::from(body).into(),
+            body: bytes::Bytes::copy_from_slice(body).into(),
         };
         self.pass_on(relay)
     }

@@ -3,7 +3,6 @@
 //! Two host daemons pass on what their guests give them, and both hosts are also played by the test, which then has the
 //! daemon's own key: a host that was taken over.
 
-use crate::signer;
 use crate::talker::Talker;
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -11,6 +10,7 @@ use moorline_client::{Client, GuestRequest, fresh_key};
 use moorline_host::identity::files::Files;
 use moorline_lab::deployment::{Deployment, External, Further, PATIENCE, Plan, Programs};
 use moorline_lab::wait;
+use moorline_lab_load::signer;
 use moorline_shared::InstanceId;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::api::operations::OperationQuery;

@@ -1,8 +1,9 @@
 //! Bytes that are no frames, and frames that have no place.
 
-use super::{AT_ONCE, Raw, Trial, frame, get, header, last};
+use super::{AT_ONCE, Raw, Trial};
 use crate::talker::hello;
 use anyhow::{Context, Result, ensure};
+use moorline_lab_load::frames::{frame, get, header, last};
 use moorline_shared::Revision;
 use moorline_shared::link::Kind;
 use moorline_shared::link::body::{Applied, Beat, Code, Credit, Ended};

@@ -1,10 +1,11 @@
 //! Guests that want more than there is for them.
 
-use super::{Raw, Trial, get, last};
+use super::{Raw, Trial};
 use crate::talker::{Talker, hello};
 use anyhow::{Context, Result, ensure};
 use moorline_lab::deployment::{External, PATIENCE, Plan, Programs};
 use moorline_lab::wait;
+use moorline_lab_load::frames::{get, last};
 use moorline_shared::InstanceId;
 use moorline_shared::api::operations::{OperationQuery, Outcome};
 use moorline_shared::link::Kind;

@@ -3,18 +3,23 @@
 //!
 //! | row | what the guest does | the tests that show it |
 //! |---|---|---|
-//! | 9 | watches what it can't read | `an_entry_that_was_never_shown_is_never_named`, `a_foreign_reader_hears_of_a_change_and_then_of_the_withdrawal` (`api/feed`); `anothers_entries_are_read_and_changed_as_their_lists_say` (`access`) |
-//! | 12 | asks for the root and the empty path | `row_11_paths_are_compared_byte_by_byte_and_never_mended`; `what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror`, `anothers_entries_are_read_and_changed_as_their_lists_say` (`access`) |
-//! | 15 | has a clock that is years off | `a_guest_whose_calendar_is_years_off_signs_at_the_control_planes_time` (`guest-agent`); `what_is_signed_badly_is_refused` (`control-plane`); `an_entry_ends_by_the_clock_that_nobody_sets` (`host-daemon`) |
-//! | 19 | is one of N, each at its quota | `row_17_a_guest_that_knows_nothing_again_and_again_is_written_of_seldom`; `one_instance_has_its_last_sessions_here_and_takes_nobodys_room` (`host-daemon`) |
-//! | 20 | names files | `row_11_paths_are_compared_byte_by_byte_and_never_mended`; `a_file_in_the_way_stays_and_a_link_is_not_followed`, `paths_that_name_no_device_are_refused` (`host-daemon`); `marks_are_there_for_the_next_process_until_they_are_removed` (`guest-agent`) |
+//! | 9 | watches what it can't read | `row_9_an_entry_that_was_never_shown_is_never_named`, `row_9_a_foreign_reader_hears_of_a_change_and_then_of_the_withdrawal` (`api/feed`); `anothers_entries_are_read_and_changed_as_their_lists_say` (`access`) |
+//! | 12 | asks for the root and the empty path | `row_11_paths_are_compared_byte_by_byte_and_never_mended`; `row_12_what_a_guest_may_not_have_of_its_own_is_not_in_its_mirror`, `anothers_entries_are_read_and_changed_as_their_lists_say` (`access`) |
+//! | 15 | has a clock that is years off | `row_15_a_guest_whose_calendar_is_years_off_signs_at_the_control_planes_time` (`guest-agent`); `what_is_signed_badly_is_refused` (`control-plane`); `row_15_an_entry_ends_by_the_clock_that_nobody_sets` (`host-daemon`) |
+//! | 19 | is one of N, each at its quota | `row_19_a_vm_that_there_is_no_room_for_does_not_begin`, `row_19_a_guest_that_there_is_no_room_for_is_not_taken_in` (`host-daemon`); `row_17_a_guest_that_knows_nothing_again_and_again_is_written_of_seldom`; `one_instance_has_its_last_sessions_here_and_takes_nobodys_room` (`host-daemon`) |
+//! | 20 | names files | `row_11_paths_are_compared_byte_by_byte_and_never_mended`; `row_20_a_file_in_the_way_stays_and_a_link_is_not_followed`, `row_20_paths_that_name_no_device_are_refused` (`host-daemon`); `marks_are_there_for_the_next_process_until_they_are_removed` (`guest-agent`) |
+//!
+//! Row 21 is about triggers, which there are none of yet.
 //!
 //! In every one an honest guest goes on asking on its own connection, and must be answered promptly the whole time
 //! ([`Trial`]). A hostile guest is a socket on which a test writes what it wants ([`Raw`]). [`frames`] breaks the
-//! protocol, [`reading`] is slow or doesn't read, [`greed`] wants too much, [`names`] pretends.
+//! protocol, [`reading`] is slow or doesn't read, [`greed`] wants too much, [`ledger`] would have others pay, [`names`]
+//! pretends, and [`crowd`] attacks among fifty guests as fast as it can.
 
+mod crowd;
 mod frames;
 mod greed;
+mod ledger;
 mod names;
 mod reading;
 
@@ -25,7 +30,6 @@ use moorline_lab::process::memory;
 use moorline_lab::wait;
 use moorline_shared::link::Kind;
 use moorline_shared::link::frame::HEADER_BYTES;
-use serde::Serialize;
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -263,35 +267,4 @@ impl Raw {
         ensure!(took < AT_ONCE, "the host hung up after {took:?} only");
         Ok(())
     }
-}
-
-/// The header of a frame, whatever it says.
-fn header(length: u32, kind: u8, flags: u8, stream: u32) -> [u8; HEADER_BYTES] {
-    let mut header = [0; HEADER_BYTES];
-    header[..4].copy_from_slice(&length.to_le_bytes());
-    header[4] = kind;
-    header[5] = flags;
-    header[6..].copy_from_slice(&stream.to_le_bytes());
-    header
-}
-
-/// A frame that ends its stream.
-fn last(kind: Kind, stream: u32, body: &impl Serialize) -> Vec<u8> {
-    frame(kind, 1, stream, body)
-}
-
-fn frame(kind: Kind, flags: u8, stream: u32, body: &impl Serialize) -> Vec<u8> {
-    let body = postcard::to_stdvec(body).expect("bodies can be expressed in postcard");
-    let length = u32::try_from(body.len()).expect("bodies are short");
-    [&header(length, kind as u8, flags, stream), &body[..]].concat()
-}
-
-/// A GET of one of the guest's own entries.
-fn get(stream: u32, path: &str) -> Vec<u8> {
-    let body = moorline_shared::link::body::Get {
-        instance: None,
-        path: path.into(),
-        max_age_ms: None,
-    };
-    last(Kind::Get, stream, &body)
 }

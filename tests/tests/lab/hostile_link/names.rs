@@ -1,11 +1,12 @@
 //! Guests that pretend to be somebody, or name what has no such name.
 
-use super::{AT_ONCE, Raw, Trial, frame};
+use super::{AT_ONCE, Raw, Trial};
 use crate::talker::{Talker, hello};
 use anyhow::{Context, Result, bail, ensure};
 use moorline_client::Terms;
 use moorline_lab::deployment::{External, PATIENCE};
 use moorline_lab::wait;
+use moorline_lab_load::frames::frame;
 use moorline_shared::Revision;
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::host::Unregister;

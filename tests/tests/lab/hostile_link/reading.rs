@@ -1,12 +1,13 @@
 //! Guests that write too slowly, or don't read.
 
-use super::{LONGEST, Raw, Trial, frame, get, header};
+use super::{LONGEST, Raw, Trial};
 use crate::talker::hello;
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::future::try_join_all;
 use moorline_client::Terms;
 use moorline_lab::deployment::External;
 use moorline_lab_load::disk;
+use moorline_lab_load::frames::{frame, get, header};
 use moorline_shared::api::data::PutEntry;
 use moorline_shared::link::Kind;
 use moorline_shared::link::body::{Applied, Beat, Begin, Hello};

@@ -11,8 +11,10 @@ use moorline_shared::signature::{
 use sha2::Sha256;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The fields of a request that is signed now.
-pub(crate) fn signed(
+/// The fields of a request that is signed now, with an idempotency key and a nonce that nobody had before.
+///
+/// Fails when the target or the authority can't be signed.
+pub fn signed(
     session: &Session,
     authority: &str,
     method: &str,
@@ -22,7 +24,7 @@ pub(crate) fn signed(
     let own = [
         (CONTENT_DIGEST, content_digest::write(&Digest::of(body))),
         (TOKEN, session.token.expose().to_owned()),
-        (IDEMPOTENCY_KEY, moorline_client::fresh_key().to_string()),
+        (IDEMPOTENCY_KEY, fresh()?),
     ];
     let fields = own.each_ref().map(|(name, value)| (*name, value.as_str()));
     let request = Request {
@@ -35,7 +37,7 @@ pub(crate) fn signed(
         .duration_since(UNIX_EPOCH)?
         .as_secs()
         .cast_signed();
-    let nonce = moorline_client::fresh_key().to_string();
+    let nonce = fresh()?;
     let input = guest_input(
         &request,
         Seconds(created),
@@ -50,4 +52,10 @@ pub(crate) fn signed(
     let signature = signature::fields(GUEST, &input, &key.finalize().into_bytes());
     let all = own.into_iter().chain(signature);
     Ok(all.map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+fn fresh() -> Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).context("random bytes")?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
