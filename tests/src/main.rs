@@ -47,6 +47,9 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Be the hosts of `bench fanout`, by the plan on standard input.
+    #[command(hide = true)]
+    Hosts,
     /// Make the Debian packages and print where they are.
     Package,
     /// Build a guest image and print where it is, as variables for a shell.
@@ -81,6 +84,7 @@ async fn main() -> ExitCode {
         Task::Test { options } => test(&options).await,
         Task::Bench { bench, json: true } => bench::run(bench, Form::Json).await,
         Task::Bench { bench, json: false } => bench::run(bench, Form::Table).await,
+        Task::Hosts => be_hosts().await,
         Task::Package => make_packages().await,
         Task::Image { recipe } => print_image(recipe).await,
     };
@@ -114,6 +118,13 @@ async fn cargo_test(packages: &[&str], options: &[String]) -> Result<()> {
         .current_dir(tools::workspace());
     let status = command.status().await.context("run cargo test")?;
     ensure!(status.success(), "cargo test ended with {status}");
+    Ok(())
+}
+
+async fn be_hosts() -> Result<()> {
+    let plan = serde_json::from_reader(std::io::stdin()).context("understand the plan")?;
+    let measured = bench::hosts::run(plan).await?;
+    println!("{}", serde_json::to_string(&measured)?);
     Ok(())
 }
 

@@ -4,15 +4,16 @@
 //!   and the same settings of `SQLite`, and nothing around it: the most that a control plane on this disk could do.
 //! * `groups` says how many groups a control plane has committed, while it runs.
 //! * `step` runs the rules of `PutInstanceData` over the store's state in memory, again and again, on one thread.
-//!
 //! * `tokens` fills a new store with sessions, and makes and checks tokens of them on one thread.
+//! * `fanout` fills a new store with hosts, and tells their feeds of changes, without a connection.
 //!
-//! Each prints one number, `tokens` several as JSON; `commit` and `step` what they did per second. The program is one
+//! Each prints one number, `tokens` and `fanout` several as JSON; `commit` and `step` what they did per second. The program is one
 //! of its own because the lab itself is built for quick building, and what is measured must not be.
 
 #![forbid(unsafe_code)]
 
 mod commit;
+mod fanout;
 mod groups;
 mod step;
 mod tokens;
@@ -25,6 +26,7 @@ use clap::{Parser, Subcommand};
 use moorline_control::store::Store;
 use moorline_control::store::sqlite::Options;
 use moorline_shared::{EntryPath, InstanceId};
+use serde::Serialize;
 use tokio::runtime::Runtime;
 
 #[derive(Debug, Parser)]
@@ -65,6 +67,15 @@ enum Task {
         #[arg(long)]
         milliseconds: u64,
     },
+    /// Tells feeds of changes. The store must not be there.
+    Fanout {
+        /// Those of so many hosts.
+        #[arg(long)]
+        hosts: u32,
+        /// Of so many changes, one by one.
+        #[arg(long)]
+        changes: u32,
+    },
     /// Steps `PutInstanceData`.
     Step {
         /// Of this instance.
@@ -102,14 +113,20 @@ fn main() -> Result<()> {
         } => {
             let time = Duration::from_millis(milliseconds);
             let measured = runtime()?.block_on(tokens::measure(&arguments.store, sessions, turns, time))?;
-            println!(
-                "{}",
-                serde_json::to_string(&measured).context("write what was measured")?
-            );
-            return Ok(());
+            return tell(&measured);
+        }
+        Task::Fanout { hosts, changes } => {
+            let measured = runtime()?.block_on(fanout::measure(&arguments.store, hosts, changes))?;
+            return tell(&measured);
         }
     };
     println!("{number}");
+    Ok(())
+}
+
+fn tell(measured: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string(measured).context("write what was measured")?;
+    println!("{text}");
     Ok(())
 }
 
@@ -126,4 +143,15 @@ fn runtime() -> Result<Runtime> {
 #[expect(clippy::cast_precision_loss, reason = "a rate needs no 53 bits")]
 fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64()
+}
+
+/// What this process has in memory, in MiB.
+fn resident_mib() -> Result<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib: f64 = line
+        .and_then(|line| line.trim().strip_suffix(" kB"))
+        .context("no VmRSS")?
+        .parse()?;
+    Ok(kib / 1_024.0)
 }

@@ -23,7 +23,7 @@ use ring::signature::{
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use crate::{open, per_second};
+use crate::{open, per_second, resident_mib};
 
 /// How many different tokens are checked in turn: so many that neither they nor their sessions stay in a cache.
 const TOKENS: u32 = 50_000;
@@ -216,17 +216,6 @@ fn bytes(path: &Path) -> Result<u64> {
     let log = path.with_extension("db-wal");
     let length = |path: &Path| std::fs::metadata(path).map(|file| file.len());
     Ok(length(path).context("look at the store's file")? + length(&log).unwrap_or(0))
-}
-
-/// What this process has in memory, in MiB.
-fn resident_mib() -> Result<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").context("read /proc/self/status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: f64 = line
-        .and_then(|line| line.trim().strip_suffix(" kB"))
-        .context("no VmRSS")?
-        .parse()?;
-    Ok(kib / 1_024.0)
 }
 
 #[cfg(test)]

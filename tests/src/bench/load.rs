@@ -1,10 +1,11 @@
 //! Starts `lab-load` and understands what it says.
 
+use super::hosts;
 use super::programs::Programs;
 use crate::process::{self, Running};
 use crate::wait;
 use anyhow::{Context as _, Result, bail};
-use moorline_lab_load::plan::{Changes, Load, Measured, READY, Round, Seen};
+use moorline_lab_load::plan::{Changes, Hostile, Load, Measured, READY, Round, Seen, Stood};
 use serde::Serialize;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,8 @@ use std::process::Stdio;
 use std::time::Duration;
 use tokio::process::Command;
 
+/// The lab's own task of that name.
+const HOSTS: &str = "hosts";
 /// How long one that stays takes until it is ready: a thousand guests connect meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -43,15 +46,27 @@ impl Loader {
         serde_json::from_str(&outcome).context("understand how long changes took")
     }
 
+    /// Puts honest guests under load while others attack.
+    pub(super) async fn hostile(&self, plan: &Hostile) -> Result<Stood> {
+        let outcome = self.finish(moorline_lab_load::plan::HOSTILE, plan).await?;
+        serde_json::from_str(&outcome).context("understand how honest guests fared")
+    }
+
+    /// Has very many hosts at a control plane, by a command line for the lab itself.
+    pub(super) async fn hosts(&self, command: Command, plan: &hosts::Plan) -> Result<hosts::Measured> {
+        let outcome = self.finish_by(command, HOSTS, plan).await?;
+        serde_json::from_str(&outcome).context("understand how hosts fared")
+    }
+
     async fn finish(&self, task: &str, plan: &impl Serialize) -> Result<String> {
-        let mut command = process::tied(&self.program);
+        self.finish_by(process::tied(&self.program), task, plan).await
+    }
+
+    async fn finish_by(&self, mut command: Command, task: &str, plan: &impl Serialize) -> Result<String> {
         self.prepare(&mut command, task, plan)?;
-        let output = command
-            .output()
-            .await
-            .with_context(|| format!("run lab-load {task}"))?;
+        let output = command.output().await.with_context(|| format!("run {task}"))?;
         if !output.status.success() {
-            bail!("lab-load {task}: {}", String::from_utf8_lossy(&output.stderr));
+            bail!("{task}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use tokio::process::Command;
 
 /// Ours, and the load's. Always built together, so that no bench makes cargo build another's anew.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "moorline-client",
     "moorline-control",
     "moorline-host",
+    "moorline-lab",
     "moorline-lab-load",
     "moorline-lab-store",
     "moorline-up",

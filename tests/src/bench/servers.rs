@@ -104,6 +104,11 @@ impl ControlPlane {
         }
     }
 
+    /// Its address.
+    pub(super) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The administrator's token, for requests that are made by hand.
     pub(super) fn token(&self) -> Result<String> {
         let text = fs::read_to_string(self.state.join("admin.token")).context("read the token")?;
@@ -200,7 +205,8 @@ async fn connect(address: SocketAddr, state: &Path) -> Result<Client> {
     wait::until("the control plane to answer", PATIENCE, connect).await
 }
 
-fn endpoint(address: SocketAddr, state: &Path) -> Result<Endpoint> {
+/// A control plane with its state there, for its administrator.
+pub(super) fn endpoint(address: SocketAddr, state: &Path) -> Result<Endpoint> {
     let url: BaseUrl = format!("https://{address}")
         .parse()
         .context("the control plane's address")?;
@@ -224,11 +230,53 @@ pub(super) struct Guest {
     pub(super) socket: PathBuf,
 }
 
+/// What guests of a host are allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Allowed {
+    /// To ask the control plane as often as a host can be told to let them: how long a write takes is measured with one
+    /// after the other.
+    Often,
+    /// What they are where nothing is configured.
+    ByDefault,
+}
+
+impl Allowed {
+    const STREAMS: u32 = 16;
+    const RELAYED_BYTES: u32 = 8 * 1024 * 1024;
+    const VIEW_BYTES: u32 = 2 * 1024 * 1024;
+    const FOREIGN_BYTES: u32 = 4 * 1024 * 1024;
+
+    /// The most memory that the daemon holds for one guest with the default bounds, in MB: its own view, those of others, a
+    /// view under way on each stream, and what is relayed to it.
+    pub(super) fn megabytes_per_guest() -> f64 {
+        let followed = (Self::STREAMS + 1) * Self::VIEW_BYTES;
+        f64::from(Self::VIEW_BYTES + Self::FOREIGN_BYTES + followed + Self::RELAYED_BYTES) / 1e6
+    }
+
+    /// The defaults are written down, so that the most that they come to is known here.
+    fn tables(self) -> String {
+        match self {
+            Self::Often => {
+                "[link]\nvsock = \"off\"\nupstream_per_second = 1000\nrelays_per_second = 1000\nguests = 1100\n".into()
+            }
+            Self::ByDefault => format!(
+                "[link]\nvsock = \"off\"\nstreams = {}\nrelayed_bytes = {}\n\
+                 [cache]\nbytes = {}\nforeign_bytes = {}\n",
+                Self::STREAMS,
+                Self::RELAYED_BYTES,
+                Self::VIEW_BYTES,
+                Self::FOREIGN_BYTES
+            ),
+        }
+    }
+}
+
 /// A host daemon on the servers' core, with guests.
 #[derive(Debug)]
 pub(super) struct Host {
     running: Running,
     guests: Vec<Guest>,
+    folder: PathBuf,
 }
 
 impl Host {
@@ -239,8 +287,19 @@ impl Host {
         folder: &Path,
         guests: usize,
     ) -> Result<Self> {
+        Self::start_with(programs, control, folder, guests, Allowed::Often).await
+    }
+
+    /// The same with guests that are allowed something else.
+    pub(super) async fn start_with(
+        programs: &Programs,
+        control: &ControlPlane,
+        folder: &Path,
+        guests: usize,
+        allowed: Allowed,
+    ) -> Result<Self> {
         fs::create_dir_all(folder.join("vm")).context("make a folder for guests' sockets")?;
-        fs::write(folder.join("host.toml"), config(control, folder))
+        fs::write(folder.join("host.toml"), config(control, folder, allowed))
             .context("write the host's configuration")?;
         control.enrol_daemon(programs, &folder.join("host")).await?;
         let mut command = pinned(SERVER_CORE, &programs.path("moorline-host"));
@@ -254,7 +313,19 @@ impl Host {
             guests = register(control, folder, guests) => guests.with_context(|| running.last_words())?,
             ended = running.ended() => bail!("moorline-host ended with {}\n{}", ended?, running.last_words()),
         };
-        Ok(Self { running, guests })
+        Ok(Self {
+            running,
+            guests,
+            folder: folder.to_owned(),
+        })
+    }
+
+    /// Registers another guest, with these entries.
+    pub(super) async fn add(&mut self, data: BTreeMap<EntryPath, PutEntry>) -> Result<Guest> {
+        let path = self.folder.join(format!("vm/{}", self.guests.len()));
+        let guest = register_one(self.folder.join("register.sock"), path, data).await?;
+        self.guests.push(guest.clone());
+        Ok(guest)
     }
 
     /// Its guests.
@@ -268,21 +339,20 @@ impl Host {
     }
 }
 
-/// A guest may write as often as a host can be told to let it: how long a write takes is measured with one after the
-/// other.
-fn config(control: &ControlPlane, folder: &Path) -> String {
+fn config(control: &ControlPlane, folder: &Path, allowed: Allowed) -> String {
     let quoted = |path: PathBuf| format!("{:?}", path.display().to_string());
     format!(
         "host = {HOST:?}\nzone = \"zone-1\"\nstate_dir = {}\n\
          [control]\nurl = \"https://{}\"\n\
          [capacity]\nvcpus = 1\nmemory_mib = 128\n\
          [sockets]\nregister = {}\nadmin = {}\n\
-         [link]\nvsock = \"off\"\nupstream_per_second = 1000\nrelays_per_second = 1000\nguests = 2000\n\
+         {}\
          [external]\ndirectories = [{}]\n",
         quoted(folder.join("host")),
         control.address,
         quoted(folder.join("register.sock")),
         quoted(folder.join("admin.sock")),
+        allowed.tables(),
         quoted(folder.join("vm")),
     )
 }
@@ -305,6 +375,7 @@ async fn register(control: &ControlPlane, folder: &Path, count: usize) -> Result
         tasks.spawn(register_one(
             folder.join("register.sock"),
             folder.join(format!("vm/{nth}")),
+            BTreeMap::from([(entry(), value())]),
         ));
     }
     while let Some(guest) = joined(&mut tasks).await? {
@@ -320,14 +391,14 @@ async fn joined(tasks: &mut JoinSet<Result<Guest>>) -> Result<Option<Guest>> {
     }
 }
 
-async fn register_one(socket: PathBuf, path: PathBuf) -> Result<Guest> {
+async fn register_one(socket: PathBuf, path: PathBuf, data: BTreeMap<EntryPath, PutEntry>) -> Result<Guest> {
     let body = Register {
         instance: None,
         key: None,
         name: None,
         tags: Vec::new(),
         roles: BTreeSet::new(),
-        data: BTreeMap::from([(entry(), value())]),
+        data,
         channel: Channel::Hybrid {
             path: path.clone(),
             device: None,
