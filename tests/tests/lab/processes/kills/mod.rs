@@ -90,13 +90,14 @@ impl Victims {
         Ok(())
     }
 
-    /// The whole of it, for so long; tells what was acknowledged, and what was in memory around the last third.
+    /// The whole of it, for so long; tells what was acknowledged, and what was in memory before the last sixth of it and
+    /// after.
     async fn live_through(&mut self, time: Duration) -> Result<(Acknowledged, [Footprint; 2])> {
         let writers = Writers::start(self);
         let begun = Instant::now();
         self.suffer(&STRIKES, begun + time * 2 / 3).await?;
-        // What a process needs soon after its start is no growth.
-        self.suffer(&SPARING, begun + time * 3 / 4).await?;
+        // What a process takes into memory after its start is no growth.
+        self.suffer(&SPARING, begun + time * 5 / 6).await?;
         self.recover().await?;
         let before = Footprint::of(self)?;
         self.suffer(&SPARING, begun + time).await?;
