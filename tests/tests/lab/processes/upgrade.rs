@@ -7,13 +7,37 @@ use moorline_lab::deployment::{Deployment, Plan, Programs};
 use moorline_lab::process::{finish, finish_reading};
 use moorline_lab::setup::tools;
 use moorline_shared::InstanceId;
+use moorline_shared::agent::Freshness;
 use moorline_shared::api::data::ListQuery;
 use moorline_shared::api::operations::{OperationQuery, Outcome};
 use std::collections::BTreeMap;
 use std::io::{Seek as _, Write as _};
 
+/// What is recorded of a release, by the schema of its store.
+struct Recorded {
+    name: &'static str,
+    /// Whether the host has the cache, and the agent the mirror, that earlier releases didn't keep.
+    copies: Copies,
+}
+
+/// The instance's data beside the control plane's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Copies {
+    None,
+    OnDisk,
+}
+
 /// Every form of the files that was released, the oldest first.
-const RECORDED: [&str; 1] = ["schema-1"];
+const RECORDED: [Recorded; 2] = [
+    Recorded {
+        name: "schema-1",
+        copies: Copies::None,
+    },
+    Recorded {
+        name: "schema-2",
+        copies: Copies::OnDisk,
+    },
+];
 
 /// What the record says of its instance.
 const ENTRIES: [(&str, &str); 4] = [
@@ -103,9 +127,26 @@ async fn check_user(deployment: &Deployment) -> Result<()> {
     Ok(())
 }
 
+/// What the host and the agent kept of the instance's data is of use before there is anybody to ask, and nothing was set
+/// aside.
+async fn check_copies(deployment: &Deployment) -> Result<()> {
+    let said = std::fs::read_to_string(deployment.folder().join("host-1.log"))?;
+    ensure!(said.contains("an earlier daemon's copy"), "the host says: {said}");
+    let nowhere = deployment.folder().join("nobody-listens");
+    let agent = Agent::start_with(deployment, "web", nowhere, &["--keep", ""]).await?;
+    let entry = agent.entry("config/there").await?;
+    ensure!(entry.freshness == Freshness::Stale, "{entry:?}");
+    ensure!(entry.value.text() == Some("twice"), "{entry:?}");
+    let mut find = tokio::process::Command::new("find");
+    find.arg(deployment.folder()).args(["-name", "*corrupt*"]);
+    let aside = finish(&mut find).await?;
+    ensure!(aside.is_empty(), "these were set aside: {aside}");
+    Ok(())
+}
+
 #[tokio::test]
 async fn what_earlier_releases_left_is_read_and_gone_on_with() -> Result<()> {
-    for name in RECORDED {
+    for Recorded { name, copies } in RECORDED {
         let archive = tools::workspace().join(format!("tests/fixtures/{name}.tar.gz"));
         let plan = Plan::new(Programs::build().await?).finding(archive);
         // The host is in step by its old certificate, or has renewed it.
@@ -114,15 +155,18 @@ async fn what_earlier_releases_left_is_read_and_gone_on_with() -> Result<()> {
         check_entries(&deployment, id).await?;
         check_records(&deployment).await?;
         check_user(&deployment).await?;
+        std::fs::rename(
+            deployment.folder().join("agent"),
+            deployment.folder().join("web.agent"),
+        )?;
+        if copies == Copies::OnDisk {
+            check_copies(&deployment).await?;
+        }
         let guest = deployment.register(Some(id), "web", BTreeMap::new()).await?;
         ensure!(
             guest.incarnation > 1,
             "the life that the release began was forgotten"
         );
-        std::fs::rename(
-            deployment.folder().join("agent"),
-            deployment.folder().join("web.agent"),
-        )?;
         let agent = Agent::start(&deployment, "web", guest.socket()).await?;
         agent.reads("config/there", "twice").await?;
         super::put(deployment.client(), id, "config/there", "thrice").await?;
