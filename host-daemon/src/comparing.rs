@@ -30,12 +30,16 @@ impl Comparing {
 
     /// It was done at `now`.
     pub(crate) fn put_off(&mut self, now: Moment) {
-        // A step of splitmix64's: numbers that follow each other give pauses that don't.
-        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.seed ^ (self.seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let spread = (mixed >> 32) % (self.pause_ms / 2 + 1);
-        self.due = Moment(now.0 + self.pause_ms * 3 / 4 + spread);
+        self.due = Moment(now.0 + about(self.pause_ms, &mut self.seed));
     }
+}
+
+/// Three to five quarters of a time, another one each time and for each seed.
+pub(crate) fn about(ms: u64, seed: &mut u64) -> u64 {
+    // A step of splitmix64's: numbers that follow each other give times that don't.
+    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    ms * 3 / 4 + (mixed >> 32) % (ms / 2 + 1)
 }
 
 #[cfg(test)]

@@ -13,9 +13,9 @@ use bytes::BytesMut;
 use moorline_shared::digest::{Row, ViewDigest};
 use moorline_shared::entry::MAX_VALUE_BYTES;
 use moorline_shared::link::body::{
-    Applied, Beat, Begin, Busy, Challenge, Code, Commit, Credential, Credit, Differs, Ended, Found, Get,
-    GoAway, Hello, HelloAck, Item, LinkKey, List, Listing, MirrorDigest, Refused, Relay, Relayed, Secrets,
-    Session, SessionOver, Standing, Watch,
+    Applied, AsOf, Beat, Begin, Busy, Challenge, Code, Commit, Credential, Credit, Differs, Ended, Found,
+    Get, GoAway, Hello, HelloAck, Item, LinkKey, List, Listing, MirrorDigest, Poll, Pull, Refused, Relay,
+    Relayed, Secrets, Session, SessionOver, Standing, Watch,
 };
 use moorline_shared::link::frame::{HEADER_BYTES, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, put_header};
 use moorline_shared::link::proof::proof;
@@ -66,6 +66,9 @@ fn through_its_type(kind: Kind, body: &[u8]) -> Option<(Vec<u8>, Json)> {
         Kind::SessionOver => through::<SessionOver>(body),
         Kind::Digest => through::<MirrorDigest>(body),
         Kind::Differs => through::<Differs>(body),
+        Kind::Pull => through::<Pull>(body),
+        Kind::Poll => through::<Poll>(body),
+        Kind::AsOf => through::<AsOf>(body),
         Kind::Get => through::<Get<'_>>(body),
         Kind::List => through::<List>(body),
         Kind::Watch => through::<Watch>(body),

@@ -33,6 +33,8 @@ class HostEnd:
             raise Fault(Class.PLACE, "no batch was sent")
         elif frame.kind == "DIFFERS":
             raise Fault(Class.PLACE, "nothing was compared")
+        elif frame.kind == "POLL":
+            raise Fault(Class.PLACE, "everything is pushed")
         elif frame.kind == "HELLO" and frame.stream != 0:
             raise Fault(Class.PLACE, "HELLO is on stream 0")
         self._before_hello = False

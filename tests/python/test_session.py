@@ -208,6 +208,33 @@ class Comparing(unittest.TestCase):
         self.assertEqual(peer.says(), frame_bytes("differs-empty"))
 
 
+class Asking(unittest.TestCase):
+    """A host that has the mirror asked for."""
+
+    def test_it_asks_after_each_answer(self) -> None:
+        peer = Peer.begun()
+        peer.hears("pull", "as-of")
+        self.assertEqual(peer.says(), b"")
+        self.assertEqual(peer.session.check_time(9.0), 10.0)
+        peer.session.check_time(10.0)
+        self.assertTrue(peer.says().endswith(frame_bytes("poll")))
+        peer.session.check_time(15.0)
+        self.assertEqual(peer.says(), b"", "one question at a time")
+        peer.takes(frame_bytes("as-of"), now=16.0)
+        peer.session.check_time(26.0)
+        self.assertIn("POLL", [frame.kind for frame in peer.frames()])
+
+    def test_only_an_answer_makes_the_mirror_younger(self) -> None:
+        peer = Peer.begun()
+        peer.hears("pull", *Standing.SNAPSHOT)
+        peer.takes(frame_bytes("as-of"), now=10.0)
+        self.assertEqual(peer.mirror.known, 6.0)
+        peer.takes(frame_bytes("pong"), now=12.0)
+        self.assertEqual(peer.mirror.known, 6.0)
+        peer.takes(frame_bytes("as-of"), now=20.0)
+        self.assertEqual(peer.mirror.known, 16.0)
+
+
 class Streams(unittest.TestCase):
     """Requests and their ends."""
 

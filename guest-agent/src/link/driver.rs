@@ -14,7 +14,7 @@ use zeroize::Zeroize as _;
 use super::Given;
 use super::endpoint::Stream;
 use super::line::{Life, Line, WatchBatch};
-use crate::mirror::{Batch, Known, Refusal, Standing};
+use crate::mirror::{Batch, Dated, Known, Refusal, Standing};
 use crate::platform::now;
 
 /// The most bytes given to the kernel at once: some guests' vsock stalls on larger writes.
@@ -286,6 +286,14 @@ impl<'a> Driver<'a> {
                 self.given.credentials.told();
                 self.given.mirror.stand(standing(said, now), now);
             }
+            GuestEvent::Pull(said) => {
+                tracing::info!(every_ms = said.every_ms, "the host has the mirror asked for");
+            }
+            GuestEvent::AsOf(said) => {
+                self.given.credentials.told();
+                self.given.mirror.stand(dated(said, now), now);
+                self.line.asks_again();
+            }
             GuestEvent::Digest(said) => self.compare(&said, now),
             GuestEvent::GoAway(said) => return Err(Lost::GoAway(said)),
             other => {
@@ -391,5 +399,20 @@ fn standing(said: body::Standing, now: Moment) -> Standing {
             at: now,
             age_ms: said.age_ms.into(),
         }),
+    }
+}
+
+/// The same of a host that says of when its copy is.
+fn dated(said: body::AsOf, now: Moment) -> Standing {
+    let known = Known {
+        at: now,
+        age_ms: said.age_ms.into(),
+    };
+    match said.revision {
+        Some(revision) if said.fresh_for_ms > 0 => {
+            let fresh_until = Moment(now.0 + u64::from(said.fresh_for_ms));
+            Standing::AsOf(revision, Dated { known, fresh_until })
+        }
+        _ => Standing::Behind(known),
     }
 }

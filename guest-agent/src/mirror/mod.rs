@@ -7,7 +7,9 @@
 //!
 //! Reads go on when the host is away: every answer has an age, which grows from the host's last word on, and is stale
 //! once that is [`STALE_AFTER_MS`] old. While the host itself is cut off from the control plane its words make nothing
-//! younger ([`Standing`]), and answers are stale at once. An entry past its validity is not given out.
+//! younger ([`Standing`]), and answers are stale at once. Nor do they where somebody on the way asks for what changes in
+//! place of being told: then the host says of when its copy is, and how long that is fresh ([`Dated`]). An entry past its
+//! validity is not given out.
 //!
 //! A mirror can begin with what was [`Kept`] of an earlier one. Then it holds part of what the instance has, says so
 //! ([`Extent`]), and is stale until the host's first snapshot takes its place.
@@ -69,6 +71,8 @@ pub enum Extent {
 struct Position {
     revision: Revision,
     known: Known,
+    /// Until when it is fresh, if the host has said so.
+    fresh_until: Option<Moment>,
 }
 
 /// When something was last known to be the present state. That may have been before this machine began.
@@ -99,6 +103,17 @@ pub enum Standing {
     InStep(Revision),
     /// Nothing: the host is not in step itself, and was so last then.
     Behind(Known),
+    /// Nothing either, but once the mirror stands at this revision it is of a time that the host has said.
+    AsOf(Revision, Dated),
+}
+
+/// Of when something is, and until when that counts as fresh.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dated {
+    /// When it was last known to be the present state.
+    pub known: Known,
+    /// From then on it is stale.
+    pub fresh_until: Moment,
 }
 
 impl Default for Standing {
@@ -207,12 +222,32 @@ impl Mirror {
         let known = match (self.standing, self.position.filter(|_| self.is_whole())) {
             (Standing::Behind(known), _) => known,
             (_, Some(before)) => before.known,
+            (Standing::AsOf(_, dated), None) => dated.known,
             (_, None) => Known::just(now),
         };
-        self.position = Some(Position { revision: to, known });
+        self.position = Some(Position {
+            revision: to,
+            known,
+            fresh_until: self.position.and_then(|before| before.fresh_until),
+        });
         self.extent = Extent::Whole;
+        self.date(now);
         self.heard(now);
         Ok(())
+    }
+
+    /// The mirror is of the time that the host has said, if it stands where that counts.
+    fn date(&mut self, now: Moment) {
+        let (Some(position), Standing::AsOf(from, dated)) = (&mut self.position, self.standing) else {
+            return;
+        };
+        if position.revision >= from && self.extent == Extent::Whole {
+            // Both are true, and the younger says more.
+            if dated.known.age_ms(now) < position.known.age_ms(now) {
+                position.known = dated.known;
+            }
+            position.fresh_until = Some(dated.fresh_until);
+        }
     }
 
     /// Begins with what was kept of an earlier mirror, at `now`; does nothing once there is anything. What is kept of more
@@ -229,7 +264,11 @@ impl Mirror {
         });
         self.replace(items.collect(), kept.revision)?;
         let revision = kept.revision;
-        self.position = Some(Position { revision, known });
+        self.position = Some(Position {
+            revision,
+            known,
+            fresh_until: None,
+        });
         self.extent = Extent::Kept(kept.below);
         Ok(())
     }
@@ -318,6 +357,10 @@ impl Mirror {
         {
             position.known = known;
         }
+        if let (Some(position), Standing::InStep(_) | Standing::Behind(_)) = (&mut self.position, standing) {
+            position.fresh_until = None;
+        }
+        self.date(now);
         self.heard(now);
     }
 
@@ -364,8 +407,13 @@ impl Mirror {
 
     /// How old answers are at `now`; `None` while there is nothing.
     pub fn age(&self, now: Moment) -> Option<Age> {
-        let ms = self.position?.known.age_ms(now);
-        let freshness = if self.is_behind() || !self.is_whole() || ms > STALE_AFTER_MS {
+        let position = self.position?;
+        let ms = position.known.age_ms(now);
+        let old = match position.fresh_until {
+            Some(until) => until <= now,
+            None => ms > STALE_AFTER_MS,
+        };
+        let freshness = if self.is_behind() || !self.is_whole() || old {
             Freshness::Stale
         } else {
             Freshness::Fresh

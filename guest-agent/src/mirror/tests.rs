@@ -10,7 +10,8 @@ use moorline_shared::{EntryPath, PathPrefix, Revision};
 use proptest::prelude::*;
 
 use super::{
-    Batch, Before, Compacted, Cursor, Freshness, Known, Lookup, Mirror, Refusal, STALE_AFTER_MS, Standing,
+    Batch, Before, Compacted, Cursor, Dated, Freshness, Known, Lookup, Mirror, Refusal, STALE_AFTER_MS,
+    Standing,
 };
 
 const PATHS: [&str; 7] = ["a", "a/b", "a/b/c", "a.b", "ab", "b", "b/x"];
@@ -381,6 +382,35 @@ fn the_words_of_a_host_that_is_behind_make_nothing_younger() {
     assert_eq!(said(&mirror, 3_000), (2_600, Freshness::Stale));
     mirror.stand(Standing::InStep(Revision::new(1, 6)), Moment(3_100));
     assert_eq!(said(&mirror, 3_100), (0, Freshness::Fresh));
+}
+
+#[test]
+fn a_mirror_with_a_date_is_fresh_as_long_as_the_host_says() {
+    let dated = |revision, at, fresh_until| {
+        let known = Known {
+            at: Moment(at),
+            age_ms: 600,
+        };
+        let fresh_until = Moment(fresh_until);
+        Standing::AsOf(Revision::new(1, revision), Dated { known, fresh_until })
+    };
+    let mut mirror = Mirror::default();
+    mirror.stand(Standing::Unsaid, Moment(500));
+    mirror.stand(dated(5, 1_000, 100_000), Moment(1_000));
+    mirror.apply(batch(None, 5, vec![]), Moment(2_000)).unwrap();
+    assert_eq!(said(&mirror, 2_000), (1_600, Freshness::Fresh));
+    mirror.heard(Moment(90_000));
+    assert_eq!(said(&mirror, 99_999), (99_599, Freshness::Fresh));
+    assert_eq!(said(&mirror, 100_000), (99_600, Freshness::Stale));
+    // The host is ahead: what there is, is as old as it was until the batch has come.
+    mirror.stand(dated(7, 101_000, 200_000), Moment(101_000));
+    assert_eq!(said(&mirror, 102_000), (101_600, Freshness::Stale));
+    mirror.apply(batch(None, 7, vec![]), Moment(103_000)).unwrap();
+    assert_eq!(said(&mirror, 103_000), (2_600, Freshness::Fresh));
+    // A host that is pushed to says the same of itself as ever.
+    mirror.stand(Standing::InStep(Revision::new(1, 7)), Moment(104_000));
+    assert_eq!(said(&mirror, 104_000), (0, Freshness::Fresh));
+    assert_eq!(said(&mirror, 134_001).1, Freshness::Stale);
 }
 
 #[test]

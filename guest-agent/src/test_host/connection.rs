@@ -7,8 +7,8 @@ use moorline_shared::api::{OPERATION, SERVER_TIME};
 use moorline_shared::digest::{Row, ViewDigest};
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{
-    Code, Found, Freshness, Hello, HelloAck, Item, LinkKey, Listed, Listing, MirrorDigest, Mirrored, Relay,
-    Relayed, Secrets, Standing,
+    AsOf, Code, Found, Freshness, Hello, HelloAck, Item, LinkKey, Listed, Listing, MirrorDigest, Mirrored,
+    Relay, Relayed, Secrets, Standing,
 };
 use moorline_shared::link::session::{Batch, DEFAULT_LIMITS, HEARTBEAT_MS, Host, HostEvent, Told};
 use moorline_shared::link::{KindSet, StreamId};
@@ -170,6 +170,9 @@ impl Connection {
 
     fn tell_standing(&mut self) {
         let state = self.host.state.borrow();
+        if state.pull.is_some() {
+            return;
+        }
         if self.standing.replace(state.standing) != Some(state.standing) {
             let (freshness, age_ms) = state.standing;
             let standing = Standing {
@@ -185,6 +188,19 @@ impl Connection {
         if let Some((span, items)) = self.next_own() {
             self.batch(StreamId::SESSION, span, &items);
         }
+        if self.core.is_asked() {
+            self.answer_poll();
+        }
+    }
+
+    fn answer_poll(&mut self) {
+        let state = self.host.state.borrow();
+        let as_of = AsOf {
+            revision: Some(Revision::new(1, state.revision)),
+            age_ms: state.standing.1,
+            fresh_for_ms: 60_000,
+        };
+        assert_eq!(self.core.as_of(&as_of, now()), Told::Queued);
     }
 
     fn next_own(&mut self) -> Option<Next> {
@@ -284,6 +300,7 @@ impl Connection {
                 self.host.state.borrow_mut().differed += 1;
                 self.sent = None;
             }
+            HostEvent::Poll => self.host.state.borrow_mut().polls += 1,
             HostEvent::Applied(..) | HostEvent::GoAway(_) => {}
         }
     }
@@ -326,6 +343,9 @@ impl Connection {
             heartbeat_ms: HEARTBEAT_MS,
         };
         self.core.welcome(&hello, &ack, now());
+        if let Some(pull) = state.pull {
+            assert_eq!(self.core.pull(&pull, now()), Told::Queued);
+        }
         if let Some(key) = given {
             let incarnation = state.incarnation;
             let told = self.core.link_key(&LinkKey { incarnation, key }, now());

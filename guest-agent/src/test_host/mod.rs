@@ -13,7 +13,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use moorline_shared::entry::Value;
 use moorline_shared::id::IdempotencyKey;
-use moorline_shared::link::body::{self, Freshness, Hello, Item, Mirrored, Relay};
+use moorline_shared::link::body::{self, Freshness, Hello, Item, Mirrored, Pull, Relay};
 use moorline_shared::secret::SecretKey;
 use moorline_shared::{EntryPath, InstanceId, OperationId, Revision, Timestamp};
 use tokio::net::UnixListener;
@@ -68,6 +68,9 @@ pub(crate) struct HostState {
     pub(crate) standing: (Freshness, u32),
     pub(crate) hellos: Vec<Hello>,
     pub(crate) snapshots: usize,
+    /// How guests have to ask, if they do, and how often they have.
+    pub(crate) pull: Option<Pull>,
+    pub(crate) polls: usize,
     /// How often a guest said that its mirror is something else.
     pub(crate) differed: usize,
     pub(crate) asked: Vec<String>,
@@ -158,6 +161,8 @@ impl TestHost {
             standing: (Freshness::Fresh, 0),
             hellos: Vec::new(),
             snapshots: 0,
+            pull: None,
+            polls: 0,
             differed: 0,
             asked: Vec::new(),
             cancelled: 0,

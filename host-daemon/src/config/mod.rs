@@ -88,14 +88,14 @@ pub struct ControlConfig {
     pub poll_seconds: u32,
 }
 
-/// How a host hears of what changed.
+/// How a host hears of what changed, or a guest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Upkeep {
-    /// It is told as soon as something does, by a feed that stays open.
+    /// It is told as soon as something does.
     #[default]
     Push,
-    /// It asks, and the control plane keeps the question until there is something.
+    /// It asks, and its question is kept until there is something.
     LongPoll,
     /// It asks now and then.
     Poll,
@@ -187,6 +187,11 @@ pub struct LinkConfig {
     /// How often a guest's mirror is compared with what the host has, in seconds, give or take a quarter; 0 for never,
     /// 86,400 at most.
     pub sync_seconds: u32,
+    /// How guests hear of what changed of their mirrors. One whose agent can't ask is told.
+    pub sync: Upkeep,
+    /// How often they ask with `sync = "poll"`, and for how long a question is kept with `sync = "long-poll"`, in seconds,
+    /// give or take a quarter, 1 to 3,600.
+    pub poll_seconds: u32,
 }
 
 /// Whether the daemon listens on `AF_VSOCK`.
@@ -216,6 +221,8 @@ impl Default for LinkConfig {
             relayed_bytes: 8 * 1024 * 1024,
             guests: None,
             sync_seconds: 300,
+            sync: Upkeep::Push,
+            poll_seconds: 10,
         }
     }
 }
@@ -516,7 +523,8 @@ impl LinkConfig {
         bound("link.relayed_bytes", relayed, 4 << 20, 64 << 20)?;
         let guests = self.guests.map_or(1, NonZeroUsize::get) as u64;
         bound("link.guests", guests, 1, 65_536)?;
-        bound("link.sync_seconds", self.sync_seconds.into(), 0, 86_400)
+        bound("link.sync_seconds", self.sync_seconds.into(), 0, 86_400)?;
+        bound("link.poll_seconds", self.poll_seconds.into(), 1, 3_600)
     }
 }
 

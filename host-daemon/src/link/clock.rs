@@ -109,6 +109,17 @@ impl Bounds {
         }
     }
 
+    /// For how long more it counts as fresh if nothing else is heard, in milliseconds.
+    pub(super) fn fresh_for(&self, standing: Standing) -> u32 {
+        match standing.freshness {
+            Freshness::Fresh => {
+                let most = self.stale_after.saturating_add(standing.pause_ms);
+                most.saturating_sub(standing.age_ms)
+            }
+            Freshness::Stale => 0,
+        }
+    }
+
     /// An instance is served its own data for so long only without their being the present state.
     pub(super) fn own(&self, standing: Standing) -> Result<Standing, Refusal> {
         if standing.is_within(self.own) {

@@ -15,7 +15,7 @@ use super::talk::Talk;
 impl Talk {
     /// Says what the guest's mirror is if nothing went wrong, once that is due and nothing is under way to it.
     pub(super) fn compare(&mut self, desk: &Desk) -> Told {
-        if !self.is_talking() || !self.comparing.is_due(desk.now) || !self.core.can_push(StreamId::SESSION) {
+        if !self.is_talking() || !self.comparing.is_due(desk.now) || !self.core.is_settled() {
             return Told::Nothing;
         }
         let Some(digest) = self.in_step_with(desk) else {

@@ -37,7 +37,16 @@ impl Talk {
         if !std::mem::take(&mut self.feed_due) {
             return;
         }
+        let answers = self.may_answer(desk.now);
+        self.feed_all(desk);
+        if answers {
+            self.answer_poll(desk);
+        }
+    }
+
+    fn feed_all(&mut self, desk: &mut Desk) {
         let shown = self.shown();
+        let keeps_mirror = self.asking.is_some() && !self.may_answer(desk.now);
         let serves_own = self.own_view(desk).is_ok();
         let mut account = desk
             .guests
@@ -45,7 +54,11 @@ impl Talk {
             .map(|guest| &mut guest.snapshots);
         let mut under_way: usize = self.watches().map(Feeder::in_flight).sum();
         for (stream, feeder) in &mut self.feeders {
-            let waits = *stream != StreamId::SESSION && under_way > MAX_WATCH_BYTES;
+            let waits = if *stream == StreamId::SESSION {
+                keeps_mirror
+            } else {
+                under_way > MAX_WATCH_BYTES
+            };
             if waits || !feeder.is_behind() || !self.core.can_push(*stream) {
                 continue;
             }

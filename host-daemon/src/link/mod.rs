@@ -37,6 +37,7 @@ mod log;
 mod mailbox;
 mod misses;
 mod poll;
+mod polls;
 mod push;
 mod reply;
 mod room;

@@ -1,8 +1,8 @@
 //! What a guest is told of the host itself: whether what it mirrors is kept in step with the control plane.
 
 use moorline_shared::Revision;
-use moorline_shared::link::body::{self, Code, Freshness};
-use moorline_shared::link::{Moment, StreamId};
+use moorline_shared::link::body::{self, AsOf, Code, Freshness};
+use moorline_shared::link::{Kind, Moment, StreamId};
 
 use super::ask::Refusal;
 use super::clock::Standing;
@@ -10,13 +10,22 @@ use super::desk::Desk;
 use super::talk::Talk;
 use crate::cache::View;
 
-/// The part of a STANDING whose change is told. That the copy moves on, the batches tell, and its age, time.
+/// The part of a STANDING or `AS_OF` whose change is told. That the copy moves on, the batches tell, and its age, time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Gist {
+    wording: Wording,
     freshness: Freshness,
     served: bool,
     /// When a host that polls last knew that what the mirror has is the present state.
     polled: Option<Moment>,
+}
+
+/// The frame by which it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wording {
+    Standing,
+    /// Of a host that polls, to a guest that understands it.
+    AsOf,
 }
 
 /// Whether there was something to tell.
@@ -35,31 +44,69 @@ impl Gist {
             (None, Some(_)) => true,
             (_, None) => false,
         };
-        !younger && (self.freshness, self.served) == (new.freshness, new.served)
+        let said = |gist: &Self| (gist.wording, gist.freshness, gist.served);
+        !younger && said(self) == said(new)
     }
 }
 
 impl Talk {
-    /// Tells a guest that is welcome how far its mirror can be trusted, if that is not what it was told last.
+    /// Tells a guest that is welcome how far its mirror can be trusted, if that is not what it was told last. One that asks
+    /// is told that with each answer.
     pub(super) fn tell_standing(&mut self, desk: &Desk) -> Told {
-        if !self.is_talking() {
+        if !self.is_talking() || self.asking.is_some() {
             return Told::Nothing;
         }
-        let standing = self.standing(desk);
-        let gist = Gist {
-            freshness: standing.freshness,
-            served: standing.revision.is_some(),
-            polled: desk.polled().filter(|_| self.mirror_stands_at(standing.revision)),
-        };
-        if self
-            .told
-            .is_some_and(|told| told.says(&gist, desk.standing().pause_ms))
-        {
+        let gist = self.gist(desk);
+        let pause = desk.standing().pause_ms;
+        if self.told.is_some_and(|told| told.says(&gist, pause)) {
             return Told::Nothing;
         }
         self.told = Some(gist);
-        self.core.standing(&standing, desk.now);
+        match gist.wording {
+            Wording::Standing => self.core.standing(&self.standing(desk), desk.now),
+            Wording::AsOf => {
+                // Understood, as was seen.
+                let _ = self.core.as_of(&self.as_of(desk), desk.now);
+            }
+        }
         Told::News
+    }
+
+    fn gist(&self, desk: &Desk) -> Gist {
+        let (standing, polled) = (self.standing(desk), desk.polled());
+        let wording = if polled.is_some() && self.core.understands(Kind::AsOf) {
+            Wording::AsOf
+        } else {
+            Wording::Standing
+        };
+        let counts = wording == Wording::AsOf || self.mirror_stands_at(standing.revision);
+        Gist {
+            wording,
+            freshness: standing.freshness,
+            served: standing.revision.is_some(),
+            polled: polled.filter(|_| counts),
+        }
+    }
+
+    /// Of when the guest's mirror is, once it stands where the copy does.
+    pub(super) fn as_of(&self, desk: &Desk) -> AsOf {
+        let Ok((view, standing)) = self.own_view(desk) else {
+            return AsOf {
+                revision: None,
+                age_ms: desk.standing().age_ms,
+                fresh_for_ms: 0,
+            };
+        };
+        let pause = self.asking.map_or(0, |asking| asking.pause_ms());
+        let fresh_for_ms = match desk.bounds.fresh_for(standing) {
+            0 => 0,
+            left => left.saturating_add(pause),
+        };
+        AsOf {
+            revision: Some(view.revision()),
+            age_ms: standing.age_ms,
+            fresh_for_ms,
+        }
     }
 
     fn standing(&self, desk: &Desk) -> body::Standing {

@@ -228,6 +228,31 @@ pub struct Differs {
     pub revision: Option<Revision>,
 }
 
+/// `PULL`: the host pushes nothing to the mirror, and the guest asks. It counts as the guest's first question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pull {
+    /// How long after each answer the guest asks again, in milliseconds.
+    pub every_ms: u32,
+}
+
+/// `POLL`: what has changed of the mirror?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Poll {
+    /// Which question of the session this is, from 1. Nobody has to look at it.
+    pub number: u64,
+}
+
+/// `AS_OF`: of when the mirror is. Unlike with [`Standing`], what else comes from the host makes it no younger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsOf {
+    /// Where the host's own copy stands; `None` if it has none to give. A mirror that stands there or later is of then.
+    pub revision: Option<Revision>,
+    /// How long before this came the host knew that its copy was the present state, in milliseconds.
+    pub age_ms: u32,
+    /// For how long from now on that counts as fresh, in milliseconds; 0 for not at all.
+    pub fresh_for_ms: u32,
+}
+
 /// `SECRETS`: which entries of the batch, answer or page that comes next on the stream are secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secrets {

@@ -72,6 +72,12 @@ kinds! {
     Digest = 0x1a;
     /// Guest to host: the mirror is something else.
     Differs = 0x1b;
+    /// Host to guest: nothing of the mirror is pushed from now on; the guest asks.
+    Pull = 0x1c;
+    /// Guest to host: what has changed of the mirror?
+    Poll = 0x1d;
+    /// Host to guest: of when the mirror is, and how long that may count as fresh.
+    AsOf = 0x1e;
 
     /// Guest to host: one entry, please.
     Get = 0x20;

@@ -246,6 +246,32 @@ fn a_mirror_is_compared_by_two_frames_at_the_most() {
 }
 
 #[test]
+fn a_mirror_is_asked_for_by_two_frames_where_nothing_changed() {
+    let golden = golden();
+    let (mut host, mut guest) = opened(&golden);
+    let [pull, question, as_of] = ["pull", "poll", "as-of"].map(|name| golden.wire(name));
+    assert_eq!(host.pull(&body(&pull), NOW), Told::Queued);
+    assert_eq!(sent(host.outbox()), pull);
+    assert_eq!(hear(&mut guest, &pull), Some(GuestEvent::Pull(body(&pull))));
+    for _ in 0..2 {
+        assert_eq!(host.as_of(&body(&as_of), NOW), Told::Queued);
+        assert_eq!(sent(host.outbox()), as_of);
+        assert_eq!(hear(&mut guest, &as_of), Some(GuestEvent::AsOf(body(&as_of))));
+        guest.tick(Moment(NOW.0 + 9_999)).unwrap();
+        assert!(sent(guest.outbox()).is_empty(), "it is too early");
+        guest.tick(Moment(NOW.0 + 10_000)).unwrap();
+        // Behind a PING, which is due as well.
+        let said = sent(guest.outbox());
+        assert_eq!(
+            said[said.len() - question.len()..said.len() - 1],
+            question[..question.len() - 1]
+        );
+        assert_eq!(host.receive(&question, NOW).unwrap().event, Some(HostEvent::Poll));
+    }
+    host.receive(&question, NOW).expect_err("one question at a time");
+}
+
+#[test]
 fn every_fault_ends_the_connection_at_its_last_frame() {
     let golden = golden();
     for fault in &golden.faults {

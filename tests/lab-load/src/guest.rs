@@ -112,6 +112,8 @@ impl Connected {
             GuestEvent::Standing(_)
             | GuestEvent::SessionOver(_)
             | GuestEvent::Digest(_)
+            | GuestEvent::Pull(_)
+            | GuestEvent::AsOf(_)
             | GuestEvent::Credential(_) => {}
             GuestEvent::Batch { stream, to, .. } => {
                 self.core.applied(stream, to, now);

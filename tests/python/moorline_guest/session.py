@@ -118,6 +118,9 @@ class Session:
         self._pings = 0
         self._said: Identity | None = None
         self._standing: tuple[Fields, float] | None = None
+        self._questions = 0
+        self._every: float | None = None
+        self._ask_at: float | None = None
         self._batches = Assembly(0, None)
         self._account = Account(0)
         self.kinds = bytes(32)
@@ -194,8 +197,12 @@ class Session:
                 self._send_urgent("PONG", SESSION, frame.fields)
             case "PONG" | "CREDIT":
                 pass  # That something came is all that a PONG says; nothing is sent on stream 0 that costs credit.
-            case "STANDING":
+            case "STANDING" | "AS_OF":
                 self._standing = (frame.fields, now)
+                if frame.kind == "AS_OF" and self._every is not None:
+                    self._ask_at = now + self._every
+            case "PULL":
+                self._every = frame.fields["every_ms"] / 1_000
             case "SESSION" | "CREDENTIAL" | "LINK_KEY":
                 yield Given(frame.kind, frame.fields)
             case "SESSION_OVER":
@@ -215,11 +222,11 @@ class Session:
             self._send_urgent("DIFFERS", SESSION, {"revision": self._mirror.revision})
 
     def _vouch(self, now: float) -> None:
-        """What the host's last STANDING says of the mirror, now that a frame has come."""
+        """What the host's last STANDING or AS_OF says of the mirror, now that a frame has come."""
         if self._standing is None:
             return
         standing, since = self._standing
-        fresh = standing["freshness"] == "fresh"
+        fresh = standing.get("freshness") == "fresh"
         self._mirror.vouch(standing["revision"], now if fresh else since - standing["age_ms"] / 1_000)
 
     def _on_mirror(self, frame: Frame, now: float) -> Iterator[Event]:
@@ -307,7 +314,7 @@ class Session:
     # What time does.
 
     def check_time(self, now: float) -> float:
-        """Sends PING when it is time. Answers with the time at which to look again."""
+        """Sends PING and POLL when it is time. Answers with the time at which to look again."""
         if self._frame_began is not None and now >= self._frame_began + PATIENCE:
             raise Lost("a frame has begun and doesn't go on")
         if self.state is not State.OPEN:
@@ -320,7 +327,12 @@ class Session:
         if now >= self._pinged + self._heartbeat:
             self._pings, self._pinged = self._pings + 1, now
             self._send_urgent("PING", SESSION, {"number": self._pings})
+        if self._ask_at is not None and now >= self._ask_at:
+            self._questions, self._ask_at = self._questions + 1, None
+            self._send_urgent("POLL", SESSION, {"number": self._questions})
         times = [dead, self._pinged + self._heartbeat]
+        if self._ask_at is not None:
+            times.append(self._ask_at)
         return min(times if self._frame_began is None else [*times, self._frame_began + PATIENCE])
 
     # What goes out.

@@ -457,6 +457,8 @@ fn stream_of(event: &GuestEvent) -> Option<StreamId> {
         | GuestEvent::Credential(_)
         | GuestEvent::LinkKey(_)
         | GuestEvent::Digest(_)
+        | GuestEvent::Pull(_)
+        | GuestEvent::AsOf(_)
         | GuestEvent::GoAway(_) => None,
     }
 }

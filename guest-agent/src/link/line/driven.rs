@@ -161,6 +161,8 @@ impl Line {
             | GuestEvent::Credential(_)
             | GuestEvent::LinkKey(_)
             | GuestEvent::Digest(_)
+            | GuestEvent::Pull(_)
+            | GuestEvent::AsOf(_)
             | GuestEvent::GoAway(_) => {}
         }
     }
@@ -180,6 +182,11 @@ impl Line {
             Reply::Relayed(sender) => drop(sender.send(Err(failure))),
             Reply::Watch(sender) => drop(sender.try_send(Err(failure))),
         });
+    }
+
+    /// The next question about the mirror may be due sooner than anything else was.
+    pub(in crate::link) fn asks_again(&self) {
+        self.wake.notify_one();
     }
 
     /// A batch for a watch. The host sends the next one only when this one was applied; one that doesn't wait for that

@@ -3,6 +3,7 @@
 mod asks;
 mod compare;
 mod keys;
+mod polls;
 
 use std::time::{Duration, Instant};
 

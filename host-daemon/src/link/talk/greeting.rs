@@ -104,6 +104,7 @@ impl Talk {
         let life = self.life(desk);
         let ack = self.acknowledgement(life, deployment, desk);
         self.core.welcome(hello, &ack, desk.now);
+        self.have_ask(desk);
         self.stage = Stage::Talking {
             build: printable(&hello.build),
         };

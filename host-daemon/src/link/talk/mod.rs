@@ -15,6 +15,7 @@ use super::answer::Pending;
 use super::desk::Desk;
 use super::guest::{Conversation, Requests};
 use super::poll::Token;
+use super::polls::Asking;
 use super::push::Feeder;
 use super::standing::Gist;
 use crate::comparing::Comparing;
@@ -37,6 +38,8 @@ pub(super) struct Talk {
     pub(super) shown_up_to: Option<Revision>,
     /// What the guest was told last of how far its mirror can be trusted.
     pub(super) told: Option<Gist>,
+    /// How it asks for what changes of its mirror, if that is not pushed.
+    pub(super) asking: Option<Asking>,
     /// When its mirror is compared with what the host has.
     pub(super) comparing: Comparing,
     /// Whether a follower may have become ready for its next batch, or waits until its guest may have one.
@@ -98,6 +101,7 @@ impl Talk {
             feeders: BTreeMap::new(),
             pending: BTreeMap::new(),
             told: None,
+            asking: None,
             comparing: Comparing::every(desk.link.sync_seconds, token, desk.now),
             shown_up_to: None,
             feed_due: false,
@@ -159,6 +163,7 @@ impl Talk {
                 }
                 self.feed_due = true;
             }
+            HostEvent::Poll => self.polled(desk.now),
             HostEvent::Differs(differs) => self.differs(differs, desk),
             HostEvent::Cancelled(stream, _) => {
                 self.feeders.remove(&stream);

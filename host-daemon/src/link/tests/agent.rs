@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use moorline_shared::InstanceId;
 use moorline_shared::link::body::{
-    Found, Get, Hello, HelloAck, Item, List, Listing, Refused, Relay, Standing, Watch,
+    AsOf, Found, Get, Hello, HelloAck, Item, List, Listing, Refused, Relay, Standing, Watch,
 };
 use moorline_shared::link::proof::proof;
 use moorline_shared::link::session::{Guest, GuestEvent};
@@ -27,6 +27,7 @@ pub(crate) struct Agent {
     pub(crate) key: Option<SecretKey>,
     /// What the host said of itself.
     pub(crate) standings: Vec<Standing>,
+    as_ofs: VecDeque<AsOf>,
     input: Vec<u8>,
     events: VecDeque<GuestEvent>,
 }
@@ -72,6 +73,7 @@ impl Agent {
             hello: hello(),
             key,
             standings: Vec::new(),
+            as_ofs: VecDeque::new(),
             input: Vec::new(),
             events: VecDeque::new(),
         }
@@ -138,6 +140,7 @@ impl Agent {
                     self.core.hello(&self.hello, now);
                 }
                 Some(GuestEvent::Standing(standing)) => self.standings.push(standing),
+                Some(GuestEvent::AsOf(as_of)) => self.as_ofs.push_back(as_of),
                 event => self.events.extend(event),
             }
         }
@@ -150,6 +153,17 @@ impl Agent {
             self.read().expect("the host hung up");
         }
         self.standings[count - 1]
+    }
+
+    /// Of when the host has said next that the mirror is.
+    pub(crate) fn as_of(&mut self) -> AsOf {
+        loop {
+            self.flush();
+            if let Some(as_of) = self.as_ofs.pop_front() {
+                return as_of;
+            }
+            self.read().expect("the host hung up");
+        }
     }
 
     pub(crate) fn next(&mut self) -> GuestEvent {

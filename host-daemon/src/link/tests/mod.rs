@@ -9,6 +9,7 @@ mod grants;
 mod honest;
 mod hostile;
 mod log;
+mod polls;
 mod secrets;
 mod world;
 

@@ -133,3 +133,41 @@ impl Feed {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::{Polls, Upkeep};
+    use crate::config::ControlConfig;
+
+    fn polls(sync: Upkeep) -> Option<Polls> {
+        Polls::new(&ControlConfig {
+            sync,
+            poll_seconds: 40,
+            ..ControlConfig::default()
+        })
+    }
+
+    #[test]
+    fn hosts_that_began_together_poll_apart() {
+        let mut paces = BTreeSet::new();
+        for _ in 0..1_000 {
+            let pace = polls(Upkeep::Poll).unwrap().about_the_pace().as_millis();
+            assert!((30_000..=50_000).contains(&pace), "{pace}");
+            paces.insert(pace / 1_000);
+        }
+        assert!(paces.len() >= 18, "{paces:?}");
+    }
+
+    #[test]
+    fn only_long_polls_are_kept_and_none_is_longer_than_it_may_be() {
+        assert!(polls(Upkeep::Push).is_none());
+        assert_eq!(polls(Upkeep::Poll).unwrap().begin(), 0);
+        for _ in 0..100 {
+            let mut long = polls(Upkeep::LongPoll).unwrap();
+            let (wait, longest) = (long.begin(), long.longest_ms());
+            assert!(30_000 <= wait && wait <= longest && longest <= 60_000, "{wait}");
+        }
+    }
+}

@@ -1,11 +1,13 @@
-//! Deployments where nobody is pushed to: hosts ask the control plane.
+//! Deployments that do without push: hosts ask the control plane, and guests their host.
 
 use super::put;
 use crate::agent::Agent;
 use crate::alone::{path, readers};
 use anyhow::{Context, Result, ensure};
 use moorline_client::Terms;
-use moorline_lab::deployment::{Deployment, External, Plan, Programs};
+use moorline_lab::deployment::{Deployment, External, PATIENCE, Plan, Programs};
+use moorline_lab::wait;
+use moorline_shared::agent::Freshness;
 use moorline_shared::api::data::SetAccess;
 
 /// A deployment whose host is told this, with one guest that reads.
@@ -88,4 +90,48 @@ async fn a_host_with_long_polls_brings_everything_as_soon_as_it_is_there() -> Re
     // A poll that is kept for a minute would be waited for in vain.
     let control = "sync = 'long-poll'\npoll_seconds = 60\nsync_seconds = 1";
     Scene::open(&[("control", control)]).await?.goes_on().await
+}
+
+#[tokio::test]
+async fn a_guest_that_has_to_ask_hears_of_everything() -> Result<()> {
+    let link = "sync = 'poll'\npoll_seconds = 1\nsync_seconds = 1";
+    Scene::open(&[("link", link)]).await?.goes_on().await
+}
+
+#[tokio::test]
+async fn everything_arrives_where_nobody_is_pushed_to() -> Result<()> {
+    // Polls that are kept for a minute would be waited for in vain.
+    let tables = [
+        ("control", "sync = 'long-poll'\npoll_seconds = 60"),
+        ("link", "sync = 'long-poll'\npoll_seconds = 60"),
+    ];
+    let mut scene = Scene::open(&tables).await?;
+    let mut watching = scene.agent.watch("config").await?;
+    scene.goes_on().await?;
+    // Whoever watches is woken by what the agent asked for.
+    let third = |line: &str| line.contains("three");
+    watching.wait_for("the last change", third).await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_polled_says_how_old_it_is_and_is_fresh() -> Result<()> {
+    let tables = [
+        ("control", "sync = 'poll'\npoll_seconds = 2"),
+        ("link", "sync = 'poll'\npoll_seconds = 2"),
+    ];
+    let scene = Scene::open(&tables).await?;
+    scene.changes("one").await?;
+    let (mut ages, mut last) = (0, 0);
+    // Each poll of the host and each of the guest makes it younger, and nothing else does.
+    let seen = async || {
+        let entry = scene.agent.entry("config/greeting").await.ok()?;
+        ages += u32::from(entry.age_ms < last);
+        last = entry.age_ms;
+        let fresh = entry.freshness == Freshness::Fresh && entry.age_ms < 15_000;
+        (!fresh || ages == 3).then_some((fresh, entry))
+    };
+    let (fresh, entry) = wait::until("three polls", PATIENCE, seen).await?;
+    ensure!(fresh, "{entry:?}");
+    Ok(())
 }

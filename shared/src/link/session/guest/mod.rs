@@ -1,10 +1,12 @@
 //! The guest's end: asks, and applies what is pushed.
 //!
-//! Here are the states, the frames' ways and the timers; `asking` sends, `answers` and `batches` take what comes.
+//! Here are the states, the frames' ways and the timers; `asking` sends, `answers` and `batches` take what comes, `polls`
+//! asks for what is not pushed.
 
 mod answers;
 mod asking;
 mod batches;
+mod polls;
 
 use std::collections::BTreeMap;
 
@@ -13,8 +15,8 @@ use super::outbox::Outbox;
 use super::{DEAD_MS, DEFAULT_LIMITS, Fault, PATIENCE_MS, body, code, unexpected};
 use crate::link::Moment;
 use crate::link::body::{
-    Beat, Challenge, Code, Credential, Credit, Found, GoAway, HelloAck, Item, Limits, LinkKey, Listing,
-    MirrorDigest, Refused, Relayed, Secrets, Session, SessionOver, Standing,
+    AsOf, Beat, Challenge, Code, Credential, Credit, Found, GoAway, HelloAck, Item, Limits, LinkKey, Listing,
+    MirrorDigest, Pull, Refused, Relayed, Secrets, Session, SessionOver, Standing,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, StreamId};
 use crate::link::kind::{Kind, KindSet};
@@ -22,6 +24,7 @@ use crate::revision::Revision;
 
 pub use asking::AskError;
 use batches::Batches;
+use polls::Asking;
 
 /// The guest's end of one connection.
 #[derive(Debug)]
@@ -34,6 +37,8 @@ pub struct Guest {
     /// What SECRETS said of what comes next on a stream.
     marked: BTreeMap<StreamId, Secrets>,
     push: Batches,
+    /// How the host has the mirror asked for, if it doesn't push.
+    asking: Option<Asking>,
     heard: Moment,
     beat: Moment,
     beats: u64,
@@ -128,6 +133,10 @@ pub enum GuestEvent {
     Credential(Credential),
     /// What proofs are to be made with from the next connection on; keep it where only root reads it.
     LinkKey(LinkKey),
+    /// The mirror is not pushed to from now on: [`Guest`] asks by itself.
+    Pull(Pull),
+    /// Of when the mirror is, once it stands where this says.
+    AsOf(AsOf),
     /// What the mirror is if nothing went wrong: if it is something else, say [`Guest::differs`].
     Digest(MirrorDigest),
     /// The host ends the connection.
@@ -154,6 +163,7 @@ impl Guest {
             streams: BTreeMap::new(),
             marked: BTreeMap::new(),
             push: Batches::default(),
+            asking: None,
             heard: now,
             beat: now,
             beats: 0,
@@ -226,9 +236,13 @@ impl Guest {
             | Kind::Credential
             | Kind::LinkKey
             | Kind::Digest
+            | Kind::Pull
+            | Kind::AsOf
                 if frame.stream == StreamId::SESSION =>
             {
-                told(frame).map(Some)
+                let event = told(frame)?;
+                self.asked(&event, now);
+                Ok(Some(event))
             }
             Kind::Credit => {
                 let Credit { bytes } = body(frame)?;
@@ -275,6 +289,7 @@ impl Guest {
             State::Open { .. } if now.since(self.beat) >= self.heartbeat_ms => self.ping(now),
             _ => {}
         }
+        self.poll_if_due(now);
         if self.partial.is_some_and(|since| now.since(since) > PATIENCE_MS) {
             return Err(Fault::Slow);
         }
@@ -300,7 +315,7 @@ impl Guest {
             .outbox
             .stuck_since()
             .map_or(u64::MAX, |since| since.0 + DEAD_MS + 1);
-        Moment(open.min(whole).min(heard).min(written))
+        Moment(open.min(whole).min(heard).min(written).min(self.next_poll()))
     }
 
     /// For how long the host may say nothing.
@@ -337,6 +352,8 @@ fn told(frame: &Frame<'_>) -> Result<GuestEvent, Fault> {
         Kind::Credential => body(frame).map(GuestEvent::Credential),
         Kind::LinkKey => body(frame).map(GuestEvent::LinkKey),
         Kind::Digest => body(frame).map(GuestEvent::Digest),
+        Kind::Pull => body(frame).map(GuestEvent::Pull),
+        Kind::AsOf => body(frame).map(GuestEvent::AsOf),
         _ => Err(unexpected(frame)),
     }
 }

@@ -17,7 +17,7 @@ use super::{DEAD_MS, Fault, PATIENCE_MS, body, code, unexpected};
 use crate::entry::Value;
 use crate::link::Moment;
 use crate::link::body::{
-    Applied, Beat, Challenge, Code, Credit, Differs, Ended, Get, GoAway, Hello, HelloAck, Limits, List,
+    Applied, Beat, Challenge, Code, Credit, Differs, Ended, Get, GoAway, Hello, HelloAck, Limits, List, Poll,
     Relay, Watch,
 };
 use crate::link::frame::{self, Frame, Last, MAX_BODY, MAX_BODY_BEFORE_HELLO, StreamId};
@@ -37,6 +37,7 @@ pub struct Host {
     /// Relays that are answered, and whose answers may have pieces left to send.
     replying: BTreeSet<StreamId>,
     push: Push,
+    pulls: Pulls,
     /// A DIGEST went out, which the guest may contradict once.
     compared: bool,
     heard: Moment,
@@ -72,6 +73,17 @@ enum Push {
     AwaitApplied(Revision),
 }
 
+/// When batches go to the mirror.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pulls {
+    /// Whenever there is something.
+    Pushed,
+    /// Once the guest has asked.
+    Answered,
+    /// Now: the guest has asked.
+    Asked,
+}
+
 /// What a guest said that its host must act on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum HostEvent<'a> {
@@ -87,6 +99,9 @@ pub enum HostEvent<'a> {
     Relay(StreamId, Relay),
     /// The guest's mirror (stream 0) or watch stands at this revision, and the next batch may go.
     Applied(StreamId, Revision),
+    /// What has changed of the mirror? Answer with [`Host::as_of`], and with [`Host::batch`] on stream 0 before it if there
+    /// is something.
+    Poll,
     /// The guest's mirror isn't what [`Host::digest`] said: a snapshot is to replace it.
     Differs(Differs),
     /// The guest no longer wants the stream; nothing may be sent on it.
@@ -123,6 +138,7 @@ impl Host {
             streams: BTreeMap::new(),
             replying: BTreeSet::new(),
             push: Push::Ready,
+            pulls: Pulls::Pushed,
             compared: false,
             heard: now,
             partial: None,
@@ -197,9 +213,20 @@ impl Host {
             Kind::GoAway => body(frame).map(HostEvent::GoAway).map(Some),
             Kind::Applied => self.applied(frame),
             Kind::Differs => self.differs(frame),
+            Kind::Poll => self.poll(frame),
             Kind::Credit => self.credit(frame),
             _ => Err(unexpected(frame)),
         }
+    }
+
+    /// One question at a time, and none where everything is pushed.
+    fn poll<'a>(&mut self, frame: &Frame<'a>) -> Result<Option<HostEvent<'a>>, Fault> {
+        body::<Poll>(frame)?;
+        if self.pulls != Pulls::Answered {
+            return Err(unexpected(frame));
+        }
+        self.pulls = Pulls::Asked;
+        Ok(Some(HostEvent::Poll))
     }
 
     /// Each DIGEST is contradicted once at most, so that a guest has no snapshot after snapshot made for it.
@@ -394,11 +421,24 @@ impl Host {
         self.streams.contains_key(&stream)
     }
 
-    /// Whether the next batch may be sent on the stream: never to a guest that doesn't understand batches.
+    /// Whether the next batch may be sent on the stream: never to a guest that doesn't understand batches, and to the
+    /// mirror of one that has to ask only when it has.
     pub fn can_push(&mut self, stream: StreamId) -> bool {
         let batches = [Kind::Begin, Kind::Part, Kind::Commit];
-        batches.into_iter().all(|kind| self.understands(kind))
+        let waits = stream == StreamId::SESSION && self.pulls == Pulls::Answered;
+        !waits
+            && batches.into_iter().all(|kind| self.understands(kind))
             && self.push_of(stream).is_some_and(|push| *push == Push::Ready)
+    }
+
+    /// Whether no batch is under way to the mirror.
+    pub fn is_settled(&self) -> bool {
+        self.push == Push::Ready
+    }
+
+    /// Whether the guest has asked what changed of its mirror, and waits for the answer.
+    pub fn is_asked(&self) -> bool {
+        self.pulls == Pulls::Asked
     }
 
     /// Sends a batch: on stream 0 for the mirror, on a watch's stream for the watch. Call [`Self::can_push`] first; a

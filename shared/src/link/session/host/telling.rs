@@ -2,10 +2,11 @@
 
 use serde::Serialize;
 
-use super::Host;
+use super::{Host, Pulls};
 use crate::link::Moment;
 use crate::link::body::{
-    Code, Credential, Ended, GoAway, LinkKey, MirrorDigest, Secrets, Session, SessionOver, Standing,
+    AsOf, Code, Credential, Ended, GoAway, LinkKey, MirrorDigest, Pull, Secrets, Session, SessionOver,
+    Standing,
 };
 use crate::link::frame::{Last, MAX_BODY, StreamId};
 use crate::link::kind::Kind;
@@ -71,12 +72,35 @@ impl Host {
     }
 
     /// Says what the guest's mirror is if nothing went wrong: nothing may be under way to it, so call it only when
-    /// [`Host::can_push`] on stream 0. A guest whose mirror is something else answers with [`HostEvent::Differs`].
+    /// [`Host::is_settled`]. A guest whose mirror is something else answers with [`HostEvent::Differs`].
     ///
     /// [`HostEvent::Differs`]: super::HostEvent::Differs
     pub fn digest(&mut self, digest: &MirrorDigest, now: Moment) -> Told {
         let told = self.tell(Kind::Digest, digest, now);
         self.compared |= told == Told::Queued;
+        told
+    }
+
+    /// Has the guest ask for what changes of its mirror, in place of being told, from now on; it counts as having asked
+    /// once. One that doesn't understand that is told as ever. Call it directly behind [`Host::welcome`].
+    pub fn pull(&mut self, pull: &Pull, now: Moment) -> Told {
+        let needed = [Kind::Poll, Kind::AsOf];
+        if !needed.into_iter().all(|kind| self.understands(kind)) {
+            return Told::NotUnderstood;
+        }
+        let told = self.tell(Kind::Pull, pull, now);
+        if told == Told::Queued {
+            self.pulls = Pulls::Asked;
+        }
+        told
+    }
+
+    /// Tells the guest of when its mirror is. That answers its question, if it has asked one.
+    pub fn as_of(&mut self, as_of: &AsOf, now: Moment) -> Told {
+        let told = self.tell(Kind::AsOf, as_of, now);
+        if told == Told::Queued && self.is_asked() {
+            self.pulls = Pulls::Answered;
+        }
         told
     }
 

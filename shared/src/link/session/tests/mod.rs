@@ -134,6 +134,7 @@ impl Pair {
             | HostEvent::Applied(..)
             | HostEvent::Cancelled(..)
             | HostEvent::Differs(_)
+            | HostEvent::Poll
             | HostEvent::GoAway(_) => {}
         }
     }
