@@ -70,6 +70,9 @@ impl Launch<'_> {
                 &scope,
             ];
             words.extend(call.map(str::to_owned));
+            // What comes up before the daemon goes down after it. The other way round it would take the end of all VMs, as the
+            // host goes down, for their own, and leave them off when the host is up again.
+            words.extend(own_unit().map(|unit| format!("--property=Before={unit}")));
         }
         words.push("setsid".to_owned());
         words.extend(self.user.into_iter().flat_map(|user| as_user(user, self.group)));
@@ -115,6 +118,18 @@ pub(super) async fn can_read(user: u32, file: &Path) -> io::Result<bool> {
 /// As `sd_booted(3)` tells it; only root may make scopes of the system.
 fn systemd_runs_the_host() -> bool {
     Path::new("/run/systemd/system").is_dir() && rustix::process::geteuid().is_root()
+}
+
+/// The service that this process is, as systemd calls it.
+fn own_unit() -> Option<String> {
+    let groups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    service_of(&groups).map(str::to_owned)
+}
+
+/// The same by the process's control groups, as `cgroups(7)` has them in `/proc/PID/cgroup`.
+fn service_of(groups: &str) -> Option<&str> {
+    let mut units = groups.lines().filter_map(|group| group.rsplit('/').next());
+    units.find(|unit| unit.ends_with(".service"))
 }
 
 /// An empty log. It is only ever appended to, so that whoever has it open goes on at its new end when it was cut.
@@ -164,7 +179,7 @@ fn tail(log: &Path) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{MAX_LOG, TAIL, bound, can_read, last_line, log_file};
+    use super::{MAX_LOG, TAIL, bound, can_read, last_line, log_file, service_of};
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -198,6 +213,16 @@ mod tests {
         write!(&writer, "{}", "y".repeat(usize::try_from(TAIL).unwrap() + 1)).unwrap();
         assert_eq!(last_line(&log), "y".repeat(300));
         assert_eq!(last_line(&folder.path().join("none")), "it said nothing");
+    }
+
+    #[test]
+    fn a_process_that_systemd_started_knows_its_service() {
+        let service = "0::/system.slice/moorline-host.service\n";
+        assert_eq!(service_of(service), Some("moorline-host.service"));
+        let older = "2:cpu:/\n1:name=systemd:/system.slice/moorline-host.service\n0::/\n";
+        assert_eq!(service_of(older), Some("moorline-host.service"));
+        let shell = "0::/user.slice/user-0.slice/session-1.scope\n";
+        assert_eq!(service_of(shell), None);
     }
 
     #[tokio::test]
