@@ -1,17 +1,18 @@
 //! The one way an operation runs: snapshot, step, load, step again, commit with guards on all that was read.
 //!
 //! * `attempt`: what is to be run, and what is answered. `outcome`: the record of what it came to.
+//! * `clock`: the time at which it happens.
 
 mod attempt;
+mod clock;
 mod outcome;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use moorline_shared::{Digest, Revision, Timestamp};
 
 pub use attempt::{Attempt, Done, ExecuteError};
+use clock::Clock;
 pub(super) use outcome::too_large;
 use outcome::{Stepped, blank, record, refused};
 
@@ -30,15 +31,6 @@ use crate::store::{CommitError, Invalid, Key, Store, Write};
 /// How often an operation is stepped anew because others changed what it read.
 const MOST_CONFLICTS: u32 = 1_000;
 
-/// Where an executor has the time from.
-#[derive(Clone, Copy, Debug)]
-enum Clock {
-    /// The system's.
-    System,
-    /// It is what it was told last, and began with this.
-    Told(Instant),
-}
-
 /// Runs operations against the store.
 #[derive(Debug)]
 pub struct Executor {
@@ -48,8 +40,6 @@ pub struct Executor {
     settings: Arc<Settings>,
     settings_digest: Digest,
     clock: Clock,
-    /// The latest time given to an operation, in milliseconds: time never steps back within a process.
-    latest: AtomicI64,
     fences: Fences,
     refused_reads: RefusedReads,
 }
@@ -63,8 +53,7 @@ impl Executor {
             master,
             settings: Arc::new(settings),
             settings_digest,
-            clock: Clock::System,
-            latest: AtomicI64::new(0),
+            clock: Clock::of_the_system(),
             fences: Fences::On,
             refused_reads: RefusedReads::default(),
         }
@@ -75,14 +64,14 @@ impl Executor {
     #[must_use]
     pub fn told_the_time(self) -> Self {
         Self {
-            clock: Clock::Told(Instant::now()),
+            clock: Clock::told(),
             ..self
         }
     }
 
     /// It is `now` from now on, unless it is later already.
     pub fn tell(&self, now: Timestamp) {
-        self.latest.fetch_max(now.millis(), Ordering::Relaxed);
+        self.clock.tell(now.millis());
     }
 
     #[cfg(test)]
@@ -113,23 +102,8 @@ impl Executor {
 
     /// The time an operation would be taken to happen at.
     pub fn now(&self) -> Timestamp {
-        let wall = match self.clock {
-            Clock::System => wall_millis(),
-            Clock::Told(_) => 0,
-        };
-        let before = self.latest.fetch_max(wall, Ordering::Relaxed);
-        Timestamp::from_millis(wall.max(before)).expect("the present lies within the years a time can have")
-    }
-
-    /// The present on the clock that refused reads are counted by.
-    fn instant(&self) -> Instant {
-        match self.clock {
-            Clock::System => Instant::now(),
-            Clock::Told(begun) => {
-                let told = u64::try_from(self.latest.load(Ordering::Relaxed)).unwrap_or(0);
-                begun + Duration::from_millis(told)
-            }
-        }
+        let millis = self.clock.millis();
+        Timestamp::from_millis(millis).expect("the present lies within the years a time can have")
     }
 
     /// Runs an operation that may change something, and answers once it is durable.
@@ -205,7 +179,7 @@ impl Executor {
         let principal = &attempt.caller.principal;
         let recorded = self
             .refused_reads
-            .count(principal, attempt.op.effect(), self.instant());
+            .count(principal, attempt.op.effect(), self.clock.instant());
         match (recorded, stepped) {
             (Recorded::Not, Stepped::Refused { shown, .. }) => Err(ExecuteError::Refused {
                 shown,
@@ -373,9 +347,4 @@ impl Executor {
             .map_err(ExecuteError::Commit)?;
         self.done(&record, None, n)
     }
-}
-
-fn wall_millis() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
