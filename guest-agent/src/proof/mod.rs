@@ -8,7 +8,6 @@
 //!
 //! The time in a signature must be the control plane's, which refuses others and says what time it is; see [`Clock`].
 
-mod clock;
 mod signer;
 #[cfg(test)]
 mod tests;
@@ -22,6 +21,7 @@ use moorline_shared::api::SERVER_TIME;
 use moorline_shared::api::session::IdentifyInstance;
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{Relay, Relayed};
+use moorline_shared::signature::Clock;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -29,7 +29,6 @@ use crate::credentials::{Credentials, InstanceToken};
 use crate::link::{AskFailure, Line};
 use crate::platform::now;
 
-pub use clock::Clock;
 use signer::{Key, OwnKey, keyed, signed};
 pub use signer::{SignError, fresh_key};
 

@@ -15,6 +15,8 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use moorline_client::Client;
 use moorline_client::fresh_key;
 use moorline_shared::api::feed::InstanceSpec;
@@ -86,6 +88,7 @@ impl Uplink {
                 client: self.client.clone(),
                 identity: self.identity,
                 credentials: self.credentials.clone(),
+                clock: Arc::default(),
             },
             self.shards.clone(),
             self.asks,

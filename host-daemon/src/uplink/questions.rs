@@ -3,12 +3,15 @@
 mod turns;
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use moorline_client::{Client, ClientError, GuestRequest};
+use bytes::Bytes;
+use moorline_client::{Client, ClientError, GuestRequest, RawReply};
+use moorline_shared::api::SERVER_TIME;
 use moorline_shared::api::data::{Entry, ListQuery};
 use moorline_shared::link::body::{Code, Listed, Relay};
-use moorline_shared::signature::{Seconds, TOKEN};
-use moorline_shared::{EntryPath, InstanceId, PathPrefix};
+use moorline_shared::signature::{Clock, Seconds, TOKEN};
+use moorline_shared::{EntryPath, InstanceId, PathPrefix, Timestamp};
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::interests::InterestChange;
 use crate::credentials::{self, NotVouched};
 use crate::identity::HostIdentity;
-use crate::link::{Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply, ShardsHandle};
+use crate::link::{
+    self, Answer, Ask, Asker, MissKey, Page, PageEntry, Question, Refusal, Reply, ShardsHandle,
+};
 use turns::Turns;
 
 /// How many questions are asked at once, of all guests together.
@@ -26,6 +31,8 @@ const PAGE: u32 = 1_000;
 /// The most pages of a listing: an instance has at most 1,024 entries.
 const MAX_PAGES: usize = 2;
 
+const UNAUTHORIZED: u16 = 401;
+
 /// The control plane, and what the host signs with that it passes on there.
 #[derive(Clone, Debug)]
 pub(super) struct Signing {
@@ -33,11 +40,32 @@ pub(super) struct Signing {
     pub(super) identity: HostIdentity,
     /// Which sessions were ended.
     pub(super) credentials: credentials::Handle,
+    /// The control plane's time, which need not be this machine's.
+    pub(super) clock: Arc<Mutex<Clock>>,
 }
 
-/// The system's time in seconds, as signatures have it.
-fn now() -> Seconds {
-    Seconds(crate::link::time().map_or(0, |time| time.millis() / 1_000))
+impl Signing {
+    /// The control plane's time, as far as it is known.
+    fn now(&self) -> Seconds {
+        self.clock().at(link::now(), calendar_ms())
+    }
+
+    /// Sets the clock by what an answer says; whether it was wrong.
+    fn learn(&self, reply: &RawReply) -> bool {
+        let mut headers = reply.headers.iter();
+        let said = headers.find(|(name, _)| name == SERVER_TIME);
+        let time = said.and_then(|(_, text)| text.parse::<Timestamp>().ok());
+        time.is_some_and(|time| self.clock().learn(time.millis(), link::now(), calendar_ms()))
+    }
+
+    fn clock(&self) -> MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// This machine's time of day, in milliseconds since 1970.
+fn calendar_ms() -> i64 {
+    link::time().map_or(0, Timestamp::millis)
 }
 
 /// Answers until it is cancelled or nobody asks any more. What is being asked then is let go.
@@ -93,6 +121,7 @@ impl Asking {
             client: control.client.on_behalf_of(reader),
             identity: control.identity.clone(),
             credentials: control.credentials.clone(),
+            clock: Arc::clone(&control.clock),
         };
         let promise = Promise {
             shards: shards.clone(),
@@ -245,16 +274,29 @@ async fn pass_on(control: &Signing, reader: InstanceId, relay: Relay) -> Result<
     let token = token.map_or("", |(_, token)| token.as_str());
     let vouched = control.credentials.vouch(reader, token).await;
     vouched.map_err(|refused| Refusal::new(code_of(refused), refused.to_string()))?;
-    let body = relay.body.bytes().clone();
-    let present = control.identity.present();
-    let request = request.countersigned(now(), present.key_id(), |base| present.sign(base));
-    let reply = control.client.relay(reader, &request, body).await;
-    let reply = reply.map_err(|error| without_reply(&error))?;
+    let body = relay.body.bytes();
+    let mut reply = countersigned(control, reader, request.clone(), body).await?;
+    if reply.status == UNAUTHORIZED && control.learn(&reply) {
+        reply = countersigned(control, reader, request, body).await?;
+    }
     Ok(Reply {
         status: reply.status,
         headers: reply.headers,
         body: reply.body,
     })
+}
+
+/// Sends a guest's request with the host's signature of this moment.
+async fn countersigned(
+    control: &Signing,
+    reader: InstanceId,
+    request: GuestRequest,
+    body: &Bytes,
+) -> Result<RawReply, Refusal> {
+    let present = control.identity.present();
+    let request = request.countersigned(control.now(), present.key_id(), |base| present.sign(base));
+    let reply = control.client.relay(reader, &request, body.clone()).await;
+    reply.map_err(|error| without_reply(&error))
 }
 
 /// What a guest is told of a request that has no answer: whether it may be done all the same.

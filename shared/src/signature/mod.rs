@@ -20,6 +20,7 @@
 //! reaches the control plane, and a request for one deployment must mean nothing to another.
 
 mod base;
+mod clock;
 pub mod content_digest;
 mod field;
 mod input;
@@ -29,6 +30,7 @@ mod tests;
 use std::str::FromStr;
 
 pub use base::{BaseError, Request, signatures};
+pub use clock::Clock;
 pub use field::{FieldError, MAX_FIELD_BYTES};
 pub use input::{Component, Input, Parameter, Seconds, Text};
 

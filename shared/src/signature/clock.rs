@@ -1,7 +1,7 @@
 //! The time that signatures are made at: the control plane's, as far as it is known.
 
-use moorline_shared::link::Moment;
-use moorline_shared::signature::Seconds;
+use super::Seconds;
+use crate::link::Moment;
 
 /// A signature is taken within a minute of the control plane's time. A clock that is further off than this was wrong.
 const TOLERABLE_MS: u64 = 5_000;
