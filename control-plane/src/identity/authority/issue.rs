@@ -19,10 +19,11 @@ use zeroize::Zeroizing;
 const AUTHORITY_DAYS: i64 = 3_650;
 /// For how long a server certificate is good. It is made anew long before.
 pub(super) const SERVER_DAYS: i64 = 30;
-/// How much earlier than now a certificate begins at most, since not every clock is right.
-const EARLIER_MS: i64 = 3_600_000;
+/// How much earlier than now a certificate begins at most, since not every clock is right: one that is set back by a day, as
+/// where it had been a day ahead, must not make all that was issued before something of the future.
+const EARLIER_MS: i64 = DAY_MS + 3_600_000;
 /// The part of its life that one begins earlier at most, so that who renews in good time doesn't do so at once.
-const EARLIER_PART: i64 = 24;
+const EARLIER_PART: i64 = 6;
 pub(super) const DAY_MS: i64 = 86_400_000;
 
 /// The attribute that holds the generation in a host's certificate: `dnQualifier` of X.520, which tells apart what has
