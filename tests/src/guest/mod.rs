@@ -9,6 +9,7 @@
 //! virtual, `/dev/kvm` may open and then not run a stock kernel.
 
 mod control;
+mod monitor;
 mod seats;
 mod snapshot;
 
@@ -21,6 +22,7 @@ use crate::process::{Running, last_lines_of, tied};
 use crate::setup::Tools;
 use crate::wait;
 use anyhow::{Context, Result, bail};
+use monitor::Monitor;
 use moorline_lab_guest::PORT_NAME;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -40,6 +42,7 @@ pub struct GuestOptions {
     vsock: Option<PathBuf>,
     command_line: String,
     saveable: Saveable,
+    on_reboot: OnReboot,
 }
 
 /// Whether the guest can be saved as it runs.
@@ -47,6 +50,13 @@ pub struct GuestOptions {
 enum Saveable {
     Yes,
     No,
+}
+
+/// What becomes of a guest that reboots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnReboot {
+    End,
+    BeginAnew,
 }
 
 /// What a guest begins with.
@@ -68,6 +78,7 @@ impl GuestOptions {
             vsock: None,
             command_line,
             saveable: Saveable::No,
+            on_reboot: OnReboot::End,
         }
     }
 
@@ -75,6 +86,13 @@ impl GuestOptions {
     #[must_use]
     pub fn saveable(mut self) -> Self {
         self.saveable = Saveable::Yes;
+        self
+    }
+
+    /// A guest that can [reboot](Guest::reboot), and finds its disk as it left it.
+    #[must_use]
+    pub fn rebooting(mut self) -> Self {
+        self.on_reboot = OnReboot::BeginAnew;
         self
     }
 
@@ -166,6 +184,21 @@ impl Guest {
         // QEMU serves one connection at a time: the old one has to be closed first.
         drop(self.control);
         let control = Control::connect(&self.folder.path().join(CONTROL), BOOT_PATIENCE).await?;
+        Ok(Self { control, ..self })
+    }
+
+    /// Has the guest's system reboot as its administrator would, and waits until the next one takes commands.
+    ///
+    /// It must have been booted as one that [can](GuestOptions::rebooting). Each half may take as long as `patience`.
+    pub async fn reboot(self, patience: Duration) -> Result<Self> {
+        let mut monitor = Monitor::connect(self.folder.path()).await?;
+        let asked = self.control.lines("systemctl reboot")?;
+        let reset = monitor.until(|told| told["event"] == "RESET", patience).await;
+        reset.context("the guest doesn't reboot")?;
+        drop(asked);
+        // QEMU serves one connection at a time: the old one has to be closed first.
+        drop(self.control);
+        let control = Control::connect(&self.folder.path().join(CONTROL), patience).await?;
         Ok(Self { control, ..self })
     }
 
@@ -282,7 +315,7 @@ fn start_qemu(folder: &Path, options: &GuestOptions, start: Start<'_>) -> Result
             "-object",
             &format!("memory-backend-memfd,id=mem,size={memory}M,share=on"),
         ])
-        .args(["-nodefaults", "-display", "none", "-nic", "none", "-no-reboot"])
+        .args(["-nodefaults", "-display", "none", "-nic", "none"])
         .arg("-kernel")
         .arg(&image.kernel)
         .arg("-initrd")
@@ -295,16 +328,20 @@ fn start_qemu(folder: &Path, options: &GuestOptions, start: Start<'_>) -> Result
             &format!("socket,id=vsock,path={}", device_socket(folder).display()),
         ])
         .args(control_arguments(&folder.join(CONTROL)))
-        .args(start_arguments(folder, options.saveable, start));
+        .args(monitor::arguments(folder))
+        .args(start_arguments(options.saveable, start));
+    if options.on_reboot == OnReboot::End {
+        command.arg("-no-reboot");
+    }
     Running::start("QEMU", &mut command, folder.join("qemu.log"))
 }
 
 /// The guest's vsock device, unless it is given one later, and what makes it begin as it is to.
-fn start_arguments(folder: &Path, saveable: Saveable, start: Start<'_>) -> Vec<String> {
+fn start_arguments(saveable: Saveable, start: Start<'_>) -> Vec<String> {
     let mut arguments = Vec::new();
     let mut device = "vhost-user-vsock-pci,chardev=vsock".to_owned();
     if saveable == Saveable::Yes {
-        arguments.extend(snapshot::arguments(folder));
+        arguments.extend(snapshot::arguments());
         device = snapshot::device();
     }
     arguments.extend(match start {

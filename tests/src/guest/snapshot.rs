@@ -3,17 +3,14 @@
 //! A vhost-user device can't be saved. It is in a slot that it is taken out of before, as a VM manager does it, and the
 //! guest that goes on is given another one.
 
+use super::monitor::Monitor;
 use super::{CONTROL, Control, Guest, GuestOptions, Seats, Start, start_qemu, start_vsock_device};
 use crate::setup::Tools;
 use crate::wait;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::UnixStream;
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::time::timeout;
 
 /// How long each step may take on a machine that builds meanwhile.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -23,11 +20,10 @@ const DEVICE: &str = "guest-vsock";
 /// The slot that it is in.
 const SLOT: &str = "vsock-slot";
 
-/// QEMU's arguments for a slot, for the id of the machine's generation, and for its monitor.
-pub(super) fn arguments(folder: &Path) -> Vec<String> {
-    let monitor = format!("unix:{},server=on,wait=off", monitor(folder).display());
+/// QEMU's arguments for a slot, and for the id of the machine's generation.
+pub(super) fn arguments() -> Vec<String> {
     let slot = format!("pcie-root-port,id={SLOT},chassis=1");
-    ["-device", &slot, "-device", "vmgenid,guid=auto", "-qmp", &monitor]
+    ["-device", &slot, "-device", "vmgenid,guid=auto"]
         .map(str::to_owned)
         .to_vec()
 }
@@ -37,16 +33,13 @@ pub(super) fn device() -> String {
     format!("vhost-user-vsock-pci,chardev=vsock,bus={SLOT},id={DEVICE}")
 }
 
-fn monitor(folder: &Path) -> PathBuf {
-    folder.join("monitor.sock")
-}
-
 impl Guest {
     /// Saves the guest as it is, and ends it. It must have been booted as one that [can be](GuestOptions::saveable).
     pub async fn save(mut self, to: &Path) -> Result<()> {
         let mut monitor = Monitor::connect(self.folder.path()).await?;
         monitor.ask("device_del", &json!({"id": DEVICE})).await?;
-        monitor.until_unplugged().await?;
+        let unplugged = |told: &Value| told["event"] == "DEVICE_DELETED" && told["data"]["device"] == DEVICE;
+        monitor.until(unplugged, PATIENCE).await?;
         monitor.ask("stop", &json!({})).await?;
         let file = format!("exec:cat > '{}'", to.display());
         monitor.ask("migrate", &json!({"uri": file})).await?;
@@ -93,59 +86,4 @@ async fn go_on(folder: &Path) -> Result<()> {
     monitor.ask("cont", &json!({})).await?;
     let device = json!({"driver": "vhost-user-vsock-pci", "chardev": "vsock", "bus": SLOT, "id": DEVICE});
     monitor.ask("device_add", &device).await.map(drop)
-}
-
-/// QEMU's monitor, which speaks QMP.
-struct Monitor {
-    lines: BufReader<OwnedReadHalf>,
-    writer: OwnedWriteHalf,
-    /// What was told of the vsock device while an answer was waited for.
-    unplugged: bool,
-}
-
-impl Monitor {
-    async fn connect(folder: &Path) -> Result<Self> {
-        let socket = monitor(folder);
-        let connect = async || UnixStream::connect(&socket).await.ok();
-        let stream = wait::until("QEMU's monitor", PATIENCE, connect).await?;
-        let (reader, writer) = stream.into_split();
-        let mut monitor = Self {
-            lines: BufReader::new(reader),
-            writer,
-            unplugged: false,
-        };
-        monitor.next().await.context("QEMU's greeting")?;
-        monitor.ask("qmp_capabilities", &json!({})).await?;
-        Ok(monitor)
-    }
-
-    async fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value> {
-        let mut line = json!({"execute": command, "arguments": arguments}).to_string();
-        line.push('\n');
-        self.writer.write_all(line.as_bytes()).await?;
-        loop {
-            let mut told = self.next().await?;
-            match told["return"].take() {
-                Value::Null if told["error"].is_object() => bail!("{command}: {}", told["error"]),
-                Value::Null => {}
-                answer => return Ok(answer),
-            }
-        }
-    }
-
-    async fn until_unplugged(&mut self) -> Result<()> {
-        while !self.unplugged {
-            self.next().await?;
-        }
-        Ok(())
-    }
-
-    async fn next(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        let read = timeout(PATIENCE, self.lines.read_line(&mut line)).await;
-        ensure!(read.context("QEMU says nothing")?? > 0, "QEMU is gone");
-        let told: Value = serde_json::from_str(&line)?;
-        self.unplugged |= told["event"] == "DEVICE_DELETED" && told["data"]["device"] == DEVICE;
-        Ok(told)
-    }
 }
