@@ -18,6 +18,7 @@ use moorline_lab_load::plan::{ATTACK, Acts, Attack, Conduct};
 use moorline_shared::api::data::PutEntry;
 use std::cell::Cell;
 use std::fs::File;
+use std::path::PathBuf;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -37,6 +38,8 @@ const ACTS: u64 = 12;
 
 /// A host with an attacker and honest guests.
 struct Crowd {
+    /// What attacks, built before anybody is connected.
+    program: PathBuf,
     deployment: Deployment,
     honest: Vec<External>,
     attacker: External,
@@ -44,7 +47,9 @@ struct Crowd {
 
 impl Crowd {
     async fn gather() -> Result<Self> {
-        let deployment = Plan::new(Programs::build().await?).start().await?;
+        let programs = Programs::build().await?;
+        let program = programs.attacker().await?;
+        let deployment = Plan::new(programs).start().await?;
         let names: Vec<_> = (0..HONEST).map(|nth| format!("honest-{nth}")).collect();
         let entries = [("name", "honest")];
         let attach = names.iter().map(|name| deployment.attach(name, &entries));
@@ -53,6 +58,7 @@ impl Crowd {
         let entries: Vec<_> = entries.iter().map(|(path, value)| (&**path, &**value)).collect();
         let attacker = deployment.attach("evil", &entries).await?;
         Ok(Self {
+            program,
             deployment,
             honest,
             attacker,
@@ -60,7 +66,7 @@ impl Crowd {
     }
 
     /// Has the attacker do what it does, until it is dropped.
-    async fn attack(&self, conduct: Conduct) -> Result<Running> {
+    fn attack(&self, conduct: Conduct) -> Result<Running> {
         let plan = Attack {
             guest: self.attacker.socket(),
             instance: self.attacker.id,
@@ -70,7 +76,7 @@ impl Crowd {
         let folder = self.deployment.folder();
         let file = folder.join("attack.json");
         std::fs::write(&file, serde_json::to_vec(&plan)?).context("write what the attacker does")?;
-        let mut command = tied(self.deployment.programs().attacker().await?);
+        let mut command = tied(&self.program);
         command.arg(ATTACK).stdin(File::open(&file)?);
         Running::start("lab-load", &mut command, folder.join("attack.log"))
     }
@@ -148,7 +154,7 @@ async fn beside(conduct: Conduct) -> Result<()> {
     let daemon = crowd.deployment.host_pid().context("the daemon has ended")?;
     let base = memory(daemon, "Rss:")?;
     forget_peak(daemon)?;
-    let attacker = crowd.attack(conduct).await?;
+    let attacker = crowd.attack(conduct)?;
     let over = CancellationToken::new();
     let life = || Life {
         reads: Cell::new(0),

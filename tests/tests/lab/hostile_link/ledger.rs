@@ -43,7 +43,9 @@ async fn count(trial: &Trial, of: InstanceId) -> Result<usize> {
 
 #[tokio::test]
 async fn row_2_what_a_guest_makes_stays_its_own_and_ends_with_it() -> Result<()> {
-    let trial = Trial::begin().await?;
+    // The data of an instance that is no more are kept for a while, here for as short as can be.
+    let plan = Plan::new(Programs::build().await?).control_setting("keep_terminated = 1");
+    let trial = Trial::with(plan).await?;
     let (guest, heir) = (trial.guest("evil").await?, trial.guest("heir").await?);
     let attack = async {
         let mut talker = Talker::begin(&guest.socket()).await?;
