@@ -28,12 +28,15 @@ pub fn hostile(plan: &Hostile) -> Result<Stood> {
         drop(attacker);
         Ok::<_, anyhow::Error>((round, peak))
     };
-    let (_, base) = round(&plan.polite)?;
     let mut attacks = Vec::new();
     for attack in &plan.attacks {
         let mut faced = Faced::of(attack.conduct);
+        let mut base = None;
         for _ in 0..plan.load.rounds {
-            faced.quiet.push(round(&plan.polite)?.0);
+            let (quiet, quiet_peak) = round(&plan.polite)?;
+            faced.quiet.push(quiet);
+            // That of the first round stays: what an attack leaves behind is its growth as well.
+            let base = *base.get_or_insert(quiet_peak);
             let (attacked, peak) = round(attack)?;
             faced.attacked.push(attacked);
             faced.grown_bytes.push(peak.saturating_sub(base));
