@@ -12,18 +12,18 @@ use moorline_control::config::Config;
 use moorline_shared::Timestamp;
 
 const BACKUP_HELP: &str = "\
-The control plane may run meanwhile. The backup has the store as it is at one moment, and not the master key, without
-which no secret in it opens: keep a copy of master.key elsewhere. While it is taken, the disk holds another copy of the
+The control plane may run meanwhile. The backup has the store as it is at one moment, and not the master key, without \
+which no secret in it opens: keep a copy of master.key elsewhere. While it is taken, the disk holds another copy of the \
 store beside FILE, or in the folder of the state for the standard output.
 
 Examples:
   moorline-control backup /var/backups/moorline.backup
-  moorline-control backup --config /etc/moorline/control.toml - | ssh elsewhere 'cat > moorline.backup'";
+  moorline-control backup - | ssh elsewhere 'cat > moorline.backup'";
 
 const RESTORE_HELP: &str = "\
-The control plane must not run, and its folder must be empty but for master.key, which has to be put back first. What was
-committed after the backup is lost. That includes instances that were begun after it: their hosts end their VMs. Hosts and
-guests come to the restored state by themselves when the control plane is started; what clients had seen before, cursors
+The control plane must not run, and its folder must be empty but for master.key, which has to be put back first. What was \
+committed after the backup is lost. That includes instances that were begun after it: their hosts end their VMs. Hosts and \
+guests come to the restored state by themselves when the control plane is started; what clients had seen before, cursors \
 and ETags, fits no more, and they read again.
 
 Examples:

@@ -32,6 +32,11 @@ fn the_sample_shows_the_defaults() {
     assert_eq!(sample.state_dir, least.state_dir);
     assert_eq!(sample.sockets, least.sockets);
     assert_eq!(sample.link, least.link);
+    let asks = |config: &Config| {
+        let control = &config.control;
+        (control.sync_seconds, control.sync, control.poll_seconds)
+    };
+    assert_eq!(asks(&sample), asks(&least));
     assert_eq!(sample.cache, least.cache);
     let (sample, least) = (sample.machines(), least.machines());
     assert_eq!((&sample.vm, &sample.external), (&least.vm, &least.external));

@@ -1,10 +1,10 @@
 //! A deterministic world: a control plane, two hosts and four guests, with a network and a clock that are made up.
 //!
 //! The processes are the real cores: the control plane's executor and feed on a store in memory ([`plane`], [`answers`]),
-//! the host's floor with its cache and its sessions ([`host`], [`course`] for what the feed does there, and [`disk`] for what outlives it), the agent's
-//! session, mirror and changes under way ([`agent`], [`programs`]). There is no runtime, no thread, no socket and no time
-//! but the world's own ([`clock`]). [`world`] has them all and the single steps by which anything moves, [`errands`] among
-//! them; [`network`] is what is under way; [`found`] is how it begins.
+//! the host's floor with its cache and its sessions ([`host`], [`course`] for what the feed does there, and [`disk`] for what
+//! outlives it), the agent's session, mirror and changes under way ([`agent`], [`programs`]). There is no runtime, no thread,
+//! no socket and no time but the world's own ([`clock`]). [`world`] has them all and the single steps by which anything moves,
+//! [`errands`] among them; [`network`] is what is under way; [`found`] is how it begins.
 //!
 //! proptest makes schedules of [`event`]s, which [`happen`], by [`doings`] and [`fates`]: users and guests change things,
 //! bytes and lines and calls move, get lost, are made twice and overtake one another, processes are killed and start,

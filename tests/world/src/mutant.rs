@@ -26,18 +26,3 @@ pub enum Mutant {
     /// A host writes down where it stands before what it has there is on its disk.
     HastyPosition,
 }
-
-impl Mutant {
-    /// All that are wrong somehow.
-    pub const ALL: [Self; 9] = [
-        Self::SplitBatch,
-        Self::ForgottenWithdrawal,
-        Self::LostCommit,
-        Self::ForgottenKey,
-        Self::UndeadLife,
-        Self::EternallyFresh,
-        Self::InheritedMirror,
-        Self::HastyCursor,
-        Self::HastyPosition,
-    ];
-}

@@ -201,13 +201,13 @@ macro_rules! rows {
 }
 
 rows! {
-    row_1_one_of_many_writes_until_there_is_no_room: Writes,
+    row_1_and_3_one_of_many_writes_until_there_is_no_room: Writes,
     row_5_one_of_many_never_reads: NeverReads,
     row_6_one_of_many_writes_a_byte_now_and_then: HalfFrames,
-    row_7_one_of_many_says_what_is_no_frame: BadFrames,
-    row_8_one_of_many_begins_watches_and_lets_them_go: Watches,
-    row_10_one_of_many_begins_sessions_and_leaves: Hellos,
-    row_11_one_of_many_asks_for_odd_paths: OddPaths,
+    row_7_and_16_one_of_many_says_what_is_no_frame: BadFrames,
+    row_8_and_10_one_of_many_begins_watches_and_lets_them_go: Watches,
+    row_10_and_16_one_of_many_begins_sessions_and_leaves: Hellos,
+    row_11_12_and_20_one_of_many_asks_for_odd_paths: OddPaths,
     row_13_one_of_many_connects_and_leaves: Connects,
     row_14_one_of_many_has_unsigned_requests_passed_on: Relays,
     row_17_one_of_many_asks_for_unknown_things: UnknownThings,

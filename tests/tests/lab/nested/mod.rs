@@ -3,9 +3,9 @@
 //!
 //! CIDs are leased and passed to QEMU, the agent in a guest is known by the CID that its VM was given, each VM has a
 //! scope and a user of its own, a user of a guest can't speak for it, a daemon that was killed or restarted finds VMs
-//! and channels again, and so does the next one after an upgrade, clocks that are set disturb nobody, a later VM doesn't get an
-//! earlier one's CID, a daemon that crashes leaves no core, and after a reboot everything is back by itself. At the end the
-//! packages are purged.
+//! and channels again, and so does the next one after an upgrade, clocks that are set disturb nobody, a later VM doesn't
+//! get an earlier one's CID, a daemon that crashes leaves no core, and after a reboot everything is back by itself. At the
+//! end the packages are purged.
 
 mod clocks;
 mod host;

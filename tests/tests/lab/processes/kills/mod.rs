@@ -1,8 +1,8 @@
 //! Everything killed and frozen at random moments under load, again and again: in the end the control plane, the hosts'
 //! copies and the mirrors have equal digests, every write that was acknowledged is there once, and memory is flat.
 //!
-//! It takes [`USUALLY`] where nobody says it; `MOORLINE_KILL_SECONDS=1800 cargo lab test -- --test lab kills` makes it half
-//! an hour. A run that fails says its seed, and `MOORLINE_KILL_SEED` has the same done in the same order again.
+//! It takes [`USUALLY`] where nobody says it; `MOORLINE_KILL_SECONDS=1800 cargo lab test -- --test lab kills_at_random`
+//! makes it half an hour. A run that fails says its seed, and `MOORLINE_KILL_SEED` has the same done in the same order again.
 //!
 //! In the last third of the time the daemons and one agent live on, so that what they have in memory can be compared: they are
 //! frozen, and the other agents are killed.
