@@ -21,7 +21,7 @@ use moorline_shared::api::SERVER_TIME;
 use moorline_shared::api::session::IdentifyInstance;
 use moorline_shared::entry::Value;
 use moorline_shared::link::body::{Relay, Relayed};
-use moorline_shared::signature::Clock;
+use moorline_shared::signature::{Clock, Seconds};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -176,25 +176,28 @@ impl Prover {
         own: Option<&Own>,
     ) -> Result<Relayed, ProveError> {
         let key = own.map_or(Key::Shared(&token.key), |own| Key::Own(&own.key));
-        let answer = self.line.relay(&self.signed(plain, token, key)?).await?;
-        if answer.status == UNAUTHORIZED && self.learn(&answer) {
-            return Ok(self.line.relay(&self.signed(plain, token, key)?).await?);
+        let authority = self.line.identity().map(|own| own.authority).unwrap_or_default();
+        let created = self.time();
+        let request = signed(plain, &authority, token, key, created)?;
+        let answer = self.line.relay(&request).await?;
+        if answer.status == UNAUTHORIZED && self.learn(&answer, created) {
+            let request = signed(plain, &authority, token, key, self.time())?;
+            return Ok(self.line.relay(&request).await?);
         }
         Ok(answer)
     }
 
-    fn signed(&self, plain: &Relay, token: &InstanceToken, key: Key<'_>) -> Result<Relay, ProveError> {
-        let authority = self.line.identity().map(|own| own.authority).unwrap_or_default();
-        let created = self.clock.borrow().at(now(), calendar_ms());
-        Ok(signed(plain, &authority, token, key, created)?)
+    /// The control plane's time, as far as it is known.
+    fn time(&self) -> Seconds {
+        self.clock.borrow().at(now(), calendar_ms())
     }
 
-    /// Sets the clock by what an answer says; whether it was wrong.
-    fn learn(&self, answer: &Relayed) -> bool {
+    /// Sets the clock by what the answer to what was signed at `created` says; whether that was another time.
+    fn learn(&self, answer: &Relayed, created: Seconds) -> bool {
         let mut headers = answer.headers.iter();
         let said = headers.find(|(name, _)| name == SERVER_TIME);
         let time = said.and_then(|(_, text)| text.parse::<Timestamp>().ok());
-        time.is_some_and(|time| self.clock.borrow_mut().learn(time.millis(), now(), calendar_ms()))
+        time.is_some_and(|time| self.clock.borrow_mut().learn(time.millis(), created, now()))
     }
 
     /// Has a key of this guest's own known for each session that the host gives it, until `stop` is cancelled.

@@ -50,12 +50,12 @@ impl Signing {
         self.clock().at(link::now(), calendar_ms())
     }
 
-    /// Sets the clock by what an answer says; whether it was wrong.
-    fn learn(&self, reply: &RawReply) -> bool {
+    /// Sets the clock by what the answer to what was signed at `signed` says; whether that was another time.
+    fn learn(&self, reply: &RawReply, signed: Seconds) -> bool {
         let mut headers = reply.headers.iter();
         let said = headers.find(|(name, _)| name == SERVER_TIME);
         let time = said.and_then(|(_, text)| text.parse::<Timestamp>().ok());
-        time.is_some_and(|time| self.clock().learn(time.millis(), link::now(), calendar_ms()))
+        time.is_some_and(|time| self.clock().learn(time.millis(), signed, link::now()))
     }
 
     fn clock(&self) -> MutexGuard<'_, Clock> {
@@ -275,9 +275,10 @@ async fn pass_on(control: &Signing, reader: InstanceId, relay: Relay) -> Result<
     let vouched = control.credentials.vouch(reader, token).await;
     vouched.map_err(|refused| Refusal::new(code_of(refused), refused.to_string()))?;
     let body = relay.body.bytes();
-    let mut reply = countersigned(control, reader, request.clone(), body).await?;
-    if reply.status == UNAUTHORIZED && control.learn(&reply) {
-        reply = countersigned(control, reader, request, body).await?;
+    let signed = control.now();
+    let mut reply = countersigned(control, reader, (request.clone(), body), signed).await?;
+    if reply.status == UNAUTHORIZED && control.learn(&reply, signed) {
+        reply = countersigned(control, reader, (request, body), control.now()).await?;
     }
     Ok(Reply {
         status: reply.status,
@@ -286,15 +287,15 @@ async fn pass_on(control: &Signing, reader: InstanceId, relay: Relay) -> Result<
     })
 }
 
-/// Sends a guest's request with the host's signature of this moment.
+/// Sends a guest's request with the host's signature of `now`.
 async fn countersigned(
     control: &Signing,
     reader: InstanceId,
-    request: GuestRequest,
-    body: &Bytes,
+    (request, body): (GuestRequest, &Bytes),
+    now: Seconds,
 ) -> Result<RawReply, Refusal> {
     let present = control.identity.present();
-    let request = request.countersigned(control.now(), present.key_id(), |base| present.sign(base));
+    let request = request.countersigned(now, present.key_id(), |base| present.sign(base));
     let reply = control.client.relay(reader, &request, body.clone()).await;
     reply.map_err(|error| without_reply(&error))
 }

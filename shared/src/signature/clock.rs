@@ -22,11 +22,11 @@ impl Clock {
         Seconds(self.millis(now, calendar_ms).div_euclid(1_000))
     }
 
-    /// The control plane says that it is `server_ms`. Whether another time was believed, so that asking again may help.
-    pub fn learn(&mut self, server_ms: i64, now: Moment, calendar_ms: i64) -> bool {
-        let was_off = self.millis(now, calendar_ms).abs_diff(server_ms) > TOLERABLE_MS;
+    /// The control plane refuses what was signed at `signed`, and says that it is `server_ms`. Whether that is another time,
+    /// so that signing anew may help; what others have learned meanwhile changes nothing about it.
+    pub fn learn(&mut self, server_ms: i64, signed: Seconds, now: Moment) -> bool {
         self.beginning = Some(server_ms.saturating_sub(steady(now)));
-        was_off
+        signed.0.saturating_mul(1_000).abs_diff(server_ms) > TOLERABLE_MS
     }
 
     fn millis(self, now: Moment, calendar_ms: i64) -> i64 {
@@ -46,16 +46,27 @@ mod tests {
     #[test]
     fn a_calendar_that_is_ten_years_off_is_set_right_once() {
         let (mut clock, server, calendar) = (Clock::default(), 1_900_000_000_000, 1_584_000_000_000);
-        assert_eq!(clock.at(Moment(10), calendar), Seconds(1_584_000_000));
-        assert!(clock.learn(server, Moment(10), calendar));
-        assert_eq!(clock.at(Moment(2_010), calendar), Seconds(1_900_000_002));
+        let wrong = clock.at(Moment(10), calendar);
+        assert_eq!(wrong, Seconds(1_584_000_000));
+        assert!(clock.learn(server, wrong, Moment(10)));
+        let right = clock.at(Moment(2_010), calendar);
+        assert_eq!(right, Seconds(1_900_000_002));
         assert!(
-            !clock.learn(server + 3_000, Moment(2_010), calendar),
+            !clock.learn(server + 3_000, right, Moment(2_010)),
             "that is how long an answer takes"
         );
+        let before = clock.at(Moment(600_000), calendar);
         assert!(
-            clock.learn(server, Moment(600_000), calendar),
+            clock.learn(server, before, Moment(600_000)),
             "the machine was set back"
         );
+    }
+
+    #[test]
+    fn all_that_was_signed_at_the_wrong_time_is_signed_anew() {
+        let (mut clock, server, calendar) = (Clock::default(), 1_900_000_000_000, 1_584_000_000_000);
+        let both = clock.at(Moment(10), calendar);
+        assert!(clock.learn(server, both, Moment(10)));
+        assert!(clock.learn(server + 100, both, Moment(110)));
     }
 }
