@@ -395,10 +395,10 @@ impl<'a> Driver<'a> {
 fn standing(said: body::Standing, now: Moment) -> Standing {
     match (said.freshness, said.revision) {
         (body::Freshness::Fresh, Some(revision)) => Standing::InStep(revision),
-        _ => Standing::Behind(Known {
-            at: now,
-            age_ms: said.age_ms.into(),
-        }),
+        (_, stands) => {
+            let age_ms = said.age_ms.into();
+            Standing::Behind(stands, Known { at: now, age_ms })
+        }
     }
 }
 
@@ -413,6 +413,6 @@ fn dated(said: body::AsOf, now: Moment) -> Standing {
             let fresh_until = Moment(now.0 + u64::from(said.fresh_for_ms));
             Standing::AsOf(revision, Dated { known, fresh_until })
         }
-        _ => Standing::Behind(known),
+        stands => Standing::Behind(stands, known),
     }
 }

@@ -101,8 +101,8 @@ pub enum Standing {
     Unsaid,
     /// Each word says that the mirror is the present state, once it stands at this revision.
     InStep(Revision),
-    /// Nothing: the host is not in step itself, and was so last then.
-    Behind(Known),
+    /// Nothing: the host is not in step itself. Its copy, if it can give it, stands at this revision, and it was so last then.
+    Behind(Option<Revision>, Known),
     /// Nothing either, but once the mirror stands at this revision it is of a time that the host has said.
     AsOf(Revision, Dated),
 }
@@ -195,7 +195,8 @@ pub struct Age {
 
 impl Mirror {
     /// Applies a batch that came at `now`, whole or not at all. A snapshot of a time before what is shown is passed over
-    /// while the host says that it is behind: it brings a later one when it no longer is.
+    /// while the host says that it is behind. What the host sends of changes to that one later doesn't fit, and has everything
+    /// asked for anew.
     ///
     /// # Errors
     /// [`Refusal`] if the batch doesn't fit; the mirror is as it was.
@@ -220,7 +221,7 @@ impl Mirror {
         }
         // What comes first was the present state at least for the host, and by the host's word just now.
         let known = match (self.standing, self.position.filter(|_| self.is_whole())) {
-            (Standing::Behind(known), _) => known,
+            (Standing::Behind(_, known), _) => known,
             (_, Some(before)) => before.known,
             (Standing::AsOf(_, dated), None) => dated.known,
             (_, None) => Known::just(now),
@@ -352,12 +353,16 @@ impl Mirror {
     /// The host says at `now` what its words mean from now on.
     pub fn stand(&mut self, standing: Standing, now: Moment) {
         self.standing = standing;
-        if let (Some(position), Standing::Behind(known), Extent::Whole) =
+        if let (Some(position), Standing::Behind(stands, known), Extent::Whole) =
             (&mut self.position, standing, &self.extent)
         {
-            position.known = known;
+            // What is said of another copy than this makes it no younger.
+            let is_of_this = stands == Some(position.revision);
+            if is_of_this || known.age_ms(now) > position.known.age_ms(now) {
+                position.known = known;
+            }
         }
-        if let (Some(position), Standing::InStep(_) | Standing::Behind(_)) = (&mut self.position, standing) {
+        if let (Some(position), Standing::InStep(_) | Standing::Behind(..)) = (&mut self.position, standing) {
             position.fresh_until = None;
         }
         self.date(now);
@@ -385,7 +390,7 @@ impl Mirror {
 
     /// Whether the host says that it is not in step itself.
     fn is_behind(&self) -> bool {
-        matches!(self.standing, Standing::Behind(_))
+        matches!(self.standing, Standing::Behind(..))
     }
 
     /// Whether it shows something later than `revision` because the host, as it says, is behind.

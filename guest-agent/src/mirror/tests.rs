@@ -173,7 +173,7 @@ impl World {
             }
             Step::Behind => {
                 let known = Known { at: NOW, age_ms: 0 };
-                self.mirror.stand(Standing::Behind(known), NOW);
+                self.mirror.stand(Standing::Behind(None, known), NOW);
                 let passed_over = batch(None, self.n - 1, vec![item("a", 9, Some(b"x"))]);
                 self.mirror.apply(passed_over, NOW).unwrap();
                 assert!(self.mirror.is_ahead_of(Revision::new(1, self.n - 1)));
@@ -375,13 +375,27 @@ fn the_words_of_a_host_that_is_behind_make_nothing_younger() {
         at: Moment(2_000),
         age_ms: 1_600,
     };
-    mirror.stand(Standing::Behind(known), Moment(2_000));
+    mirror.stand(Standing::Behind(Some(Revision::new(1, 5)), known), Moment(2_000));
     mirror.heard(Moment(2_500));
     assert_eq!(said(&mirror, 3_000), (2_600, Freshness::Stale));
     mirror.apply(batch(None, 6, vec![]), Moment(3_000)).unwrap();
     assert_eq!(said(&mirror, 3_000), (2_600, Freshness::Stale));
     mirror.stand(Standing::InStep(Revision::new(1, 6)), Moment(3_100));
     assert_eq!(said(&mirror, 3_100), (0, Freshness::Fresh));
+}
+
+#[test]
+fn the_age_of_a_copy_that_the_host_cant_give_is_not_the_mirrors() {
+    let mut mirror = Mirror::default();
+    mirror.apply(batch(None, 5, vec![]), Moment(1_000)).unwrap();
+    for stands in [None, Some(Revision::new(1, 7))] {
+        let known = Known {
+            at: Moment(3_600_000),
+            age_ms: 0,
+        };
+        mirror.stand(Standing::Behind(stands, known), Moment(3_600_000));
+        assert_eq!(said(&mirror, 3_600_000), (3_599_000, Freshness::Stale));
+    }
 }
 
 #[test]

@@ -77,22 +77,28 @@ impl Talk {
     }
 
     /// Whether a question that was kept is to be answered by now.
-    pub(super) fn has_to_answer(&self, now: Moment) -> bool {
-        let over = self.asking.is_some_and(|asking| asking.until <= now);
+    pub(super) fn has_to_answer(&self, desk: &Desk) -> bool {
         let behind = || {
             self.feeders
                 .get(&StreamId::SESSION)
                 .is_some_and(Feeder::is_behind)
         };
-        self.may_answer(now) && (over || behind())
+        self.may_answer(desk.now) && (self.is_over(desk) || behind() || self.stands_otherwise(desk))
     }
 
-    /// Answers the guest's question, if it could be told something just now and was, or has waited long enough.
+    /// Whether the present question was kept for as long as it may be.
+    fn is_over(&self, desk: &Desk) -> bool {
+        self.asking.is_some_and(|asking| asking.until <= desk.now)
+    }
+
+    /// Answers the guest's question if it was sent something just now, if its mirror can be trusted more or less than it was
+    /// told, or if it has waited long enough.
     pub(super) fn answer_poll(&mut self, desk: &Desk) {
-        let over = self.asking.is_some_and(|asking| asking.until <= desk.now);
-        if !over && self.core.is_settled() {
+        let was_sent = !self.core.is_settled();
+        if !was_sent && !self.is_over(desk) && !self.stands_otherwise(desk) {
             return;
         }
+        self.told = Some(self.gist(desk));
         let as_of = self.as_of(desk);
         // It was asked to ask because it understands this.
         let _ = self.core.as_of(&as_of, desk.now);

@@ -72,20 +72,27 @@ impl Talk {
         Told::News
     }
 
-    fn gist(&self, desk: &Desk) -> Gist {
+    pub(super) fn gist(&self, desk: &Desk) -> Gist {
         let (standing, polled) = (self.standing(desk), desk.polled());
         let wording = if polled.is_some() && self.core.understands(Kind::AsOf) {
             Wording::AsOf
         } else {
             Wording::Standing
         };
-        let counts = wording == Wording::AsOf || self.mirror_stands_at(standing.revision);
+        let served = standing.revision.is_some();
+        let counts = served && (wording == Wording::AsOf || self.mirror_stands_at(standing.revision));
         Gist {
             wording,
             freshness: standing.freshness,
-            served: standing.revision.is_some(),
+            served,
             polled: polled.filter(|_| counts),
         }
+    }
+
+    /// Whether how far the mirror can be trusted is another matter than the guest was told last.
+    pub(super) fn stands_otherwise(&self, desk: &Desk) -> bool {
+        let said = |gist: Gist| (gist.freshness, gist.served);
+        self.told.map(said) != Some(said(self.gist(desk)))
     }
 
     /// Of when the guest's mirror is, once it stands where the copy does.

@@ -435,9 +435,9 @@ impl Watched {
 fn standing(said: body::Standing, now: Moment) -> Standing {
     match (said.freshness, said.revision) {
         (body::Freshness::Fresh, Some(revision)) => Standing::InStep(revision),
-        _ => Standing::Behind(Known {
-            at: now,
-            age_ms: said.age_ms.into(),
-        }),
+        (_, stands) => {
+            let age_ms = said.age_ms.into();
+            Standing::Behind(stands, Known { at: now, age_ms })
+        }
     }
 }

@@ -286,7 +286,7 @@ fn what_was_kept_is_shown_on_while_the_host_has_less() {
         at: moment,
         age_ms: 0,
     };
-    mirror.stand(Standing::Behind(known), moment);
+    mirror.stand(Standing::Behind(None, known), moment);
     mirror.apply(snapshot(8, Vec::new(), &[]), moment).unwrap();
     assert!(matches!(mirror.get("a", moment), Lookup::Found(_)));
     assert_eq!(

@@ -210,7 +210,7 @@ impl Floor {
         let desk = &self.desk;
         let news = self.talks.iter_mut().filter_map(|(token, talk)| {
             let told = talk.tell_standing(desk);
-            talk.feed_due |= talk.has_to_answer(desk.now);
+            talk.feed_due |= talk.has_to_answer(desk);
             (told == Told::News || talk.feed_due).then_some(*token)
         });
         for token in news.collect::<Vec<_>>() {

@@ -93,6 +93,16 @@ fn who_asks_more_often_than_it_should_learns_no_more() {
 }
 
 #[test]
+fn a_kept_question_is_answered_when_the_host_falls_behind_and_when_it_is_in_step_again() {
+    let world = world(Upkeep::LongPoll, 60);
+    let (mut agent, _) = asking(&world);
+    world.handle().feed_clock().lost();
+    assert_eq!(agent.as_of().fresh_for_ms, 0);
+    world.handle().feed_clock().heard(now());
+    assert!(agent.as_of().fresh_for_ms > 0);
+}
+
+#[test]
 fn a_question_is_kept_until_there_is_something_or_the_time_is_over() {
     let world = world(Upkeep::LongPoll, 1);
     let (mut agent, every) = asking(&world);
