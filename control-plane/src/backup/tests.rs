@@ -314,19 +314,3 @@ async fn no_epoch_is_earlier_than_one_that_was_given_out() {
         Revision::new(seen + 1, taken.header.revision.n)
     );
 }
-
-#[tokio::test]
-async fn nothing_is_written_where_links_in_the_folder_lead() {
-    let taken = Taken::new().await;
-    let (config, bytes) = (taken.empty(), taken.bytes());
-    let elsewhere = taken.folder.path().join("elsewhere");
-    fs::write(&elsewhere, "somebody else's").unwrap();
-    for name in ["store.db.restoring", "store.db.lock"] {
-        let link = config.state.join(name);
-        std::os::unix::fs::symlink(&elsewhere, &link).unwrap();
-        let refused = restore(&config, &*bytes, &terms()).unwrap_err();
-        assert!(matches!(refused, RestoreError::NotEmpty { .. }), "{refused}");
-        assert_eq!(fs::read_to_string(&elsewhere).unwrap(), "somebody else's");
-        fs::remove_file(link).unwrap();
-    }
-}

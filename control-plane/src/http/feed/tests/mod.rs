@@ -498,7 +498,9 @@ impl World {
             let Some(messages) = &mut self.messages else {
                 continue;
             };
-            match tokio::time::timeout(Duration::from_secs(20), messages.recv())
+            // A poll is kept in silence for as long as was asked.
+            let kept = Duration::from_millis(self.polls.unwrap_or_default().into());
+            match tokio::time::timeout(Duration::from_secs(20) + kept, messages.recv())
                 .await
                 .expect("the feed is silent")
             {
