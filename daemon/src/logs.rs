@@ -1,7 +1,7 @@
 //! How the daemons log: to the standard error, as text for people and journals or as JSON for programs.
 //!
-//! What others say of themselves, guests above all, ends up in fields of lines; nothing of
-//! it can end a line, begin another or speak to a terminal, because every control character is escaped on its way out.
+//! What others say of themselves, guests above all, ends up in fields of lines; nothing of it can end a line, begin another
+//! or speak to a terminal, because every control character is escaped on its way out.
 //!
 //! | `MOORLINE_LOG_FORMAT` | where the standard error goes | what a line is |
 //! |---|---|---|

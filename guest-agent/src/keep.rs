@@ -3,8 +3,8 @@
 //! [`Keeper::keep`] is the one task. Right after the start the host's own data are usually a moment away; if they are not,
 //! the mirror begins with what the file has, unless the host has said meanwhile that this is another machine. Later the
 //! file is written when what it keeps has changed, a few seconds after that so that many changes are one write, and once
-//! more at the end. While nothing changes and the disk takes what it is given, nothing wakes up; after a machine that died what was kept is therefore taken for
-//! older than it is, never for younger.
+//! more at the end. While nothing changes and the disk takes what it is given, nothing wakes up; after a machine that died
+//! what was kept is therefore taken for older than it is, never for younger.
 
 use std::cell::Cell;
 use std::fs::{self, File};

@@ -53,7 +53,7 @@ impl Disk {
         let age_ms = host.age_ms(clock).into();
         let mut pending = host.course.kept.take();
         let Some(deployment) = pending.deployment.clone() else {
-            return;
+            return host.course.kept.give_back(pending);
         };
         if std::mem::take(&mut pending.before) == Before::Remove {
             *self = Self::default();
