@@ -197,7 +197,10 @@ pub fn restore(config: &Config, mut from: impl Read, terms: &Terms) -> Result<Re
     give(&config.state, &[&lock]).map_err(failed)?;
     let (unfinished, file) = Unfinished::make(config.state.join("store.db.restoring")).map_err(failed)?;
     receive(&header, from, &file, &config.state)?;
-    let revision = Detached::open(unfinished.path())?.begin_epoch(terms.epoch_after.unwrap_or_default())?;
+    // Later than the time that was judged, too: the clock may have been set back since.
+    let judged = u64::try_from(terms.now.millis()).unwrap_or_default();
+    let after = terms.epoch_after.unwrap_or_default().max(judged);
+    let revision = Detached::open(unfinished.path())?.begin_epoch(after)?;
     give(&config.state, &[&file])
         .and_then(|()| unfinished.finish(&store))
         .map_err(failed)?;
