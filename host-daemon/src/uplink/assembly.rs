@@ -61,8 +61,6 @@ pub struct Assembly {
     coming: Coming,
     /// The bytes of the values that are held.
     bytes: usize,
-    /// Of a poll, nothing of which has come: a snapshot may begin, and need not.
-    unbegun: bool,
 }
 
 #[derive(Debug, Default)]
@@ -70,6 +68,8 @@ enum Coming {
     /// The first snapshot has not begun.
     #[default]
     Nothing,
+    /// Nothing of a poll has come: its first snapshot may begin, and need not.
+    Poll,
     Snapshot(Snapshot),
     /// What has come of the next batch.
     Batch(Batch),
@@ -119,21 +119,23 @@ impl Assembly {
     /// Nothing has come of a poll, which brings no snapshot where the host stands right.
     pub fn of_poll() -> Self {
         Self {
-            coming: Coming::Batch(Batch::default()),
+            coming: Coming::Poll,
             bytes: 0,
-            unbegun: true,
         }
     }
 
     /// Whether the host has not been brought to where the feed begins. A poll of which nothing has come may be kept, because
     /// it has been.
     pub fn catches_up(&self) -> bool {
-        !matches!(self.coming, Coming::Batch(_))
+        !matches!(self.coming, Coming::Batch(_) | Coming::Poll)
     }
 
     /// Takes the next line, and gives what is whole with it, in its order.
     pub fn take(&mut self, message: FeedMessage) -> Result<Vec<Whole>, Misplaced> {
-        self.unbegun &= matches!(message, FeedMessage::Revoked(_) | FeedMessage::Snapshot { .. });
+        let decides = !matches!(message, FeedMessage::Revoked(_) | FeedMessage::Snapshot { .. });
+        if decides && matches!(self.coming, Coming::Poll) {
+            self.coming = Coming::Batch(Batch::default());
+        }
         match message {
             FeedMessage::Hello { .. } => Err(Misplaced::OutOfTurn("a hello")),
             // It may come between any two lines, and belongs to neither.
@@ -162,7 +164,7 @@ impl Assembly {
     }
 
     fn begin(&mut self, from: Option<Revision>, to: Revision) -> Result<Vec<Whole>, Misplaced> {
-        if !std::mem::take(&mut self.unbegun) && !matches!(self.coming, Coming::Nothing) {
+        if !matches!(self.coming, Coming::Nothing | Coming::Poll) {
             return Err(Misplaced::OutOfTurn("a snapshot"));
         }
         self.coming = Coming::Snapshot(Snapshot {
@@ -182,7 +184,7 @@ impl Assembly {
             }
             self.hold(bytes(&item))?;
             match &mut self.coming {
-                Coming::Nothing => return Err(Misplaced::OutOfTurn("a part")),
+                Coming::Nothing | Coming::Poll => return Err(Misplaced::OutOfTurn("a part")),
                 Coming::Snapshot(snapshot) => whole.extend(snapshot.item(item)?),
                 Coming::Batch(batch) => batch.items.push(item),
             }
@@ -193,7 +195,7 @@ impl Assembly {
     fn more(&mut self, of: ViewId, entries: Vec<ViewEntry>) -> Result<Vec<Whole>, Misplaced> {
         self.hold(entries.iter().map(|entry| entry.entry.value.len()).sum())?;
         let view = match &mut self.coming {
-            Coming::Nothing => None,
+            Coming::Nothing | Coming::Poll => None,
             Coming::Snapshot(snapshot) => snapshot.view.as_mut(),
             Coming::Batch(batch) => match batch.items.last_mut() {
                 Some(FeedItem::View(view)) => Some(view),
@@ -223,7 +225,7 @@ impl Assembly {
     fn batch(&mut self, line: &'static str) -> Result<&mut Batch, Misplaced> {
         match &mut self.coming {
             Coming::Batch(batch) => Ok(batch),
-            Coming::Nothing | Coming::Snapshot(_) => Err(Misplaced::OutOfTurn(line)),
+            Coming::Nothing | Coming::Poll | Coming::Snapshot(_) => Err(Misplaced::OutOfTurn(line)),
         }
     }
 
