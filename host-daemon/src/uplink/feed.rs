@@ -80,8 +80,34 @@ struct Session {
     silence: Duration,
     assembly: Assembly,
     snapshot: Snapshot,
-    /// A poll that ends now has brought all that it should.
-    complete: bool,
+    /// The views that a poll is to bring whole, because they are new to the host.
+    added: Vec<ViewId>,
+    told: Told,
+}
+
+/// How much a session has told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Told {
+    /// What may not be all.
+    Something,
+    /// All that a poll should: the bookmark is its last line.
+    Everything,
+}
+
+/// A poll has told everything.
+struct Polled {
+    /// The views that it was to bring whole.
+    added: Vec<ViewId>,
+}
+
+impl Session {
+    /// No more lines come.
+    fn ended(self) -> Result<Polled, Over> {
+        match self.told {
+            Told::Everything => Ok(Polled { added: self.added }),
+            Told::Something => Err(Over::Closed),
+        }
+    }
 }
 
 /// Why a session is over.
@@ -95,8 +121,6 @@ enum Over {
     Client(#[from] ClientError),
     #[error("the control plane ended the feed")]
     Closed,
-    #[error("the poll has brought everything")]
-    Polled,
     #[error("nothing came for {0:?}")]
     Silent(Duration),
     #[error("the feed's first line was not its hello, or a hello for another host")]
@@ -183,29 +207,32 @@ impl Feed {
     /// A feed from its first line to its end; of polls, all that go well one after the other.
     async fn session(&mut self) -> Over {
         loop {
-            let followed = match self.open().await {
-                Ok((stream, session)) => self.follow(stream, session).await,
-                Err(over) => Err(over),
-            };
-            let rested = match followed {
-                Ok(never) => match never {},
-                Err(Over::Polled) => self.rest().await,
-                Err(over) => Err(over),
-            };
-            if let Err(over) = rested {
+            if let Err(over) = self.poll().await {
                 return over;
             }
         }
+    }
+
+    /// One that goes well, and the pause after it. A feed that stays open comes to no such end.
+    async fn poll(&mut self) -> Result<(), Over> {
+        let (stream, session) = self.open().await?;
+        let Polled { added } = self.follow(stream, session).await?;
+        self.refuse_what_did_not_come(&added);
+        self.rest().await
     }
 
     async fn open(&mut self) -> Result<(EventStream<FeedMessage>, Session), Over> {
         while let Ok(change) = self.changes.try_recv() {
             self.interests.change(change);
         }
+        let (cursor, interests) = (self.cursor, self.interests.open());
+        // What has not arrived by now is added anew, after that.
+        let poll = self.next_poll();
+        let added = poll.iter().flat_map(|poll| poll.add.clone()).collect();
         let open = OpenFeed {
-            cursor: self.cursor,
-            interests: self.interests.open(),
-            poll: self.next_poll(),
+            cursor,
+            interests,
+            poll,
         };
         let opened = tokio::time::timeout(HELLO, async {
             let mut stream = self.client.open_feed(&self.host, &open).await?;
@@ -213,11 +240,11 @@ impl Feed {
             Ok::<_, Over>((stream, first))
         });
         let (stream, first) = opened.await.map_err(|_| Over::Silent(HELLO))??;
-        let session = self.greeted(first)?;
+        let session = self.greeted(first, added)?;
         Ok((stream, session))
     }
 
-    fn greeted(&mut self, first: FeedMessage) -> Result<Session, Over> {
+    fn greeted(&mut self, first: FeedMessage, added: Vec<ViewId>) -> Result<Session, Over> {
         let FeedMessage::Hello {
             host,
             session,
@@ -258,7 +285,8 @@ impl Feed {
                 Some(_) => Assembly::of_poll(),
             },
             snapshot: Snapshot::default(),
-            complete: false,
+            added,
+            told: Told::Something,
         })
     }
 
@@ -266,7 +294,7 @@ impl Feed {
         &mut self,
         mut stream: EventStream<FeedMessage>,
         mut session: Session,
-    ) -> Result<std::convert::Infallible, Over> {
+    ) -> Result<Polled, Over> {
         let mut heard = Instant::now();
         loop {
             self.begin_calls(&session);
@@ -274,8 +302,10 @@ impl Feed {
             tokio::select! {
                 message = stream.next() => {
                     heard = Instant::now();
-                    let ended = if session.complete { Over::Polled } else { Over::Closed };
-                    self.take(&mut session, message.ok_or(ended)??).await?;
+                    let Some(message) = message else {
+                        return session.ended();
+                    };
+                    self.take(&mut session, message?).await?;
                     self.backoff.reset();
                 }
                 () = tokio::time::sleep_until(heard + session.silence) => {
@@ -315,7 +345,10 @@ impl Feed {
                 self.shards.feed_clock().heard(crate::link::now());
             }
         }
-        session.complete = in_step && self.polls.is_some();
+        session.told = match &self.polls {
+            Some(_) if in_step => Told::Everything,
+            _ => Told::Something,
+        };
         if in_step {
             self.compare().await?;
         }

@@ -84,6 +84,17 @@ impl Interests {
         asked.collect()
     }
 
+    /// Whether there are views that the feed has not been asked for.
+    pub fn has_more(&self) -> bool {
+        let waits = |stage: &Stage| matches!(stage, Stage::New | Stage::Single);
+        self.wanted.values().any(waits)
+    }
+
+    /// Whether the feed was asked for the view and has not brought it.
+    pub fn is_asked(&self, view: &ViewId) -> bool {
+        self.wanted.get(view) == Some(&Stage::Asked)
+    }
+
     fn back_to(&mut self, stage: Stage, views: &[ViewId]) {
         for view in views {
             if let Some(at) = self.wanted.get_mut(view).filter(|at| **at == Stage::Asked) {

@@ -117,14 +117,19 @@ impl Feed {
             (Some(400..=408 | 410..=499), &[view]) => {
                 tracing::warn!(reader = %view.reader, instance = %view.instance, error = %Causes(&error),
                     "the control plane refused a view of another instance");
-                self.interests.refused(&view);
-                self.lost.remove(&view);
-                self.shards.refuse(view);
+                self.refuse(view);
             }
             (Some(400..=408 | 410..=499), _) => self.interests.ask_singly(add),
             _ => return Err(error.into()),
         }
         Ok(())
+    }
+
+    /// The control plane will not bring this view of another instance: who waits for it is told.
+    pub(super) fn refuse(&mut self, view: ViewId) {
+        self.interests.refused(&view);
+        self.lost.remove(&view);
+        self.shards.refuse(view);
     }
 
     /// What a reader may see of an instance that the control plane shows it nothing of. What it saw before may be what

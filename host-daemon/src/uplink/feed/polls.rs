@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use moorline_shared::api::feed::{MAX_POLL_MS, Poll, named};
+use moorline_shared::api::feed::{MAX_POLL_MS, Poll, ViewId, named};
 use tokio::time::Instant;
 
 use super::{Feed, Machines, Over};
@@ -111,12 +111,27 @@ impl Feed {
         })
     }
 
+    /// A poll brings each view that it was to add, unless the control plane doesn't show it to the host: who waits for it is
+    /// told.
+    pub(super) fn refuse_what_did_not_come(&mut self, added: &[ViewId]) {
+        for view in added {
+            if self.interests.is_asked(view) {
+                tracing::warn!(reader = %view.reader, instance = %view.instance,
+                    "the control plane doesn't bring a view of another instance");
+                self.refuse(*view);
+            }
+        }
+    }
+
     /// Lets time pass between two polls, and does meanwhile what is done beside them.
     pub(super) async fn rest(&mut self) -> Result<(), Over> {
         let Some(polls) = &self.polls else {
             return Ok(());
         };
         let (mut due, soonest) = (polls.due(), polls.began + WANTED);
+        if self.interests.has_more() {
+            due = due.min(soonest);
+        }
         loop {
             self.ask_for_views();
             // Cancel-safe: the channel and the set of calls keep what was not taken, and the pause holds nothing.

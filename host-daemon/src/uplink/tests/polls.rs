@@ -30,6 +30,19 @@ impl World {
         (opened.asked, poll, opened.lines)
     }
 
+    /// A guest wants another's data: the poll that names it.
+    async fn wants_another(&mut self) -> mpsc::UnboundedSender<FeedMessage> {
+        self.guest(1, |agent| read_until(agent, id(2), b"up")).await;
+        loop {
+            let (_, poll, lines) = self.poll().await;
+            if poll.add == [foreign(2)] {
+                return lines;
+            }
+            assert_eq!(poll.add, []);
+            bookmark(&lines, 6);
+        }
+    }
+
     fn freshness(&self) -> Freshness {
         let clock = self.handle().feed_clock();
         clock.standing(crate::link::now()).freshness
@@ -116,18 +129,22 @@ async fn a_daemon_that_was_restarted_has_its_instances_named() {
 }
 
 #[tokio::test]
+async fn a_view_that_a_poll_does_not_bring_is_not_asked_for_again() {
+    let mut world = polling(Upkeep::Poll).await;
+    world.polled().await;
+    let lines = world.wants_another().await;
+    bookmark(&lines, 6);
+    drop(lines);
+    let (asked, poll, _lines) = world.poll().await;
+    assert_eq!((asked.interests, poll.add), (vec![], vec![]));
+    world.end().await;
+}
+
+#[tokio::test]
 async fn what_a_guest_wants_of_others_is_named_in_the_next_poll() {
     let mut world = polling(Upkeep::Poll).await;
     world.polled().await;
-    world.guest(1, |agent| read_until(agent, id(2), b"up")).await;
-    let lines = loop {
-        let (_, poll, lines) = world.poll().await;
-        if poll.add == [foreign(2)] {
-            break lines;
-        }
-        assert_eq!(poll.add, []);
-        bookmark(&lines, 6);
-    };
+    let lines = world.wants_another().await;
     let items = vec![FeedItem::Instance(spec(1)), view(1, 2, 7, &[("shared", "whole")])];
     caught_up(&lines, Some(6), 7, items);
     bookmark(&lines, 7);
