@@ -7,9 +7,13 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior,
 /// Why the kernel didn't take the process's memory out of core files.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the kernel doesn't keep this process's memory out of core files; run it under a system that allows prctl and setrlimit"
+    "{call} doesn't keep this process's memory out of core files; run it under a system that allows that"
 )]
-pub struct CoresError(#[from] rustix::io::Errno);
+pub struct CoresError {
+    /// The system call that failed.
+    call: &'static str,
+    source: rustix::io::Errno,
+}
 
 /// Has the kernel write no core file of this process, nor hand one to a collector, nor let another process of the same
 /// user read its memory. Programs that it starts write none either.
@@ -24,8 +28,9 @@ pub fn write_none() -> Result<(), CoresError> {
         current: Some(0),
         maximum: Some(0),
     };
-    setrlimit(Resource::Core, nothing)?;
-    Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
+    let failed = |call| move |source| CoresError { call, source };
+    setrlimit(Resource::Core, nothing).map_err(failed("setrlimit"))?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(failed("prctl"))
 }
 
 #[cfg(test)]

@@ -46,27 +46,24 @@ fn most_descriptors() -> Option<f64> {
 }
 
 fn processor_seconds() -> Option<f64> {
-    let times = own_seconds()?;
     // User and system time.
-    Some(times.get(11)? + times.get(12)?)
+    Some(own_seconds(11)? + own_seconds(12)?)
 }
 
 fn start_seconds() -> Option<f64> {
     let kernel = fs::read_to_string("/proc/stat").ok()?;
     let boot = kernel.lines().find_map(|line| line.strip_prefix("btime "))?;
     let boot: f64 = boot.parse().ok()?;
-    Some(boot + own_seconds()?.get(19)?)
+    Some(boot + own_seconds(19)?)
 }
 
-/// The fields of `/proc/self/stat` behind the name, which is in parentheses and may have spaces in it, as if all of them
-/// were times, in seconds.
-fn own_seconds() -> Option<Vec<f64>> {
+/// The time that stands in a field of `/proc/self/stat`, in seconds. Fields are counted behind the name, which is in
+/// parentheses and may have spaces in it.
+fn own_seconds(field: usize) -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let (_, fields) = stat.rsplit_once(')')?;
-    let ticks = fields
-        .split_whitespace()
-        .map(|field| field.parse::<f64>().unwrap_or(0.0));
-    Some(ticks.map(|ticks| ticks / TICKS_PER_SECOND).collect())
+    let ticks: f64 = fields.split_whitespace().nth(field)?.parse().ok()?;
+    Some(ticks / TICKS_PER_SECOND)
 }
 
 #[cfg(test)]
