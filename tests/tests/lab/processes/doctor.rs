@@ -1,7 +1,8 @@
 //! `moorline doctor` on a host whose daemon and control plane are real ones.
 
 use anyhow::{Context, Result, ensure};
-use moorline_lab::deployment::{Deployment, Plan, Programs};
+use moorline_lab::deployment::{Deployment, PATIENCE, Plan, Programs};
+use moorline_lab::wait;
 use serde_json::Value;
 
 /// What doesn't depend on the machine that the lab runs on.
@@ -20,7 +21,7 @@ const WELL: [&str; 9] = [
 #[tokio::test]
 async fn a_host_that_serves_is_found_well() -> Result<()> {
     let mut deployment = Plan::new(Programs::build().await?).start().await?;
-    let well = examine(&deployment).await?;
+    let well = in_step(&deployment).await?;
     for name in WELL {
         ensure!(verdict(&well, name)? == "ok", "{name}: {well:#}");
     }
@@ -29,6 +30,15 @@ async fn a_host_that_serves_is_found_well() -> Result<()> {
     ensure!(verdict(&ill, "daemon")? == "fail", "{ill:#}");
     ensure!(verdict(&ill, "control plane")? == "ok", "{ill:#}");
     Ok(())
+}
+
+/// The report once the host is in step with the control plane, which takes a moment after its start.
+async fn in_step(deployment: &Deployment) -> Result<Value> {
+    let look = async || {
+        let report = examine(deployment).await.ok()?;
+        (verdict(&report, "feed").ok()? == "ok").then_some(report)
+    };
+    wait::until("a feed that is well", PATIENCE, look).await
 }
 
 /// The report, whatever the exit status says of it.
